@@ -1,0 +1,83 @@
+# Poplar. `make run` shows it at work, `make check` runs every test; README.md has the rest.
+
+CC ?= cc
+PKG_CONFIG ?= pkg-config
+B ?= build
+VERSION := 0.1
+
+CPPFLAGS += -I. -I$(B) -D_GNU_SOURCE -DPOPLAR_VERSION='"$(VERSION)"' -D_FORTIFY_SOURCE=2
+CFLAGS ?= -O2 -g
+CFLAGS += -std=c17 -fPIE -fstack-protector-strong -fno-common \
+	-Wall -Wextra -Wshadow -Wconversion -Wstrict-prototypes -Wmissing-prototypes -Wvla -Werror
+LDFLAGS += -pie -Wl,-z,relro,-z,now -Wl,--as-needed
+
+# The floor that every process stands on, and what only some of them link.
+FLOOR := base proto message channel config
+CHILD := child privileges
+CTL_FLOOR := configfile
+MASTER := $(filter-out $(FLOOR) $(CHILD) $(CTL_FLOOR) main,$(notdir $(basename $(wildcard daemon/*.c))))
+STORE := $(filter-out mktemplate ctl%,$(notdir $(basename $(wildcard store/*.c))))
+CTL := $(filter-out ctl,$(notdir $(basename $(wildcard store/ctl*.c))))
+AUTH := $(filter-out main,$(notdir $(basename $(wildcard auth/*.c))))
+WORKER := $(filter-out main,$(notdir $(basename $(wildcard worker/*.c))))
+
+FLOOR_O := $(FLOOR:%=$(B)/daemon/%.o)
+CHILD_O := $(CHILD:%=$(B)/daemon/%.o)
+CONFIGFILE_O := $(B)/daemon/configfile.o
+MASTER_O := $(MASTER:%=$(B)/daemon/%.o)
+STORE_O := $(STORE:%=$(B)/store/%.o)
+CTL_O := $(CTL:%=$(B)/store/%.o)
+AUTH_O := $(AUTH:%=$(B)/auth/%.o)
+WORKER_O := $(WORKER:%=$(B)/worker/%.o)
+TEMPLATE_O := $(B)/store/template.o
+
+PROGRAMS := poplard poplar-auth poplar-worker poplarctl
+UNIT := $(patsubst tests/unit/%.c,$(B)/tests/%,$(wildcard tests/unit/test_*.c))
+MODULES := $(patsubst tests/support/%.c,$(B)/tests/%.so,$(wildcard tests/support/pam_*.c))
+
+all: $(PROGRAMS:%=$(B)/%)
+
+$(B)/poplard: $(B)/daemon/main.o $(MASTER_O) $(CONFIGFILE_O) $(B)/daemon/privileges.o $(FLOOR_O)
+$(B)/poplard: LDLIBS := -lsystemd -linih
+$(B)/poplar-auth: $(B)/auth/main.o $(AUTH_O) $(TEMPLATE_O) $(CHILD_O) $(FLOOR_O)
+$(B)/poplar-auth: LDLIBS := -lpam
+$(B)/poplar-worker: $(B)/worker/main.o $(WORKER_O) $(STORE_O) $(CHILD_O) $(FLOOR_O)
+$(B)/poplar-worker: LDLIBS := -lssl -lcrypto -lsqlite3 -lseccomp
+$(B)/poplarctl: $(B)/store/ctl.o $(CTL_O) $(STORE_O) $(B)/auth/grant.o $(B)/auth/canonical.o \
+	$(TEMPLATE_O) $(CONFIGFILE_O) $(B)/daemon/privileges.o $(FLOOR_O)
+$(B)/poplarctl: LDLIBS := -lsqlite3 -linih
+
+$(PROGRAMS:%=$(B)/%):
+	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $(filter %.o,$^) $(LDLIBS)
+
+# The empty maildrop that auth copies: schema and WAL mode from the store's own code.
+$(B)/store/mktemplate: $(B)/store/mktemplate.o $(STORE_O)
+	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ -lsqlite3
+$(B)/store/template.c: $(B)/store/mktemplate
+	$(B)/store/mktemplate $@
+$(B)/store/template.o: $(B)/store/template.c
+	$(CC) $(CPPFLAGS) $(CFLAGS) -c -o $@ $<
+
+$(B)/%.o: %.c
+	@mkdir -p $(@D)
+	$(CC) $(CPPFLAGS) $(CFLAGS) -MMD -MP -c -o $@ $<
+
+# Unit tests link everything but the programs' mains.
+$(B)/tests/test_%: $(B)/tests/unit/test_%.o $(MASTER_O) $(CONFIGFILE_O) $(CTL_O) $(AUTH_O) \
+		$(WORKER_O) $(STORE_O) $(TEMPLATE_O) $(CHILD_O) $(FLOOR_O)
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ -lcmocka -lsystemd -linih -lpam -lssl -lcrypto -lsqlite3 -lseccomp
+
+$(B)/tests/pam_%.so: tests/support/pam_%.c
+	@mkdir -p $(@D)
+	$(CC) $(CPPFLAGS) $(CFLAGS) -fPIC -shared -o $@ $< -lpam
+
+unit: $(UNIT)
+	@set -e; for t in $(UNIT); do $$t; done
+
+clean:
+	rm -rf $(B)
+
+.PHONY: all unit clean
+.SECONDARY:
+-include $(shell find $(B) -name '*.d' 2>/dev/null)

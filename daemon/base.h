@@ -1,0 +1,43 @@
+/*
+ * base.h - the floor under all processes: the two ways to die, and what every file needs.
+ */
+#ifndef POPLAR_DAEMON_BASE_H
+#define POPLAR_DAEMON_BASE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <time.h>
+
+#define ARRAY_SIZE(a)         (sizeof(a) / sizeof((a)[0]))
+#define PRINTF(format, first) __attribute__((format(printf, format, first)))
+
+/* The environment failed us: one line on stderr, exit with a status from sysexits.h. */
+_Noreturn void fatal(int status, const char *format, ...) PRINTF(2, 3);
+
+/* We are wrong: an impossible state in our own tables. One line on stderr, then abort(). */
+_Noreturn void bug(const char *what);
+
+/* Memory or a fatal EX_OSERR. */
+void *base_alloc(size_t size); /* zeroed */
+void *base_realloc(void *memory, size_t size);
+char *base_strdup(const char *text);
+char *base_format(const char *format, ...) PRINTF(1, 2);
+
+/* Close if not -1, and leave errno alone. */
+void base_close(int fd);
+
+/* CLOCK_MONOTONIC, in milliseconds. */
+uint64_t base_now_ms(void);
+
+/* Fill with random octets from getrandom(2). */
+void base_random(void *octets, size_t size);
+
+/* Copy text into a buffer, cut where it does not fit, always ended by NUL. True if it was whole. */
+bool base_copy(char *to, size_t size, const char *text);
+
+/* Print text for a log or a terminal: control characters and invalid UTF-8 become \xNN, a
+ * backslash doubles. Cut where it does not fit, always ended by NUL. */
+void base_escape(char *to, size_t size, const char *text);
+
+#endif

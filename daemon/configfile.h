@@ -1,0 +1,14 @@
+/*
+ * configfile.h - reads poplar.conf and poplar.conf.d with inih. Master and poplarctl only.
+ */
+#ifndef POPLAR_DAEMON_CONFIGFILE_H
+#define POPLAR_DAEMON_CONFIGFILE_H
+
+#include "daemon/config.h"
+
+/* Read FILE, then the .conf files of FILE.d in the order of their names, and complete the result.
+ * NULL with one line in `error`: file, line, what is wrong and what to do. The caller frees the
+ * result. */
+struct config *configfile_read(const char *file, char *error, size_t error_size);
+
+#endif

@@ -1,0 +1,26 @@
+/*
+ * privileges.h - giving up privilege, and proving that it is gone. Runs as root in master, auth
+ * and nursery. Small and boring.
+ */
+#ifndef POPLAR_DAEMON_PRIVILEGES_H
+#define POPLAR_DAEMON_PRIVILEGES_H
+
+#include <stdbool.h>
+#include <sys/types.h>
+
+/* Account name to ids. False if there is none. */
+bool privileges_lookup(const char *user, uid_t *uid, gid_t *gid);
+
+/* Keep only these capabilities (CAP_ numbers, ended by -1) in the bounding set. Without root:
+ * nothing. */
+void privileges_bound(const int *keep);
+
+/* Become uid and gid for good, without groups and capabilities, then try to get back what was
+ * given up, and die (bug()) if that works. Needs root. */
+void privileges_drop(uid_t uid, gid_t gid);
+
+/* Die with the process that is our parent now; if `parent` is not it any more, exit at once.
+ * A change of credentials clears this: call again after each. */
+void privileges_die_with(pid_t parent);
+
+#endif

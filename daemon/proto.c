@@ -1,0 +1,145 @@
+/*
+ * proto.c - the rows of the contract in proto.h. Data and look-ups; runs in every process.
+ */
+#include "daemon/proto.h"
+
+#define CHILD   (ROLE_NURSERY | ROLE_WORKER | ROLE_AUTH)
+#define SESSION (STATE_CLIENT | STATE_LOGIN | STATE_MAIL)
+
+/* clang-format off */
+static const struct proto_rule rules[PROTO_TYPES] = {
+    /* type, name, from, to, states, octets, fds, once, fields */
+
+    /* Set-up: section, name ([tls NAME]; may be empty), key, value. */
+    [PROTO_SETTING] = {PROTO_SETTING, "setting", ROLE_MASTER, ROLE_NURSERY | ROLE_AUTH, STATE_STARTING, 8192, 0, 0, 0, "ssss"},
+    /* name ([tls NAME]; empty for [tls]), certificate path for messages; descriptors: chain, key. */
+    [PROTO_CERTIFICATE] = {PROTO_CERTIFICATE, "certificate", ROLE_MASTER, ROLE_NURSERY, STATE_STARTING, 8192, 2, 2, 0, "ss"},
+    /* generation */
+    [PROTO_START] = {PROTO_START, "start", ROLE_MASTER, ROLE_NURSERY | ROLE_AUTH, STATE_STARTING, 64, 0, 0, 1, "u"},
+    /* fingerprint */
+    [PROTO_READY] = {PROTO_READY, "ready", CHILD, ROLE_MASTER, STATE_STARTING, 64, 0, 0, 1, "q"},
+    [PROTO_PING] = {PROTO_PING, "ping", ROLE_MASTER, ROLE_NURSERY | ROLE_AUTH, STATE_IDLE | STATE_BUSY, 16, 0, 0, 0, ""},
+    [PROTO_PONG] = {PROTO_PONG, "pong", ROLE_NURSERY | ROLE_AUTH, ROLE_MASTER, STATE_IDLE | STATE_BUSY, 16, 0, 0, 0, ""},
+    /* priority as in syslog(3), text */
+    [PROTO_LOG] = {PROTO_LOG, "log", CHILD, ROLE_MASTER, STATE_STARTING | STATE_IDLE | STATE_BUSY | SESSION, 1024, 0, 0, 0, "us"},
+
+    /* Workers are made. Descriptor: the new worker's end of its channel. */
+    [PROTO_FORK] = {PROTO_FORK, "fork", ROLE_MASTER, ROLE_NURSERY, STATE_IDLE, 16, 1, 1, 0, ""},
+    /* errno */
+    [PROTO_FORK_FAILED] = {PROTO_FORK_FAILED, "fork-failed", ROLE_NURSERY, ROLE_MASTER, STATE_IDLE, 64, 0, 0, 0, "u"},
+
+    /* A session. session, door, local address, peer address, ticket keys: current, previous.
+     * Descriptor: the client. */
+    [PROTO_ASSIGN] = {PROTO_ASSIGN, "assign", ROLE_MASTER, ROLE_WORKER, STATE_IDLE, 512, 1, 1, 1, "qussbb"},
+    [PROTO_LOGIN_WANTED] = {PROTO_LOGIN_WANTED, "login-wanted", ROLE_WORKER, ROLE_MASTER, STATE_CLIENT, 16, 0, 0, 0, ""},
+    [PROTO_GRANT_AGAIN] = {PROTO_GRANT_AGAIN, "grant-again", ROLE_WORKER, ROLE_MASTER, STATE_MAIL, 16, 0, 0, 0, ""},
+    /* Descriptor: the worker's end of the exchange. */
+    [PROTO_EXCHANGE] = {PROTO_EXCHANGE, "exchange", ROLE_MASTER, ROLE_WORKER, STATE_LOGIN | STATE_MAIL, 16, 1, 1, 0, ""},
+    /* enum login_refusal */
+    [PROTO_LOGIN_REFUSED] = {PROTO_LOGIN_REFUSED, "login-refused", ROLE_MASTER, ROLE_WORKER, STATE_LOGIN | STATE_MAIL, 64, 0, 0, 0, "u"},
+    /* 1 when this was the last attempt of the connection */
+    [PROTO_SETTLED] = {PROTO_SETTLED, "settled", ROLE_MASTER, ROLE_WORKER, STATE_LOGIN, 64, 0, 0, 0, "u"},
+    /* enum session_end, messages retrieved, deleted, octets in, out, TLS version, cipher, text on a store failure */
+    [PROTO_SUMMARY] = {PROTO_SUMMARY, "summary", ROLE_WORKER, ROLE_MASTER, SESSION, 1024, 0, 0, 1, "uqqqqsss"},
+
+    /* An exchange. session, enum proto_service, user (SERVE_GRANT), peer address without port, door.
+     * Descriptor: auth's end. */
+    [PROTO_SERVE] = {PROTO_SERVE, "serve", ROLE_MASTER, ROLE_AUTH, STATE_IDLE, 512, 1, 1, 0, "qussu"},
+    /* session, enum login_outcome, canonical user (also of a failure, as far as known), keyed digest of a refused secret */
+    [PROTO_OUTCOME] = {PROTO_OUTCOME, "outcome", ROLE_AUTH, ROLE_MASTER, STATE_BUSY, 512, 0, 0, 0, "qusq"},
+    [PROTO_VACANT] = {PROTO_VACANT, "vacant", ROLE_AUTH, ROLE_MASTER, STATE_BUSY, 16, 0, 0, 0, ""},
+    /* mechanism, user, secret */
+    [PROTO_BEGIN] = {PROTO_BEGIN, "begin", ROLE_WORKER, ROLE_AUTH, STATE_EXCHANGE, 36864, 0, 0, 1, "ssb"},
+    /* enum login_outcome, canonical user; descriptors on LOGIN_OK: lock, database, -wal, -shm */
+    [PROTO_VERDICT] = {PROTO_VERDICT, "verdict", ROLE_AUTH, ROLE_WORKER, STATE_EXCHANGE, 512, 0, 4, 1, "us"},
+
+    /* poplarctl */
+    [PROTO_STATUS] = {PROTO_STATUS, "status", ROLE_CTL, ROLE_MASTER, STATE_IDLE, 16, 0, 0, 0, ""},
+    [PROTO_RELOAD] = {PROTO_RELOAD, "reload", ROLE_CTL, ROLE_MASTER, STATE_IDLE, 16, 0, 0, 0, ""},
+    /* exit status for poplarctl, text */
+    [PROTO_REPLY] = {PROTO_REPLY, "reply", ROLE_MASTER, ROLE_CTL, STATE_IDLE, 8192, 0, 0, 0, "us"},
+};
+/* clang-format on */
+
+const struct proto_rule *proto_rule(unsigned type)
+{
+    return type > 0 && type < PROTO_TYPES ? &rules[type] : NULL;
+}
+
+const char *proto_role_name(enum proto_role role)
+{
+    switch (role) {
+    case ROLE_MASTER:
+        return "master";
+    case ROLE_NURSERY:
+        return "nursery";
+    case ROLE_WORKER:
+        return "worker";
+    case ROLE_AUTH:
+        return "auth";
+    case ROLE_CTL:
+        return "poplarctl";
+    }
+    return "unknown";
+}
+
+const char *proto_end_name(unsigned end)
+{
+    static const char *const names[END_REASONS] = {
+        [END_QUIT] = "quit",
+        [END_DISCONNECT] = "disconnect",
+        [END_IDLE] = "idle",
+        [END_LOGIN_TIMEOUT] = "login-timeout",
+        [END_WRITE_TIMEOUT] = "write-timeout",
+        [END_BAD_COMMANDS] = "bad-commands",
+        [END_LINE_TOO_LONG] = "line-too-long",
+        [END_LOGIN_FAILURES] = "login-failures",
+        [END_TLS] = "tls",
+        [END_STORE] = "store",
+        [END_SHUTDOWN] = "shutdown",
+        [END_FOREIGN] = "foreign-protocol",
+    };
+    return end < END_REASONS && names[end] ? names[end] : "unknown";
+}
+
+const char *proto_outcome_name(unsigned outcome)
+{
+    static const char *const names[LOGIN_OUTCOMES] = {
+        [LOGIN_OK] = "ok",
+        [LOGIN_DENIED] = "denied",
+        [LOGIN_EXPIRED] = "password-expired",
+        [LOGIN_ACCOUNT] = "account-refused",
+        [LOGIN_UNAVAILABLE] = "unavailable",
+        [LOGIN_MISCONFIGURED] = "misconfigured",
+        [LOGIN_IN_USE] = "in-use",
+        [LOGIN_NO_MAILDROP] = "no-maildrop",
+        [LOGIN_STORE_TEMP] = "store-temporary",
+        [LOGIN_STORE_PERM] = "store-permanent",
+    };
+    return outcome < LOGIN_OUTCOMES ? names[outcome] : "unknown";
+}
+
+/* FNV-1a: this tells builds apart, it keeps nobody out. */
+static uint64_t mix(uint64_t hash, uint64_t value)
+{
+    return (hash ^ value) * UINT64_C(0x100000001b3);
+}
+
+static uint64_t mix_text(uint64_t hash, const char *text)
+{
+    for (; *text; text++)
+        hash = mix(hash, (unsigned char)*text);
+    return mix(hash, 0);
+}
+
+uint64_t proto_fingerprint(void)
+{
+    uint64_t hash = UINT64_C(0xcbf29ce484222325);
+    for (unsigned type = 1; type < PROTO_TYPES; type++) {
+        const struct proto_rule *r = &rules[type];
+        hash = mix_text(mix_text(mix(hash, type), r->name), r->fields);
+        hash = mix(mix(mix(hash, r->from), r->to), r->states);
+        hash = mix(mix(hash, r->max_size), (r->min_fds << 8) | (r->max_fds << 1) | (r->once != 0));
+    }
+    return mix(mix(mix(hash, LOGIN_OUTCOMES), END_REASONS), PROTO_FD_GRANT);
+}

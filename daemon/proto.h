@@ -1,0 +1,171 @@
+/*
+ * proto.h - the whole contract between Poplar's processes.
+ *
+ * Who may say what to whom, in which state, how large, with how many descriptors, once or often;
+ * which descriptor a child finds its channel on; what its exit status means. Every process runs
+ * by this one table: channel.c checks each record against it on receipt, logs take the names from
+ * it, tests/unit walks every row, tests/fuzz feeds it. Nothing else may cross between processes.
+ *
+ * A record is one SOCK_SEQPACKET datagram: a one-octet type, then the row's fields in order, each
+ * a four-octet little-endian length and that many octets.
+ */
+#ifndef POPLAR_DAEMON_PROTO_H
+#define POPLAR_DAEMON_PROTO_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+/* Descriptors at a child's start: 0, 1 and 2 as usual, the channel to the master on 3. A worker
+ * meets the rest in this order because recvmsg() hands out the lowest free number, and its
+ * sandbox ties the store's system calls to the numbers from PROTO_FD_GRANT on. */
+enum proto_fd {
+    PROTO_FD_CONTROL = 3,
+    PROTO_FD_CLIENT = 4,   /* worker: the client's socket, from PROTO_ASSIGN */
+    PROTO_FD_EXCHANGE = 5, /* worker: its end of one exchange with auth */
+    PROTO_FD_GRANT = 6,    /* worker: lock, database, -wal, -shm (order: store/files.h) */
+};
+
+/* A set of roles: who may send or receive a row. */
+enum proto_role {
+    ROLE_MASTER = 1 << 0,
+    ROLE_NURSERY = 1 << 1,
+    ROLE_WORKER = 1 << 2,
+    ROLE_AUTH = 1 << 3,
+    ROLE_CTL = 1 << 4, /* poplarctl, on the control socket */
+};
+
+/* The states of a channel, a set in each row: when the row may be sent. Both ends keep the state
+ * themselves, from what they sent and received; nobody is told a state. */
+enum proto_state {
+    STATE_STARTING = 1 << 0, /* exec'd or forked, PROTO_READY not seen */
+    STATE_IDLE = 1 << 1,     /* nursery: serving; worker: no client; auth: no exchange; ctl: open */
+    STATE_CLIENT = 1 << 2,   /* worker: a client, not logged in */
+    STATE_LOGIN = 1 << 3,    /* worker: a login is under way */
+    STATE_MAIL = 1 << 4,     /* worker: logged in */
+    STATE_BUSY = 1 << 5,     /* auth: an exchange is under way */
+    STATE_DONE = 1 << 6,     /* worker: summary sent, the end follows */
+    STATE_EXCHANGE = 1 << 7, /* the channel of one exchange: nothing decided */
+};
+
+enum proto_type {
+    PROTO_SETTING = 1,   /* one key of the configuration that differs from its default */
+    PROTO_CERTIFICATE,   /* a certificate chain and its key, open */
+    PROTO_START,         /* configuration complete */
+    PROTO_READY,         /* the child is set up */
+    PROTO_PING,          /* */
+    PROTO_PONG,          /* */
+    PROTO_LOG,           /* a line for the master's log */
+    PROTO_FORK,          /* make a worker around this channel */
+    PROTO_FORK_FAILED,   /* could not; the channel is closed */
+    PROTO_ASSIGN,        /* here is a client */
+    PROTO_LOGIN_WANTED,  /* the client gave credentials */
+    PROTO_GRANT_AGAIN,   /* the granted files had been replaced: open the maildrop once more */
+    PROTO_EXCHANGE,      /* here is an auth process to talk to */
+    PROTO_LOGIN_REFUSED, /* here is none */
+    PROTO_SETTLED,       /* the failed login may now be answered */
+    PROTO_SUMMARY,       /* the session's totals, its last word */
+    PROTO_SERVE,         /* serve this exchange */
+    PROTO_OUTCOME,       /* how it ended, told to the master before the worker */
+    PROTO_VACANT,        /* the exchange is over, the auth process is free */
+    PROTO_BEGIN,         /* exchange: the credentials */
+    PROTO_VERDICT,       /* exchange: the outcome and, on success, the maildrop's files */
+    PROTO_STATUS,        /* poplarctl asks for the master's state */
+    PROTO_RELOAD,        /* poplarctl asks for a reload and waits */
+    PROTO_REPLY,         /* the answer to either */
+    PROTO_TYPES          /* one past the last */
+};
+
+enum {
+    PROTO_MESSAGE_MAX = 40960, /* octets in a record; every row's own cap is at most this */
+    PROTO_FDS_MAX = 4,         /* descriptors in a record */
+    PROTO_FIELDS_MAX = 12,     /* fields in a row */
+
+    PROTO_USER_MAX = 250,      /* octets in a user name */
+    PROTO_PASSWORD_MAX = 500,  /* octets in a password; a token may have [auth] token_max */
+    PROTO_ADDRESS_MAX = 64,    /* octets of a printed address, with port and brackets */
+    PROTO_TICKET_KEY_SIZE = 80 /* octets of TLS ticket key: name 16, HMAC 32, AES 32 */
+};
+
+/* One row of the contract. */
+struct proto_rule {
+    enum proto_type type;
+    const char *name;
+    unsigned from, to; /* sets of enum proto_role */
+    unsigned states;   /* set of enum proto_state, of the child's channel */
+    size_t max_size;   /* octets of the whole record */
+    unsigned min_fds, max_fds;
+    int once;           /* at most once on a channel */
+    const char *fields; /* u: 32 bits; q: 64 bits; s: text without NUL; b: octets */
+};
+
+/* What PROTO_SERVE asks for. */
+enum proto_service {
+    SERVE_LOGIN = 1, /* check credentials, then open the maildrop */
+    SERVE_GRANT = 2, /* open the maildrop of a user who is logged in already */
+};
+
+/* How a login ended (PROTO_OUTCOME, PROTO_VERDICT). Texts for people are the worker's. */
+enum login_outcome {
+    LOGIN_OK = 0,
+    LOGIN_DENIED,        /* unknown user, wrong password, refused uid: not told apart */
+    LOGIN_EXPIRED,       /* the password was right, but must be changed first */
+    LOGIN_ACCOUNT,       /* the password was right, but the account may not log in (now) */
+    LOGIN_UNAVAILABLE,   /* PAM, the directory or the time allowed failed; try later */
+    LOGIN_MISCONFIGURED, /* no PAM service file, a module that cannot be loaded */
+    LOGIN_IN_USE,        /* another session holds the maildrop */
+    LOGIN_NO_MAILDROP,   /* none there, and [store] create=no */
+    LOGIN_STORE_TEMP,    /* the maildrop could not be opened: disk full, out of descriptors */
+    LOGIN_STORE_PERM,    /* the maildrop is not what it must be: ownership, links, file types */
+    LOGIN_OUTCOMES
+};
+
+/* Why the master refuses PROTO_LOGIN_WANTED or PROTO_GRANT_AGAIN. */
+enum login_refusal {
+    REFUSED_BUSY = 1,  /* no auth process became free in time */
+    REFUSED_THROTTLED, /* too many failures from this source or for this user */
+};
+
+/* Which door the client came through (PROTO_ASSIGN). */
+enum proto_door {
+    DOOR_POP3 = 1,
+    DOOR_POP3S = 2,
+};
+
+/* Why a session ended (PROTO_SUMMARY). */
+enum session_end {
+    END_QUIT = 1,
+    END_DISCONNECT, /* the client left without QUIT */
+    END_IDLE,       /* idle_timeout */
+    END_LOGIN_TIMEOUT,
+    END_WRITE_TIMEOUT,
+    END_BAD_COMMANDS,
+    END_LINE_TOO_LONG,
+    END_LOGIN_FAILURES,
+    END_TLS,      /* handshake or record failure */
+    END_STORE,    /* the store failed under the session */
+    END_SHUTDOWN, /* the master ended it */
+    END_FOREIGN,  /* the client speaks another protocol */
+    END_REASONS
+};
+
+/* Exit statuses of children; beside these, sysexits.h. The status is the verdict: the master
+ * reads nothing else of an ended child. */
+enum proto_exit {
+    PROTO_EXIT_DONE = 0,
+    PROTO_EXIT_RECYCLE = 3,  /* auth: served enough, or found itself changed by a module */
+    PROTO_EXIT_CONTRACT = 4, /* the peer broke the contract */
+};
+
+/* The rule of a type; NULL for a type that is none. */
+const struct proto_rule *proto_rule(unsigned type);
+
+/* A name for logs; "unknown" for what is none. Never NULL. */
+const char *proto_role_name(enum proto_role role);
+const char *proto_end_name(unsigned end);
+const char *proto_outcome_name(unsigned outcome);
+
+/* A fingerprint of the whole table, sent with PROTO_READY: processes of different builds that
+ * meet (a package was upgraded under a running master) find out before anything else is said. */
+uint64_t proto_fingerprint(void);
+
+#endif

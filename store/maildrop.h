@@ -1,0 +1,128 @@
+/*
+ * maildrop.h - the store: one user's messages in one SQLite file, reached through descriptors.
+ *
+ * A library for the worker and for poplarctl. The only SQL in the tree is behind this header. It
+ * never logs, never exits, never opens a path, never keeps a transaction open between two calls.
+ * Every function may be called with a slow client in between.
+ */
+#ifndef POPLAR_STORE_MAILDROP_H
+#define POPLAR_STORE_MAILDROP_H
+
+#include "store/files.h"
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+enum store_outcome {
+    STORE_OK = 0,
+    STORE_END,        /* nothing more to read */
+    STORE_DAMAGED,    /* not a database, or not a sound one; nothing was changed */
+    STORE_NEWER,      /* the schema's major version is from the future; untouched */
+    STORE_STALE,      /* -wal or -shm lost its last link: give the grant back, ask again */
+    STORE_BUSY,       /* somebody else held a lock for too long */
+    STORE_FULL,       /* no space, or the system's quota */
+    STORE_IO,         /* the disk failed; nothing of the call took effect */
+    STORE_OVER_QUOTA, /* the maildrop's own limits */
+    STORE_TOO_LARGE,  /* one message above max_message */
+    STORE_SOURCE,     /* the caller's read function failed; nothing was stored */
+    STORE_NOT_FOUND,  /* no such message */
+    STORE_EXISTS,     /* a message with this UIDL is there already */
+    STORE_REFUSED,    /* NFS or CIFS, an unfit SQLite, a maildrop this process has open already */
+    STORE_MEMORY
+};
+
+enum {
+    MAILDROP_UIDL_MAX = 70,      /* octets, RFC 1939 section 7 */
+    MAILDROP_CHUNK_SIZE = 65536, /* octets of content read or written at a time */
+};
+
+struct maildrop; /* one open maildrop */
+
+/* What STAT says, and where the session's view ends. */
+struct maildrop_totals {
+    uint64_t messages, octets;
+    int64_t last_id; /* messages delivered later have larger ids: not this session's */
+};
+
+/* One message of a snapshot. */
+struct maildrop_entry {
+    int64_t id;
+    uint64_t size; /* octets on the wire, without dot-stuffing and terminator */
+};
+
+/* The messages of a session in the order of their ids. Memory grows with their number only. */
+struct maildrop_snapshot;
+
+/* A message to deliver. `uidl` NULL: the store makes one. `received` in seconds since the epoch,
+ * 0: now. */
+struct maildrop_delivery {
+    const char *uidl;
+    int64_t received;
+    uint64_t max_message;                  /* octets; 0: none */
+    uint64_t quota_octets, quota_messages; /* 0: none */
+};
+
+/* Supplies raw message text: up to `size` octets, 0 at the end, -1 on an error. */
+typedef ssize_t maildrop_source(void *context, void *buffer, size_t size);
+
+/* Call once in a process before anything else. `granted_only`: no path is ever opened, not even by
+ * mistake (the worker); else paths that are not grants reach the file system (poplarctl). */
+enum store_outcome maildrop_library_init(bool granted_only);
+/* Call in a forked child: SQLite forgets what randomness it shared with its parent. */
+void maildrop_library_forked(void);
+
+/* A short English word or phrase for logs. */
+const char *maildrop_outcome_name(enum store_outcome outcome);
+
+/* Open the maildrop behind four descriptors (enum maildrop_file), which belong to it from now on,
+ * also when this fails. One maildrop at a time in a process: SQLite's POSIX locks do not survive
+ * the closing of a second descriptor of the same file. Reads once, then checks that -wal and -shm
+ * still have a link. */
+enum store_outcome maildrop_open(const int files[MAILDROP_FILES], struct maildrop **opened);
+/* Close, without checkpoint; -wal and -shm stay. NULL is legal. */
+void maildrop_close(struct maildrop *maildrop);
+/* SQLite's words on the last failure, for the log. Never NULL, valid until the next call. */
+const char *maildrop_error(const struct maildrop *maildrop);
+
+/* One row, at any size of the maildrop. */
+enum store_outcome maildrop_totals(struct maildrop *maildrop, struct maildrop_totals *totals);
+
+/* Messages up to totals->last_id. Free with maildrop_snapshot_free(). */
+enum store_outcome maildrop_snapshot(struct maildrop *maildrop,
+                                     const struct maildrop_totals *totals,
+                                     struct maildrop_snapshot **taken);
+void maildrop_snapshot_free(struct maildrop_snapshot *snapshot); /* NULL is legal */
+size_t maildrop_snapshot_count(const struct maildrop_snapshot *snapshot);
+/* index from 0; must be below the count. */
+const struct maildrop_entry *maildrop_snapshot_entry(const struct maildrop_snapshot *snapshot,
+                                                     size_t index);
+/* The UIDL, 1-70 octets of 0x21-0x7E, NUL-ended, owned by the snapshot. */
+const char *maildrop_snapshot_uidl(const struct maildrop_snapshot *snapshot, size_t index);
+
+/* Octets of the header of a message with the empty line that ends it, for TOP. */
+enum store_outcome maildrop_header_size(struct maildrop *maildrop, int64_t id, uint64_t *octets);
+
+/* Up to `size` octets of a message's content from `offset` on; `got` 0 at its end. */
+enum store_outcome maildrop_read(struct maildrop *maildrop, int64_t id, uint64_t offset,
+                                 void *buffer, size_t size, size_t *got);
+
+/* What a session did, committed at once and durably: `retrieved` are marked with the time,
+ * `deleted` become invisible (and go for good when `undelete_for` seconds are over; 0: now).
+ * All or nothing. Needs the session byte of the lock (the opener took it). */
+enum store_outcome maildrop_commit(struct maildrop *maildrop, const int64_t *retrieved,
+                                   size_t n_retrieved, const int64_t *deleted, size_t n_deleted,
+                                   uint64_t undelete_for);
+
+/* Store one message, durably when this returns STORE_OK. Line ends become CRLF, a last line
+ * without one gets it; everything else is kept octet for octet. Constant memory. The source is
+ * read inside a write transaction, so it must not wait for anybody. `id` may be NULL. */
+enum store_outcome maildrop_deliver(struct maildrop *maildrop,
+                                    const struct maildrop_delivery *delivery,
+                                    maildrop_source *source, void *context, int64_t *id);
+
+/* Several messages in one commit (import): between begin and end, deliveries are not durable yet.
+ * maildrop_batch_end() with commit false undoes them all. */
+enum store_outcome maildrop_batch_begin(struct maildrop *maildrop);
+enum store_outcome maildrop_batch_end(struct maildrop *maildrop, bool commit);
+
+#endif
