@@ -10,7 +10,7 @@
 #include <time.h>
 
 #define ARRAY_SIZE(a)         (sizeof(a) / sizeof((a)[0]))
-#define PRINTF(format, first) __attribute__((format(printf, format, first)))
+#define PRINTF(fmt, first) __attribute__((format(printf, fmt, first)))
 
 /* The environment failed us: one line on stderr, exit with a status from sysexits.h. */
 _Noreturn void fatal(int status, const char *format, ...) PRINTF(2, 3);
