@@ -1,0 +1,154 @@
+/*
+ * base.c - the floor under all processes: dying, memory, time, randomness, text for logs.
+ * Runs in every process, with whatever privilege that has; touches no file.
+ */
+#include "daemon/base.h"
+
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+#include <sysexits.h>
+#include <unistd.h>
+
+void fatal(int status, const char *format, ...)
+{
+    va_list arguments;
+    va_start(arguments, format);
+    fprintf(stderr, "%s: ", program_invocation_short_name);
+    vfprintf(stderr, format, arguments);
+    fputc('\n', stderr);
+    va_end(arguments);
+    exit(status);
+}
+
+void bug(const char *what)
+{
+    fprintf(stderr, "%s: defect: %s\n", program_invocation_short_name, what);
+    abort();
+}
+
+static void *or_die(void *memory)
+{
+    if (!memory)
+        fatal(EX_OSERR, "out of memory");
+    return memory;
+}
+
+void *base_alloc(size_t size)
+{
+    return or_die(calloc(1, size ? size : 1));
+}
+
+void *base_realloc(void *memory, size_t size)
+{
+    return or_die(realloc(memory, size ? size : 1));
+}
+
+char *base_strdup(const char *text)
+{
+    return or_die(strdup(text));
+}
+
+char *base_format(const char *format, ...)
+{
+    char *text = NULL;
+    va_list arguments;
+    va_start(arguments, format);
+    int length = vasprintf(&text, format, arguments);
+    va_end(arguments);
+    return or_die(length < 0 ? NULL : text);
+}
+
+void base_close(int fd)
+{
+    int saved = errno;
+    if (fd >= 0)
+        close(fd);
+    errno = saved;
+}
+
+uint64_t base_now_ms(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
+}
+
+void base_random(void *octets, size_t size)
+{
+    unsigned char *at = octets;
+    while (size > 0) {
+        ssize_t got = getrandom(at, size, 0);
+        if (got < 0 && errno != EINTR)
+            fatal(EX_OSERR, "getrandom: %s", strerror(errno));
+        if (got > 0) {
+            at += got;
+            size -= (size_t)got;
+        }
+    }
+}
+
+bool base_copy(char *to, size_t size, const char *text)
+{
+    size_t length = strnlen(text, size);
+    bool whole = length < size;
+    if (!whole)
+        length = size - 1;
+    memcpy(to, text, length);
+    to[length] = '\0';
+    return whole;
+}
+
+/* Octets of the well-formed UTF-8 character at `at`, 0 if there is none (RFC 3629). */
+static size_t utf8_length(const unsigned char *at)
+{
+    static const struct {
+        unsigned char first, last, low, high; /* first octet; bounds of the second */
+        size_t length;
+    } forms[] = {
+        {0x20, 0x7e, 0, 0, 1},       {0xc2, 0xdf, 0x80, 0xbf, 2}, {0xe0, 0xe0, 0xa0, 0xbf, 3},
+        {0xe1, 0xec, 0x80, 0xbf, 3}, {0xed, 0xed, 0x80, 0x9f, 3}, {0xee, 0xef, 0x80, 0xbf, 3},
+        {0xf0, 0xf0, 0x90, 0xbf, 4}, {0xf1, 0xf3, 0x80, 0xbf, 4}, {0xf4, 0xf4, 0x80, 0x8f, 4},
+    };
+    for (size_t i = 0; i < ARRAY_SIZE(forms); i++) {
+        if (at[0] < forms[i].first || at[0] > forms[i].last)
+            continue;
+        if (forms[i].length > 1 && (at[1] < forms[i].low || at[1] > forms[i].high))
+            return 0;
+        for (size_t k = 2; k < forms[i].length; k++)
+            if ((at[k] & 0xc0) != 0x80)
+                return 0;
+        return forms[i].length;
+    }
+    return 0;
+}
+
+void base_escape(char *to, size_t size, const char *text)
+{
+    const unsigned char *at = (const unsigned char *)text;
+    size_t used = 0;
+    while (*at) {
+        char piece[5];
+        size_t taken = utf8_length(at);
+        /* U+0080 to U+009F are control characters of two octets. */
+        bool control = taken == 0 || (at[0] == 0xc2 && at[1] < 0xa0);
+        size_t length;
+        if (control) {
+            taken = 1;
+            length = (size_t)snprintf(piece, sizeof piece, "\\x%02x", *at);
+        } else if (*at == '\\') {
+            memcpy(piece, "\\\\", length = 2);
+        } else {
+            memcpy(piece, at, length = taken);
+        }
+        if (used + length >= size)
+            break;
+        memcpy(to + used, piece, length);
+        used += length;
+        at += taken;
+    }
+    to[used] = '\0';
+}

@@ -1,0 +1,453 @@
+/*
+ * config.c - the table of settings, and what turns text into them. Runs in the master, poplarctl
+ * and, fed by the master, in nursery and auth. Opens no file.
+ */
+#include "daemon/config.h"
+#include "daemon/base.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <syslog.h>
+#include <unistd.h>
+
+enum kind {
+    KIND_TEXT,   /* char * */
+    KIND_PATH,   /* char *, absolute */
+    KIND_FLAG,   /* bool: yes, no */
+    KIND_NUMBER, /* uint64_t */
+    KIND_TIME,   /* uint64_t, seconds */
+    KIND_SIZE,   /* uint64_t, octets */
+    KIND_WORD,   /* unsigned, one of `words` */
+    KIND_LIST,   /* struct text_list */
+};
+
+struct word {
+    const char *text;
+    unsigned value;
+};
+
+struct setting {
+    const char *section, *key;
+    enum kind kind;
+    size_t offset;
+    const char *standard;     /* NULL: set by config_complete(), or none */
+    const struct word *words; /* KIND_WORD */
+    uint64_t low, high;       /* of numbers; high 0: no bound */
+};
+
+static const struct word log_to[] = {{"auto", LOG_TO_AUTO},
+                                     {"journal", LOG_TO_JOURNAL},
+                                     {"syslog", LOG_TO_SYSLOG},
+                                     {"stderr", LOG_TO_STDERR},
+                                     {NULL, 0}};
+static const struct word log_level[] = {{"error", LOG_ERR},     {"warning", LOG_WARNING},
+                                        {"notice", LOG_NOTICE}, {"info", LOG_INFO},
+                                        {"debug", LOG_DEBUG},   {NULL, 0}};
+static const struct word landlock[] = {{"auto", 0}, {"require", 1}, {NULL, 0}};
+static const struct word seccomp[] = {{"kill", 0}, {"log", 1}, {NULL, 0}};
+static const struct word required[] = {{"yes", TLS_REQUIRED_YES},
+                                       {"not-on-loopback", TLS_REQUIRED_NOT_ON_LOOPBACK},
+                                       {"no", TLS_REQUIRED_NO},
+                                       {NULL, 0}};
+static const struct word minimum[] = {
+    {"TLSv1.2", TLS_MINIMUM_1_2}, {"TLSv1.3", TLS_MINIMUM_1_3}, {NULL, 0}};
+static const struct word alpn[] = {{"strict", 0}, {"ignore", 1}, {NULL, 0}};
+static const struct word canonical[] = {{"nss", CANONICAL_NSS}, {"pam", CANONICAL_PAM}, {NULL, 0}};
+static const struct word username[] = {
+    {"lowercase", USERNAME_LOWERCASE}, {"keep", USERNAME_KEEP}, {NULL, 0}};
+static const struct word strip_domain[] = {
+    {"local", STRIP_LOCAL}, {"always", STRIP_ALWAYS}, {"never", STRIP_NEVER}, {NULL, 0}};
+
+#define AT(member) offsetof(struct config, member)
+
+/* clang-format off */
+static const struct setting settings[] = {
+    {"server", "hostname", KIND_TEXT, AT(server.hostname), NULL, NULL, 0, 0},
+    {"server", "local_domains", KIND_LIST, AT(server.local_domains), NULL, NULL, 0, 0},
+    {"server", "state_dir", KIND_PATH, AT(server.state_dir), "/var/lib/poplar", NULL, 0, 0},
+    {"server", "run_dir", KIND_PATH, AT(server.run_dir), "/run/poplar", NULL, 0, 0},
+    {"server", "program_dir", KIND_PATH, AT(server.program_dir), NULL, NULL, 0, 0},
+    {"server", "worker_user", KIND_TEXT, AT(server.worker_user), "poplar-worker", NULL, 0, 0},
+    {"server", "store_user", KIND_TEXT, AT(server.store_user), "poplar", NULL, 0, 0},
+    {"server", "log_to", KIND_WORD, AT(server.log_to), "auto", log_to, 0, 0},
+    {"server", "log_level", KIND_WORD, AT(server.log_level), "info", log_level, 0, 0},
+    {"server", "stop_grace", KIND_TIME, AT(server.stop_grace), "5s", NULL, 0, 3600},
+
+    {"listen", "pop3", KIND_LIST, AT(listen.pop3), "127.0.0.1:110, [::1]:110", NULL, 0, 0},
+    {"listen", "pop3s", KIND_LIST, AT(listen.pop3s), "127.0.0.1:995, [::1]:995", NULL, 0, 0},
+
+    {"workers", "idle_min", KIND_NUMBER, AT(workers.idle_min), "4", NULL, 1, 1024},
+    {"workers", "idle_max", KIND_NUMBER, AT(workers.idle_max), "32", NULL, 1, 1024},
+    {"workers", "max_sessions", KIND_NUMBER, AT(workers.max_sessions), "1024", NULL, 1, 60000},
+    {"workers", "max_per_source", KIND_NUMBER, AT(workers.max_per_source), "64", NULL, 1, 60000},
+    {"workers", "sessions_per_layout", KIND_NUMBER, AT(workers.sessions_per_layout), "0", NULL, 0, 0},
+    {"workers", "layout_max_age", KIND_TIME, AT(workers.layout_max_age), "1h", NULL, 1, 0},
+    {"workers", "landlock", KIND_WORD, AT(workers.landlock), "auto", landlock, 0, 0},
+    {"workers", "seccomp", KIND_WORD, AT(workers.seccomp), "kill", seccomp, 0, 0},
+
+    {"tls", "required", KIND_WORD, AT(tls.required), "yes", required, 0, 0},
+    {"tls", "minimum", KIND_WORD, AT(tls.minimum), "TLSv1.2", minimum, 0, 0},
+    {"tls", "ciphers", KIND_TEXT, AT(tls.ciphers), NULL, NULL, 0, 0},
+    {"tls", "alpn", KIND_WORD, AT(tls.alpn), "strict", alpn, 0, 0},
+
+    {"auth", "pam_service", KIND_TEXT, AT(auth.pam_service), "poplar", NULL, 0, 0},
+    {"auth", "pam_confdir", KIND_PATH, AT(auth.pam_confdir), NULL, NULL, 0, 0},
+    {"auth", "processes_min", KIND_NUMBER, AT(auth.processes_min), "2", NULL, 1, 1024},
+    {"auth", "processes_max", KIND_NUMBER, AT(auth.processes_max), "32", NULL, 1, 1024},
+    {"auth", "requests_per_process", KIND_NUMBER, AT(auth.requests_per_process), "1000", NULL, 1, 0},
+    {"auth", "timeout", KIND_TIME, AT(auth.timeout), "30s", NULL, 1, 600},
+    {"auth", "failure_delay", KIND_TIME, AT(auth.failure_delay), "2s", NULL, 0, 60},
+    {"auth", "first_uid", KIND_NUMBER, AT(auth.first_uid), "1000", NULL, 1, UINT32_MAX},
+    {"auth", "canonical", KIND_WORD, AT(auth.canonical), "nss", canonical, 0, 0},
+    {"auth", "require_nss", KIND_FLAG, AT(auth.require_nss), "yes", NULL, 0, 0},
+    {"auth", "username", KIND_WORD, AT(auth.username), "lowercase", username, 0, 0},
+    {"auth", "strip_domain", KIND_WORD, AT(auth.strip_domain), "local", strip_domain, 0, 0},
+    {"auth", "session", KIND_FLAG, AT(auth.session), "no", NULL, 0, 0},
+    {"auth", "token_max", KIND_NUMBER, AT(auth.token_max), "16384", NULL, 512, 32768},
+    {"auth", "throttle_exempt", KIND_LIST, AT(auth.throttle_exempt), "", NULL, 0, 0},
+
+    {"session", "login_timeout", KIND_TIME, AT(session.login_timeout), "60s", NULL, 1, 3600},
+    {"session", "idle_timeout", KIND_TIME, AT(session.idle_timeout), "10m", NULL, 1, 86400},
+
+    {"store", "create", KIND_FLAG, AT(store.create), "yes", NULL, 0, 0},
+    {"store", "quota_octets", KIND_SIZE, AT(store.quota_octets), "0", NULL, 0, 0},
+    {"store", "quota_messages", KIND_NUMBER, AT(store.quota_messages), "0", NULL, 0, 0},
+    {"store", "max_message", KIND_SIZE, AT(store.max_message), "50M", NULL, 1, 1000000000},
+    {"store", "undelete_for", KIND_TIME, AT(store.undelete_for), "7d", NULL, 0, 0},
+};
+/* clang-format on */
+
+/* Sections that may carry a NAME, and their keys: every key is a text of its element. */
+static const struct {
+    const char *section, *key;
+    size_t offset;
+} named[] = {
+    {"tls", "certificate", offsetof(struct config_certificate, certificate)},
+    {"tls", "key", offsetof(struct config_certificate, key)},
+    {"domain", "pam_service", offsetof(struct config_domain, pam_service)},
+};
+
+static bool refuse(char *error, size_t size, const char *format, ...) PRINTF(3, 4);
+
+static bool refuse(char *error, size_t size, const char *format, ...)
+{
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(error, size, format, arguments);
+    va_end(arguments);
+    return false;
+}
+
+static void list_clear(struct text_list *list)
+{
+    for (size_t i = 0; i < list->n; i++)
+        free(list->items[i]);
+    free(list->items);
+    *list = (struct text_list){0};
+}
+
+static void list_add(struct text_list *list, const char *text, size_t length)
+{
+    list->items = base_realloc(list->items, (list->n + 1) * sizeof *list->items);
+    list->items[list->n++] = base_format("%.*s", (int)length, text);
+}
+
+/* Comma-separated; blanks around items do not count. */
+static void list_set(struct text_list *list, const char *text)
+{
+    list_clear(list);
+    while (*text) {
+        text += strspn(text, ", \t");
+        size_t length = strcspn(text, ",");
+        size_t kept = length;
+        while (kept > 0 && isblank((unsigned char)text[kept - 1]))
+            kept--;
+        if (kept > 0)
+            list_add(list, text, kept);
+        text += length;
+    }
+}
+
+/* A decimal number with an optional unit letter of `units` (each with its factor). */
+static bool parse_number(const char *text, const char *units, const uint64_t *factors,
+                         uint64_t *value)
+{
+    if (!isdigit((unsigned char)*text))
+        return false;
+    char *rest;
+    errno = 0;
+    uint64_t number = strtoull(text, &rest, 10);
+    uint64_t factor = 1;
+    if (*rest) {
+        const char *unit = strchr(units, *rest);
+        if (!unit || rest[1])
+            return false;
+        factor = factors[unit - units];
+    }
+    return errno == 0 && !__builtin_mul_overflow(number, factor, value);
+}
+
+static bool set_number(const struct setting *s, uint64_t *target, const char *value, char *error,
+                       size_t size)
+{
+    static const struct {
+        const char *units, *hint;
+        uint64_t factors[4];
+    } forms[] = {
+        [KIND_NUMBER] = {"", "a whole number", {0}},
+        [KIND_TIME] = {"smhd", "a time such as 30s, 10m, 1h or 7d", {1, 60, 3600, 86400}},
+        [KIND_SIZE] = {"KMG", "a size such as 500K, 50M or 2G", {1 << 10, 1 << 20, 1 << 30}},
+    };
+    uint64_t number;
+    if (!parse_number(value, forms[s->kind].units, forms[s->kind].factors, &number))
+        return refuse(error, size, "[%s] %s=%s: not %s", s->section, s->key, value,
+                      forms[s->kind].hint);
+    if (number < s->low || (s->high && number > s->high))
+        return refuse(error, size, "[%s] %s=%s: must be between %llu and %llu", s->section, s->key,
+                      value, (unsigned long long)s->low,
+                      (unsigned long long)(s->high ? s->high : UINT64_MAX));
+    *target = number;
+    return true;
+}
+
+static bool set_word(const struct setting *s, unsigned *target, const char *value, char *error,
+                     size_t size)
+{
+    char choices[128] = "";
+    for (const struct word *w = s->words; w->text; w++) {
+        if (strcmp(value, w->text) == 0) {
+            *target = w->value;
+            return true;
+        }
+        size_t used = strlen(choices);
+        snprintf(choices + used, sizeof choices - used, "%s%s", used ? ", " : "", w->text);
+    }
+    return refuse(error, size, "[%s] %s=%s: must be one of %s", s->section, s->key, value, choices);
+}
+
+static bool set_value(struct config *config, const struct setting *s, const char *value,
+                      char *error, size_t size)
+{
+    void *target = (char *)config + s->offset;
+    switch (s->kind) {
+    case KIND_PATH:
+        if (value[0] != '/')
+            return refuse(error, size, "[%s] %s=%s: must be an absolute path", s->section, s->key,
+                          value);
+        /* fall through */
+    case KIND_TEXT:
+        if (!*value)
+            return refuse(error, size, "[%s] %s=: must not be empty", s->section, s->key);
+        free(*(char **)target);
+        *(char **)target = base_strdup(value);
+        return true;
+    case KIND_FLAG:
+        if (strcmp(value, "yes") != 0 && strcmp(value, "no") != 0)
+            return refuse(error, size, "[%s] %s=%s: must be yes or no", s->section, s->key, value);
+        *(bool *)target = value[0] == 'y';
+        return true;
+    case KIND_WORD:
+        return set_word(s, target, value, error, size);
+    case KIND_LIST:
+        list_set(target, value);
+        return true;
+    default:
+        return set_number(s, target, value, error, size);
+    }
+}
+
+struct config *config_new(void)
+{
+    char error[256];
+    struct config *config = base_alloc(sizeof *config);
+    config->tls.certificates = base_alloc(sizeof *config->tls.certificates);
+    config->tls.certificates[0].name = base_strdup("");
+    config->tls.n_certificates = 1;
+    for (size_t i = 0; i < ARRAY_SIZE(settings); i++)
+        if (settings[i].standard &&
+            !set_value(config, &settings[i], settings[i].standard, error, sizeof error))
+            bug(error);
+    return config;
+}
+
+void config_free(struct config *config)
+{
+    if (!config)
+        return;
+    for (size_t i = 0; i < ARRAY_SIZE(settings); i++) {
+        void *target = (char *)config + settings[i].offset;
+        if (settings[i].kind == KIND_LIST)
+            list_clear(target);
+        else if (settings[i].kind == KIND_TEXT || settings[i].kind == KIND_PATH)
+            free(*(char **)target);
+    }
+    for (size_t i = 0; i < config->tls.n_certificates; i++) {
+        free(config->tls.certificates[i].name);
+        free(config->tls.certificates[i].certificate);
+        free(config->tls.certificates[i].key);
+    }
+    free(config->tls.certificates);
+    for (size_t i = 0; i < config->auth.n_domains; i++) {
+        free(config->auth.domains[i].name);
+        free(config->auth.domains[i].pam_service);
+    }
+    free(config->auth.domains);
+    for (size_t i = 0; i < config->n_given; i++) {
+        free(config->given[i].section);
+        free(config->given[i].name);
+        free(config->given[i].key);
+        free(config->given[i].value);
+    }
+    free(config->given);
+    free(config);
+}
+
+/* The element of [tls NAME] or [domain NAME], made when it is new. */
+static void *element(struct config *config, const char *section, const char *name)
+{
+    if (strcmp(section, "tls") == 0) {
+        size_t n = config->tls.n_certificates;
+        for (size_t i = 0; i < n; i++)
+            if (strcmp(config->tls.certificates[i].name, name) == 0)
+                return &config->tls.certificates[i];
+        config->tls.certificates =
+            base_realloc(config->tls.certificates, (n + 1) * sizeof *config->tls.certificates);
+        config->tls.certificates[n] = (struct config_certificate){.name = base_strdup(name)};
+        config->tls.n_certificates = n + 1;
+        return &config->tls.certificates[n];
+    }
+    size_t n = config->auth.n_domains;
+    for (size_t i = 0; i < n; i++)
+        if (strcmp(config->auth.domains[i].name, name) == 0)
+            return &config->auth.domains[i];
+    config->auth.domains =
+        base_realloc(config->auth.domains, (n + 1) * sizeof *config->auth.domains);
+    config->auth.domains[n] = (struct config_domain){.name = base_strdup(name)};
+    config->auth.n_domains = n + 1;
+    return &config->auth.domains[n];
+}
+
+static void remember(struct config *config, const char *section, const char *name, const char *key,
+                     const char *value)
+{
+    config->given = base_realloc(config->given, (config->n_given + 1) * sizeof *config->given);
+    config->given[config->n_given++] = (struct config_given){
+        base_strdup(section), base_strdup(name), base_strdup(key), base_strdup(value)};
+}
+
+static bool known_section(const char *section, bool with_name)
+{
+    for (size_t i = 0; i < ARRAY_SIZE(named); i++)
+        if (strcmp(named[i].section, section) == 0)
+            return with_name || strcmp(section, "domain") != 0;
+    for (size_t i = 0; i < ARRAY_SIZE(settings); i++)
+        if (strcmp(settings[i].section, section) == 0)
+            return !with_name;
+    return false;
+}
+
+bool config_set(struct config *config, const char *section, const char *name, const char *key,
+                const char *value, char *error, size_t error_size)
+{
+    const char *blank = *name ? " " : "";
+    if (!known_section(section, *name != '\0'))
+        return refuse(error, error_size, "[%s%s%s]: no such section", section, blank, name);
+    for (size_t i = 0; i < ARRAY_SIZE(named); i++) {
+        if (strcmp(named[i].section, section) != 0 || strcmp(named[i].key, key) != 0)
+            continue;
+        if (strcmp(section, "tls") == 0 && value[0] != '/')
+            return refuse(error, error_size, "[%s%s%s] %s=%s: must be an absolute path", section,
+                          blank, name, key, value);
+        char **target = (char **)((char *)element(config, section, name) + named[i].offset);
+        free(*target);
+        *target = base_strdup(value);
+        remember(config, section, name, key, value);
+        return true;
+    }
+    for (size_t i = 0; i < ARRAY_SIZE(settings) && !*name; i++) {
+        if (strcmp(settings[i].section, section) != 0 || strcmp(settings[i].key, key) != 0)
+            continue;
+        if (!set_value(config, &settings[i], value, error, error_size))
+            return false;
+        config->listen.explicit_addresses |= strcmp(section, "listen") == 0;
+        remember(config, section, name, key, value);
+        return true;
+    }
+    return refuse(error, error_size, "[%s%s%s] %s: no such key", section, blank, name, key);
+}
+
+static bool check_certificates(const struct config *config, char *error, size_t size)
+{
+    for (size_t i = 0; i < config->tls.n_certificates; i++) {
+        const struct config_certificate *c = &config->tls.certificates[i];
+        if (!c->certificate != !c->key)
+            return refuse(error, size, "[tls%s%s]: %s is set without %s", *c->name ? " " : "",
+                          c->name, c->key ? "key" : "certificate", c->key ? "certificate" : "key");
+    }
+    bool any = config->tls.certificates[0].certificate != NULL;
+    if (!any && config->tls.n_certificates > 1)
+        return refuse(error, size, "[tls %s]: set certificate and key in [tls] first",
+                      config->tls.certificates[1].name);
+    if (!any && config->tls.required == TLS_REQUIRED_YES)
+        return refuse(error, size,
+                      "[tls] certificate and key are not set: name a certificate, or allow logins "
+                      "without TLS by [tls] required=not-on-loopback");
+    return true;
+}
+
+static bool is_service_name(const char *name)
+{
+    return *name && name[0] != '.' && !strchr(name, '/');
+}
+
+static bool check_services(const struct config *config, char *error, size_t size)
+{
+    if (!is_service_name(config->auth.pam_service))
+        return refuse(error, size, "[auth] pam_service=%s: must be a file name, not a path",
+                      config->auth.pam_service);
+    for (size_t i = 0; i < config->auth.n_domains; i++)
+        if (!is_service_name(config->auth.domains[i].pam_service))
+            return refuse(error, size,
+                          "[domain %s] pam_service=%s: must be a file name, not a path",
+                          config->auth.domains[i].name, config->auth.domains[i].pam_service);
+    return true;
+}
+
+bool config_complete(struct config *config, char *error, size_t error_size)
+{
+    if (!config->server.hostname) {
+        char name[256] = "";
+        if (gethostname(name, sizeof name - 1) < 0 || !*name)
+            base_copy(name, sizeof name, "localhost");
+        config->server.hostname = base_strdup(name);
+    }
+    if (config->server.local_domains.n == 0) {
+        list_add(&config->server.local_domains, config->server.hostname,
+                 strlen(config->server.hostname));
+        list_add(&config->server.local_domains, "localhost", strlen("localhost"));
+    }
+    if (config->workers.idle_min > config->workers.idle_max)
+        return refuse(error, error_size, "[workers] idle_min is larger than idle_max");
+    if (config->auth.processes_min > config->auth.processes_max)
+        return refuse(error, error_size, "[auth] processes_min is larger than processes_max");
+    return check_services(config, error, error_size) &&
+           check_certificates(config, error, error_size);
+}
+
+bool config_key(size_t n, struct config_key *key)
+{
+    if (n < ARRAY_SIZE(settings)) {
+        *key = (struct config_key){settings[n].section, settings[n].key,
+                                   settings[n].standard ? settings[n].standard : ""};
+        return true;
+    }
+    n -= ARRAY_SIZE(settings);
+    if (n >= ARRAY_SIZE(named))
+        return false;
+    *key = (struct config_key){named[n].section, named[n].key, ""};
+    return true;
+}

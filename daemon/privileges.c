@@ -1,0 +1,76 @@
+/*
+ * privileges.c - giving up privilege for good. Runs as root in master, auth and nursery, before
+ * any of them has seen an octet from outside.
+ */
+#include "daemon/privileges.h"
+#include "daemon/base.h"
+
+#include <errno.h>
+#include <grp.h>
+#include <linux/capability.h>
+#include <pwd.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <sysexits.h>
+#include <unistd.h>
+
+bool privileges_lookup(const char *user, uid_t *uid, gid_t *gid)
+{
+    const struct passwd *account = getpwnam(user);
+    if (!account)
+        return false;
+    *uid = account->pw_uid;
+    *gid = account->pw_gid;
+    return true;
+}
+
+void privileges_bound(const int *keep)
+{
+    if (geteuid() != 0)
+        return;
+    for (int capability = 0; prctl(PR_CAPBSET_READ, capability) >= 0; capability++) {
+        const int *kept = keep;
+        while (*kept >= 0 && *kept != capability)
+            kept++;
+        if (*kept < 0 && prctl(PR_CAPBSET_DROP, capability) < 0 && errno != EPERM)
+            fatal(EX_OSERR, "cannot drop capability %d: %s", capability, strerror(errno));
+    }
+}
+
+static void clear_capabilities(void)
+{
+    struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
+    struct __user_cap_data_struct none[_LINUX_CAPABILITY_U32S_3] = {0};
+    if (syscall(SYS_capset, &header, none) < 0)
+        fatal(EX_OSERR, "capset: %s", strerror(errno));
+}
+
+void privileges_drop(uid_t uid, gid_t gid)
+{
+    if (uid == 0 || gid == 0)
+        bug("asked to drop privileges to root");
+    if (setgroups(0, NULL) < 0 || setresgid(gid, gid, gid) < 0 || setresuid(uid, uid, uid) < 0)
+        fatal(EX_OSERR, "cannot become uid %u: %s", (unsigned)uid, strerror(errno));
+    clear_capabilities();
+
+    uid_t real, effective, saved;
+    gid_t real_group, effective_group, saved_group;
+    if (getresuid(&real, &effective, &saved) < 0 ||
+        getresgid(&real_group, &effective_group, &saved_group) < 0)
+        bug("ids cannot be read");
+    if (real != uid || effective != uid || saved != uid || real_group != gid ||
+        effective_group != gid || saved_group != gid || getgroups(0, NULL) != 0)
+        bug("privileges are not gone");
+    if (setuid(0) == 0 || setgid(0) == 0 || setgroups(0, NULL) == 0)
+        bug("privileges came back");
+}
+
+void privileges_die_with(pid_t parent)
+{
+    if (prctl(PR_SET_PDEATHSIG, SIGKILL) < 0)
+        fatal(EX_OSERR, "prctl(PR_SET_PDEATHSIG): %s", strerror(errno));
+    if (getppid() != parent)
+        _exit(0);
+}
