@@ -9,7 +9,7 @@
 #include <stdint.h>
 #include <time.h>
 
-#define ARRAY_SIZE(a)         (sizeof(a) / sizeof((a)[0]))
+#define ARRAY_SIZE(a)      (sizeof(a) / sizeof((a)[0]))
 #define PRINTF(fmt, first) __attribute__((format(printf, fmt, first)))
 
 /* The environment failed us: one line on stderr, exit with a status from sysexits.h. */

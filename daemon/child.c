@@ -48,10 +48,12 @@ _Noreturn static void give_up(struct child *child, const char *error)
 
 static void take_setting(struct child *child, struct message *m)
 {
-    char section[32], name[256], key[64], value[PROTO_MESSAGE_MAX / 4], error[512];
-    if (!message_get_text(m, section, sizeof section) || !message_get_text(m, name, sizeof name) ||
+    char where[1024], section[32], name[256], key[64], value[PROTO_MESSAGE_MAX / 4], error[512];
+    if (!message_get_text(m, where, sizeof where) ||
+        !message_get_text(m, section, sizeof section) || !message_get_text(m, name, sizeof name) ||
         !message_get_text(m, key, sizeof key) || !message_get_text(m, value, sizeof value))
         give_up(child, "a setting is too long");
+    config_at(child->config, where);
     if (!config_set(child->config, section, name, key, value, error, sizeof error))
         give_up(child, error);
 }
@@ -91,6 +93,7 @@ void child_begin(struct child *child, enum proto_role self, child_certificate *c
             take_certificate(child, &m, certificate, context);
         else {
             child->generation = message_get_u32(&m);
+            child->strict = message_get_u32(&m) != 0;
             complete = true;
         }
         message_clear(&m);

@@ -20,6 +20,7 @@ struct child {
     struct channel control;
     struct config *config;
     unsigned generation;
+    bool strict; /* a first start or a reload: what is missing is a reason to give up */
 };
 
 /* Begin: check that descriptor 3 is a channel (else fatal EX_USAGE: "started by poplard only"),

@@ -297,12 +297,14 @@ void config_free(struct config *config)
     }
     free(config->auth.domains);
     for (size_t i = 0; i < config->n_given; i++) {
+        free(config->given[i].where);
         free(config->given[i].section);
         free(config->given[i].name);
         free(config->given[i].key);
         free(config->given[i].value);
     }
     free(config->given);
+    free(config->where);
     free(config);
 }
 
@@ -335,8 +337,27 @@ static void remember(struct config *config, const char *section, const char *nam
                      const char *value)
 {
     config->given = base_realloc(config->given, (config->n_given + 1) * sizeof *config->given);
-    config->given[config->n_given++] = (struct config_given){
-        base_strdup(section), base_strdup(name), base_strdup(key), base_strdup(value)};
+    config->given[config->n_given++] =
+        (struct config_given){base_strdup(config->where ? config->where : ""), base_strdup(section),
+                              base_strdup(name), base_strdup(key), base_strdup(value)};
+}
+
+void config_at(struct config *config, const char *where)
+{
+    free(config->where);
+    config->where = base_strdup(where);
+}
+
+const char *config_where(const struct config *config, const char *section, const char *name,
+                         const char *key)
+{
+    for (size_t i = config->n_given; i-- > 0;) {
+        const struct config_given *g = &config->given[i];
+        if (strcmp(g->section, section) == 0 && strcmp(g->name, name) == 0 &&
+            strcmp(g->key, key) == 0)
+            return g->where;
+    }
+    return "built-in default";
 }
 
 static bool known_section(const char *section, bool with_name)

@@ -38,7 +38,7 @@ struct config_domain {
 
 /* One key that was given, as it was given, to be sent on to the children. */
 struct config_given {
-    char *section, *name, *key, *value;
+    char *where, *section, *name, *key, *value;
 };
 
 struct config {
@@ -97,6 +97,7 @@ struct config {
         uint64_t undelete_for;
     } store;
 
+    char *where; /* where the next config_set() was read */
     struct config_given *given;
     size_t n_given;
 };
@@ -109,6 +110,13 @@ void config_free(struct config *config); /* NULL is legal */
  * True, or false with one line in `error` that says what is wrong with which key. */
 bool config_set(struct config *config, const char *section, const char *name, const char *key,
                 const char *value, char *error, size_t error_size);
+
+/* Where the keys set from now on were read ("FILE:LINE"), for later complaints. */
+void config_at(struct config *config, const char *where);
+
+/* Where a key was set: "FILE:LINE", or "built-in default". Valid until the next config_set(). */
+const char *config_where(const struct config *config, const char *section, const char *name,
+                         const char *key);
 
 /* After the last key: fill what depends on others and on the system (hostname), check what
  * belongs together. As config_set(). */

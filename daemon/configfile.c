@@ -63,6 +63,9 @@ static void finish_setting(struct reading *r)
         char *name = strchr(r->section, ' ');
         if (name)
             *name++ = '\0';
+        char *where = base_format("%s:%d", r->file, r->value_line);
+        config_at(r->config, where);
+        free(where);
         if (!config_set(r->config, r->section, name ? name : "", r->key, r->value, what,
                         sizeof what))
             complain(r, r->value_line, what);
