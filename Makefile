@@ -45,7 +45,7 @@ $(B)/poplar-worker: $(B)/worker/main.o $(WORKER_O) $(STORE_O) $(CHILD_O) $(FLOOR
 $(B)/poplar-worker: LDLIBS := -lssl -lcrypto -lsqlite3 -lseccomp
 $(B)/poplarctl: $(B)/store/ctl.o $(CTL_O) $(STORE_O) $(B)/auth/grant.o $(B)/auth/canonical.o \
 	$(TEMPLATE_O) $(CONFIGFILE_O) $(B)/daemon/privileges.o $(FLOOR_O)
-$(B)/poplarctl: LDLIBS := -lsqlite3 -linih
+$(B)/poplarctl: LDLIBS := -lsqlite3 -linih -ljansson
 
 $(PROGRAMS:%=$(B)/%):
 	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $(filter %.o,$^) $(LDLIBS)
@@ -66,7 +66,7 @@ $(B)/%.o: %.c
 $(B)/tests/test_%: $(B)/tests/unit/test_%.o $(MASTER_O) $(CONFIGFILE_O) $(CTL_O) $(AUTH_O) \
 		$(WORKER_O) $(STORE_O) $(TEMPLATE_O) $(CHILD_O) $(FLOOR_O)
 	@mkdir -p $(@D)
-	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ -lcmocka -lsystemd -linih -lpam -lssl -lcrypto -lsqlite3 -lseccomp
+	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ -lcmocka -lsystemd -linih -ljansson -lpam -lssl -lcrypto -lsqlite3 -lseccomp
 
 $(B)/tests/pam_%.so: tests/support/pam_%.c
 	@mkdir -p $(@D)

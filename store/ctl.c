@@ -1,0 +1,56 @@
+/*
+ * ctl.c - poplarctl: main. Runs with the privilege of whoever calls it: root, or the store user.
+ * Reads the command line and the configuration, then runs one command of the table.
+ */
+#include "store/ctl.h"
+#include "daemon/configfile.h"
+#include "store/ctl_command.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sysexits.h>
+
+/* What was printed has arrived, or the exit status says that it has not. */
+static int finish(int status)
+{
+    errno = 0;
+    if (fflush(stdout) != 0 || ferror(stdout))
+        return ctl_fail(EX_IOERR, "standard output: %s", strerror(errno ? errno : EIO));
+    return status;
+}
+
+static int run(struct ctl *ctl, const struct ctl_command *command)
+{
+    char error[1024];
+    if (ctl->options & CTL_VERSION)
+        return printf("poplarctl %s\n", POPLAR_VERSION) < 0 ? EX_IOERR : 0;
+    if (ctl->options & CTL_HELP) {
+        ctl_command_help(stdout, command);
+        return 0;
+    }
+    if (command->needs_config) {
+        ctl->config = configfile_read(ctl->config_file, error, sizeof error);
+        if (!ctl->config)
+            return ctl_fail(EX_CONFIG, "%s%s", error,
+                            ctl->options & CTL_CONFIG ? "" : " (--config names another file)");
+    }
+    return command->run(ctl);
+}
+
+int main(int argc, char **argv)
+{
+    struct ctl ctl = {.config_file = CTL_CONFIG_FILE};
+    const struct ctl_command *command;
+    char error[512];
+
+    int status = ctl_command_parse(&ctl, argc - 1, argv + 1, &command, error, sizeof error);
+    if (status)
+        ctl_fail(status, "%s", error);
+    else
+        status = finish(run(&ctl, command));
+    config_free(ctl.config);
+    free(ctl.words);
+    return status;
+}

@@ -1,0 +1,78 @@
+/*
+ * ctl.h - what poplarctl's commands share: one invocation, how errors are said, a user's maildrop.
+ *
+ * poplarctl runs as root or as the store user, called by the administrator. A command returns an
+ * exit status from sysexits.h; whoever finds an error says it, in one line, once.
+ */
+#ifndef POPLAR_STORE_CTL_H
+#define POPLAR_STORE_CTL_H
+
+#include "daemon/base.h"
+#include "daemon/config.h"
+#include "daemon/proto.h"
+#include "store/maildrop.h"
+
+#define CTL_CONFIG_FILE "/etc/poplar/poplar.conf"
+
+/* The options that were given, and those that a command takes. */
+enum ctl_option {
+    CTL_CONFIG = 1 << 0,
+    CTL_JSON = 1 << 1,
+    CTL_HELP = 1 << 2,
+    CTL_VERSION = 1 << 3,
+    CTL_DRY_RUN = 1 << 4,
+    CTL_FORMAT = 1 << 5,
+    CTL_NO_LIMITS = 1 << 6,
+    CTL_CRLF = 1 << 7,
+};
+
+/* One invocation. */
+struct ctl {
+    unsigned options;        /* set of enum ctl_option */
+    const char *config_file; /* --config */
+    const char *format;      /* --format; NULL: not given */
+    size_t n_words;          /* everything else; after parsing, the command's own arguments */
+    const char **words;
+    struct config *config; /* NULL for commands that need none */
+};
+
+/* One line on stderr: "poplarctl: " and the text, made safe for a terminal. */
+void ctl_note(const char *format, ...) PRINTF(1, 2);
+/* The same for an error; returns `status`, for `return ctl_fail(EX_…, …)`. */
+int ctl_fail(int status, const char *format, ...) PRINTF(2, 3);
+
+/* Write all of it to a file; false and errno. */
+bool ctl_write_all(int fd, const char *octets, size_t size);
+
+/* A user's maildrop, open. */
+struct ctl_maildrop {
+    char name[PROTO_USER_MAX + 1]; /* the canonical user */
+    struct maildrop *store;
+};
+
+/* From a name to the canonical one, by the rules of the configuration. `pam_service` may be NULL.
+ * 0, or an exit status after saying which rule forbids the name. */
+int ctl_open_user(const struct ctl *ctl, const char *given, char name[PROTO_USER_MAX + 1],
+                  const char **pam_service);
+
+/* Open the maildrop of a user named as above, made if `create`. The session byte of its lock is
+ * not taken: for commands that add and read. 0, or an exit status after saying why. */
+int ctl_open_maildrop(const struct ctl *ctl, const char *given, bool create,
+                      struct ctl_maildrop *opened);
+void ctl_open_close(struct ctl_maildrop *opened);
+
+/* Say that the store failed while `doing` (NULL: opening), and return the exit status for it. */
+int ctl_open_failed(const struct ctl_maildrop *maildrop, enum store_outcome outcome,
+                    const char *doing);
+
+/* The commands (table: ctl_command.c). */
+int ctl_help(struct ctl *ctl);
+int ctl_status(struct ctl *ctl);
+int ctl_reload(struct ctl *ctl);
+int ctl_user(struct ctl *ctl);
+int ctl_import(struct ctl *ctl);
+int ctl_export(struct ctl *ctl);
+int ctl_message_add(struct ctl *ctl);
+int ctl_message_list(struct ctl *ctl);
+
+#endif

@@ -1,0 +1,322 @@
+/*
+ * ctl_command.c - the tables of poplarctl's commands and options, and the parser that runs over
+ * them. Runs in poplarctl with the caller's privilege; touches nothing but its arguments.
+ */
+#include "store/ctl_command.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <sysexits.h>
+
+enum {
+    ANY = 1 << 20, /* more arguments than a command line can hold */
+    WORD_MAX = 40, /* octets compared when looking for the nearest word */
+    COMMAND_OPTIONS = CTL_DRY_RUN | CTL_FORMAT | CTL_NO_LIMITS | CTL_CRLF
+};
+
+static const struct ctl_command commands[] = {
+    {"status", "", 0, 0, 0, true, ctl_status, "Show what the running server does", NULL},
+    {"reload", "", 0, 0, 0, true, ctl_reload, "Read the configuration again, wait for the outcome",
+     "A configuration or certificate that is refused changes nothing: the old one stays, and\n"
+     "the reason is printed.\n"},
+    {"user", "USER", 1, 1, 0, true, ctl_user, "Show how a name maps to a user and a maildrop",
+     NULL},
+    {"import", "USER PATH...", 2, ANY, CTL_DRY_RUN | CTL_FORMAT | CTL_NO_LIMITS, true, ctl_import,
+     "Add messages from a message file, an mbox or a Maildir",
+     "A directory with cur/ and new/ is a Maildir, a file whose name ends in .eml one message,\n"
+     "a file that begins with \"From \" an mbox, any other file one message. Importing twice\n"
+     "adds the messages twice.\n"},
+    {"export", "USER DIR", 2, 2, CTL_CRLF, true, ctl_export, "Write all messages into a Maildir",
+     "DIR is made if it is not there. In an existing Maildir the messages are added.\n"},
+    {"message add", "USER", 1, 1, CTL_NO_LIMITS, true, ctl_message_add,
+     "Add the message on standard input", NULL},
+    {"message list", "USER", 1, 1, 0, true, ctl_message_list, "List a user's messages", NULL},
+    {"help", "[COMMAND]", 0, 2, 0, false, ctl_help, "Explain a command, or list them all", NULL},
+};
+
+struct option {
+    const char *name;
+    char letter; /* 0: none */
+    enum ctl_option bit;
+    const char *argument; /* NULL: takes none */
+    const char *summary;
+};
+
+static const struct option options[] = {
+    {"config", 0, CTL_CONFIG, "FILE", "the configuration [" CTL_CONFIG_FILE "]"},
+    {"json", 0, CTL_JSON, NULL, "print JSON, for programs"},
+    {"help", 'h', CTL_HELP, NULL, "explain, and do nothing"},
+    {"version", 'V', CTL_VERSION, NULL, "print the version, and do nothing"},
+    {"dry-run", 0, CTL_DRY_RUN, NULL, "read everything, add nothing"},
+    {"format", 0, CTL_FORMAT, "eml|mbox|maildir", "what every PATH is, instead of looking"},
+    {"no-limits", 0, CTL_NO_LIMITS, NULL, "ignore max_message and the quota"},
+    {"crlf", 0, CTL_CRLF, NULL, "keep line ends as CRLF instead of LF"},
+};
+
+const struct ctl_command *ctl_command_at(size_t n)
+{
+    return n < ARRAY_SIZE(commands) ? &commands[n] : NULL;
+}
+
+static unsigned least(unsigned a, unsigned b)
+{
+    return a < b ? a : b;
+}
+
+/* Three rows of the usual table of edit distances are enough, also for swapped neighbours. */
+unsigned ctl_command_distance(const char *a, const char *b)
+{
+    unsigned rows[3][WORD_MAX + 1];
+    size_t width = strnlen(b, WORD_MAX), height = strnlen(a, WORD_MAX);
+    for (size_t x = 0; x <= width; x++)
+        rows[0][x] = (unsigned)x;
+    for (size_t y = 1; y <= height; y++) {
+        unsigned *now = rows[y % 3];
+        const unsigned *above = rows[(y + 2) % 3], *two_above = rows[(y + 1) % 3];
+        now[0] = (unsigned)y;
+        for (size_t x = 1; x <= width; x++) {
+            now[x] = least(least(above[x], now[x - 1]) + 1,
+                           above[x - 1] + (a[y - 1] == b[x - 1] ? 0 : 1));
+            if (x > 1 && y > 1 && a[y - 1] == b[x - 2] && a[y - 2] == b[x - 1])
+                now[x] = least(now[x], two_above[x - 2] + 1);
+        }
+    }
+    return rows[height % 3][width];
+}
+
+/* Remember `candidate` if it is nearer to `typed` than `best`, and near at all: a suggestion that
+ * shares next to nothing with what was typed helps nobody. */
+static void consider(const char *typed, const char *candidate, const char **best,
+                     unsigned *distance)
+{
+    unsigned d = ctl_command_distance(typed, candidate);
+    if (d < *distance && d <= 1 + strlen(candidate) / 3) {
+        *distance = d;
+        *best = candidate;
+    }
+}
+
+/* How many of the words make up the command's name; 0: it is not this command. */
+static size_t matches(const struct ctl_command *command, const char *const *words, size_t n)
+{
+    const char *second = strchr(command->words, ' ');
+    if (!second)
+        return n >= 1 && strcmp(words[0], command->words) == 0;
+    size_t length = (size_t)(second - command->words);
+    return n >= 2 && strncmp(words[0], command->words, length) == 0 && !words[0][length] &&
+                   strcmp(words[1], second + 1) == 0
+               ? 2
+               : 0;
+}
+
+/* "message" alone, or with a second word that no command has: name those there are. */
+static bool is_group(const char *word, char *members, size_t size)
+{
+    size_t length = strlen(word), used = 0;
+    members[0] = '\0';
+    for (size_t i = 0; i < ARRAY_SIZE(commands); i++) {
+        if (strncmp(commands[i].words, word, length) != 0 || commands[i].words[length] != ' ')
+            continue;
+        int more = snprintf(members + used, size - used, "%s%s", used ? ", " : "",
+                            commands[i].words + length + 1);
+        if (more < 0 || (size_t)more >= size - used)
+            break;
+        used += (size_t)more;
+    }
+    return used > 0;
+}
+
+static void suggest(const char *const *words, size_t n, char *error, size_t error_size)
+{
+    char pair[2 * WORD_MAX + 2], members[200];
+    const char *best = NULL;
+    unsigned distance = WORD_MAX;
+    bool group = is_group(words[0], members, sizeof members);
+    snprintf(pair, sizeof pair, "%.*s %.*s", WORD_MAX, words[0], WORD_MAX, n > 1 ? words[1] : "");
+    for (size_t i = 0; i < ARRAY_SIZE(commands); i++) {
+        bool two = strchr(commands[i].words, ' ') != NULL;
+        if (two || !group)
+            consider(two ? pair : words[0], commands[i].words, &best, &distance);
+    }
+    if (group && n < 2)
+        snprintf(error, error_size, "%s needs one of: %s", words[0], members);
+    else if (best)
+        snprintf(error, error_size, "no command \"%s\": did you mean \"%s\"?",
+                 strchr(best, ' ') || group ? pair : words[0], best);
+    else if (group)
+        snprintf(error, error_size, "no command \"%s\": %s takes one of: %s", pair, words[0],
+                 members);
+    else
+        snprintf(error, error_size, "no command \"%.*s\": poplarctl --help lists them", WORD_MAX,
+                 words[0]);
+}
+
+const struct ctl_command *ctl_command_find(const char *const *words, size_t n_words, size_t *used,
+                                           char *error, size_t error_size)
+{
+    for (size_t i = 0; i < ARRAY_SIZE(commands); i++) {
+        size_t n = matches(&commands[i], words, n_words);
+        if (n > 0) {
+            *used = n;
+            return &commands[i];
+        }
+    }
+    suggest(words, n_words, error, error_size);
+    return NULL;
+}
+
+static const struct option *find_option(const char *name, size_t length)
+{
+    for (size_t i = 0; i < ARRAY_SIZE(options); i++)
+        if (strncmp(options[i].name, name, length) == 0 && !options[i].name[length])
+            return &options[i];
+    return NULL;
+}
+
+static const struct option *find_letter(char letter)
+{
+    for (size_t i = 0; i < ARRAY_SIZE(options); i++)
+        if (options[i].letter && options[i].letter == letter)
+            return &options[i];
+    return NULL;
+}
+
+static int no_option(const char *word, char *error, size_t error_size)
+{
+    const char *best = NULL;
+    unsigned distance = WORD_MAX;
+    for (size_t i = 0; word[0] == '-' && word[1] == '-' && i < ARRAY_SIZE(options); i++)
+        consider(word + 2, options[i].name, &best, &distance);
+    if (best)
+        snprintf(error, error_size, "no option \"%.*s\": did you mean \"--%s\"?", WORD_MAX, word,
+                 best);
+    else
+        snprintf(error, error_size, "no option \"%.*s\": poplarctl --help lists them", WORD_MAX,
+                 word);
+    return EX_USAGE;
+}
+
+/* One word that begins with '-', and its value, which may be the next word. */
+static int take_option(struct ctl *ctl, const char *word, const char *next, bool *took_next,
+                       char *error, size_t error_size)
+{
+    const char *value = NULL;
+    const struct option *option;
+    if (word[1] == '-') {
+        value = strchr(word, '=');
+        option = find_option(word + 2, value ? (size_t)(value - word - 2) : strlen(word + 2));
+        value = value ? value + 1 : NULL;
+    } else
+        option = word[2] ? NULL : find_letter(word[1]);
+    if (!option)
+        return no_option(word, error, error_size);
+    if (!option->argument && value) {
+        snprintf(error, error_size, "--%s takes no value", option->name);
+        return EX_USAGE;
+    }
+    if (option->argument && !value) {
+        value = next;
+        *took_next = true;
+    }
+    if (option->argument && !value) {
+        snprintf(error, error_size, "--%s needs a value: --%s %s", option->name, option->name,
+                 option->argument);
+        return EX_USAGE;
+    }
+    ctl->options |= option->bit;
+    if (option->bit == CTL_CONFIG)
+        ctl->config_file = value;
+    else if (option->bit == CTL_FORMAT)
+        ctl->format = value;
+    return 0;
+}
+
+/* The found command's own rules: its options, the number of its arguments. */
+static int check(const struct ctl *ctl, const struct ctl_command *command, char *error,
+                 size_t error_size)
+{
+    unsigned foreign = ctl->options & COMMAND_OPTIONS & ~command->options;
+    for (size_t i = 0; i < ARRAY_SIZE(options); i++)
+        if (foreign & options[i].bit) {
+            snprintf(error, error_size, "%s takes no --%s: see poplarctl %s --help", command->words,
+                     options[i].name, command->words);
+            return EX_USAGE;
+        }
+    if (ctl->options & CTL_HELP || (ctl->n_words >= command->min && ctl->n_words <= command->max))
+        return 0;
+    snprintf(error, error_size, "usage: poplarctl %s%s%s", command->words,
+             command->arguments[0] ? " " : "", command->arguments);
+    return EX_USAGE;
+}
+
+int ctl_command_parse(struct ctl *ctl, int argc, char **argv, const struct ctl_command **command,
+                      char *error, size_t error_size)
+{
+    bool literal = false;
+    ctl->words = base_alloc((size_t)argc * sizeof *ctl->words);
+    for (int i = 0; i < argc; i++) {
+        bool took_next = false;
+        if (literal || argv[i][0] != '-' || !argv[i][1]) {
+            ctl->words[ctl->n_words++] = argv[i];
+            continue;
+        }
+        literal = strcmp(argv[i], "--") == 0;
+        if (literal)
+            continue;
+        int status = take_option(ctl, argv[i], i + 1 < argc ? argv[i + 1] : NULL, &took_next, error,
+                                 error_size);
+        if (status)
+            return status;
+        i += took_next;
+    }
+    *command = NULL;
+    if (ctl->options & CTL_VERSION || (ctl->n_words == 0 && ctl->options & CTL_HELP))
+        return 0;
+    if (ctl->n_words == 0) {
+        snprintf(error, error_size, "no command: poplarctl --help lists them");
+        return EX_USAGE;
+    }
+    size_t used;
+    *command = ctl_command_find(ctl->words, ctl->n_words, &used, error, error_size);
+    if (!*command)
+        return EX_USAGE;
+    ctl->n_words -= used;
+    memmove(ctl->words, ctl->words + used, ctl->n_words * sizeof *ctl->words);
+    return check(ctl, *command, error, error_size);
+}
+
+static void help_options(FILE *to, unsigned which)
+{
+    for (size_t i = 0; i < ARRAY_SIZE(options); i++) {
+        char left[40];
+        if (!(options[i].bit & which))
+            continue;
+        snprintf(left, sizeof left, "--%s%s%s", options[i].name, options[i].argument ? " " : "",
+                 options[i].argument ? options[i].argument : "");
+        fprintf(to, "  %-26s %s\n", left, options[i].summary);
+    }
+}
+
+void ctl_command_help(FILE *to, const struct ctl_command *command)
+{
+    if (command) {
+        fprintf(to, "usage: poplarctl [--config FILE] [--json] %s%s%s%s\n\n%s.\n", command->words,
+                command->options ? " [OPTION...]" : "", command->arguments[0] ? " " : "",
+                command->arguments, command->summary);
+        if (command->help)
+            fprintf(to, "\n%s", command->help);
+        fputs("\nOptions:\n", to);
+        help_options(to, command->options);
+        help_options(to, ~(unsigned)COMMAND_OPTIONS);
+        return;
+    }
+    fputs("usage: poplarctl [--config FILE] [--json] COMMAND [ARGUMENT...]\n\nCommands:\n", to);
+    for (size_t i = 0; i < ARRAY_SIZE(commands); i++) {
+        char left[40];
+        snprintf(left, sizeof left, "%s %s", commands[i].words, commands[i].arguments);
+        fprintf(to, "  %-26s %s\n", left, commands[i].summary);
+    }
+    fputs("\nOptions:\n", to);
+    help_options(to, ~(unsigned)COMMAND_OPTIONS);
+    fputs("\n\"poplarctl COMMAND --help\" tells more; so does poplarctl(8).\n", to);
+}

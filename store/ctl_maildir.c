@@ -1,0 +1,138 @@
+/*
+ * ctl_maildir.c - the Maildir reader of poplarctl import. The directory is usually its user's, and
+ * the caller usually root: below the directory no link is followed, and only regular files are
+ * read. Changes nothing there.
+ */
+#include "store/ctl_maildir.h"
+#include "daemon/base.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+static const char *const folders[2] = {"cur", "new"};
+
+const char *ctl_maildir_folder(const struct ctl_maildir_entry *entry)
+{
+    return folders[entry->in_new];
+}
+
+int64_t ctl_maildir_seconds(const char *name)
+{
+    int64_t seconds = 0;
+    for (; *name >= '0' && *name <= '9'; name++) {
+        if (seconds > INT64_MAX / 10 - 1)
+            return 0;
+        seconds = seconds * 10 + (*name - '0');
+    }
+    return *name == '.' ? seconds : 0;
+}
+
+bool ctl_maildir_trashed(const char *name)
+{
+    const char *flags = strstr(name, ":2,");
+    return flags && strchr(flags + 3, 'T');
+}
+
+int ctl_maildir_compare(const void *a, const void *b)
+{
+    const struct ctl_maildir_entry *x = a, *y = b;
+    if (x->seconds != y->seconds)
+        return x->seconds < y->seconds ? -1 : 1;
+    int order = strcmp(x->name, y->name);
+    return order ? order : x->in_new - y->in_new;
+}
+
+int64_t ctl_maildir_received(const struct ctl_maildir_entry *entry)
+{
+    if (entry->seconds <= 0 || (entry->mtime > 0 && entry->mtime < entry->seconds))
+        return entry->mtime > 0 ? entry->mtime : 0;
+    return entry->seconds;
+}
+
+static void add(struct ctl_maildir *maildir, size_t *room, int directory, bool in_new,
+                const char *name)
+{
+    struct stat about;
+    if (maildir->n_entries == *room) {
+        *room = *room ? *room * 2 : 64;
+        maildir->entries = base_realloc(maildir->entries, *room * sizeof *maildir->entries);
+    }
+    struct ctl_maildir_entry *entry = &maildir->entries[maildir->n_entries++];
+    *entry = (struct ctl_maildir_entry){.in_new = in_new, .name = base_strdup(name)};
+    entry->seconds = ctl_maildir_seconds(name);
+    /* What cannot be looked at now is reported when its turn comes to be opened. */
+    if (fstatat(directory, name, &about, AT_SYMLINK_NOFOLLOW) == 0 && S_ISREG(about.st_mode)) {
+        entry->mtime = about.st_mtime;
+        entry->size = (uint64_t)about.st_size;
+        maildir->octets += entry->size;
+    }
+}
+
+static bool list_folder(struct ctl_maildir *maildir, size_t *room, bool in_new)
+{
+    int copy = fcntl(maildir->directories[in_new], F_DUPFD_CLOEXEC, 0);
+    DIR *stream = copy < 0 ? NULL : fdopendir(copy);
+    if (!stream) {
+        base_close(copy);
+        return false;
+    }
+    const struct dirent *found;
+    while ((errno = 0, found = readdir(stream)))
+        if (found->d_name[0] != '.')
+            add(maildir, room, maildir->directories[in_new], in_new, found->d_name);
+    int error = errno;
+    closedir(stream);
+    errno = error;
+    return error == 0;
+}
+
+bool ctl_maildir_list(struct ctl_maildir *maildir, int directory, const char **failed_at)
+{
+    size_t room = 0;
+    *maildir = (struct ctl_maildir){.directories = {-1, -1}};
+    for (int i = 0; i < 2; i++) {
+        *failed_at = folders[i];
+        maildir->directories[i] =
+            openat(directory, folders[i], O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+        if (maildir->directories[i] < 0 || !list_folder(maildir, &room, i))
+            return false;
+    }
+    if (maildir->n_entries > 0)
+        qsort(maildir->entries, maildir->n_entries, sizeof *maildir->entries, ctl_maildir_compare);
+    return true;
+}
+
+void ctl_maildir_free(struct ctl_maildir *maildir)
+{
+    for (size_t i = 0; i < maildir->n_entries; i++)
+        free(maildir->entries[i].name);
+    free(maildir->entries);
+    base_close(maildir->directories[0]);
+    base_close(maildir->directories[1]);
+    *maildir = (struct ctl_maildir){.directories = {-1, -1}};
+}
+
+int ctl_maildir_open(const struct ctl_maildir *maildir, const struct ctl_maildir_entry *entry)
+{
+    struct stat about;
+    /* O_NONBLOCK: a FIFO must not hold us before fstat() tells what it is. */
+    int fd = openat(maildir->directories[entry->in_new], entry->name,
+                    O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
+    if (fd < 0) {
+        if (errno == ELOOP)
+            errno = EINVAL;
+        return -1;
+    }
+    if (fstat(fd, &about) == 0) {
+        if (S_ISREG(about.st_mode))
+            return fd;
+        errno = EINVAL;
+    }
+    base_close(fd);
+    return -1;
+}

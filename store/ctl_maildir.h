@@ -1,0 +1,51 @@
+/*
+ * ctl_maildir.h - lists the messages of a Maildir in their order, and opens them one by one.
+ *
+ * Only new/ and cur/ of the directory itself: subfolders are not a POP3 maildrop's. Memory grows
+ * with the number of messages, not with their size.
+ */
+#ifndef POPLAR_STORE_CTL_MAILDIR_H
+#define POPLAR_STORE_CTL_MAILDIR_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct ctl_maildir_entry {
+    bool in_new; /* else in cur/ */
+    char *name;
+    int64_t seconds; /* at the beginning of the name; 0: none */
+    int64_t mtime;
+    uint64_t size;
+};
+
+struct ctl_maildir {
+    int directories[2]; /* cur, new */
+    struct ctl_maildir_entry *entries;
+    size_t n_entries;
+    uint64_t octets; /* of all */
+};
+
+/* List the Maildir behind a directory descriptor, which stays the caller's. False and errno; then
+ * `failed_at` says where: "cur", "new". Free with ctl_maildir_free() in any case. */
+bool ctl_maildir_list(struct ctl_maildir *maildir, int directory, const char **failed_at);
+void ctl_maildir_free(struct ctl_maildir *maildir);
+
+/* "new" or "cur". */
+const char *ctl_maildir_folder(const struct ctl_maildir_entry *entry);
+
+/* Open one message for reading; -1 and errno, EINVAL for what is no regular file. Symbolic links
+ * are not followed: root reads what its owner could have put there. */
+int ctl_maildir_open(const struct ctl_maildir *maildir, const struct ctl_maildir_entry *entry);
+
+/* When it was received: the earlier of the name's seconds and the file's mtime, for copying a
+ * file loses the one, and appending over IMAP sets only the other. */
+int64_t ctl_maildir_received(const struct ctl_maildir_entry *entry);
+
+/* Pure: the seconds that a name begins with, 0 if it does not; whether its flags hold T, marked
+ * for removal; the order of two entries, for qsort(). */
+int64_t ctl_maildir_seconds(const char *name);
+bool ctl_maildir_trashed(const char *name);
+int ctl_maildir_compare(const void *a, const void *b);
+
+#endif

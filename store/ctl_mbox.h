@@ -1,0 +1,42 @@
+/*
+ * ctl_mbox.h - splits an mbox into its messages, in constant memory, from any source of octets.
+ *
+ * The mboxrd form: "From " after an empty line (or at the start) begins a message and is no part
+ * of it, the empty line before it is none either, and a line of one or more '>' followed by
+ * "From " lost its first '>'. LF and CRLF line ends are both taken.
+ */
+#ifndef POPLAR_STORE_CTL_MBOX_H
+#define POPLAR_STORE_CTL_MBOX_H
+
+#include "store/maildrop.h"
+
+enum { CTL_MBOX_BUFFER = 65536 };
+
+struct ctl_mbox {
+    maildrop_source *source;
+    void *context;
+    unsigned char *data; /* CTL_MBOX_BUFFER octets, those from start to end are not yet used */
+    size_t start, end;
+    bool ended;        /* the source has no more */
+    int state;         /* where reading stands, see ctl_mbox.c */
+    uint64_t quotes;   /* '>' to hand out */
+    uint64_t position; /* octets of the source used up */
+};
+
+/* The source is read with `context`; both stay the caller's. */
+void ctl_mbox_init(struct ctl_mbox *mbox, maildrop_source *source, void *context);
+void ctl_mbox_free(struct ctl_mbox *mbox);
+
+/* Go to the next message, over what is left of this one. 1: there is one, `received` is the time
+ * its From line tells, or 0. 0: no more. -1: the source failed, or there is no From line (errno
+ * EBADMSG). */
+int ctl_mbox_next(struct ctl_mbox *mbox, int64_t *received);
+
+/* As maildrop_source: the octets of the current message. */
+ssize_t ctl_mbox_read(struct ctl_mbox *mbox, void *buffer, size_t size);
+
+/* The time in a From line, "From SENDER Tue May 10 11:28:07 2005", in seconds since the epoch; a
+ * zone such as +0200 may stand before or after the year, without one it is local time. 0: none. */
+int64_t ctl_mbox_date(const char *line);
+
+#endif

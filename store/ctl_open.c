@@ -1,0 +1,179 @@
+/*
+ * ctl_open.c - from a user's name to an open maildrop, for poplarctl. Runs as root (grant.c then
+ * opens the files under the store user's file-system ids) or as the store user; the same code
+ * that auth runs for a login decides the name and opens the files. Never opens them otherwise.
+ */
+#include "auth/canonical.h"
+#include "auth/grant.h"
+#include "daemon/privileges.h"
+#include "store/ctl.h"
+
+#include <pwd.h>
+#include <stdio.h>
+#include <string.h>
+#include <sysexits.h>
+#include <unistd.h>
+
+enum { OPEN_ATTEMPTS = 4 }; /* a stale -wal is met once, if ever; more is no accident */
+
+static int unknown_user(const struct config *config, const char *name)
+{
+    if (config->auth.canonical == CANONICAL_NSS)
+        return ctl_fail(EX_NOUSER,
+                        "%s: no such account; make it, or set [auth] canonical=pam and "
+                        "require_nss=no to have users without one",
+                        name);
+    return ctl_fail(EX_NOUSER,
+                    "%s: no such account, and [auth] require_nss=yes wants one; make it, or set "
+                    "require_nss=no",
+                    name);
+}
+
+static int refused_user(const struct config *config, const char *name)
+{
+    const struct passwd *account = getpwnam(name);
+    if (account && (account->pw_uid == 0 || account->pw_uid == 65534))
+        return ctl_fail(EX_NOUSER, "%s: uid %u never has a maildrop; choose another user", name,
+                        (unsigned)account->pw_uid);
+    return ctl_fail(EX_NOUSER,
+                    "%s: uid %u is below [auth] first_uid=%ju; choose another user, or set "
+                    "first_uid lower",
+                    name, account ? (unsigned)account->pw_uid : 0u,
+                    (uintmax_t)config->auth.first_uid);
+}
+
+int ctl_open_user(const struct ctl *ctl, const char *given, char name[PROTO_USER_MAX + 1],
+                  const char **pam_service)
+{
+    char folded[PROTO_USER_MAX + 1];
+    const char *service;
+    enum canonical_outcome outcome = canonical_fold(ctl->config, given, folded, &service);
+    if (outcome == CANONICAL_OK)
+        outcome = canonical_finish(ctl->config, folded, name);
+    switch (outcome) {
+    case CANONICAL_OK:
+        if (pam_service)
+            *pam_service = service;
+        return 0;
+    case CANONICAL_MALFORMED:
+        return ctl_fail(EX_NOUSER,
+                        "\"%s\" cannot be a user: 1-%d octets without '/' and control characters, "
+                        "not \".\" or \"..\"",
+                        given, PROTO_USER_MAX);
+    case CANONICAL_UNKNOWN:
+        return unknown_user(ctl->config, folded);
+    case CANONICAL_REFUSED:
+        return refused_user(ctl->config, folded);
+    case CANONICAL_UNAVAILABLE:
+        break;
+    }
+    return ctl_fail(EX_TEMPFAIL, "%s: the account look-up failed; try again when it works", folded);
+}
+
+/* Files are opened as the store user: root can, that user can, nobody else. */
+static int check_caller(const struct config *config)
+{
+    uid_t uid;
+    gid_t gid;
+    if (!privileges_lookup(config->server.store_user, &uid, &gid))
+        return ctl_fail(EX_CONFIG, "%s: store_user=%s: no such account; make it, or name another",
+                        config_where(config, "server", "", "store_user"),
+                        config->server.store_user);
+    if (geteuid() == 0 || geteuid() == uid)
+        return 0;
+    return ctl_fail(EX_NOPERM, "the maildrops belong to %s: run poplarctl as root, or as %s",
+                    config->server.store_user, config->server.store_user);
+}
+
+static int grant_failed(const char *name, enum login_outcome outcome, const char *error)
+{
+    switch (outcome) {
+    case LOGIN_IN_USE:
+        return ctl_fail(EX_TEMPFAIL, "%s: a session holds the maildrop; try again when it is over",
+                        name);
+    case LOGIN_NO_MAILDROP:
+        return ctl_fail(EX_NOUSER,
+                        "%s: no maildrop yet; it is made at the first login, or by import", name);
+    case LOGIN_STORE_TEMP:
+        return ctl_fail(EX_TEMPFAIL, "%s: %s", name, error);
+    default:
+        return ctl_fail(EX_OSFILE, "%s: %s", name, error);
+    }
+}
+
+/* One attempt; 0 with `outcome` set, or an exit status. */
+static int open_once(const struct grant_root *root, bool create, struct ctl_maildrop *opened,
+                     enum store_outcome *outcome)
+{
+    int files[MAILDROP_FILES];
+    char error[512] = "";
+    enum login_outcome granted =
+        grant_open(root, opened->name, create, false, files, error, sizeof error);
+    if (granted != LOGIN_OK)
+        return grant_failed(opened->name, granted, error);
+    *outcome = maildrop_open(files, &opened->store);
+    return 0;
+}
+
+int ctl_open_maildrop(const struct ctl *ctl, const char *given, bool create,
+                      struct ctl_maildrop *opened)
+{
+    char error[512];
+    enum store_outcome outcome = STORE_STALE;
+    opened->store = NULL;
+    int status = ctl_open_user(ctl, given, opened->name, NULL);
+    if (!status)
+        status = check_caller(ctl->config);
+    if (status)
+        return status;
+    struct grant_root *root = grant_root_open(ctl->config, error, sizeof error);
+    if (!root)
+        return ctl_fail(EX_CONFIG, "%s", error);
+    if (maildrop_library_init(false) != STORE_OK)
+        status = ctl_fail(EX_SOFTWARE, "this SQLite library lacks what the store needs");
+    for (int i = 0; !status && outcome == STORE_STALE && i < OPEN_ATTEMPTS; i++)
+        status = open_once(root, create, opened, &outcome);
+    grant_root_close(root);
+    if (status)
+        return status;
+    return outcome == STORE_OK ? 0 : ctl_open_failed(opened, outcome, NULL);
+}
+
+void ctl_open_close(struct ctl_maildrop *opened)
+{
+    maildrop_close(opened->store);
+    opened->store = NULL;
+}
+
+/* The exit status for a failure of the store, and what the administrator can do about it. */
+static const struct advice {
+    int status;
+    const char *text;
+} advice[] = {
+    [STORE_OK] = {EX_SOFTWARE, "report this defect"},
+    [STORE_END] = {EX_SOFTWARE, "report this defect"},
+    [STORE_DAMAGED] = {EX_DATAERR, "restore it from a backup"},
+    [STORE_NEWER] = {EX_CONFIG, "a newer Poplar wrote it: run that one"},
+    [STORE_STALE] = {EX_TEMPFAIL, "another program replaces its files: find and stop it"},
+    [STORE_BUSY] = {EX_TEMPFAIL, "another process holds its lock: try again"},
+    [STORE_FULL] = {EX_TEMPFAIL, "make room on the disk, then try again"},
+    [STORE_IO] = {EX_IOERR, "the disk failed: see the kernel's log"},
+    [STORE_OVER_QUOTA] = {EX_CANTCREAT,
+                          "raise [store] quota_octets or quota_messages, or use --no-limits"},
+    [STORE_TOO_LARGE] = {EX_DATAERR, "raise [store] max_message, or use --no-limits"},
+    [STORE_SOURCE] = {EX_NOINPUT, "the input cannot be read"},
+    [STORE_NOT_FOUND] = {EX_NOINPUT, "list the messages again"},
+    [STORE_EXISTS] = {EX_DATAERR, "this UIDL is taken"},
+    [STORE_REFUSED] = {EX_CONFIG, "NFS, CIFS and unfit SQLite libraries are refused"},
+    [STORE_MEMORY] = {EX_OSERR, "out of memory"},
+};
+
+int ctl_open_failed(const struct ctl_maildrop *maildrop, enum store_outcome outcome,
+                    const char *doing)
+{
+    const struct advice *a = outcome < ARRAY_SIZE(advice) ? &advice[outcome] : &advice[STORE_OK];
+    const char *detail = maildrop->store ? maildrop_error(maildrop->store) : "";
+    return ctl_fail(a->status, "maildrop of %s: %s%s%s%s%s; %s", maildrop->name, doing ? doing : "",
+                    doing ? ": " : "", maildrop_outcome_name(outcome), detail[0] ? ": " : "",
+                    detail, a->text);
+}

@@ -1,0 +1,51 @@
+/*
+ * ctl_print.c - what poplarctl says on stderr, and how it writes files. File names and user names
+ * in it are other people's words: nothing reaches a terminal unescaped.
+ */
+#include "store/ctl.h"
+
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <unistd.h>
+
+static void say(const char *format, va_list arguments) __attribute__((format(printf, 1, 0)));
+
+static void say(const char *format, va_list arguments)
+{
+    char line[2048], safe[4096];
+    vsnprintf(line, sizeof line, format, arguments);
+    base_escape(safe, sizeof safe, line);
+    fprintf(stderr, "poplarctl: %s\n", safe);
+}
+
+void ctl_note(const char *format, ...)
+{
+    va_list arguments;
+    va_start(arguments, format);
+    say(format, arguments);
+    va_end(arguments);
+}
+
+int ctl_fail(int status, const char *format, ...)
+{
+    va_list arguments;
+    va_start(arguments, format);
+    say(format, arguments);
+    va_end(arguments);
+    return status;
+}
+
+bool ctl_write_all(int fd, const char *octets, size_t size)
+{
+    while (size > 0) {
+        ssize_t put = write(fd, octets, size);
+        if (put < 0 && errno != EINTR)
+            return false;
+        if (put > 0) {
+            octets += put;
+            size -= (size_t)put;
+        }
+    }
+    return true;
+}

@@ -1,0 +1,49 @@
+/*
+ * ctl_reader.h - one PATH of poplarctl import, whatever it is: a message, an mbox, a Maildir.
+ *
+ * Gives one message after the other, each read through maildrop_source in constant memory.
+ */
+#ifndef POPLAR_STORE_CTL_READER_H
+#define POPLAR_STORE_CTL_READER_H
+
+#include "store/maildrop.h"
+
+enum ctl_format { CTL_FORMAT_AUTO, CTL_FORMAT_MESSAGE, CTL_FORMAT_MBOX, CTL_FORMAT_MAILDIR };
+
+enum ctl_read {
+    CTL_READ_END = 0, /* no more */
+    CTL_READ_MESSAGE, /* read it with ctl_reader_read() */
+    CTL_READ_PASSED,  /* left out on purpose, `reason` says why */
+    CTL_READ_FAILED,  /* unreadable, `reason` says why; the next may be readable */
+};
+
+struct ctl_item {
+    char name[4352];  /* for people: the path, and the number in an mbox */
+    int64_t received; /* seconds since the epoch; 0: not known */
+    char reason[200]; /* of CTL_READ_PASSED and CTL_READ_FAILED */
+};
+
+struct ctl_reader;
+
+/* "eml", "mbox", "maildir"; NULL is CTL_FORMAT_AUTO. False: none of them. */
+bool ctl_reader_format(const char *name, enum ctl_format *format);
+
+/* Open a path and see what it is. NULL: one line in `error`, an exit status in `status`. */
+struct ctl_reader *ctl_reader_open(const char *path, enum ctl_format format, int *status,
+                                   char *error, size_t error_size);
+void ctl_reader_close(struct ctl_reader *reader); /* NULL is legal */
+
+/* Go to the next message, over what is left of the one before. */
+enum ctl_read ctl_reader_next(struct ctl_reader *reader, struct ctl_item *item);
+
+/* As maildrop_source; `context` is the reader. */
+ssize_t ctl_reader_read(void *context, void *buffer, size_t size);
+
+/* errno of the last ctl_reader_read() that failed. */
+int ctl_reader_error(const struct ctl_reader *reader);
+
+/* Octets of all files, and how many of them were read or passed over. */
+uint64_t ctl_reader_total(const struct ctl_reader *reader);
+uint64_t ctl_reader_position(const struct ctl_reader *reader);
+
+#endif
