@@ -5,7 +5,10 @@ PKG_CONFIG ?= pkg-config
 B ?= build
 VERSION := 0.1
 
-CPPFLAGS += -I. -I$(B) -D_GNU_SOURCE -DPOPLAR_VERSION='"$(VERSION)"' -D_FORTIFY_SOURCE=2
+PREFIX ?= /usr/local
+LIBEXECDIR ?= $(PREFIX)/libexec
+
+CPPFLAGS += -I. -I$(B) -D_GNU_SOURCE -DPOPLAR_VERSION='"$(VERSION)"' -DPOPLAR_LIBEXEC='"$(LIBEXECDIR)/poplar"' -D_FORTIFY_SOURCE=2
 CFLAGS ?= -O2 -g
 CFLAGS += -std=c17 -fPIE -fstack-protector-strong -fno-common \
 	-Wall -Wextra -Wshadow -Wconversion -Wstrict-prototypes -Wmissing-prototypes -Wvla -Werror

@@ -1,0 +1,99 @@
+/*
+ * address.c - see address.h. Runs in the master; the addresses come from the kernel and from the
+ * configuration, never from a client's octets.
+ */
+#include "daemon/address.h"
+#include "daemon/base.h"
+
+#include <arpa/inet.h>
+#include <netinet/in.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static bool parse_port(const char *text, in_port_t *port)
+{
+    char *end;
+    long number = strtol(text, &end, 10);
+    if (end == text || *end || number < 1 || number > 65535)
+        return false;
+    *port = htons((uint16_t)number);
+    return true;
+}
+
+bool address_parse(const char *text, struct sockaddr_storage *address, socklen_t *size)
+{
+    char host[PROTO_ADDRESS_MAX];
+    const char *colon = strrchr(text, ':');
+    in_port_t port;
+    if (!colon || (size_t)(colon - text) >= sizeof host || !parse_port(colon + 1, &port))
+        return false;
+    memcpy(host, text, (size_t)(colon - text));
+    host[colon - text] = '\0';
+    memset(address, 0, sizeof *address);
+
+    size_t length = strlen(host);
+    if (length > 2 && host[0] == '[' && host[length - 1] == ']') {
+        struct sockaddr_in6 *in6 = (struct sockaddr_in6 *)address;
+        host[length - 1] = '\0';
+        in6->sin6_family = AF_INET6;
+        in6->sin6_port = port;
+        *size = sizeof *in6;
+        return inet_pton(AF_INET6, host + 1, &in6->sin6_addr) == 1;
+    }
+    struct sockaddr_in *in = (struct sockaddr_in *)address;
+    in->sin_family = AF_INET;
+    in->sin_port = port;
+    *size = sizeof *in;
+    return strcmp(host, "*") == 0 || inet_pton(AF_INET, host, &in->sin_addr) == 1;
+}
+
+void address_unmap(struct sockaddr_storage *address)
+{
+    struct sockaddr_in6 *in6 = (struct sockaddr_in6 *)address;
+    if (address->ss_family != AF_INET6 || !IN6_IS_ADDR_V4MAPPED(&in6->sin6_addr))
+        return;
+    struct sockaddr_in in = {.sin_family = AF_INET, .sin_port = in6->sin6_port};
+    memcpy(&in.sin_addr, in6->sin6_addr.s6_addr + 12, 4);
+    memset(address, 0, sizeof *address);
+    memcpy(address, &in, sizeof in);
+}
+
+void address_print(const struct sockaddr_storage *address, bool with_port,
+                   char text[PROTO_ADDRESS_MAX])
+{
+    char host[INET6_ADDRSTRLEN];
+    bool v6 = address->ss_family == AF_INET6;
+    const struct sockaddr_in *in = (const struct sockaddr_in *)address;
+    const struct sockaddr_in6 *in6 = (const struct sockaddr_in6 *)address;
+    if (!v6 && address->ss_family != AF_INET) {
+        base_copy(text, PROTO_ADDRESS_MAX, "unix");
+        return;
+    }
+    const void *binary = v6 ? (const void *)&in6->sin6_addr : (const void *)&in->sin_addr;
+    inet_ntop(address->ss_family, binary, host, sizeof host);
+    if (with_port)
+        snprintf(text, PROTO_ADDRESS_MAX, v6 ? "[%s]:%u" : "%s:%u", host,
+                 ntohs(v6 ? in6->sin6_port : in->sin_port));
+    else
+        base_copy(text, PROTO_ADDRESS_MAX, host);
+}
+
+struct address_source address_source(const struct sockaddr_storage *address)
+{
+    struct address_source source = {0};
+    if (address->ss_family == AF_INET6) {
+        const struct sockaddr_in6 *in6 = (const struct sockaddr_in6 *)address;
+        memcpy(source.octets, in6->sin6_addr.s6_addr, 6);
+    } else if (address->ss_family == AF_INET) {
+        const struct sockaddr_in *in = (const struct sockaddr_in *)address;
+        memcpy(source.octets + 12, &in->sin_addr, 4);
+        source.octets[10] = source.octets[11] = 0xff;
+    }
+    return source;
+}
+
+bool address_same_source(const struct address_source *a, const struct address_source *b)
+{
+    return memcmp(a, b, sizeof *a) == 0;
+}

@@ -1,0 +1,141 @@
+/*
+ * control.c - poplarctl's socket. Runs in the master. Who may connect is decided by the kernel's
+ * word on the peer's uid: root, or whoever runs poplard.
+ */
+#include "daemon/base.h"
+#include "daemon/master.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+struct visitor {
+    struct master *master;
+    struct channel channel;
+    sd_event_source *io;
+};
+
+static void leave(struct visitor *v)
+{
+    sd_event_source_disable_unref(v->io);
+    channel_close(&v->channel);
+    free(v);
+}
+
+void control_reply(int fd, int status, const char *text)
+{
+    struct channel channel;
+    struct message message;
+    char cut[4096];
+    if (fd < 0)
+        return;
+    base_copy(cut, sizeof cut, text);
+    channel_open(&channel, fd, ROLE_MASTER, ROLE_CTL, STATE_IDLE);
+    message_begin(&message, PROTO_REPLY);
+    message_put_u32(&message, (uint32_t)status);
+    message_put_text(&message, cut);
+    (void)channel_send(&channel, &message, false); /* a visitor that left misses it */
+    channel_close(&channel);
+}
+
+static int on_request(sd_event_source *source, int fd, uint32_t events, void *context)
+{
+    struct visitor *v = context;
+    struct message message;
+    char text[4096];
+    (void)source;
+    (void)fd;
+    (void)events;
+    enum channel_outcome outcome = channel_receive(&v->channel, &message, false, NULL);
+    if (outcome == CHANNEL_AGAIN)
+        return 0;
+    if (outcome == CHANNEL_OK) {
+        int reply = v->channel.fd;
+        v->channel.fd = -1; /* goes with the reply */
+        if (message.rule->type == PROTO_RELOAD) {
+            trial_begin(v->master, reply);
+        } else {
+            supervise_status(v->master, text, sizeof text);
+            control_reply(reply, 0, text);
+        }
+        message_clear(&message);
+    }
+    leave(v);
+    return 0;
+}
+
+static int on_visitor(sd_event_source *source, int fd, uint32_t events, void *context)
+{
+    struct master *m = context;
+    struct ucred peer;
+    socklen_t size = sizeof peer;
+    (void)source;
+    (void)events;
+    int client = accept4(fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+    if (client < 0)
+        return 0;
+    if (getsockopt(client, SOL_SOCKET, SO_PEERCRED, &peer, &size) < 0 ||
+        (peer.uid != 0 && peer.uid != geteuid())) {
+        control_reply(client, 77, "only root may ask this");
+        return 0;
+    }
+    struct visitor *v = base_alloc(sizeof *v);
+    v->master = m;
+    channel_open(&v->channel, client, ROLE_MASTER, ROLE_CTL, STATE_IDLE);
+    if (sd_event_add_io(m->event, &v->io, client, EPOLLIN, on_request, v) < 0)
+        leave(v);
+    return 0;
+}
+
+static bool say(char *error, size_t size, const char *path)
+{
+    snprintf(error, size, "[server] run_dir: %s: %s", path, strerror(errno));
+    return false;
+}
+
+bool control_open(struct master *m, char *error, size_t error_size)
+{
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    const char *dir = m->config->server.run_dir;
+    int length = snprintf(address.sun_path, sizeof address.sun_path, "%s/control", dir);
+    if (length < 0 || (size_t)length >= sizeof address.sun_path) {
+        errno = ENAMETOOLONG;
+        return say(error, error_size, dir);
+    }
+    if (mkdir(dir, 0755) < 0 && errno != EEXIST)
+        return say(error, error_size, dir);
+    m->control_fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (m->control_fd < 0)
+        return say(error, error_size, address.sun_path);
+    if (connect(m->control_fd, (struct sockaddr *)&address, sizeof address) == 0) {
+        snprintf(error, error_size, "%s: another poplard serves here: stop it, or set run_dir",
+                 address.sun_path);
+        return false;
+    }
+    unlink(address.sun_path); /* of a poplard that is gone; bind() says what cannot be removed */
+    mode_t before = umask(0077);
+    int bound = bind(m->control_fd, (struct sockaddr *)&address, sizeof address);
+    umask(before);
+    if (bound < 0 || listen(m->control_fd, 16) < 0 ||
+        sd_event_add_io(m->event, &m->control_io, m->control_fd, EPOLLIN, on_visitor, m) < 0)
+        return say(error, error_size, address.sun_path);
+    return true;
+}
+
+void control_close(struct master *m)
+{
+    struct sockaddr_un address;
+    socklen_t size = sizeof address;
+    if (m->control_fd < 0 || !m->control_io)
+        return;
+    m->control_io = sd_event_source_disable_unref(m->control_io);
+    if (getsockname(m->control_fd, (struct sockaddr *)&address, &size) == 0)
+        unlink(address.sun_path);
+    base_close(m->control_fd);
+    m->control_fd = -1;
+}

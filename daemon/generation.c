@@ -1,0 +1,279 @@
+/*
+ * generation.c - nurseries: started, filled with fork orders, replaced when they are old, used up,
+ * crashed or dead. Runs in the master.
+ */
+#include "daemon/base.h"
+#include "daemon/master.h"
+#include "daemon/pool.h"
+#include "daemon/spawn.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <sysexits.h>
+
+/* The orders are never many at once: the nursery's queue would hold up the loop. */
+enum { FORKS_AT_ONCE = 16 };
+
+static int on_message(sd_event_source *source, int fd, uint32_t events, void *context);
+
+struct context {
+    struct master *master;
+    struct generation *generation;
+};
+
+struct generation *generation_spawn(struct master *m, struct config *config, bool strict)
+{
+    struct generation *g = base_alloc(sizeof *g);
+    const char *dir = config->server.program_dir ? config->server.program_dir : m->own_dir;
+    g->channel.fd = -1;
+    g->number = ++m->generation_number;
+    g->born = base_now_ms();
+    g->pid = spawn_child(dir, "poplar-worker", ROLE_NURSERY, &g->channel);
+    g->next = m->generations;
+    m->generations = g;
+    if (g->pid < 0)
+        snprintf(g->last_error, sizeof g->last_error, "cannot start %s/poplar-worker: %s", dir,
+                 strerror(errno));
+    else if (setup_send(&g->channel, config, true, g->number, strict, g->last_error,
+                        sizeof g->last_error)) {
+        struct context *c = base_alloc(sizeof *c);
+        *c = (struct context){m, g};
+        sd_event_add_io(m->event, &g->io, g->channel.fd, EPOLLIN, on_message, c);
+        sd_event_source_set_destroy_callback(g->io, free);
+    }
+    if (!g->io)
+        channel_close(&g->channel);
+    return g;
+}
+
+void generation_release(struct master *m, struct generation *g)
+{
+    if (g->pid > 0 || g->workers > 0 || g == m->current || (m->trial && m->trial->generation == g))
+        return;
+    for (struct generation **at = &m->generations; *at; at = &(*at)->next)
+        if (*at == g) {
+            *at = g->next;
+            break;
+        }
+    sd_event_source_disable_unref(g->io);
+    channel_close(&g->channel);
+    free(g);
+}
+
+void generation_retire(struct master *m, struct generation *g, bool crash)
+{
+    g->retired = true;
+    if (m->current == g)
+        m->current = NULL;
+    g->io = sd_event_source_disable_unref(g->io);
+    channel_close(&g->channel); /* it ends at end-of-file */
+    if (crash && g->pid > 0)
+        kill(g->pid, SIGKILL);
+    for (struct worker *w = m->workers; w; w = w->next) {
+        bool logged_in = w->channel.state & (STATE_MAIL | STATE_DONE);
+        if (w->generation == g && crash && !logged_in)
+            session_end(m, w);
+    }
+    generation_release(m, g);
+}
+
+static int on_retry(sd_event_source *source, uint64_t usec, void *context)
+{
+    struct master *m = context;
+    (void)source;
+    (void)usec;
+    generation_replace(m, NULL);
+    return 0;
+}
+
+/* Start the nursery that follows; the present one, if any, serves until the next is ready. */
+void generation_replace(struct master *m, const char *why)
+{
+    if (m->stopping || !m->serving)
+        return;
+    for (struct generation *g = m->generations; g; g = g->next)
+        if (g != m->current && !g->retired && !(m->trial && m->trial->generation == g))
+            return; /* one is starting */
+    unsigned wait = pool_backoff_ms(m->nursery_failures);
+    if (wait > 0 && why) {
+        log_line(LOG_WARNING, LOG_EVENT_CRASH, NULL, "new nursery in %u ms: %s", wait, why);
+        master_timer(m, &m->nursery_retry, base_now_ms() + wait, on_retry, m);
+        return;
+    }
+    if (why)
+        log_line(LOG_INFO, LOG_EVENT_OTHER, NULL, "starting a new nursery: %s", why);
+    struct generation *g = generation_spawn(m, m->config, false);
+    if (g->channel.fd < 0 && g->pid < 0) {
+        char text[sizeof g->last_error];
+        base_copy(text, sizeof text, g->last_error);
+        m->nursery_failures++;
+        g->retired = true;
+        generation_release(m, g);
+        generation_replace(m, text);
+    }
+}
+
+void generation_serve(struct master *m, struct generation *g)
+{
+    struct generation *before = m->current;
+    m->current = g;
+    if (before)
+        generation_retire(m, before, false);
+    generation_fill(m);
+}
+
+static void on_ready(struct master *m, struct generation *g, struct message *message)
+{
+    if (message_get_u64(message) != proto_fingerprint()) {
+        snprintf(g->last_error, sizeof g->last_error,
+                 "poplar-worker is of another version than the running poplard: restart poplard");
+        log_line(LOG_ERR, LOG_EVENT_CONTRACT, NULL, "%s", g->last_error);
+        kill(g->pid, SIGKILL);
+        return;
+    }
+    g->ready = true;
+    g->channel.state = STATE_IDLE;
+    if (m->trial && m->trial->generation == g)
+        trial_step(m);
+    else
+        generation_serve(m, g);
+}
+
+/* The nursery could not fork: out of processes or memory. The housekeeping tick tries again. */
+static void on_fork_failed(struct master *m, struct message *message)
+{
+    m->nursery_failures++;
+    log_line(LOG_ERR, LOG_EVENT_OTHER, NULL, "the nursery cannot fork a worker: %s",
+             strerror((int)message_get_u32(message)));
+}
+
+static void on_log(struct generation *g, struct message *message)
+{
+    char text[sizeof g->last_error];
+    int priority = (int)message_get_u32(message) & LOG_PRIMASK;
+    if (!message_get_text(message, text, sizeof text))
+        base_copy(text, sizeof text, "(a line too long)");
+    if (priority <= LOG_ERR)
+        base_copy(g->last_error, sizeof g->last_error, text);
+    if (g->ready || priority > LOG_ERR) /* errors before are told once, with the end */
+        log_line(priority, LOG_EVENT_OTHER, NULL, "nursery: %s", text);
+}
+
+static int on_message(sd_event_source *source, int fd, uint32_t events, void *context)
+{
+    struct context *c = context;
+    struct generation *g = c->generation;
+    struct message message;
+    const char *fault = NULL;
+    (void)source;
+    (void)fd;
+    (void)events;
+    switch (channel_receive(&g->channel, &message, false, &fault)) {
+    case CHANNEL_OK:
+        break;
+    case CHANNEL_AGAIN:
+        return 0;
+    case CHANNEL_BAD:
+        log_line(LOG_ERR, LOG_EVENT_CONTRACT, NULL, "killing the nursery: it sent a record %s",
+                 fault);
+        kill(g->pid, SIGKILL);
+        /* fall through */
+    default:
+        g->io = sd_event_source_disable_unref(g->io);
+        channel_close(&g->channel); /* the reaping says the rest */
+        return 0;
+    }
+    switch (message.rule->type) {
+    case PROTO_READY:
+        on_ready(c->master, g, &message);
+        break;
+    case PROTO_PONG:
+        g->awaiting_pong = false;
+        break;
+    case PROTO_FORK_FAILED:
+        on_fork_failed(c->master, &message);
+        break;
+    default:
+        on_log(g, &message);
+    }
+    message_clear(&message);
+    return 0;
+}
+
+void generation_reaped(struct master *m, struct generation *g, int status)
+{
+    char why[640];
+    g->pid = 0;
+    bool crashed = WIFSIGNALED(status) && pool_is_probe(WTERMSIG(status), false);
+    if (WIFSIGNALED(status))
+        snprintf(why, sizeof why, "the nursery was ended by signal %d", WTERMSIG(status));
+    else
+        snprintf(why, sizeof why, "%s",
+                 *g->last_error ? g->last_error : "the nursery ended by itself");
+    if (m->trial && m->trial->generation == g) {
+        m->trial->generation = NULL;
+        g->retired = true;
+        trial_failed(m, WIFEXITED(status) ? WEXITSTATUS(status) : EX_SOFTWARE, why);
+        generation_release(m, g);
+        return;
+    }
+    if (g->retired) {
+        generation_release(m, g);
+        return;
+    }
+    if (!g->ready || base_now_ms() - g->born < 1000)
+        m->nursery_failures++;
+    log_line(LOG_ERR, LOG_EVENT_CRASH, NULL, "%s", why);
+    generation_retire(m, g, crashed);
+    generation_replace(m, why);
+}
+
+static bool order_fork(struct master *m, struct generation *g)
+{
+    struct message message;
+    int ends[2];
+    if (channel_pair(ends, true) < 0)
+        return false;
+    message_begin(&message, PROTO_FORK);
+    message_put_fd(&message, ends[1]);
+    bool sent = channel_send(&g->channel, &message, false) == CHANNEL_OK;
+    base_close(ends[1]);
+    if (sent) {
+        g->forked++;
+        session_new_worker(m, g, ends[0]);
+    } else {
+        base_close(ends[0]);
+    }
+    return sent;
+}
+
+void generation_fill(struct master *m)
+{
+    uint64_t limit = m->config->workers.sessions_per_layout;
+    if (m->stopping || !m->current || m->current->channel.fd < 0)
+        return;
+    unsigned arrived = m->arrived > m->arrived_peak ? m->arrived : m->arrived_peak;
+    unsigned n = pool_to_fork(m->config->workers.idle_min, m->config->workers.idle_max, arrived,
+                              m->n_waiting, m->n_idle, m->n_starting);
+    for (unsigned i = 0; i < n && i < FORKS_AT_ONCE; i++) {
+        if (limit > 0 && m->current->forked >= limit) {
+            generation_replace(m, NULL);
+            return;
+        }
+        if (!order_fork(m, m->current))
+            return;
+    }
+}
+
+void generation_ping(struct generation *g)
+{
+    struct message message;
+    message_begin(&message, PROTO_PING);
+    if (!g->awaiting_pong && channel_send(&g->channel, &message, false) == CHANNEL_OK)
+        g->awaiting_pong = true;
+}

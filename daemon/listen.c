@@ -1,0 +1,272 @@
+/*
+ * listen.c - the doors: sockets passed by systemd or bound from the configuration, and accept().
+ * Runs in the master, as root (ports below 1024).
+ */
+#include "daemon/base.h"
+#include "daemon/master.h"
+
+#include <errno.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <systemd/sd-daemon.h>
+#include <unistd.h>
+
+enum {
+    ACCEPTS_AT_ONCE = 32,
+    PAUSE_MS = 200 /* after accept() ran out of descriptors or memory */
+};
+
+struct opening {
+    const struct config *config;
+    struct listener *old;
+    size_t n_old;
+    struct listener *made;
+    size_t n;
+    char *error;
+    size_t error_size;
+};
+
+static void add(struct opening *o, int fd, enum proto_door door, bool passed, const char *text)
+{
+    o->made = base_realloc(o->made, (o->n + 1) * sizeof *o->made);
+    o->made[o->n++] =
+        (struct listener){.fd = fd, .door = door, .passed = passed, .text = base_strdup(text)};
+}
+
+static bool passed_by_systemd(struct opening *o)
+{
+    char **names = NULL;
+    int n = sd_listen_fds_with_names(1, &names);
+    bool good = n >= 0;
+    if (n < 0)
+        snprintf(o->error, o->error_size, "the sockets passed by systemd: %s", strerror(-n));
+    for (int i = 0; i < n; i++) {
+        bool tls = strcmp(names[i], "pop3s") == 0;
+        if (good && !tls && strcmp(names[i], "pop3") != 0) {
+            snprintf(o->error, o->error_size,
+                     "systemd passed a socket named '%s': set FileDescriptorName=pop3 or pop3s in "
+                     "its unit",
+                     names[i]);
+            good = false;
+        }
+        if (good)
+            add(o, SD_LISTEN_FDS_START + i, tls ? DOOR_POP3S : DOOR_POP3, true, names[i]);
+        free(names[i]);
+    }
+    free(names);
+    return good;
+}
+
+/* A socket that serves already is not bound again. Its descriptor moves over at the commit. */
+static int inherit(struct opening *o, enum proto_door door, const char *text)
+{
+    for (size_t i = 0; i < o->n_old; i++)
+        if (o->old[i].door == door && !o->old[i].passed && strcmp(o->old[i].text, text) == 0)
+            return dup(o->old[i].fd);
+    return -1;
+}
+
+static int bind_address(const struct sockaddr_storage *address, socklen_t size)
+{
+    int on = 1;
+    int fd = socket(address->ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    if (fd < 0)
+        return -1;
+    if (setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on) == 0 &&
+        (address->ss_family != AF_INET6 ||
+         setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &on, sizeof on) == 0) &&
+        bind(fd, (const struct sockaddr *)address, size) == 0 && listen(fd, SOMAXCONN) == 0)
+        return fd;
+    base_close(fd);
+    return -1;
+}
+
+static const char *remedy(int error)
+{
+    switch (error) {
+    case EADDRINUSE:
+        return "another server holds this port: stop it, or choose another";
+    case EACCES:
+        return "ports below 1024 need root, or a socket unit";
+    case EADDRNOTAVAIL:
+        return "this host has no such address";
+    default:
+        return "choose another address";
+    }
+}
+
+static bool open_one(struct opening *o, enum proto_door door, const char *key, const char *text)
+{
+    struct sockaddr_storage address;
+    socklen_t size;
+    const char *where = config_where(o->config, "listen", "", key);
+    if (!address_parse(text, &address, &size)) {
+        snprintf(o->error, o->error_size,
+                 "%s: [listen] %s=%s: must be ADDRESS:PORT, [IPv6]:PORT or *:PORT", where, key,
+                 text);
+        return false;
+    }
+    int fd = inherit(o, door, text);
+    if (fd < 0)
+        fd = bind_address(&address, size);
+    if (fd >= 0) {
+        add(o, fd, door, false, text);
+        return true;
+    }
+    /* Without IPv6, or in a container without loopback, the built-in addresses may lack one. */
+    if (!o->config->listen.explicit_addresses && (errno == EADDRNOTAVAIL || errno == EAFNOSUPPORT))
+        return true;
+    snprintf(o->error, o->error_size, "%s: [listen] %s=%s: %s; %s", where, key, text,
+             strerror(errno), remedy(errno));
+    return false;
+}
+
+static bool open_all(struct opening *o, enum proto_door door, const char *key,
+                     const struct text_list *list)
+{
+    for (size_t i = 0; i < list->n; i++)
+        if (!open_one(o, door, key, list->items[i]))
+            return false;
+    return true;
+}
+
+static bool reuse_passed(struct opening *o)
+{
+    for (size_t i = 0; i < o->n_old; i++)
+        if (o->old[i].passed)
+            add(o, dup(o->old[i].fd), o->old[i].door, true, o->old[i].text);
+    return o->n > 0;
+}
+
+/* What was configured, where it does not go with what systemd passed. */
+static bool check(struct opening *o)
+{
+    bool certificate = o->config->tls.certificates[0].certificate != NULL;
+    bool passed = false;
+    for (size_t i = 0; i < o->n; i++) {
+        passed |= o->made[i].passed;
+        if (o->made[i].door == DOOR_POP3S && !certificate) {
+            snprintf(o->error, o->error_size,
+                     "[tls] certificate is not set, but %s needs one: set it, or remove pop3s",
+                     o->made[i].text);
+            return false;
+        }
+    }
+    if (passed && o->config->listen.explicit_addresses) {
+        snprintf(
+            o->error, o->error_size,
+            "%s: [listen] is set, and systemd passed sockets too: keep one of the two",
+            config_where(o->config, "listen", "",
+                         *config_where(o->config, "listen", "", "pop3") == 'b' ? "pop3s" : "pop3"));
+        return false;
+    }
+    if (o->n == 0) {
+        snprintf(o->error, o->error_size,
+                 "nothing to listen on: set [listen] pop3 or pop3s, or start a socket unit");
+        return false;
+    }
+    return true;
+}
+
+bool listen_open(const struct config *config, struct listener *old, size_t n_old,
+                 struct listener **listeners, size_t *n, char *error, size_t error_size)
+{
+    struct opening o = {
+        .config = config, .old = old, .n_old = n_old, .error = error, .error_size = error_size};
+    bool certificate = config->tls.certificates[0].certificate != NULL;
+    bool good = reuse_passed(&o) || passed_by_systemd(&o);
+    if (good && o.n > 0 && !config->listen.explicit_addresses)
+        good = check(&o);
+    else if (good)
+        good = open_all(&o, DOOR_POP3, "pop3", &config->listen.pop3) &&
+               (!(certificate || config->listen.explicit_addresses) ||
+                open_all(&o, DOOR_POP3S, "pop3s", &config->listen.pop3s)) &&
+               check(&o);
+    if (!good) {
+        listen_close(o.made, o.n);
+        return false;
+    }
+    *listeners = o.made;
+    *n = o.n;
+    return true;
+}
+
+void listen_close(struct listener *listeners, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        sd_event_source_disable_unref(listeners[i].io);
+        base_close(listeners[i].fd);
+        free(listeners[i].text);
+    }
+    free(listeners);
+}
+
+static void enable_all(struct master *m, int enabled)
+{
+    for (size_t i = 0; i < m->n_listeners; i++)
+        sd_event_source_set_enabled(m->listeners[i].io, enabled);
+}
+
+static int on_pause_over(sd_event_source *source, uint64_t usec, void *context)
+{
+    (void)source;
+    (void)usec;
+    enable_all(context, SD_EVENT_ON);
+    return 0;
+}
+
+/* Out of descriptors or memory: the connection stays in the kernel's queue; come back later
+ * instead of spinning over it. */
+static void pause_accepting(struct master *m, int error)
+{
+    log_line(LOG_ERR, LOG_EVENT_REFUSED, NULL, "accept: %s; pausing", strerror(error));
+    enable_all(m, SD_EVENT_OFF);
+    master_timer(m, &m->accept_pause, base_now_ms() + PAUSE_MS, on_pause_over, m);
+}
+
+static int on_connection(sd_event_source *source, int fd, uint32_t events, void *context)
+{
+    struct master *m = context;
+    enum proto_door door = DOOR_POP3;
+    (void)source;
+    (void)events;
+    for (size_t i = 0; i < m->n_listeners; i++)
+        if (m->listeners[i].fd == fd)
+            door = m->listeners[i].door;
+    for (int i = 0; i < ACCEPTS_AT_ONCE; i++) {
+        struct sockaddr_storage peer = {0};
+        socklen_t size = sizeof peer;
+        int on = 1;
+        int client = accept4(fd, (struct sockaddr *)&peer, &size, SOCK_NONBLOCK | SOCK_CLOEXEC);
+        if (client < 0) {
+            if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM)
+                pause_accepting(m, errno);
+            return 0;
+        }
+        setsockopt(client, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+        setsockopt(client, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
+        address_unmap(&peer);
+        session_connection(m, client, door, &peer);
+    }
+    return 0;
+}
+
+bool listen_attach(struct master *m)
+{
+    for (size_t i = 0; i < m->n_listeners; i++)
+        if (sd_event_add_io(m->event, &m->listeners[i].io, m->listeners[i].fd, EPOLLIN,
+                            on_connection, m) < 0)
+            return false;
+    return true;
+}
+
+void listen_detach(struct master *m)
+{
+    m->accept_pause = sd_event_source_disable_unref(m->accept_pause);
+    listen_close(m->listeners, m->n_listeners);
+    m->listeners = NULL;
+    m->n_listeners = 0;
+}

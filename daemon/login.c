@@ -1,0 +1,430 @@
+/*
+ * login.c - auth processes, and the pairing of a worker that wants to log in with one of them.
+ * Runs in the master. It sees who logged in, never with what: credentials pass it by.
+ */
+#include "daemon/base.h"
+#include "daemon/master.h"
+#include "daemon/pool.h"
+#include "daemon/spawn.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <sysexits.h>
+
+enum {
+    GRANTS_MAX = 3,     /* PROTO_GRANT_AGAIN in one session */
+    SPARE_MS = 60000,   /* an auth process above processes_min may idle so long */
+    SETTLING_MS = 10000 /* from the outcome to PROTO_VACANT */
+};
+
+struct context {
+    struct master *master;
+    struct auth *auth;
+};
+
+static void release(struct master *m, struct auth *a)
+{
+    *a->link = a->next;
+    if (a->next)
+        a->next->link = a->link;
+    if (a->worker)
+        a->worker->auth = NULL;
+    if (m->trial && m->trial->auth == a)
+        m->trial->auth = NULL;
+    sd_event_source_disable_unref(a->io);
+    sd_event_source_disable_unref(a->timer);
+    channel_close(&a->channel);
+    free(a);
+}
+
+/* Its end follows at end-of-file. */
+static void retire(struct auth *a)
+{
+    a->retired = true;
+    if (a->channel.state == STATE_BUSY)
+        return;
+    a->io = sd_event_source_disable_unref(a->io);
+    channel_close(&a->channel);
+}
+
+void login_retire_all(struct master *m, const struct config *config)
+{
+    for (struct auth *a = m->auths; a; a = a->next)
+        if (a->config == config)
+            retire(a);
+}
+
+static int on_overdue(sd_event_source *source, uint64_t usec, void *context)
+{
+    struct context *c = context;
+    struct worker *w = c->auth->worker;
+    struct log_about about = w ? session_about(w) : (struct log_about){0};
+    (void)source;
+    (void)usec;
+    log_line(LOG_ERR, LOG_EVENT_OTHER, &about,
+             "auth process %d gave no answer in time ([auth] timeout), killing it: a PAM module "
+             "or the directory behind it hangs",
+             c->auth->pid);
+    c->auth->killed = true;
+    kill(c->auth->pid, SIGKILL);
+    return 0;
+}
+
+static void deadline(struct master *m, struct auth *a, uint64_t ms)
+{
+    struct context *c = base_alloc(sizeof *c);
+    *c = (struct context){m, a};
+    master_timer(m, &a->timer, base_now_ms() + ms, on_overdue, c);
+    sd_event_source_set_destroy_callback(a->timer, free);
+}
+
+static void refuse(struct master *m, struct worker *w, enum login_refusal why)
+{
+    struct message message;
+    w->queued = false;
+    message_begin(&message, PROTO_LOGIN_REFUSED);
+    message_put_u32(&message, why);
+    if (channel_send(&w->channel, &message, false) != CHANNEL_OK)
+        session_end(m, w);
+    else if (w->channel.state == STATE_LOGIN)
+        w->channel.state = STATE_CLIENT; /* both count as a session */
+}
+
+/* Give one end of a fresh socket pair to each side. */
+static void pair(struct master *m, struct auth *a, struct worker *w)
+{
+    struct message message;
+    char peer[PROTO_ADDRESS_MAX];
+    int ends[2];
+    bool grant = w->channel.state == STATE_MAIL;
+    if (channel_pair(ends, false) < 0) {
+        log_line(LOG_ERR, LOG_EVENT_OTHER, NULL, "cannot pair a login: %s", strerror(errno));
+        refuse(m, w, REFUSED_BUSY);
+        return;
+    }
+    address_print(&w->peer, false, peer);
+    message_begin(&message, PROTO_SERVE);
+    message_put_u64(&message, w->session);
+    message_put_u32(&message, grant ? SERVE_GRANT : SERVE_LOGIN);
+    message_put_text(&message, grant ? w->canonical : "");
+    message_put_text(&message, peer);
+    message_put_u32(&message, w->door);
+    message_put_fd(&message, ends[0]);
+    bool paired = channel_send(&a->channel, &message, false) == CHANNEL_OK;
+    if (paired) {
+        w->queued = false;
+        w->auth = a;
+        a->worker = w;
+        a->channel.state = STATE_BUSY;
+        deadline(m, a, m->config->auth.timeout * 1000);
+        message_begin(&message, PROTO_EXCHANGE);
+        message_put_fd(&message, ends[1]);
+        if (channel_send(&w->channel, &message, false) != CHANNEL_OK)
+            session_end(m, w);
+    } else {
+        refuse(m, w, REFUSED_BUSY);
+    }
+    base_close(ends[0]);
+    base_close(ends[1]);
+}
+
+static struct auth *idle_auth(struct master *m)
+{
+    for (struct auth *a = m->auths; a; a = a->next)
+        if (a->channel.state == STATE_IDLE && !a->retired && !a->killed && a->config == m->config)
+            return a;
+    return NULL;
+}
+
+static struct worker *longest_queued(struct master *m)
+{
+    struct worker *first = NULL;
+    for (struct worker *w = m->workers; w; w = w->next)
+        if (w->queued && !w->ended_by_us && (!first || w->asked < first->asked))
+            first = w;
+    return first;
+}
+
+/* Start what is missing: processes_min, and one for each login that waits, up to processes_max. */
+static void grow(struct master *m)
+{
+    unsigned there = 0, starting = 0, queued = 0;
+    if (m->stopping || !m->serving || base_now_ms() < m->auth_retry_at)
+        return;
+    for (struct auth *a = m->auths; a; a = a->next) {
+        there += !a->retired;
+        starting += !a->retired && a->channel.state == STATE_STARTING;
+    }
+    for (struct worker *w = m->workers; w; w = w->next)
+        queued += w->queued;
+    while (there < m->config->auth.processes_max &&
+           (there < m->config->auth.processes_min || starting < queued)) {
+        if (!login_spawn(m, m->config, false))
+            return;
+        there++;
+        starting++;
+    }
+}
+
+static void serve_queue(struct master *m)
+{
+    for (;;) {
+        struct auth *a = idle_auth(m);
+        struct worker *w = a ? longest_queued(m) : NULL;
+        if (!w)
+            break;
+        pair(m, a, w);
+    }
+    grow(m);
+}
+
+void login_wanted(struct master *m, struct worker *w)
+{
+    w->asked = base_now_ms();
+    if (w->auth || w->queued || (w->channel.state == STATE_MAIL && ++w->grants > GRANTS_MAX)) {
+        struct log_about about = session_about(w);
+        log_line(LOG_ERR, LOG_EVENT_CONTRACT, &about, "killing worker %d: it asks too often",
+                 w->pid);
+        session_end(m, w);
+        return;
+    }
+    w->queued = true;
+    serve_queue(m);
+}
+
+void login_forget(struct master *m, struct worker *w)
+{
+    (void)m;
+    w->queued = false;
+    if (w->auth)
+        w->auth->worker = NULL;
+    w->auth = NULL;
+}
+
+static void login_succeeded(struct master *m, struct worker *w, const char *user)
+{
+    base_copy(w->canonical, sizeof w->canonical, user);
+    base_escape(w->user, sizeof w->user, user);
+    w->channel.state = STATE_MAIL;
+    w->timer = sd_event_source_disable_unref(w->timer);
+    m->total_logins++;
+}
+
+static void login_failed(struct master *m, struct worker *w, const char *user, unsigned outcome)
+{
+    char seen[PROTO_USER_MAX * 4 + 1];
+    struct log_about about = session_about(w);
+    bool delayed = outcome == LOGIN_DENIED || outcome == LOGIN_EXPIRED || outcome == LOGIN_ACCOUNT;
+    base_escape(seen, sizeof seen, user);
+    about.user = seen;
+    m->total_failures++;
+    log_line(delayed || outcome == LOGIN_IN_USE ? LOG_NOTICE : LOG_ERR, LOG_EVENT_LOGIN_FAILED,
+             &about, "login failed: peer=%s user=%s reason=%s", w->peer_text, *seen ? seen : "-",
+             proto_outcome_name(outcome));
+    session_settle(m, w, delayed);
+}
+
+static void on_outcome(struct master *m, struct auth *a, struct message *message)
+{
+    char user[PROTO_USER_MAX + 1];
+    uint64_t session = message_get_u64(message);
+    unsigned outcome = message_get_u32(message);
+    bool named = message_get_text(message, user, sizeof user);
+    struct worker *w = a->worker;
+    if (!named)
+        user[0] = '\0';
+    if (!w || w->session != session)
+        return;       /* the worker is gone meanwhile */
+    a->worker = NULL; /* what follows is between the two of them */
+    w->auth = NULL;
+    deadline(m, a, SETTLING_MS);
+    if (w->channel.state == STATE_MAIL)
+        return; /* a grant: nobody's state changes */
+    if (outcome == LOGIN_OK)
+        login_succeeded(m, w, user);
+    else
+        login_failed(m, w, user, outcome);
+}
+
+static void on_vacant(struct master *m, struct auth *a)
+{
+    a->timer = sd_event_source_disable_unref(a->timer);
+    if (a->worker) { /* no outcome: the worker broke the exchange off */
+        a->worker->auth = NULL;
+        session_settle(m, a->worker, false);
+    }
+    a->worker = NULL;
+    a->channel.state = STATE_IDLE;
+    a->vacant_since = base_now_ms();
+    if (a->retired)
+        retire(a);
+    serve_queue(m);
+}
+
+static void on_ready(struct master *m, struct auth *a, struct message *message)
+{
+    if (message_get_u64(message) != proto_fingerprint()) {
+        base_copy(a->last_error, sizeof a->last_error,
+                  "poplar-auth is of another version than the running poplard: restart poplard");
+        kill(a->pid, SIGKILL);
+        return;
+    }
+    a->channel.state = STATE_IDLE;
+    a->vacant_since = base_now_ms();
+    m->auth_failures = 0;
+    if (m->trial && m->trial->auth == a)
+        trial_step(m);
+    else
+        serve_queue(m);
+}
+
+static void on_log(struct auth *a, struct message *message)
+{
+    struct log_about about = a->worker ? session_about(a->worker) : (struct log_about){0};
+    char text[sizeof a->last_error];
+    int priority = (int)message_get_u32(message) & LOG_PRIMASK;
+    if (!message_get_text(message, text, sizeof text))
+        base_copy(text, sizeof text, "(a line too long)");
+    if (priority <= LOG_ERR)
+        base_copy(a->last_error, sizeof a->last_error, text);
+    if (a->channel.state != STATE_STARTING || priority > LOG_ERR)
+        log_line(priority, LOG_EVENT_OTHER, &about, "auth: %s", text);
+}
+
+static int on_message(sd_event_source *source, int fd, uint32_t events, void *context)
+{
+    struct context *c = context;
+    struct auth *a = c->auth;
+    struct message message;
+    const char *fault = NULL;
+    (void)source;
+    (void)fd;
+    (void)events;
+    switch (channel_receive(&a->channel, &message, false, &fault)) {
+    case CHANNEL_OK:
+        break;
+    case CHANNEL_AGAIN:
+        return 0;
+    case CHANNEL_BAD:
+        log_line(LOG_ERR, LOG_EVENT_CONTRACT, NULL, "killing auth process %d: it sent a record %s",
+                 a->pid, fault);
+        a->killed = true;
+        kill(a->pid, SIGKILL);
+        /* fall through */
+    default:
+        a->io = sd_event_source_disable_unref(a->io);
+        channel_close(&a->channel);
+        a->retired = true;
+        return 0;
+    }
+    switch (message.rule->type) {
+    case PROTO_READY:
+        on_ready(c->master, a, &message);
+        break;
+    case PROTO_PONG:
+        a->awaiting_pong = false;
+        break;
+    case PROTO_OUTCOME:
+        on_outcome(c->master, a, &message);
+        break;
+    case PROTO_VACANT:
+        on_vacant(c->master, a);
+        break;
+    default:
+        on_log(a, &message);
+    }
+    message_clear(&message);
+    return 0;
+}
+
+struct auth *login_spawn(struct master *m, struct config *config, bool strict)
+{
+    struct auth *a = base_alloc(sizeof *a);
+    struct context *c = base_alloc(sizeof *c);
+    const char *dir = config->server.program_dir ? config->server.program_dir : m->own_dir;
+    a->config = config;
+    a->pid = spawn_child(dir, "poplar-auth", ROLE_AUTH, &a->channel);
+    if (a->pid < 0) {
+        m->auth_retry_at = base_now_ms() + pool_backoff_ms(++m->auth_failures);
+        log_line(LOG_ERR, LOG_EVENT_OTHER, NULL, "cannot start %s/poplar-auth: %s", dir,
+                 strerror(errno));
+        free(a);
+        free(c);
+        return NULL;
+    }
+    a->next = m->auths;
+    a->link = &m->auths;
+    if (a->next)
+        a->next->link = &a->next;
+    m->auths = a;
+    *c = (struct context){m, a};
+    sd_event_add_io(m->event, &a->io, a->channel.fd, EPOLLIN, on_message, c);
+    sd_event_source_set_destroy_callback(a->io, free);
+    setup_send(&a->channel, config, false, 0, strict, a->last_error, sizeof a->last_error);
+    return a;
+}
+
+void login_reaped(struct master *m, struct auth *a, int status)
+{
+    char why[640];
+    struct worker *w = a->worker;
+    bool trial = m->trial && m->trial->auth == a;
+    bool recycled = WIFEXITED(status) && (WEXITSTATUS(status) == PROTO_EXIT_DONE ||
+                                          WEXITSTATUS(status) == PROTO_EXIT_RECYCLE);
+    bool started = a->channel.state != STATE_STARTING;
+    struct log_about about = w ? session_about(w) : (struct log_about){0};
+
+    if (WIFSIGNALED(status))
+        snprintf(why, sizeof why, "auth process %d was ended by signal %d", a->pid,
+                 WTERMSIG(status));
+    else
+        snprintf(why, sizeof why, "%s",
+                 *a->last_error && !started ? a->last_error : "an auth process ended by itself");
+    if (!trial && !a->killed && (!started || w || !recycled))
+        log_line(LOG_ERR, LOG_EVENT_CRASH, &about, "%s", why);
+    release(m, a);
+    if (w)
+        session_settle(m, w, false);
+    if (trial) {
+        trial_failed(m, WIFEXITED(status) ? WEXITSTATUS(status) : EX_SOFTWARE, why);
+        return;
+    }
+    if (!started)
+        m->auth_retry_at = base_now_ms() + pool_backoff_ms(++m->auth_failures);
+    serve_queue(m);
+}
+
+void login_tick(struct master *m)
+{
+    uint64_t now = base_now_ms();
+    unsigned there = 0;
+    for (struct auth *a = m->auths; a; a = a->next)
+        there += !a->retired;
+    for (struct auth *a = m->auths; a; a = a->next)
+        if (a->channel.state == STATE_IDLE && !a->retired && now - a->vacant_since > SPARE_MS &&
+            there > m->config->auth.processes_min) {
+            retire(a);
+            there--;
+        }
+    for (struct worker *w = m->workers; w; w = w->next)
+        if (w->queued && now - w->asked > m->config->auth.timeout * 1000)
+            refuse(m, w, REFUSED_BUSY);
+    serve_queue(m);
+}
+
+bool login_ping(struct master *m)
+{
+    struct message message;
+    for (struct auth *a = m->auths; a; a = a->next)
+        if (a->awaiting_pong && a->channel.state == STATE_IDLE && !a->retired)
+            return false;
+    struct auth *a = idle_auth(m);
+    message_begin(&message, PROTO_PING);
+    if (a && channel_send(&a->channel, &message, false) == CHANNEL_OK)
+        a->awaiting_pong = true;
+    return true;
+}

@@ -1,0 +1,156 @@
+/*
+ * main.c - poplard: the master process. Runs as root with a small bounding set (a developer may
+ * run it as himself). Options, configuration, privileges, then the loop of supervise.c.
+ */
+#include "daemon/base.h"
+#include "daemon/configfile.h"
+#include "daemon/master.h"
+#include "daemon/privileges.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <getopt.h>
+#include <libgen.h>
+#include <limits.h>
+#include <linux/capability.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sysexits.h>
+#include <unistd.h>
+
+#define DEFAULT_CONFIG "/etc/poplar/poplar.conf"
+
+static const char usage[] =
+    "usage: poplard [--config FILE] [--check]\n"
+    "  --config FILE  configuration (" DEFAULT_CONFIG ")\n"
+    "  --check        read the configuration, say what is wrong with it, and end\n"
+    "  --version      print the version and end\n"
+    "  --help         print this and end\n"
+    "poplard stays in the foreground; SIGHUP reloads, SIGTERM stops.\n";
+
+struct options {
+    const char *config_file;
+    bool check;
+};
+
+static void parse_options(int argc, char **argv, struct options *options)
+{
+    static const struct option known[] = {{"config", required_argument, NULL, 'c'},
+                                          {"check", no_argument, NULL, 'k'},
+                                          {"version", no_argument, NULL, 'v'},
+                                          {"help", no_argument, NULL, 'h'},
+                                          {NULL, 0, NULL, 0}};
+    int option;
+    while ((option = getopt_long(argc, argv, "", known, NULL)) != -1) {
+        switch (option) {
+        case 'c':
+            options->config_file = optarg;
+            break;
+        case 'k':
+            options->check = true;
+            break;
+        case 'v':
+            puts("poplard " POPLAR_VERSION);
+            exit(EX_OK);
+        case 'h':
+            fputs(usage, stdout);
+            exit(EX_OK);
+        default:
+            fputs(usage, stderr);
+            exit(EX_USAGE);
+        }
+    }
+    if (optind < argc)
+        fatal(EX_USAGE, "unexpected argument '%s'; see poplard --help", argv[optind]);
+}
+
+/* Where the other programs are: beside this one, as in a build tree, else where they install to. */
+static char *program_dir(void)
+{
+    char path[PATH_MAX];
+    ssize_t length = readlink("/proc/self/exe", path, sizeof path - 1);
+    if (length > 0) {
+        path[length] = '\0';
+        char *dir = base_strdup(dirname(path));
+        char *sibling = base_format("%s/poplar-worker", dir);
+        bool beside = access(sibling, X_OK) == 0;
+        free(sibling);
+        if (beside)
+            return dir;
+        free(dir);
+    }
+    return base_strdup(POPLAR_LIBEXEC);
+}
+
+/* What master, auth and the PAM modules in it may ever have again. */
+static void bound_privileges(void)
+{
+    static const int keep[] = {
+        CAP_CHOWN,            /* new maildrops belong to the store user */
+        CAP_DAC_OVERRIDE,     /* password files, faillock tallies */
+        CAP_DAC_READ_SEARCH,  /* the same */
+        CAP_FOWNER,           /* the same */
+        CAP_KILL,             /* workers run as another user */
+        CAP_SETGID,           /* dropping to the worker user, the store's file-system ids */
+        CAP_SETUID,           /* the same */
+        CAP_NET_BIND_SERVICE, /* ports below 1024 */
+        CAP_SYS_CHROOT,       /* the nursery's empty root */
+        CAP_SYS_RESOURCE,     /* pam_limits in stacks that open sessions */
+        CAP_AUDIT_WRITE,      /* pam_unix and others report to the audit log */
+        -1,
+    };
+    privileges_bound(keep);
+}
+
+static void raise_descriptor_limit(void)
+{
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur < limit.rlim_max) {
+        limit.rlim_cur = limit.rlim_max;
+        setrlimit(RLIMIT_NOFILE, &limit);
+    }
+}
+
+/* Descriptors 0 to 2 must exist: what is opened next would take their numbers. */
+static void fill_standard_descriptors(void)
+{
+    int fd;
+    do
+        fd = open("/dev/null", O_RDWR);
+    while (fd >= 0 && fd <= STDERR_FILENO);
+    base_close(fd);
+}
+
+int main(int argc, char **argv)
+{
+    struct options options = {.config_file = DEFAULT_CONFIG};
+    struct master m = {.control_fd = -1};
+    char error[2048];
+
+    fill_standard_descriptors();
+    parse_options(argc, argv, &options);
+    struct config *config = configfile_read(options.config_file, error, sizeof error);
+    if (!config)
+        fatal(EX_CONFIG, "%s", error);
+    if (options.check) {
+        printf("%s: no errors\n", options.config_file);
+        return EX_OK;
+    }
+    log_open(config->server.log_to, config->server.log_level);
+    config_free(config); /* the trial reads it again, as every reload does */
+    m.config_file = realpath(options.config_file, NULL);
+    if (!m.config_file)
+        fatal(EX_CONFIG, "%s: %s", options.config_file, strerror(errno));
+    m.own_dir = program_dir();
+    umask(0022);
+    raise_descriptor_limit();
+    bound_privileges();
+    if (geteuid() != 0)
+        log_line(LOG_WARNING, LOG_EVENT_OTHER, NULL,
+                 "not root: everything runs as uid %u, without the separation of users",
+                 (unsigned)geteuid());
+    return supervise_run(&m);
+}

@@ -1,0 +1,212 @@
+/*
+ * master.h - the master's state and what its files call in each other. Master only.
+ *
+ * The master accepts, polices, assigns, supervises and is the switchboard. It never reads an octet
+ * that a client sent, loads neither PAM nor TLS nor SQLite, and believes of its children only what
+ * the kernel or a more trusted child confirms.
+ */
+#ifndef POPLAR_DAEMON_MASTER_H
+#define POPLAR_DAEMON_MASTER_H
+
+#include "daemon/address.h"
+#include "daemon/channel.h"
+#include "daemon/config.h"
+#include "daemon/log.h"
+#include <systemd/sd-event.h>
+
+enum { MASTER_LOGIN_ATTEMPTS = 3 /* failed logins on one connection */ };
+
+/* A nursery and the workers forked from it: they share an address layout. */
+struct generation {
+    struct generation *next;
+    unsigned number;
+    struct channel channel;
+    sd_event_source *io;
+    pid_t pid;
+    bool ready, retired, awaiting_pong;
+    uint64_t born;        /* base_now_ms() */
+    unsigned forked;      /* workers ordered */
+    unsigned workers;     /* worker structs that point here */
+    char last_error[512]; /* its last logged error, to explain its end */
+};
+
+/* A process that serves one session, from the fork order to the reaping. */
+struct worker {
+    struct worker *next, **link;
+    struct generation *generation;
+    struct channel channel;
+    sd_event_source *io, *timer;
+    pid_t pid; /* 0 until it is ready */
+    bool ended_by_us;
+    bool summarised;
+
+    /* From PROTO_ASSIGN on. */
+    uint64_t session;
+    enum proto_door door;
+    struct sockaddr_storage peer;
+    char peer_text[PROTO_ADDRESS_MAX];
+    struct address_source source;
+    uint64_t started;
+    char user[PROTO_USER_MAX * 4 + 1]; /* canonical, escaped; from auth only */
+    char canonical[PROTO_USER_MAX + 1];
+
+    /* While STATE_LOGIN. */
+    struct auth *auth; /* owes this worker an outcome; also for a grant in STATE_MAIL */
+    bool queued;       /* waits for an auth process */
+    uint64_t asked;    /* when it asked */
+    unsigned failures, grants;
+};
+
+/* One auth process. */
+struct auth {
+    struct auth *next, **link;
+    struct config *config;
+    struct channel channel;
+    sd_event_source *io, *timer;
+    pid_t pid;
+    bool retired, awaiting_pong, killed;
+    struct worker *worker; /* whose outcome it owes; NULL if told, or that one is gone */
+    uint64_t vacant_since;
+    char last_error[512];
+};
+
+/* A socket we accept on. */
+struct listener {
+    int fd;
+    enum proto_door door;
+    bool passed; /* by systemd */
+    char *text;  /* the address as configured, or the descriptor's name */
+    sd_event_source *io;
+};
+
+/* A connection that waits for a worker. */
+struct waiting {
+    struct waiting *next;
+    int fd;
+    enum proto_door door;
+    struct sockaddr_storage peer;
+    uint64_t since;
+};
+
+/* A new configuration on trial: a nursery and an auth process run under it, nothing else changed
+ * yet. Also the first start. */
+struct trial {
+    struct config *config;
+    struct generation *generation;
+    struct auth *auth;
+    struct listener *listeners;
+    size_t n_listeners;
+    int reply_fd; /* poplarctl's connection that waits, or -1 */
+};
+
+struct master {
+    sd_event *event;
+    const char *config_file;
+    char *own_dir; /* where poplard is: its siblings' place unless configured */
+    struct config *config;
+    struct trial *trial;
+    bool serving;   /* a configuration was committed */
+    bool announced; /* READY=1 said of it */
+    bool stopping, reload_again;
+    int exit_status;
+
+    struct listener *listeners;
+    size_t n_listeners;
+    sd_event_source *accept_pause; /* while out of descriptors */
+    struct waiting *waiting, **waiting_end;
+    unsigned n_waiting;
+
+    struct generation *generations, *current;
+    unsigned generation_number, nursery_failures;
+    sd_event_source *nursery_retry;
+
+    struct worker *workers;
+    unsigned n_idle, n_starting, n_sessions; /* workers by state */
+    uint64_t last_session;
+    unsigned arrived;      /* connections since the last tick */
+    unsigned arrived_peak; /* in the second before */
+
+    struct auth *auths;
+    unsigned auth_failures;
+    uint64_t auth_retry_at;
+
+    unsigned char ticket_key[PROTO_TICKET_KEY_SIZE], old_ticket_key[PROTO_TICKET_KEY_SIZE];
+    uint64_t ticket_key_born;
+
+    int control_fd;
+    sd_event_source *control_io;
+    sd_event_source *tick;
+    uint64_t watchdog_ms, watchdog_fed;
+    uint64_t total_sessions, total_logins, total_failures, refused;
+};
+
+/* trial.c: the first start and every reload. */
+/* Read the configuration, open its sockets, start a nursery and an auth process under it. What
+ * fails at once or later ends in trial_failed(). `reply_fd`: poplarctl waits there, or -1. */
+void trial_begin(struct master *m, int reply_fd);
+/* One more part of the trial is ready; with the last it becomes what is served. */
+void trial_step(struct master *m);
+/* At a start the end, with this exit status; at a reload all stays as it was. */
+void trial_failed(struct master *m, int status, const char *why);
+
+/* supervise.c: signals, reaping, housekeeping, systemd, the end. */
+int supervise_run(struct master *m); /* the exit status of poplard */
+void supervise_announce(struct master *m);
+void supervise_stop_if_drained(struct master *m);
+void supervise_status(const struct master *m, char *text, size_t size);
+
+/* generation.c: nurseries. */
+struct generation *generation_spawn(struct master *m, struct config *config, bool strict);
+void generation_serve(struct master *m, struct generation *g); /* it becomes m->current */
+/* No new workers from it. `crash`: idle workers and those not logged in end with it. */
+void generation_retire(struct master *m, struct generation *g, bool crash);
+void generation_reaped(struct master *m, struct generation *g, int status);
+void generation_release(struct master *m, struct generation *g); /* free when nothing is left */
+void generation_replace(struct master *m, const char *why);
+void generation_fill(struct master *m);
+void generation_ping(struct generation *g);
+
+/* session.c: workers and the connections they serve. */
+void session_new_worker(struct master *m, struct generation *g, int channel_fd);
+void session_connection(struct master *m, int fd, enum proto_door door,
+                        const struct sockaddr_storage *peer);
+void session_tick(struct master *m);
+void session_reaped(struct master *m, struct worker *w, int status);
+void session_end(struct master *m, struct worker *w); /* kill it; the reaping follows */
+void session_settle(struct master *m, struct worker *w, bool failed);
+
+/* login.c: auth processes and the exchanges they serve. */
+struct auth *login_spawn(struct master *m, struct config *config, bool strict);
+void login_wanted(struct master *m, struct worker *w);
+void login_forget(struct master *m, struct worker *w); /* the worker is gone */
+void login_retire_all(struct master *m, const struct config *config);
+void login_reaped(struct master *m, struct auth *a, int status);
+void login_tick(struct master *m);
+bool login_ping(struct master *m); /* false: the last one pinged has not answered */
+
+/* listen.c */
+/* The sockets of a configuration, or those that systemd passed. Sockets of `old` with the same
+ * address are taken over (their fd there becomes -1). False with one line in `error`. */
+bool listen_open(const struct config *config, struct listener *old, size_t n_old,
+                 struct listener **listeners, size_t *n, char *error, size_t error_size);
+void listen_close(struct listener *listeners, size_t n);
+bool listen_attach(struct master *m); /* start accepting */
+void listen_detach(struct master *m);
+
+/* control.c: poplarctl's socket. */
+bool control_open(struct master *m, char *error, size_t error_size);
+void control_close(struct master *m);
+void control_reply(int fd, int status, const char *text); /* closes fd; -1 is legal */
+
+/* setup.c: what every child is told at its start. */
+bool setup_send(struct channel *channel, const struct config *config, bool certificates,
+                unsigned generation, bool strict, char *error, size_t error_size);
+
+/* The session as the log sees it. */
+struct log_about session_about(const struct worker *w);
+
+/* A timer that fires once at `at` (base_now_ms()); replaces what `timer` held. */
+void master_timer(struct master *m, sd_event_source **timer, uint64_t at,
+                  sd_event_time_handler_t handler, void *context);
+
+#endif

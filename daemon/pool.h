@@ -1,0 +1,41 @@
+/*
+ * pool.h - the master's decisions as pure functions of counts and time, tested without a process.
+ */
+#ifndef POPLAR_DAEMON_POOL_H
+#define POPLAR_DAEMON_POOL_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* Workers to fork now, so that those who wait are served and as many stand idle as came in the
+ * last second, between idle_min and idle_max. */
+unsigned pool_to_fork(uint64_t idle_min, uint64_t idle_max, unsigned arrived, unsigned waiting,
+                      unsigned idle, unsigned starting);
+
+/* Idle workers to let go. */
+unsigned pool_to_release(uint64_t idle_max, unsigned idle);
+
+/* Whether a worker's death by this signal may have been an attack that looked for our address
+ * layout. Not the kills of others, not a full disk under a logged-in session's shared memory. */
+bool pool_is_probe(int signal, bool logged_in);
+
+/* Milliseconds to wait before the next try after `failures` in a row: 0, then 100 doubling up to
+ * 10,000. */
+unsigned pool_backoff_ms(unsigned failures);
+
+/* When a failed login that came in at `arrived` is answered, milliseconds: arrived + delay, or the
+ * next multiple of the delay when that has passed, plus `jitter` (0-5). The answer's time then
+ * tells nothing of what PAM did. */
+uint64_t pool_answer_at(uint64_t arrived, uint64_t now, uint64_t delay, uint64_t jitter);
+
+/* One session of the many that fill every slot, when another knocks. */
+struct pool_candidate {
+    unsigned source_sessions; /* sessions not logged in from its source */
+    uint64_t started;
+    bool may_go; /* neither logged in nor in the middle of a login */
+};
+/* The one that gives way: the oldest of the source with most. -1 if none may. */
+long pool_victim(const struct pool_candidate *candidates, size_t n);
+
+#endif

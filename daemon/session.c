@@ -1,0 +1,492 @@
+/*
+ * session.c - workers from the fork order to the reaping, and the connections given to them. Runs
+ * in the master. What a worker says of itself is gossip: only its summary's totals are taken, and
+ * only for the log.
+ */
+#include "daemon/base.h"
+#include "daemon/master.h"
+#include "daemon/pool.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+enum {
+    WAITING_MAX = 1024,       /* connections that wait for a worker */
+    WAITING_MS = 5000,        /* for so long at most */
+    CROWDED_LOGIN_MS = 10000, /* the time to log in while every slot is taken */
+    LATE_MS = 15000           /* what a worker gets beyond its own deadline before it is killed */
+};
+
+struct context {
+    struct master *master;
+    struct worker *worker;
+};
+
+static const char refusal[] = "-ERR [SYS/TEMP] Too many connections, try again later\r\n";
+
+struct log_about session_about(const struct worker *w)
+{
+    return (struct log_about){w->session, w->peer_text, w->user};
+}
+
+/* A worker counts as starting, idle or a session until it is reaped. */
+static unsigned *counter(struct master *m, unsigned state)
+{
+    return state == STATE_STARTING ? &m->n_starting
+           : state == STATE_IDLE   ? &m->n_idle
+                                   : &m->n_sessions;
+}
+
+static void enter(struct master *m, struct worker *w, unsigned state)
+{
+    --*counter(m, w->channel.state);
+    ++*counter(m, state);
+    w->channel.state = state;
+}
+
+static void release(struct master *m, struct worker *w)
+{
+    struct generation *g = w->generation;
+    login_forget(m, w);
+    --*counter(m, w->channel.state);
+    *w->link = w->next;
+    if (w->next)
+        w->next->link = w->link;
+    sd_event_source_disable_unref(w->io);
+    sd_event_source_disable_unref(w->timer);
+    channel_close(&w->channel);
+    free(w);
+    g->workers--;
+    if (g->retired)
+        generation_release(m, g);
+    supervise_stop_if_drained(m);
+}
+
+void session_end(struct master *m, struct worker *w)
+{
+    w->ended_by_us = true;
+    if (w->pid > 0)
+        kill(w->pid, SIGKILL);
+    else
+        channel_close(&w->channel); /* not ready: it ends when it finds its channel closed */
+    (void)m;
+}
+
+/* Say no on a connection, in the clear only: on a TLS port there is no way to say it. */
+static void refuse(struct master *m, int fd, enum proto_door door)
+{
+    m->refused++;
+    if (door == DOOR_POP3 && write(fd, refusal, sizeof refusal - 1) < 0) {
+        /* A client that cannot even take this has left. */
+    }
+    base_close(fd);
+}
+
+static int on_late(sd_event_source *source, uint64_t usec, void *context)
+{
+    struct context *c = context;
+    struct log_about about = session_about(c->worker);
+    (void)source;
+    (void)usec;
+    if (c->worker->channel.state & (STATE_CLIENT | STATE_LOGIN)) {
+        log_line(LOG_WARNING, LOG_EVENT_OTHER, &about,
+                 "killing worker %d: not logged in after the time to log in", c->worker->pid);
+        session_end(c->master, c->worker);
+    }
+    return 0;
+}
+
+static void set_timer(struct master *m, struct worker *w, uint64_t at,
+                      sd_event_time_handler_t handler)
+{
+    struct context *c = base_alloc(sizeof *c);
+    *c = (struct context){m, w};
+    master_timer(m, &w->timer, at, handler, c);
+    sd_event_source_set_destroy_callback(w->timer, free);
+}
+
+static void late_timer(struct master *m, struct worker *w)
+{
+    set_timer(m, w, w->started + m->config->session.login_timeout * 1000 + LATE_MS, on_late);
+}
+
+/* Hand a connection to an idle worker. The descriptor is the worker's from here on. */
+static void assign(struct master *m, struct worker *w, int fd, enum proto_door door,
+                   const struct sockaddr_storage *peer)
+{
+    struct sockaddr_storage local = {0};
+    socklen_t size = sizeof local;
+    char local_text[PROTO_ADDRESS_MAX];
+    struct message message;
+
+    getsockname(fd, (struct sockaddr *)&local, &size);
+    address_unmap(&local);
+    address_print(&local, true, local_text);
+    address_print(peer, true, w->peer_text);
+    w->session = ++m->last_session;
+    w->door = door;
+    w->peer = *peer;
+    w->source = address_source(peer);
+    w->started = base_now_ms();
+
+    message_begin(&message, PROTO_ASSIGN);
+    message_put_u64(&message, w->session);
+    message_put_u32(&message, door);
+    message_put_text(&message, local_text);
+    message_put_text(&message, w->peer_text);
+    message_put_octets(&message, m->ticket_key, sizeof m->ticket_key);
+    message_put_octets(&message, m->old_ticket_key, sizeof m->old_ticket_key);
+    message_put_fd(&message, fd);
+    enum channel_outcome sent = channel_send(&w->channel, &message, false);
+    explicit_bzero(message.data, message.size);
+    base_close(fd);
+    enter(m, w, STATE_CLIENT);
+    m->total_sessions++;
+    if (sent == CHANNEL_OK)
+        late_timer(m, w);
+    else
+        session_end(m, w);
+}
+
+static struct worker *idle_worker(struct master *m)
+{
+    for (struct worker *w = m->workers; w; w = w->next)
+        if (w->channel.state == STATE_IDLE && w->generation == m->current && !w->ended_by_us)
+            return w;
+    return NULL;
+}
+
+static unsigned sessions_of(const struct master *m, const struct address_source *source,
+                            bool not_logged_in)
+{
+    unsigned n = 0;
+    for (const struct worker *w = m->workers; w; w = w->next)
+        if (w->channel.state & (STATE_CLIENT | STATE_LOGIN | STATE_MAIL) &&
+            (!not_logged_in || !(w->channel.state & STATE_MAIL)) &&
+            address_same_source(&w->source, source))
+            n++;
+    return n;
+}
+
+/* Every slot is taken: end the session that must give way. False if none may. */
+static bool make_room(struct master *m)
+{
+    struct pool_candidate *candidates = base_alloc(m->n_sessions * sizeof *candidates);
+    struct worker **workers = base_alloc(m->n_sessions * sizeof(struct worker *));
+    size_t n = 0;
+    for (struct worker *w = m->workers; w && n < m->n_sessions; w = w->next) {
+        if (w->channel.state & (STATE_STARTING | STATE_IDLE))
+            continue;
+        workers[n] = w;
+        candidates[n++] = (struct pool_candidate){
+            .source_sessions =
+                w->channel.state == STATE_CLIENT ? sessions_of(m, &w->source, true) : 0,
+            .started = w->started,
+            .may_go = w->channel.state == STATE_CLIENT && !w->ended_by_us};
+    }
+    long victim = pool_victim(candidates, n);
+    if (victim >= 0) {
+        struct log_about about = session_about(workers[victim]);
+        log_line(LOG_NOTICE, LOG_EVENT_REFUSED, &about,
+                 "peer=%s gives way, every slot is taken and it has not logged in",
+                 workers[victim]->peer_text);
+        session_end(m, workers[victim]);
+    }
+    free(candidates);
+    free(workers);
+    return victim >= 0;
+}
+
+/* Whether the limits let this connection in. */
+static bool admit(struct master *m, const struct sockaddr_storage *peer)
+{
+    char text[PROTO_ADDRESS_MAX];
+    struct address_source source = address_source(peer);
+    const char *why = NULL;
+    if (m->stopping)
+        return false;
+    if (sessions_of(m, &source, false) >= m->config->workers.max_per_source)
+        why = "[workers] max_per_source";
+    else if (m->n_sessions + m->n_waiting >= m->config->workers.max_sessions && !make_room(m))
+        why = "[workers] max_sessions";
+    else if (m->n_waiting >= WAITING_MAX)
+        why = "too many connections wait for a worker";
+    if (!why)
+        return true;
+    address_print(peer, true, text);
+    log_line(LOG_NOTICE, LOG_EVENT_REFUSED, NULL, "refused peer=%s: %s", text, why);
+    return false;
+}
+
+void session_connection(struct master *m, int fd, enum proto_door door,
+                        const struct sockaddr_storage *peer)
+{
+    m->arrived++;
+    if (!admit(m, peer)) {
+        refuse(m, fd, door);
+        return;
+    }
+    struct worker *w = m->waiting ? NULL : idle_worker(m);
+    if (w) {
+        assign(m, w, fd, door, peer);
+    } else {
+        struct waiting *waiting = base_alloc(sizeof *waiting);
+        *waiting = (struct waiting){.fd = fd, .door = door, .peer = *peer, .since = base_now_ms()};
+        *m->waiting_end = waiting;
+        m->waiting_end = &waiting->next;
+        m->n_waiting++;
+    }
+    generation_fill(m);
+}
+
+static struct waiting *next_waiting(struct master *m)
+{
+    struct waiting *first = m->waiting;
+    m->waiting = first->next;
+    if (!m->waiting)
+        m->waiting_end = &m->waiting;
+    m->n_waiting--;
+    return first;
+}
+
+static void release_surplus(struct master *m)
+{
+    unsigned surplus = pool_to_release(m->config->workers.idle_max, m->n_idle);
+    for (struct worker *w = m->workers; w && surplus > 0; w = w->next)
+        if (w->channel.state == STATE_IDLE && !w->ended_by_us) {
+            session_end(m, w);
+            surplus--;
+        }
+}
+
+/* Idle workers of a generation that is no more served from can get no client. */
+static void release_stranded(struct master *m)
+{
+    for (struct worker *w = m->workers; w; w = w->next)
+        if (w->channel.state == STATE_IDLE && w->generation->retired && !w->ended_by_us)
+            session_end(m, w);
+}
+
+void session_tick(struct master *m)
+{
+    uint64_t now = base_now_ms();
+    while (m->waiting && (m->stopping || now - m->waiting->since > WAITING_MS)) {
+        struct waiting *old = next_waiting(m);
+        log_line(LOG_WARNING, LOG_EVENT_REFUSED, NULL, "refused a connection: no worker in time");
+        refuse(m, old->fd, old->door);
+        free(old);
+    }
+    if (m->n_sessions + m->n_waiting >= m->config->workers.max_sessions)
+        for (struct worker *w = m->workers; w; w = w->next)
+            if (w->channel.state == STATE_CLIENT && now - w->started > CROWDED_LOGIN_MS)
+                session_end(m, w);
+    m->arrived_peak = m->arrived;
+    m->arrived = 0;
+    release_surplus(m);
+    release_stranded(m);
+    generation_fill(m);
+}
+
+static void on_ready(struct master *m, struct worker *w, struct message *message)
+{
+    if (message_get_u64(message) != proto_fingerprint() || message->sender <= 0) {
+        session_end(m, w);
+        return;
+    }
+    w->pid = message->sender; /* the kernel's word, not the worker's */
+    enter(m, w, STATE_IDLE);
+    m->nursery_failures = 0;
+    if (m->waiting && w->generation == m->current) {
+        struct waiting *waiting = next_waiting(m);
+        assign(m, w, waiting->fd, waiting->door, &waiting->peer);
+        free(waiting);
+    }
+    if (!m->announced)
+        supervise_announce(m);
+}
+
+static void log_summary(struct worker *w, struct message *message)
+{
+    char tls[32], cipher[64], detail[512], seen[1024];
+    unsigned reason = message_get_u32(message);
+    uint64_t retrieved = message_get_u64(message), deleted = message_get_u64(message);
+    uint64_t in = message_get_u64(message), out = message_get_u64(message);
+    if (!message_get_text(message, tls, sizeof tls) ||
+        !message_get_text(message, cipher, sizeof cipher) ||
+        !message_get_text(message, detail, sizeof detail))
+        tls[0] = cipher[0] = detail[0] = '\0';
+    base_escape(seen, sizeof seen, detail);
+    struct log_about about = session_about(w);
+    log_line(*detail ? LOG_WARNING : LOG_INFO, LOG_EVENT_SESSION, &about,
+             "session ended: peer=%s door=%s user=%s reason=%s retrieved=%" PRIu64
+             " deleted=%" PRIu64 " in=%" PRIu64 " out=%" PRIu64 " ms=%" PRIu64
+             " tls=%s cipher=%s%s%s%s",
+             w->peer_text, w->door == DOOR_POP3S ? "pop3s" : "pop3", *w->user ? w->user : "-",
+             proto_end_name(reason), retrieved, deleted, in, out, base_now_ms() - w->started,
+             *tls ? tls : "-", *cipher ? cipher : "-", *detail ? " detail=\"" : "",
+             *detail ? seen : "", *detail ? "\"" : "");
+    w->summarised = true;
+}
+
+static void on_log(struct worker *w, struct message *message)
+{
+    char text[1024];
+    struct log_about about = session_about(w);
+    int priority = (int)message_get_u32(message) & LOG_PRIMASK;
+    if (message_get_text(message, text, sizeof text)) {
+        char seen[1024];
+        base_escape(seen, sizeof seen, text);
+        log_line(priority < LOG_WARNING ? LOG_WARNING : priority, LOG_EVENT_OTHER, &about,
+                 "worker %d: %s", w->pid, seen);
+    }
+}
+
+static void dispatch(struct master *m, struct worker *w, struct message *message)
+{
+    switch (message->rule->type) {
+    case PROTO_READY:
+        on_ready(m, w, message);
+        break;
+    case PROTO_LOGIN_WANTED:
+        enter(m, w, STATE_LOGIN);
+        login_wanted(m, w);
+        break;
+    case PROTO_GRANT_AGAIN:
+        login_wanted(m, w);
+        break;
+    case PROTO_SUMMARY:
+        log_summary(w, message);
+        enter(m, w, STATE_DONE);
+        break;
+    default:
+        on_log(w, message);
+    }
+}
+
+static int on_message(sd_event_source *source, int fd, uint32_t events, void *context)
+{
+    struct context *c = context;
+    struct worker *w = c->worker;
+    struct log_about about = session_about(w);
+    struct message message;
+    const char *fault = NULL;
+    (void)source;
+    (void)fd;
+    (void)events;
+    switch (channel_receive(&w->channel, &message, false, &fault)) {
+    case CHANNEL_OK:
+        dispatch(c->master, w, &message);
+        message_clear(&message);
+        return 0;
+    case CHANNEL_AGAIN:
+        return 0;
+    case CHANNEL_BAD:
+        log_line(LOG_ERR, LOG_EVENT_CONTRACT, &about, "killing worker %d: it sent a record %s",
+                 w->pid, fault);
+        session_end(c->master, w);
+        break;
+    default:
+        break;
+    }
+    w->io = sd_event_source_disable_unref(w->io);
+    channel_close(&w->channel);
+    if (w->pid == 0) { /* never ready: its exit status is nobody's */
+        c->master->nursery_failures++;
+        release(c->master, w);
+    }
+    return 0;
+}
+
+void session_new_worker(struct master *m, struct generation *g, int channel_fd)
+{
+    struct worker *w = base_alloc(sizeof *w);
+    struct context *c = base_alloc(sizeof *c);
+    w->generation = g;
+    g->workers++;
+    channel_open(&w->channel, channel_fd, ROLE_MASTER, ROLE_WORKER, STATE_STARTING);
+    m->n_starting++;
+    w->next = m->workers;
+    w->link = &m->workers;
+    if (w->next)
+        w->next->link = &w->next;
+    m->workers = w;
+    *c = (struct context){m, w};
+    sd_event_add_io(m->event, &w->io, channel_fd, EPOLLIN, on_message, c);
+    sd_event_source_set_destroy_callback(w->io, free);
+}
+
+void session_reaped(struct master *m, struct worker *w, int status)
+{
+    struct generation *g = w->generation;
+    struct log_about about = session_about(w);
+    bool logged_in = w->channel.state & (STATE_MAIL | STATE_DONE);
+    bool signalled = WIFSIGNALED(status);
+    bool probe = signalled && !w->ended_by_us && pool_is_probe(WTERMSIG(status), logged_in);
+    pid_t pid = w->pid;
+
+    if (signalled && !w->ended_by_us)
+        log_line(LOG_ERR, LOG_EVENT_CRASH, &about, "worker %d was ended by signal %d%s%s", pid,
+                 WTERMSIG(status), *w->user ? ", user=" : "", w->user);
+    else if (!w->summarised && w->session)
+        log_line(LOG_NOTICE, LOG_EVENT_SESSION, &about, "session ended: peer=%s user=%s reason=%s",
+                 w->peer_text, *w->user ? w->user : "-", w->ended_by_us ? "ended" : "lost");
+    g->workers++; /* keep the generation past the worker's release */
+    release(m, w);
+    g->workers--;
+    if (probe && !g->retired) {
+        base_random(m->ticket_key, sizeof m->ticket_key);
+        base_random(m->old_ticket_key, sizeof m->old_ticket_key);
+        m->nursery_failures += base_now_ms() - g->born < 1000;
+        generation_retire(m, g, true);
+        generation_replace(m, "a worker crashed");
+    } else {
+        generation_release(m, g);
+    }
+    generation_fill(m);
+}
+
+static void send_settled(struct master *m, struct worker *w)
+{
+    struct message message;
+    message_begin(&message, PROTO_SETTLED);
+    message_put_u32(&message, w->failures >= MASTER_LOGIN_ATTEMPTS);
+    if (channel_send(&w->channel, &message, false) != CHANNEL_OK) {
+        session_end(m, w);
+        return;
+    }
+    enter(m, w, STATE_CLIENT);
+    late_timer(m, w);
+}
+
+static int on_settle(sd_event_source *source, uint64_t usec, void *context)
+{
+    struct context *c = context;
+    (void)source;
+    (void)usec;
+    struct master *m = c->master; /* the timer, and with it the context, is replaced below */
+    send_settled(m, c->worker);
+    return 0;
+}
+
+void session_settle(struct master *m, struct worker *w, bool failed)
+{
+    if (w->channel.state != STATE_LOGIN || w->channel.fd < 0)
+        return;
+    if (!failed) {
+        send_settled(m, w);
+        return;
+    }
+    unsigned char jitter;
+    base_random(&jitter, sizeof jitter);
+    w->failures++;
+    uint64_t at =
+        pool_answer_at(w->asked, base_now_ms(), m->config->auth.failure_delay * 1000, jitter % 6U);
+    set_timer(m, w, at, on_settle);
+}

@@ -1,0 +1,60 @@
+/*
+ * spawn.c - see spawn.h. Runs in the master, as root.
+ */
+#include "daemon/spawn.h"
+#include "daemon/base.h"
+#include "daemon/privileges.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sysexits.h>
+#include <unistd.h>
+
+_Noreturn static void become(const char *dir, const char *program, int end, pid_t master)
+{
+    char *path = base_format("%s/%s", dir, program);
+    char *arguments[] = {path, NULL};
+    sigset_t none;
+
+    privileges_die_with(master);
+    int null = open("/dev/null", O_RDWR);
+    if (null < 0 || dup2(null, STDIN_FILENO) < 0 || dup2(null, STDOUT_FILENO) < 0)
+        fatal(EX_OSERR, "/dev/null: %s", strerror(errno));
+    /* A gap below 3 cannot be: 0 to 2 are open. dup2 onto itself would keep close-on-exec. */
+    if (end == PROTO_FD_CONTROL ? fcntl(end, F_SETFD, 0) < 0 : dup2(end, PROTO_FD_CONTROL) < 0)
+        fatal(EX_OSERR, "descriptor 3: %s", strerror(errno));
+    if (close_range(PROTO_FD_CONTROL + 1, ~0U, 0) < 0)
+        fatal(EX_OSERR, "close_range: %s", strerror(errno));
+    sigemptyset(&none);
+    sigprocmask(SIG_SETMASK, &none, NULL);
+    signal(SIGPIPE, SIG_DFL);
+    unsetenv("NOTIFY_SOCKET");
+    unsetenv("WATCHDOG_USEC");
+    unsetenv("LISTEN_FDS");
+    unsetenv("LISTEN_PID");
+    unsetenv("LISTEN_FDNAMES");
+    execv(path, arguments);
+    fatal(EX_OSFILE, "%s: %s; set [server] program_dir", path, strerror(errno));
+}
+
+pid_t spawn_child(const char *dir, const char *program, enum proto_role role,
+                  struct channel *channel)
+{
+    int ends[2];
+    if (channel_pair(ends, true) < 0)
+        return -1;
+    pid_t master = getpid();
+    pid_t pid = fork();
+    if (pid == 0)
+        become(dir, program, ends[1], master);
+    base_close(ends[1]);
+    if (pid < 0)
+        base_close(ends[0]);
+    else
+        channel_open(channel, ends[0], ROLE_MASTER, role, STATE_STARTING);
+    return pid;
+}

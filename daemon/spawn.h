@@ -1,0 +1,15 @@
+/*
+ * spawn.h - starting a program of Poplar's own with a channel to it. Runs in the master, as root.
+ */
+#ifndef POPLAR_DAEMON_SPAWN_H
+#define POPLAR_DAEMON_SPAWN_H
+
+#include "daemon/channel.h"
+
+/* Exec DIR/PROGRAM with descriptor 3 as its end of a new channel, 0 and 1 on /dev/null, nothing
+ * else open, no signal blocked; it dies with this process. The pid, or -1 and errno. `channel`
+ * becomes the master's end, in STATE_STARTING. */
+pid_t spawn_child(const char *dir, const char *program, enum proto_role role,
+                  struct channel *channel);
+
+#endif

@@ -1,0 +1,234 @@
+/*
+ * supervise.c - the master's loop: signals, reaping, housekeeping, systemd, the end. Runs in the
+ * master.
+ */
+#include "daemon/base.h"
+#include "daemon/master.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <systemd/sd-daemon.h>
+#include <unistd.h>
+
+enum { TICK_MS = 1000, TICKET_KEY_MS = 3600 * 1000, LAST_REAP_MS = 2000 };
+
+void master_timer(struct master *m, sd_event_source **timer, uint64_t at,
+                  sd_event_time_handler_t handler, void *context)
+{
+    sd_event_source_disable_unref(*timer);
+    *timer = NULL;
+    sd_event_add_time(m->event, timer, CLOCK_MONOTONIC, at * 1000, 1000, handler, context);
+}
+
+void supervise_status(const struct master *m, char *text, size_t size)
+{
+    unsigned logged_in = 0, auths = 0, busy = 0;
+    for (const struct worker *w = m->workers; w; w = w->next)
+        logged_in += w->channel.state == STATE_MAIL;
+    for (const struct auth *a = m->auths; a; a = a->next) {
+        auths += !a->retired;
+        busy += a->channel.state == STATE_BUSY;
+    }
+    snprintf(text, size,
+             "%u sessions (%u logged in), %u waiting, %u idle workers, %u auth processes (%u "
+             "busy); since start: %llu sessions, %llu logins, %llu failed, %llu refused",
+             m->n_sessions, logged_in, m->n_waiting, m->n_idle, auths, busy,
+             (unsigned long long)m->total_sessions, (unsigned long long)m->total_logins,
+             (unsigned long long)m->total_failures, (unsigned long long)m->refused);
+}
+
+void supervise_announce(struct master *m)
+{
+    char status[256];
+    m->announced = true;
+    log_started();
+    supervise_status(m, status, sizeof status);
+    sd_notifyf(0, "READY=1\nSTATUS=%s", status);
+}
+
+static int on_child(sd_event_source *source, const struct signalfd_siginfo *info, void *context)
+{
+    struct master *m = context;
+    int status;
+    pid_t pid;
+    (void)source;
+    (void)info;
+    /* Children we do not know are reaped and forgotten: as process 1 we inherit strangers. */
+    while ((pid = waitpid(-1, &status, WNOHANG)) > 0) {
+        struct worker *w = m->workers;
+        struct auth *a = m->auths;
+        struct generation *g = m->generations;
+        while (w && w->pid != pid)
+            w = w->next;
+        while (a && a->pid != pid)
+            a = a->next;
+        while (g && g->pid != pid)
+            g = g->next;
+        if (w)
+            session_reaped(m, w, status);
+        else if (a)
+            login_reaped(m, a, status);
+        else if (g)
+            generation_reaped(m, g, status);
+    }
+    return 0;
+}
+
+static void rotate_ticket_keys(struct master *m, uint64_t now)
+{
+    if (now - m->ticket_key_born < TICKET_KEY_MS)
+        return;
+    memcpy(m->old_ticket_key, m->ticket_key, sizeof m->ticket_key);
+    base_random(m->ticket_key, sizeof m->ticket_key);
+    m->ticket_key_born = now;
+}
+
+/* Fed while the loop runs and nursery and auth answered the last ping; then they are asked anew. A
+ * directory server that hangs keeps auth processes busy, and busy ones are not asked. */
+static void feed_watchdog(struct master *m, uint64_t now)
+{
+    if (m->watchdog_ms == 0 || now - m->watchdog_fed < m->watchdog_ms / 3)
+        return;
+    if (m->serving && (!m->current || m->current->awaiting_pong))
+        return;
+    if (!login_ping(m))
+        return;
+    if (m->current)
+        generation_ping(m->current);
+    m->watchdog_fed = now;
+    sd_notify(0, "WATCHDOG=1");
+}
+
+static int on_tick(sd_event_source *source, uint64_t usec, void *context)
+{
+    struct master *m = context;
+    char status[256];
+    uint64_t now = base_now_ms();
+    (void)source;
+    (void)usec;
+    rotate_ticket_keys(m, now);
+    if (m->serving) {
+        if (m->current && now - m->current->born > m->config->workers.layout_max_age * 1000)
+            generation_replace(m, "layout_max_age is over");
+        session_tick(m);
+        login_tick(m);
+        supervise_status(m, status, sizeof status);
+        sd_notifyf(0, "STATUS=%s", status);
+    }
+    feed_watchdog(m, now);
+    master_timer(m, &m->tick, now + TICK_MS, on_tick, m);
+    return 0;
+}
+
+static int on_reload(sd_event_source *source, const struct signalfd_siginfo *info, void *context)
+{
+    (void)source;
+    (void)info;
+    trial_begin(context, -1);
+    return 0;
+}
+
+static int on_grace_over(sd_event_source *source, uint64_t usec, void *context)
+{
+    struct master *m = context;
+    (void)source;
+    (void)usec;
+    for (struct worker *w = m->workers; w; w = w->next)
+        session_end(m, w);
+    sd_event_exit(m->event, m->exit_status);
+    return 0;
+}
+
+void supervise_stop_if_drained(struct master *m)
+{
+    if (m->stopping && m->n_sessions == 0)
+        sd_event_exit(m->event, m->exit_status);
+}
+
+static int on_stop(sd_event_source *source, const struct signalfd_siginfo *info, void *context)
+{
+    struct master *m = context;
+    (void)source;
+    (void)info;
+    if (m->stopping || !m->serving) { /* asked twice, or before there was anything to end */
+        sd_event_exit(m->event, m->exit_status);
+        return 0;
+    }
+    m->stopping = true;
+    sd_notify(0, "STOPPING=1\nSTATUS=Waiting for sessions to end");
+    log_line(LOG_NOTICE, LOG_EVENT_STOPPED, NULL, "stopping, %u sessions under way", m->n_sessions);
+    listen_detach(m);
+    session_tick(m);
+    master_timer(m, &m->tick, base_now_ms() + m->config->server.stop_grace * 1000, on_grace_over,
+                 m);
+    supervise_stop_if_drained(m);
+    return 0;
+}
+
+static void add_signal(struct master *m, int number, sd_event_signal_handler_t handler,
+                       int64_t priority)
+{
+    sd_event_source *source = NULL;
+    if (sd_event_add_signal(m->event, &source, number, handler, m) < 0)
+        bug("a signal cannot be watched");
+    sd_event_source_set_priority(source, priority);
+    sd_event_source_set_floating(source, true);
+    sd_event_source_unref(source);
+}
+
+/* End what is left: children see end-of-file or die with us; wait so that none is left behind. */
+static void end_children(struct master *m)
+{
+    uint64_t until = base_now_ms() + LAST_REAP_MS;
+    for (struct worker *w = m->workers; w; w = w->next)
+        session_end(m, w);
+    for (struct auth *a = m->auths; a; a = a->next)
+        channel_close(&a->channel);
+    for (struct generation *g = m->generations; g; g = g->next)
+        channel_close(&g->channel);
+    while (base_now_ms() < until && (waitpid(-1, NULL, WNOHANG) >= 0 || errno == EINTR))
+        usleep(1000);
+    for (struct auth *a = m->auths; a; a = a->next)
+        if (kill(a->pid, 0) == 0)
+            kill(a->pid, SIGKILL);
+}
+
+int supervise_run(struct master *m)
+{
+    static const int signals[] = {SIGCHLD, SIGHUP, SIGTERM, SIGINT};
+    sigset_t blocked;
+    uint64_t usec = 0;
+    sigemptyset(&blocked);
+    for (size_t i = 0; i < ARRAY_SIZE(signals); i++)
+        sigaddset(&blocked, signals[i]);
+    sigprocmask(SIG_BLOCK, &blocked, NULL);
+    signal(SIGPIPE, SIG_IGN);
+    if (sd_event_new(&m->event) < 0)
+        bug("no event loop");
+    /* Channels are read to their end before the exit status of whoever wrote to them. */
+    add_signal(m, SIGCHLD, on_child, SD_EVENT_PRIORITY_NORMAL + 10);
+    add_signal(m, SIGHUP, on_reload, SD_EVENT_PRIORITY_NORMAL);
+    add_signal(m, SIGTERM, on_stop, SD_EVENT_PRIORITY_NORMAL);
+    add_signal(m, SIGINT, on_stop, SD_EVENT_PRIORITY_NORMAL);
+    if (sd_watchdog_enabled(0, &usec) > 0)
+        m->watchdog_ms = usec / 1000;
+    base_random(m->ticket_key, sizeof m->ticket_key);
+    base_random(m->old_ticket_key, sizeof m->old_ticket_key);
+    m->ticket_key_born = base_now_ms();
+    m->waiting_end = &m->waiting;
+    m->control_fd = -1;
+    master_timer(m, &m->tick, base_now_ms() + TICK_MS, on_tick, m);
+
+    trial_begin(m, -1);
+    sd_event_loop(m->event);
+    listen_detach(m);
+    end_children(m);
+    control_close(m);
+    if (m->serving)
+        log_line(LOG_NOTICE, LOG_EVENT_STOPPED, NULL, "stopped");
+    return m->exit_status;
+}

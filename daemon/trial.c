@@ -1,0 +1,128 @@
+/*
+ * trial.c - the first start and every reload: a configuration is tried, with its sockets, a nursery
+ * and an auth process of its own, before anything that serves is touched. Runs in the master.
+ */
+#include "daemon/base.h"
+#include "daemon/configfile.h"
+#include "daemon/master.h"
+
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sysexits.h>
+#include <systemd/sd-daemon.h>
+
+static void free_trial(struct trial *t)
+{
+    listen_close(t->listeners, t->n_listeners);
+    config_free(t->config);
+    free(t);
+}
+
+static void forget_generation(struct master *m, struct generation *g)
+{
+    if (!g)
+        return;
+    if (g->pid > 0)
+        kill(g->pid, SIGKILL);
+    generation_retire(m, g, false);
+}
+
+void trial_failed(struct master *m, int status, const char *why)
+{
+    struct trial *t = m->trial;
+    m->trial = NULL;
+    log_line(LOG_ERR, m->serving ? LOG_EVENT_RELOAD_FAILED : LOG_EVENT_OTHER, NULL, "%s%s",
+             m->serving ? "reload failed, the old configuration stays: " : "", why);
+    control_reply(t->reply_fd, status ? status : EX_SOFTWARE, why);
+    if (t->auth)
+        kill(t->auth->pid, SIGKILL);
+    forget_generation(m, t->generation);
+    login_retire_all(m, t->config);
+    free_trial(t);
+    if (m->serving) {
+        sd_notifyf(0, "READY=1\nSTATUS=Reload failed, the old configuration stays: %s", why);
+    } else {
+        sd_notifyf(0, "STATUS=%s", why);
+        m->exit_status = status > 0 && status < 127 ? status : EX_SOFTWARE;
+        sd_event_exit(m->event, m->exit_status);
+    }
+}
+
+void trial_begin(struct master *m, int reply_fd)
+{
+    char error[2048] = "";
+    if (m->trial || m->stopping) {
+        m->reload_again |= m->trial && reply_fd < 0;
+        control_reply(reply_fd, EX_TEMPFAIL,
+                      m->stopping ? "poplard is stopping" : "another reload is under way");
+        return;
+    }
+    struct trial *t = m->trial = base_alloc(sizeof *t);
+    t->reply_fd = reply_fd;
+    if (m->serving)
+        sd_notifyf(0, "RELOADING=1\nMONOTONIC_USEC=%llu\nSTATUS=Reloading",
+                   (unsigned long long)base_now_ms() * 1000);
+    t->config = configfile_read(m->config_file, error, sizeof error);
+    if (!t->config || !listen_open(t->config, m->listeners, m->n_listeners, &t->listeners,
+                                   &t->n_listeners, error, sizeof error)) {
+        trial_failed(m, EX_CONFIG, error);
+        return;
+    }
+    t->generation = generation_spawn(m, t->config, true);
+    t->auth = login_spawn(m, t->config, true);
+    if (t->generation->channel.fd < 0)
+        trial_failed(m, EX_CONFIG,
+                     base_copy(error, sizeof error, t->generation->last_error)
+                         ? error
+                         : "the nursery cannot be started");
+    else if (!t->auth)
+        trial_failed(m, EX_OSERR, "poplar-auth cannot be started");
+}
+
+static bool commit(struct master *m, struct trial *t)
+{
+    char error[512];
+    struct config *before = m->config;
+    struct listener *old = m->listeners;
+    size_t n_old = m->n_listeners;
+    bool first = !m->serving;
+
+    m->config = t->config;
+    if (first && !control_open(m, error, sizeof error)) {
+        m->config = NULL;
+        trial_failed(m, EX_CANTCREAT, error);
+        return false;
+    }
+    log_open(t->config->server.log_to, t->config->server.log_level);
+    m->listeners = t->listeners;
+    m->n_listeners = t->n_listeners;
+    m->trial = NULL;
+    m->serving = true;
+    m->announced = false;
+    m->nursery_failures = 0;
+    listen_close(old, n_old);
+    listen_attach(m);
+    if (before)
+        login_retire_all(m, before);
+    config_free(before);
+    generation_serve(m, t->generation);
+    login_tick(m);
+    log_line(LOG_NOTICE, first ? LOG_EVENT_STARTED : LOG_EVENT_RELOADED, NULL, "%s",
+             first ? "serving" : "reloaded");
+    control_reply(t->reply_fd, 0, "reloaded");
+    free(t);
+    return true;
+}
+
+void trial_step(struct master *m)
+{
+    struct trial *t = m->trial;
+    if (!t->generation || !t->generation->ready || !t->auth || t->auth->channel.state != STATE_IDLE)
+        return;
+    if (commit(m, t) && m->reload_again) {
+        m->reload_again = false;
+        trial_begin(m, -1);
+    }
+}
