@@ -1,0 +1,143 @@
+/*
+ * canonical.c - whose maildrop a name means: folding, domains, the account's own spelling.
+ *
+ * Runs in poplar-auth (root) and poplarctl, on names that clients chose and PAM modules changed.
+ * Looks accounts up; never opens a maildrop, never decides by a password.
+ */
+#include "auth/canonical.h"
+#include "daemon/base.h"
+
+#include <errno.h>
+#include <pwd.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+    UID_NOBODY = 65534,       /* also what file servers and containers show for "unmapped" */
+    ENTRY_SIZE_MAX = 1 << 20, /* octets of one passwd entry; groupware stores novels in gecos */
+};
+
+static bool acceptable(const char *name)
+{
+    size_t length = strnlen(name, PROTO_USER_MAX + 1);
+    if (length == 0 || length > PROTO_USER_MAX || strcmp(name, ".") == 0 || strcmp(name, "..") == 0)
+        return false;
+    for (size_t i = 0; i < length; i++) {
+        unsigned char c = (unsigned char)name[i];
+        if (c < 0x20 || c == 0x7f || c == '/')
+            return false;
+    }
+    return true;
+}
+
+/* ASCII only and by hand: tolower() follows the locale, and a maildrop's name must not. */
+static char lower(char c)
+{
+    return c >= 'A' && c <= 'Z' ? (char)(c - 'A' + 'a') : c;
+}
+
+static bool same_domain(const char *a, const char *b)
+{
+    while (*a && lower(*a) == lower(*b)) {
+        a++;
+        b++;
+    }
+    return lower(*a) == lower(*b);
+}
+
+static const struct config_domain *find_virtual(const struct config *config, const char *domain)
+{
+    for (size_t i = 0; i < config->auth.n_domains; i++)
+        if (same_domain(config->auth.domains[i].name, domain))
+            return &config->auth.domains[i];
+    return NULL;
+}
+
+static bool is_stripped(const struct config *config, const char *domain)
+{
+    if (config->auth.strip_domain != STRIP_LOCAL)
+        return config->auth.strip_domain == STRIP_ALWAYS;
+    for (size_t i = 0; i < config->server.local_domains.n; i++)
+        if (same_domain(config->server.local_domains.items[i], domain))
+            return true;
+    return false;
+}
+
+enum canonical_outcome canonical_fold(const struct config *config, const char *given,
+                                      char name[PROTO_USER_MAX + 1], const char **pam_service)
+{
+    if (!acceptable(given))
+        return CANONICAL_MALFORMED;
+    char folded[PROTO_USER_MAX + 1];
+    base_copy(folded, sizeof folded, given);
+    char *at = strrchr(folded, '@');
+    if (at == folded)
+        return CANONICAL_MALFORMED;
+    const struct config_domain *virtual = at ? find_virtual(config, at + 1) : NULL;
+
+    /* A domain has no case; of a virtual one, two spellings must not become two maildrops. */
+    char *from = config->auth.username == USERNAME_LOWERCASE ? folded : virtual ? at : NULL;
+    for (; from && *from; from++)
+        *from = lower(*from);
+    if (at && !virtual && is_stripped(config, at + 1))
+        *at = '\0';
+    if (!acceptable(folded))
+        return CANONICAL_MALFORMED;
+
+    base_copy(name, PROTO_USER_MAX + 1, folded);
+    *pam_service = virtual && virtual->pam_service ? virtual->pam_service
+                                                   : config->auth.pam_service;
+    return CANONICAL_OK;
+}
+
+/* The account's own spelling and uid. */
+static enum canonical_outcome look_up(const char *name, char spelled[PROTO_USER_MAX + 1],
+                                      uid_t *uid)
+{
+    struct passwd entry, *found;
+    char *memory = NULL;
+    size_t size = 1024;
+    int error;
+    do {
+        memory = base_realloc(memory, size);
+        found = NULL;
+        error = getpwnam_r(name, &entry, memory, size, &found);
+        if (error == ERANGE)
+            size *= 2;
+    } while ((error == ERANGE && size <= ENTRY_SIZE_MAX) || error == EINTR);
+
+    enum canonical_outcome outcome = CANONICAL_OK;
+    if (error != 0 && error != ENOENT && error != ESRCH)
+        outcome = CANONICAL_UNAVAILABLE;
+    else if (!found)
+        outcome = CANONICAL_UNKNOWN;
+    else if (!acceptable(found->pw_name))
+        outcome = CANONICAL_MALFORMED;
+    else {
+        base_copy(spelled, PROTO_USER_MAX + 1, found->pw_name);
+        *uid = found->pw_uid;
+    }
+    free(memory);
+    return outcome;
+}
+
+enum canonical_outcome canonical_finish(const struct config *config, const char *pam_user,
+                                        char name[PROTO_USER_MAX + 1])
+{
+    char folded[PROTO_USER_MAX + 1], spelled[PROTO_USER_MAX + 1];
+    const char *service;
+    uid_t uid;
+    enum canonical_outcome outcome = canonical_fold(config, pam_user, folded, &service);
+    if (outcome != CANONICAL_OK)
+        return outcome;
+
+    bool by_pam = config->auth.canonical == CANONICAL_PAM;
+    outcome = look_up(folded, spelled, &uid);
+    if (outcome == CANONICAL_OK && (uid == 0 || uid == UID_NOBODY || uid < config->auth.first_uid))
+        return CANONICAL_REFUSED;
+    if (outcome == CANONICAL_UNKNOWN && by_pam && !config->auth.require_nss)
+        outcome = CANONICAL_OK;
+    if (outcome == CANONICAL_OK)
+        base_copy(name, PROTO_USER_MAX + 1, by_pam ? folded : spelled);
+    return outcome;
+}

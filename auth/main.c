@@ -1,0 +1,73 @@
+/*
+ * main.c - poplar-auth: checks passwords through PAM and opens maildrops, one login at a time.
+ *
+ * Exec'd by the master, as root with the few capabilities that the master kept. Never talks to a
+ * client, never parses mail, never opens a maildrop before PAM said yes or the master said so.
+ */
+#include "auth/service.h"
+
+#include <grp.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sysexits.h>
+#include <syslog.h>
+#include <unistd.h>
+
+_Noreturn static void give_up(struct child *child, const char *error)
+{
+    child_log(&child->control, LOG_ERR, "%s", error);
+    exit(EX_CONFIG);
+}
+
+/* What modules expect of a root daemon; and modules that write to a lost server must not end us. */
+static void settle(pid_t parent)
+{
+    service_harden(parent);
+    umask(077);
+    signal(SIGPIPE, SIG_IGN);
+    if (chdir("/") < 0 || (geteuid() == 0 && setgroups(0, NULL) < 0))
+        fatal(EX_OSERR, "cannot leave directory or groups");
+}
+
+/* Find the service and hold its modules. One that is missing is a reason not to start, but none
+ * to stop serving the others. */
+static void pin_service(struct child *child, struct pam_pins *pins, const char *section,
+                        const char *name, const char *service)
+{
+    const char *confdir = child->config->auth.pam_confdir;
+    char problem[400], line[800];
+    if (pam_service_find(service, confdir, problem, sizeof problem)) {
+        pam_pins_add(pins, service, confdir);
+        return;
+    }
+    const char *where = config_where(child->config, section, name, "pam_service");
+    snprintf(line, sizeof line, "%s: %s", where, problem);
+    if (child->strict)
+        give_up(child, line);
+    child_log(&child->control, LOG_WARNING, "%s", line);
+}
+
+int main(void)
+{
+    static struct child child;
+    static struct pam_pins pins;
+    char error[512];
+    pid_t parent = getppid();
+
+    child_begin(&child, ROLE_AUTH, NULL, NULL);
+    settle(parent);
+    struct grant_root *root = grant_root_open(child.config, error, sizeof error);
+    if (!root)
+        give_up(&child, error);
+    pin_service(&child, &pins, "auth", "", child.config->auth.pam_service);
+    for (size_t i = 0; i < child.config->auth.n_domains; i++) {
+        const struct config_domain *d = &child.config->auth.domains[i];
+        if (d->pam_service)
+            pin_service(&child, &pins, "domain", d->name, d->pam_service);
+    }
+    child_ready(&child);
+    service_run(&child, root, &pins, parent);
+}

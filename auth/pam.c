@@ -1,0 +1,270 @@
+/*
+ * pam.c - one login through PAM: the conversation, the steps, and what their results mean.
+ *
+ * Runs in poplar-auth as root, and runs the administrator's modules inside this process: they may
+ * block, crash, exit or change anything, so service.c trusts nothing after they ran. What modules
+ * say is for the log only.
+ */
+#include "auth/pam.h"
+#include "daemon/base.h"
+#include "daemon/privileges.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <security/pam_appl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+/* What a status means in the authentication phase and in the account phase. Before the password
+ * is known to be right, nothing about the account may show. All others: LOGIN_UNAVAILABLE. */
+static const struct {
+    int status;
+    enum login_outcome authentication, account;
+} meanings[] = {
+    {PAM_SUCCESS, LOGIN_OK, LOGIN_OK},
+    {PAM_USER_UNKNOWN, LOGIN_DENIED, LOGIN_DENIED},
+    {PAM_AUTH_ERR, LOGIN_DENIED, LOGIN_ACCOUNT},
+    {PAM_MAXTRIES, LOGIN_DENIED, LOGIN_ACCOUNT},
+    {PAM_PERM_DENIED, LOGIN_DENIED, LOGIN_ACCOUNT},
+    {PAM_CRED_INSUFFICIENT, LOGIN_DENIED, LOGIN_UNAVAILABLE},
+    {PAM_ACCT_EXPIRED, LOGIN_DENIED, LOGIN_ACCOUNT},
+    {PAM_AUTHTOK_EXPIRED, LOGIN_DENIED, LOGIN_EXPIRED},
+    {PAM_CRED_EXPIRED, LOGIN_DENIED, LOGIN_EXPIRED},
+    {PAM_NEW_AUTHTOK_REQD, LOGIN_EXPIRED, LOGIN_EXPIRED},
+    {PAM_MODULE_UNKNOWN, LOGIN_MISCONFIGURED, LOGIN_MISCONFIGURED},
+    {PAM_OPEN_ERR, LOGIN_MISCONFIGURED, LOGIN_MISCONFIGURED},
+    {PAM_SYMBOL_ERR, LOGIN_MISCONFIGURED, LOGIN_MISCONFIGURED},
+};
+
+/* Where Linux-PAM looks for a service, in this order, when it is not told a directory. */
+static const char *const pam_dirs[] = {"/etc/pam.d", "/usr/lib/pam.d"};
+
+/* A regular, readable file with something in it? libpam passes over any other in silence. */
+static bool is_service_file(const char *dir, const char *name)
+{
+    char *path = base_format("%s/%s", dir, name);
+    struct stat st;
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    bool good = fd >= 0 && fstat(fd, &st) == 0 && S_ISREG(st.st_mode) && st.st_size > 0;
+    base_close(fd);
+    free(path);
+    return good;
+}
+
+/* A line of /etc/pam.conf, which PAM reads only on systems without its directories. */
+static bool is_in_pam_conf(const char *name)
+{
+    char *line = NULL;
+    size_t size = 0, length = strlen(name);
+    bool found = false;
+    FILE *file = fopen("/etc/pam.conf", "re");
+    while (file && !found && getline(&line, &size, file) > 0) {
+        const char *at = line + strspn(line, " \t");
+        found = strncasecmp(at, name, length) == 0 && isblank((unsigned char)at[length]);
+    }
+    if (file)
+        fclose(file);
+    free(line);
+    return found;
+}
+
+bool pam_service_find(const char *service, const char *confdir, char *problem, size_t size)
+{
+    char name[64];
+    struct stat st;
+    bool found = false, has_dirs = confdir != NULL;
+    if (!base_copy(name, sizeof name, service) || strchr(name, '/') || name[0] == '.' || !name[0]) {
+        snprintf(problem, size, "pam_service=%s: not the name of a PAM service", service);
+        return false;
+    }
+    for (char *at = name; *at; at++) /* pam_start() does the same */
+        *at = (char)tolower((unsigned char)*at);
+    if (confdir)
+        found = is_service_file(confdir, name);
+    for (size_t i = 0; !confdir && !found && i < ARRAY_SIZE(pam_dirs); i++) {
+        has_dirs = has_dirs || (stat(pam_dirs[i], &st) == 0 && S_ISDIR(st.st_mode));
+        found = is_service_file(pam_dirs[i], name);
+    }
+    if (!found && !has_dirs)
+        found = is_in_pam_conf(name);
+    if (!found)
+        snprintf(problem, size,
+                 "PAM service %s: no readable file %s/%s; install one (packaging/pam has an "
+                 "example) or set pam_service",
+                 name, confdir ? confdir : pam_dirs[0], name);
+    return found;
+}
+
+/* One prompt or text of a module; false for what no mail client could answer. */
+static bool answer(struct pam_login *login, const struct pam_message *message, char **reply)
+{
+    if (!message || !message->msg)
+        return false;
+    switch (message->msg_style) {
+    case PAM_PROMPT_ECHO_OFF:
+        return login->asking && (*reply = strdup(login->secret)) != NULL;
+    case PAM_PROMPT_ECHO_ON:
+        return (*reply = strdup(login->user)) != NULL;
+    case PAM_ERROR_MSG:
+    case PAM_TEXT_INFO:
+        base_copy(login->remark, sizeof login->remark, message->msg);
+        return true;
+    default:
+        return false;
+    }
+}
+
+static int converse(int n, const struct pam_message **messages, struct pam_response **responses,
+                    void *context)
+{
+    if (n <= 0 || n > PAM_MAX_NUM_MSG || !messages || !responses)
+        return PAM_CONV_ERR;
+    struct pam_response *replies = calloc((size_t)n, sizeof *replies);
+    if (!replies)
+        return PAM_BUF_ERR;
+    for (int i = 0; i < n; i++) {
+        if (answer(context, messages[i], &replies[i].resp))
+            continue;
+        while (i-- > 0) {
+            if (replies[i].resp)
+                explicit_bzero(replies[i].resp, strlen(replies[i].resp));
+            free(replies[i].resp);
+        }
+        free(replies);
+        return PAM_CONV_ERR;
+    }
+    *responses = replies; /* the module's now */
+    return PAM_SUCCESS;
+}
+
+/* With this set, libpam does not sleep after a failure: the wait is the master's timer. */
+static void ignore_delay(int status, unsigned microseconds, void *context)
+{
+    (void)status;
+    (void)microseconds;
+    (void)context;
+}
+
+static int start(const char *service, const char *confdir, const char *user,
+                 struct pam_login *login, pam_handle_t **handle)
+{
+    struct pam_conv conversation = {converse, login};
+    return confdir ? pam_start_confdir(service, user, &conversation, confdir, handle)
+                   : pam_start(service, user, &conversation, handle);
+}
+
+static enum login_outcome explain(struct pam_login *login, const char *step,
+                                  enum login_outcome outcome)
+{
+    const char *remedy = outcome == LOGIN_MISCONFIGURED
+                             ? "; check the service's file and that its modules are installed"
+                             : "";
+    if (outcome == LOGIN_UNAVAILABLE || outcome == LOGIN_MISCONFIGURED)
+        snprintf(login->problem, sizeof login->problem, "PAM service %s: %s: %s%s", login->service,
+                 step, pam_strerror(login->handle, login->status), remedy);
+    return outcome;
+}
+
+static enum login_outcome prepare(struct pam_login *login)
+{
+    login->status = start(login->service, login->confdir, login->user, login, &login->handle);
+    if (login->status != PAM_SUCCESS) {
+        login->handle = NULL;
+        return explain(login, "start",
+                       login->status == PAM_BUF_ERR ? LOGIN_UNAVAILABLE : LOGIN_MISCONFIGURED);
+    }
+    const void *delay = (const void *)(uintptr_t)ignore_delay;
+    if ((login->status = pam_set_item(login->handle, PAM_RHOST, login->peer)) != PAM_SUCCESS ||
+        (login->status = pam_set_item(login->handle, PAM_TTY, "poplar")) != PAM_SUCCESS ||
+        (login->status = pam_set_item(login->handle, PAM_FAIL_DELAY, delay)) != PAM_SUCCESS)
+        return explain(login, "set-up", LOGIN_UNAVAILABLE);
+    return LOGIN_OK;
+}
+
+enum login_outcome pam_login_check(struct pam_login *login)
+{
+    const void *user = NULL;
+    enum login_outcome outcome = prepare(login);
+    if (outcome != LOGIN_OK)
+        return outcome;
+
+    login->asking = true;
+    login->status = pam_authenticate(login->handle, PAM_SILENT | PAM_DISALLOW_NULL_AUTHTOK);
+    login->asking = false;
+    bool authenticated = login->status == PAM_SUCCESS;
+    if (authenticated)
+        login->status = pam_acct_mgmt(login->handle, PAM_SILENT | PAM_DISALLOW_NULL_AUTHTOK);
+
+    outcome = LOGIN_UNAVAILABLE;
+    for (size_t i = 0; i < ARRAY_SIZE(meanings); i++)
+        if (meanings[i].status == login->status)
+            outcome = authenticated ? meanings[i].account : meanings[i].authentication;
+    if (outcome != LOGIN_OK)
+        return explain(login, authenticated ? "account" : "authentication", outcome);
+
+    login->status = pam_get_item(login->handle, PAM_USER, &user);
+    if (login->status != PAM_SUCCESS || !user)
+        return explain(login, "user name", LOGIN_UNAVAILABLE);
+    if (!base_copy(login->name, sizeof login->name, user))
+        login->name[0] = '\0'; /* a name cut short would be somebody else's */
+    return LOGIN_OK;
+}
+
+/* The child's whole life. What it changes in itself dies with it. */
+_Noreturn static void run_session(pam_handle_t *handle, pid_t parent)
+{
+    privileges_die_with(parent);
+    int status = pam_setcred(handle, PAM_ESTABLISH_CRED | PAM_SILENT);
+    if (status == PAM_SUCCESS)
+        status = pam_open_session(handle, PAM_SILENT);
+    if (status == PAM_SUCCESS)
+        status = pam_close_session(handle, PAM_SILENT);
+    _exit(status);
+}
+
+enum login_outcome pam_login_session(struct pam_login *login)
+{
+    pid_t self = getpid(), child = fork(), ended;
+    int status = 0;
+    if (child == 0)
+        run_session(login->handle, self);
+    do
+        ended = child < 0 ? -1 : waitpid(child, &status, 0);
+    while (ended < 0 && errno == EINTR);
+    login->status = ended == child && WIFEXITED(status) ? WEXITSTATUS(status) : PAM_SYSTEM_ERR;
+    return explain(login, "session", login->status == PAM_SUCCESS ? LOGIN_OK : LOGIN_UNAVAILABLE);
+}
+
+void pam_login_end(struct pam_login *login)
+{
+    if (login->handle)
+        pam_end(login->handle, login->status);
+    login->handle = NULL;
+}
+
+void pam_pins_add(struct pam_pins *pins, const char *service, const char *confdir)
+{
+    for (size_t i = 0; i < pins->n; i++)
+        if (strcmp(pins->items[i].service, service) == 0)
+            return;
+    pam_handle_t *handle = NULL;
+    if (start(service, confdir, NULL, NULL, &handle) != PAM_SUCCESS) /* never converses */
+        return; /* the login that needs it will say why */
+    pins->items = base_realloc(pins->items, (pins->n + 1) * sizeof *pins->items);
+    pins->items[pins->n++] = (struct pam_pin){base_strdup(service), handle};
+}
+
+void pam_pins_release(struct pam_pins *pins)
+{
+    for (size_t i = 0; i < pins->n; i++) {
+        pam_end(pins->items[i].handle, PAM_SUCCESS);
+        free(pins->items[i].service);
+    }
+    free(pins->items);
+    *pins = (struct pam_pins){0};
+}

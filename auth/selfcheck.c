@@ -1,0 +1,172 @@
+/*
+ * selfcheck.c - whether this process is still what it was before it ran PAM modules.
+ *
+ * Runs in poplar-auth as root, after every exchange. Looks only, repairs nothing: a process that
+ * differs is replaced.
+ */
+#include "auth/selfcheck.h"
+#include "daemon/base.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <linux/capability.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/fsuid.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <syslog.h>
+#include <unistd.h>
+
+static void read_ids(struct selfcheck_ids *ids)
+{
+    struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
+    struct __user_cap_data_struct caps[_LINUX_CAPABILITY_U32S_3] = {0};
+
+    memset(ids, 0, sizeof *ids);
+    getresuid(&ids->user[0], &ids->user[1], &ids->user[2]);
+    getresgid(&ids->group[0], &ids->group[1], &ids->group[2]);
+    ids->user[3] = (uid_t)setfsuid((uid_t)-1); /* no such id: this only asks */
+    ids->group[3] = (gid_t)setfsgid((gid_t)-1);
+    if (getgroups(SELFCHECK_GROUPS, ids->groups) < 0) /* more of them: compared by number */
+        memset(ids->groups, 0, sizeof ids->groups);
+    ids->n_groups = getgroups(0, NULL);
+    syscall(SYS_capget, &header, caps);
+    ids->capabilities = (unsigned long long)caps[1].effective << 32 | caps[0].effective;
+}
+
+static void add_fd(struct selfcheck *self, int fd)
+{
+    struct stat st = {0};
+    if (self->n_fds >= SELFCHECK_FDS || fstat(fd, &st) < 0)
+        return;
+    self->fds[self->n_fds++] = (struct selfcheck_fd){fd, st.st_dev, st.st_ino};
+}
+
+static int by_number(const void *a, const void *b)
+{
+    return ((const struct selfcheck_fd *)a)->fd - ((const struct selfcheck_fd *)b)->fd;
+}
+
+static void read_fds(struct selfcheck *self)
+{
+    self->n_fds = 0;
+    DIR *list = opendir("/proc/self/fd");
+    if (!list) { /* no /proc here: try the numbers that are likely */
+        for (int fd = 0; fd < 1024; fd++)
+            add_fd(self, fd);
+        return;
+    }
+    for (const struct dirent *entry; (entry = readdir(list)) != NULL;) {
+        int fd = atoi(entry->d_name);
+        if (entry->d_name[0] != '.' && fd != dirfd(list))
+            add_fd(self, fd);
+    }
+    closedir(list);
+    qsort(self->fds, self->n_fds, sizeof self->fds[0], by_number);
+}
+
+void selfcheck_record(struct selfcheck *self)
+{
+    struct stat here = {0};
+    memset(self, 0, sizeof *self);
+    closelog(); /* libc keeps its socket to the log open: that one is nobody's leak */
+    read_ids(&self->ids);
+    umask(self->umask = umask(0));
+    stat(".", &here);
+    self->cwd_device = here.st_dev;
+    self->cwd_inode = here.st_ino;
+    sigprocmask(SIG_BLOCK, NULL, &self->blocked);
+    for (int i = 1; i < NSIG; i++) {
+        struct sigaction action;
+        if (sigaction(i, NULL, &action) == 0)
+            self->handlers[i] = action.sa_handler;
+    }
+    for (unsigned i = 0; i < RLIM_NLIMITS; i++)
+        getrlimit(i, &self->limits[i]);
+    read_fds(self);
+}
+
+bool selfcheck_same_ids(const struct selfcheck *self)
+{
+    struct selfcheck_ids now;
+    read_ids(&now);
+    return memcmp(&now, &self->ids, sizeof now) == 0;
+}
+
+bool selfcheck_same_fds(const struct selfcheck *self)
+{
+    for (size_t i = 0; i < self->n_fds; i++) {
+        struct stat st;
+        if (fstat(self->fds[i].fd, &st) < 0 || st.st_dev != self->fds[i].device ||
+            st.st_ino != self->fds[i].inode)
+            return false;
+    }
+    return true;
+}
+
+static bool is_name_service(int fd)
+{
+    int domain = 0;
+    socklen_t size = sizeof domain;
+    return getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &size) == 0 && domain == AF_UNIX &&
+           fcntl(fd, F_GETFD) & FD_CLOEXEC;
+}
+
+/* The first descriptor that was opened, closed or replaced; -1 if none was. */
+static int find_fd(const struct selfcheck *then, const struct selfcheck *now)
+{
+    for (size_t i = 0; i < then->n_fds || i < now->n_fds; i++) {
+        if (i >= then->n_fds)
+            return now->fds[i].fd;
+        if (i >= now->n_fds)
+            return then->fds[i].fd;
+        const struct selfcheck_fd *a = &then->fds[i], *b = &now->fds[i];
+        if (a->fd != b->fd)
+            return a->fd < b->fd ? a->fd : b->fd;
+        if (a->device != b->device || a->inode != b->inode)
+            return a->fd;
+    }
+    return -1;
+}
+
+static const char *find_difference(const struct selfcheck *then, const struct selfcheck *now)
+{
+    if (memcmp(&then->ids, &now->ids, sizeof now->ids) != 0)
+        return "ids, groups or capabilities";
+    if (then->umask != now->umask)
+        return "umask";
+    if (then->cwd_device != now->cwd_device || then->cwd_inode != now->cwd_inode)
+        return "working directory";
+    for (int i = 1; i < NSIG; i++) {
+        if (then->handlers[i] != now->handlers[i])
+            return "signal handlers";
+        if (sigismember(&then->blocked, i) != sigismember(&now->blocked, i))
+            return "signal mask";
+    }
+    if (memcmp(then->limits, now->limits, sizeof now->limits) != 0)
+        return "resource limits";
+    return NULL;
+}
+
+bool selfcheck_same(struct selfcheck *self, char *difference, size_t size)
+{
+    struct selfcheck now;
+    selfcheck_record(&now);
+    int fd = find_fd(self, &now);
+    if (fd >= 0 && !self->name_service_seen && now.n_fds == self->n_fds + 1 &&
+        is_name_service(fd)) {
+        self->name_service_seen = true;
+        add_fd(self, fd);
+        qsort(self->fds, self->n_fds, sizeof self->fds[0], by_number);
+        fd = find_fd(self, &now);
+    }
+    const char *what = find_difference(self, &now);
+    if (what)
+        base_copy(difference, size, what);
+    else if (fd >= 0)
+        snprintf(difference, size, "descriptor %d", fd);
+    return !what && fd < 0;
+}
