@@ -1,0 +1,283 @@
+/*
+ * commands.c - what each POP3 command does (RFC 1939, 2449, 2595). Runs in a worker, inside its
+ * sandbox. A handler answers or says what is wrong; counting, wiping and ending is pop3.c's.
+ */
+#include "worker/commands.h"
+#include "daemon/base.h"
+#include "worker/login.h"
+#include "worker/retrieve.h"
+
+#include <string.h>
+#include <strings.h>
+
+enum { LINE_LIMIT = 255, CREDENTIAL_LINE_LIMIT = 512 };
+
+static void put_line(struct session *s, const char *text)
+{
+    stream_put_text(&s->stream, text);
+    stream_put_text(&s->stream, "\r\n");
+}
+
+static void put_end(struct session *s)
+{
+    stream_put_text(&s->stream, ".\r\n");
+}
+
+/* RFC 2449 section 5: what is announced is there now; what AUTHORIZATION has is announced in both
+ * states, but for STLS (RFC 2595 section 4). */
+static enum command_outcome run_capa(struct session *s, const struct command_arguments *a)
+{
+    (void)a;
+    session_ok(s, TEXT_CAPABILITIES);
+    put_line(s, "TOP");
+    put_line(s, "UIDL");
+    put_line(s, "RESP-CODES");
+    put_line(s, "AUTH-RESP-CODE");
+    put_line(s, "PIPELINING");
+    if (!s->logged_in && !s->stream.tls && tls_available(s->tls))
+        put_line(s, "STLS");
+    if (session_may_log_in(s))
+        put_line(s, "USER");
+    put_line(s, "EXPIRE NEVER");
+    put_line(s, "IMPLEMENTATION Poplar-" POPLAR_VERSION);
+    put_end(s);
+    return COMMAND_DONE;
+}
+
+/* Whatever came in the clear, before or behind STLS, may be somebody else's: it is forgotten. */
+static enum command_outcome run_stls(struct session *s, const struct command_arguments *a)
+{
+    (void)a;
+    if (s->stream.tls || !tls_available(s->tls)) {
+        session_error(s, CODE_NONE, s->stream.tls ? TEXT_TLS_ALREADY : TEXT_TLS_NOT_HERE);
+        return COMMAND_DONE;
+    }
+    session_ok(s, TEXT_TLS_BEGINS);
+    stream_flush(&s->stream);
+    session_check_stream(s);
+    line_discard(&s->input);
+    explicit_bzero(s->user, sizeof s->user);
+    if (s->end == 0)
+        session_start_tls(s);
+    return COMMAND_DONE;
+}
+
+static enum command_outcome run_user(struct session *s, const struct command_arguments *a)
+{
+    s->user[0] = '\0';
+    if (a->size == 0)
+        return COMMAND_BAD;
+    if (!session_may_log_in(s)) {
+        session_error(s, CODE_AUTH, TEXT_TLS_FIRST);
+        return COMMAND_DONE;
+    }
+    if (!login_name_fits(a->text, a->size)) {
+        session_error(s, CODE_NONE, TEXT_NAME_UNFIT);
+        return COMMAND_DONE;
+    }
+    memcpy(s->user, a->text, a->size);
+    s->user[a->size] = '\0';
+    session_ok(s, TEXT_NAME_ACCEPTED);
+    return COMMAND_DONE;
+}
+
+static enum command_outcome run_pass(struct session *s, const struct command_arguments *a)
+{
+    char user[sizeof s->user];
+    memcpy(user, s->user, sizeof user);
+    s->user[0] = '\0';
+    if (!session_may_log_in(s))
+        session_error(s, CODE_AUTH, TEXT_TLS_FIRST);
+    else if (!user[0])
+        session_error(s, CODE_NONE, TEXT_NAME_FIRST);
+    else if (a->size == 0)
+        session_error(s, CODE_AUTH, TEXT_PASSWORD_EMPTY);
+    else if (!login_password_fits(a->text, a->size))
+        session_error(s, CODE_NONE, TEXT_PASSWORD_UNFIT);
+    else
+        login_try(s, "PASS", user, a->text, a->size);
+    return COMMAND_DONE;
+}
+
+static enum command_outcome run_quit(struct session *s, const struct command_arguments *a)
+{
+    (void)a;
+    session_ok(s, TEXT_BYE);
+    session_end(s, END_QUIT);
+    return COMMAND_DONE;
+}
+
+/* RFC 1939 section 6. The maildrop is closed before the answer: a client that comes back at once
+ * must not find it in use. */
+static enum command_outcome run_quit_update(struct session *s, const struct command_arguments *a)
+{
+    enum store_outcome outcome = view_commit(&s->view, s->config->store.undelete_for);
+    if (outcome != STORE_OK) {
+        enum text text = s->view.n_deleted > 0 ? TEXT_NOT_DELETED : TEXT_STORE_TEMP;
+        session_error(s, session_store_failed(s, outcome), text);
+        return COMMAND_DONE;
+    }
+    s->deleted = s->view.n_deleted;
+    view_close(&s->view);
+    return run_quit(s, a);
+}
+
+static enum command_outcome run_stat(struct session *s, const struct command_arguments *a)
+{
+    (void)a;
+    session_numbers(s, "+OK ", view_messages(&s->view), view_octets(&s->view));
+    put_line(s, "");
+    return COMMAND_DONE;
+}
+
+/* The list of messages must be there; false, and the client is answered, when it cannot be had. */
+static bool load(struct session *s)
+{
+    enum store_outcome outcome = view_load(&s->view);
+    if (outcome == STORE_OK)
+        return true;
+    enum session_code code = session_store_failed(s, outcome);
+    session_error(s, code, code == CODE_SYS_PERM ? TEXT_STORE_PERM : TEXT_STORE_TEMP);
+    return false;
+}
+
+static bool find(const struct session *s, const char *word, size_t *index)
+{
+    uint64_t number;
+    return line_number(word, &number) && view_find(&s->view, number, index);
+}
+
+static void put_scan(struct session *s, const char *before, size_t index)
+{
+    session_numbers(s, before, index + 1, maildrop_snapshot_entry(s->view.snapshot, index)->size);
+    put_line(s, "");
+}
+
+static void put_uidl(struct session *s, const char *before, size_t index)
+{
+    stream_put_text(&s->stream, before);
+    stream_put_number(&s->stream, index + 1);
+    stream_put(&s->stream, " ", 1);
+    put_line(s, maildrop_snapshot_uidl(s->view.snapshot, index));
+}
+
+/* LIST and UIDL: one message, or all that are not deleted. */
+static enum command_outcome list(struct session *s, const struct command_arguments *a,
+                                 void (*put)(struct session *, const char *, size_t))
+{
+    size_t index;
+    if (a->n == 1) {
+        if (!find(s, a->words[0], &index))
+            return COMMAND_NO_MESSAGE;
+        put(s, "+OK ", index);
+        return COMMAND_DONE;
+    }
+    stream_put_text(&s->stream, "+OK ");
+    stream_put_number(&s->stream, view_messages(&s->view));
+    stream_put(&s->stream, " ", 1);
+    put_line(s, text_get(TEXT_MESSAGES));
+    for (index = 0; index < view_count(&s->view) && s->stream.failure == STREAM_OK; index++)
+        if (view_visible(&s->view, index))
+            put(s, "", index);
+    put_end(s);
+    return COMMAND_DONE;
+}
+
+static enum command_outcome run_list(struct session *s, const struct command_arguments *a)
+{
+    return load(s) ? list(s, a, put_scan) : COMMAND_DONE;
+}
+
+static enum command_outcome run_uidl(struct session *s, const struct command_arguments *a)
+{
+    return load(s) ? list(s, a, put_uidl) : COMMAND_DONE;
+}
+
+static enum command_outcome run_retr(struct session *s, const struct command_arguments *a)
+{
+    size_t index;
+    if (!load(s))
+        return COMMAND_DONE;
+    if (!find(s, a->words[0], &index))
+        return COMMAND_NO_MESSAGE;
+    if (retrieve_message(s, index))
+        view_mark_retrieved(&s->view, index);
+    return COMMAND_DONE;
+}
+
+static enum command_outcome run_top(struct session *s, const struct command_arguments *a)
+{
+    size_t index;
+    uint64_t lines;
+    if (!line_number(a->words[1], &lines))
+        return COMMAND_BAD;
+    if (!load(s))
+        return COMMAND_DONE;
+    if (!find(s, a->words[0], &index))
+        return COMMAND_NO_MESSAGE;
+    retrieve_top(s, index, lines);
+    return COMMAND_DONE;
+}
+
+static enum command_outcome run_dele(struct session *s, const struct command_arguments *a)
+{
+    size_t index;
+    if (!load(s))
+        return COMMAND_DONE;
+    if (!find(s, a->words[0], &index))
+        return COMMAND_NO_MESSAGE;
+    view_mark_deleted(&s->view, index);
+    session_ok(s, TEXT_DELETED);
+    return COMMAND_DONE;
+}
+
+static enum command_outcome run_rset(struct session *s, const struct command_arguments *a)
+{
+    (void)a;
+    view_reset(&s->view);
+    session_ok(s, TEXT_RESET);
+    return COMMAND_DONE;
+}
+
+static enum command_outcome run_noop(struct session *s, const struct command_arguments *a)
+{
+    (void)a;
+    session_ok(s, TEXT_NOTHING_DONE);
+    return COMMAND_DONE;
+}
+
+static const struct command authorization[] = {
+    {"CAPA", ARGUMENTS_WORDS, 0, 0, run_capa}, {"STLS", ARGUMENTS_WORDS, 0, 0, run_stls},
+    {"USER", ARGUMENTS_LINE, 0, 0, run_user},  {"PASS", ARGUMENTS_SECRET, 0, 0, run_pass},
+    {"QUIT", ARGUMENTS_WORDS, 0, 0, run_quit},
+};
+
+static const struct command transaction[] = {
+    {"CAPA", ARGUMENTS_WORDS, 0, 0, run_capa}, {"STAT", ARGUMENTS_WORDS, 0, 0, run_stat},
+    {"LIST", ARGUMENTS_WORDS, 0, 1, run_list}, {"UIDL", ARGUMENTS_WORDS, 0, 1, run_uidl},
+    {"RETR", ARGUMENTS_WORDS, 1, 1, run_retr}, {"TOP", ARGUMENTS_WORDS, 2, 2, run_top},
+    {"DELE", ARGUMENTS_WORDS, 1, 1, run_dele}, {"RSET", ARGUMENTS_WORDS, 0, 0, run_rset},
+    {"NOOP", ARGUMENTS_WORDS, 0, 0, run_noop}, {"QUIT", ARGUMENTS_WORDS, 0, 0, run_quit_update},
+};
+
+static const struct command *find_in(const struct command *table, size_t n, const char *name,
+                                     size_t size)
+{
+    for (size_t i = 0; i < n; i++)
+        if (strlen(table[i].name) == size && strncasecmp(table[i].name, name, size) == 0)
+            return &table[i];
+    return NULL;
+}
+
+const struct command *commands_find(bool logged_in, const char *name, size_t size)
+{
+    return logged_in ? find_in(transaction, ARRAY_SIZE(transaction), name, size)
+                     : find_in(authorization, ARRAY_SIZE(authorization), name, size);
+}
+
+size_t commands_line_limit(const char *beginning, size_t size)
+{
+    bool credential = size >= 5 && (strncasecmp(beginning, "USER ", 5) == 0 ||
+                                    strncasecmp(beginning, "PASS ", 5) == 0);
+    return credential ? CREDENTIAL_LINE_LIMIT : LINE_LIMIT;
+}

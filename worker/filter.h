@@ -1,0 +1,34 @@
+/*
+ * filter.h - the system calls of a worker: one seccomp filter, compiled once in the nursery, loaded
+ * as bytes by every worker before it sees a client.
+ */
+#ifndef POPLAR_WORKER_FILTER_H
+#define POPLAR_WORKER_FILTER_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdio.h>
+
+struct filter; /* the compiled program */
+
+/* Compile the table. With `log_only`, what is not in it is logged by the kernel instead of killing:
+ * for finding out what is missing, never for service. NULL with one line in `error`. */
+struct filter *filter_compile(bool log_only, char *error, size_t error_size);
+void filter_free(struct filter *filter); /* NULL is legal */
+
+/* Confine this process, for good. Needs no_new_privs. False and errno. */
+bool filter_load(const struct filter *filter);
+
+/* The table, for people and tests: how many system calls it allows; of these, how many work before
+ * login, while the numbers from PROTO_FD_GRANT on are empty. */
+size_t filter_count(void);
+size_t filter_count_before_login(void);
+
+/* The kernel's number and the name of the n-th system call, and whether it works before login;
+ * false past the last. */
+bool filter_call(size_t n, int *number, const char **name, bool *before_login);
+
+/* Print the table with the reason of each row, and the counts. */
+void filter_print(FILE *to);
+
+#endif

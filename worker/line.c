@@ -1,0 +1,172 @@
+/*
+ * line.c - assembles and cuts command lines. Runs in a worker, inside its sandbox, on octets from
+ * anybody: all arithmetic on them is here and in wire.c.
+ */
+#include "worker/line.h"
+
+#include <string.h>
+
+unsigned char *line_space(struct line_input *in, size_t *size)
+{
+    line_release(in);
+    size_t held = in->end - in->start;
+    if (in->start > 0) {
+        memmove(in->octets, in->octets + in->start, held);
+        explicit_bzero(in->octets + held, in->end - held);
+        in->start = 0;
+        in->end = held;
+    }
+    *size = sizeof in->octets - held;
+    return in->octets + held;
+}
+
+void line_added(struct line_input *in, size_t size)
+{
+    in->end += size;
+}
+
+/* Wipe octets from the start on and go past them. */
+static void drop(struct line_input *in, size_t size)
+{
+    explicit_bzero(in->octets + in->start, size);
+    in->start += size;
+    in->scanned = 0;
+    if (in->start == in->end)
+        in->start = in->end = 0;
+}
+
+void line_release(struct line_input *in)
+{
+    drop(in, in->given);
+    in->given = 0;
+}
+
+void line_discard(struct line_input *in)
+{
+    explicit_bzero(in, sizeof *in);
+}
+
+const unsigned char *line_held(const struct line_input *in, size_t *size)
+{
+    *size = in->end - in->start - in->given;
+    return in->octets + in->start + in->given;
+}
+
+/* Octets up to and with the first LF; 0 if there is none yet. */
+static size_t find_end(struct line_input *in)
+{
+    const unsigned char *from = in->octets + in->start;
+    size_t held = in->end - in->start;
+    const unsigned char *end = memchr(from + in->scanned, '\n', held - in->scanned);
+    if (!end)
+        in->scanned = held;
+    return end ? (size_t)(end - from) + 1 : 0;
+}
+
+static enum line_outcome go_on_dropping(struct line_input *in, size_t size)
+{
+    size_t held = in->end - in->start;
+    if (size == 0) {
+        in->dropped += held;
+        drop(in, held);
+        return in->dropped > LINE_ENDLESS_SIZE ? LINE_ENDLESS : LINE_MORE;
+    }
+    drop(in, size);
+    in->dropping = false;
+    in->dropped = 0;
+    return LINE_TOO_LONG;
+}
+
+enum line_outcome line_next(struct line_input *in, line_limit *limit, struct line *line)
+{
+    line_release(in);
+    size_t size = find_end(in);
+    size_t held = in->end - in->start;
+    char *text = (char *)in->octets + in->start;
+    if (!in->dropping && (size ? size : held) > limit(text, held))
+        in->dropping = true;
+    if (in->dropping)
+        return go_on_dropping(in, size);
+    if (size == 0)
+        return LINE_MORE;
+    in->given = size;
+    size--;
+    if (size > 0 && text[size - 1] == '\r')
+        size--;
+    text[size] = '\0';
+    *line = (struct line){text, size};
+    return LINE_OK;
+}
+
+/* Octets of the character at `at`, 0 if it is malformed (RFC 3629) or a control character. */
+static size_t character(const unsigned char *at, size_t size)
+{
+    static const uint32_t smallest[] = {0, 0, 0x80, 0x800, 0x10000};
+    if (at[0] < 0x80)
+        return at[0] >= 0x20 && at[0] != 0x7f;
+    size_t length = at[0] >= 0xf0 ? 4 : at[0] >= 0xe0 ? 3 : 2;
+    if (at[0] < 0xc2 || at[0] > 0xf4 || length > size)
+        return 0;
+    uint32_t code = at[0] & (0x7fU >> length);
+    for (size_t i = 1; i < length; i++) {
+        if ((at[i] & 0xc0) != 0x80)
+            return 0;
+        code = code << 6 | (at[i] & 0x3f);
+    }
+    bool good = code >= smallest[length] && code >= 0xa0 && code <= 0x10ffff &&
+                !(code >= 0xd800 && code <= 0xdfff);
+    return good ? length : 0;
+}
+
+bool line_is_text(const char *text, size_t size)
+{
+    for (size_t at = 0, length; at < size; at += length) {
+        length = character((const unsigned char *)text + at, size - at);
+        if (length == 0)
+            return false;
+    }
+    return true;
+}
+
+size_t line_word(const char *text, size_t size)
+{
+    const char *blank = memchr(text, ' ', size);
+    return blank ? (size_t)(blank - text) : size;
+}
+
+size_t line_split(char *text, const char **words, size_t max)
+{
+    size_t n = 0;
+    for (;;) {
+        text += strspn(text, " ");
+        if (*text == '\0')
+            return n;
+        if (n == max)
+            return max + 1;
+        words[n++] = text;
+        text += strcspn(text, " ");
+        if (*text)
+            *text++ = '\0';
+    }
+}
+
+bool line_number(const char *text, uint64_t *value)
+{
+    uint64_t number = 0;
+    if (*text == '\0')
+        return false;
+    for (; *text; text++) {
+        if (*text < '0' || *text > '9')
+            return false;
+        if (__builtin_mul_overflow(number, 10U, &number) ||
+            __builtin_add_overflow(number, (uint64_t)(*text - '0'), &number)) {
+            /* Once too large, always: the rest must still be digits. */
+            if (text[strspn(text, "0123456789")] != '\0')
+                return false;
+            number = UINT64_MAX;
+            break;
+        }
+    }
+    *value = number;
+    return true;
+}

@@ -1,0 +1,211 @@
+/*
+ * login.c - asks the master for an auth process, shows it the credentials, opens what it grants.
+ * Runs in a worker, inside its sandbox. Neither waits out a delay nor counts failures: those are
+ * the master's. Keeps no secret longer than it takes to send it.
+ */
+#include "worker/login.h"
+#include "daemon/base.h"
+
+#include <string.h>
+#include <unistd.h>
+
+enum { GRANTS_AGAIN_MAX = 3 }; /* times that granted files may turn out to be replaced */
+
+/* How an attempt went, beyond what auth can say. */
+enum attempt {
+    ATTEMPT_VERDICT, /* auth decided; see the outcome */
+    ATTEMPT_REFUSED, /* the master had none to give; see the refusal */
+    ATTEMPT_LOST     /* the session has ended */
+};
+
+/* What the client is told about a verdict. */
+static const struct answer {
+    enum session_code code;
+    enum text text;
+} answers[LOGIN_OUTCOMES] = {
+    [LOGIN_OK] = {CODE_NONE, TEXT_LOGGED_IN},
+    [LOGIN_DENIED] = {CODE_AUTH, TEXT_LOGIN_DENIED},
+    [LOGIN_EXPIRED] = {CODE_AUTH, TEXT_LOGIN_EXPIRED},
+    [LOGIN_ACCOUNT] = {CODE_AUTH, TEXT_LOGIN_ACCOUNT},
+    [LOGIN_UNAVAILABLE] = {CODE_SYS_TEMP, TEXT_LOGIN_UNAVAILABLE},
+    [LOGIN_MISCONFIGURED] = {CODE_SYS_PERM, TEXT_LOGIN_MISCONFIGURED},
+    [LOGIN_IN_USE] = {CODE_IN_USE, TEXT_LOGIN_IN_USE},
+    [LOGIN_NO_MAILDROP] = {CODE_AUTH, TEXT_LOGIN_NO_MAILDROP},
+    [LOGIN_STORE_TEMP] = {CODE_SYS_TEMP, TEXT_STORE_TEMP},
+    [LOGIN_STORE_PERM] = {CODE_SYS_PERM, TEXT_STORE_PERM},
+};
+
+bool login_name_fits(const char *name, size_t size)
+{
+    return size > 0 && size <= PROTO_USER_MAX && line_is_text(name, size) &&
+           !memchr(name, '/', size) && !(size == 1 && name[0] == '.') &&
+           !(size == 2 && name[0] == '.' && name[1] == '.');
+}
+
+bool login_password_fits(const char *secret, size_t size)
+{
+    return size > 0 && size <= PROTO_PASSWORD_MAX && !memchr(secret, '\0', size) &&
+           !memchr(secret, '\r', size) && !memchr(secret, '\n', size);
+}
+
+/* Send a record without fields to the master. */
+static bool ask_master(struct session *s, enum proto_type type)
+{
+    message_begin(&s->record, type);
+    enum channel_outcome outcome = channel_send(&s->control, &s->record, true);
+    if (outcome != CHANNEL_OK)
+        session_lost_master(s, outcome, NULL);
+    return outcome == CHANNEL_OK;
+}
+
+/* Wait for the master's next record; false when the session is over. */
+static bool hear_master(struct session *s)
+{
+    const char *fault = NULL;
+    enum channel_outcome outcome = channel_receive(&s->control, &s->record, true, &fault);
+    if (outcome != CHANNEL_OK)
+        session_lost_master(s, outcome, fault);
+    return outcome == CHANNEL_OK;
+}
+
+/* The master answers with an exchange or a refusal. */
+static enum attempt take_exchange(struct session *s, struct channel *exchange, uint32_t *refusal)
+{
+    if (!hear_master(s))
+        return ATTEMPT_LOST;
+    enum attempt attempt = ATTEMPT_VERDICT;
+    if (s->record.rule->type == PROTO_EXCHANGE) {
+        channel_open(exchange, message_take_fd(&s->record), ROLE_WORKER, ROLE_AUTH, STATE_EXCHANGE);
+    } else if (s->record.rule->type == PROTO_LOGIN_REFUSED) {
+        *refusal = message_get_u32(&s->record);
+        attempt = ATTEMPT_REFUSED;
+    } else {
+        session_lost_master(s, CHANNEL_BAD, "not the answer to what was asked");
+        attempt = ATTEMPT_LOST;
+    }
+    message_clear(&s->record);
+    return attempt;
+}
+
+/* Auth's verdict. An exchange that ends without one is an auth process that died. The store's
+ * system calls work on fixed numbers only, which are the lowest free ones here. */
+static uint32_t take_verdict(struct session *s, struct channel *exchange, int files[MAILDROP_FILES])
+{
+    uint32_t outcome = LOGIN_UNAVAILABLE;
+    struct message *m = &s->record;
+    if (channel_receive(exchange, m, true, NULL) == CHANNEL_OK) {
+        outcome = message_get_u32(m);
+        if (outcome >= LOGIN_OUTCOMES || (outcome == LOGIN_OK) != (m->n_fds == MAILDROP_FILES))
+            outcome = LOGIN_UNAVAILABLE;
+        for (int i = 0; outcome == LOGIN_OK && i < MAILDROP_FILES; i++) {
+            files[i] = message_take_fd(m);
+            if (files[i] != PROTO_FD_GRANT + i)
+                bug("a granted descriptor has another number than the sandbox expects");
+        }
+        message_clear(m);
+    }
+    channel_close(exchange);
+    return outcome;
+}
+
+static void send_credentials(struct session *s, struct channel *exchange, const char *mechanism,
+                             const char *user, const char *secret, size_t secret_size)
+{
+    message_begin(&s->record, PROTO_BEGIN);
+    message_put_text(&s->record, mechanism);
+    message_put_text(&s->record, user);
+    message_put_octets(&s->record, secret, secret_size);
+    /* If auth is dead already, the missing verdict will say so. */
+    channel_send(exchange, &s->record, true);
+    message_clear(&s->record);
+    line_release(&s->input);
+}
+
+/* Open the maildrop; when its files had been replaced meanwhile, ask for them anew. */
+static enum attempt open_granted(struct session *s, int files[MAILDROP_FILES], uint32_t *verdict)
+{
+    for (int again = 0;; again++) {
+        enum store_outcome opened = view_open(&s->view, files);
+        if (opened == STORE_OK)
+            return ATTEMPT_VERDICT;
+        if (opened != STORE_STALE || again == GRANTS_AGAIN_MAX) {
+            enum session_code code = session_store_failed(s, opened);
+            session_error(s, code, code == CODE_SYS_PERM ? TEXT_STORE_PERM : TEXT_STORE_TEMP);
+            return ATTEMPT_LOST;
+        }
+        view_close(&s->view);
+        struct channel exchange;
+        uint32_t refusal = 0;
+        if (!ask_master(s, PROTO_GRANT_AGAIN))
+            return ATTEMPT_LOST;
+        enum attempt attempt = take_exchange(s, &exchange, &refusal);
+        if (attempt == ATTEMPT_LOST)
+            return attempt;
+        *verdict = LOGIN_UNAVAILABLE;
+        if (attempt == ATTEMPT_VERDICT)
+            *verdict = take_verdict(s, &exchange, files);
+        if (*verdict != LOGIN_OK) {
+            base_copy(s->detail, sizeof s->detail, "the maildrop could not be granted again");
+            session_end(s, END_STORE);
+            session_error(s, answers[*verdict].code, answers[*verdict].text);
+            return ATTEMPT_LOST;
+        }
+    }
+}
+
+static void succeed(struct session *s, int files[MAILDROP_FILES])
+{
+    uint32_t verdict = LOGIN_OK;
+    s->control.state = STATE_MAIL;
+    if (open_granted(s, files, &verdict) != ATTEMPT_VERDICT)
+        return;
+    s->logged_in = true;
+    s->bad = 0;
+    s->stream.deadline = 0;
+    session_ok(s, TEXT_LOGGED_IN);
+}
+
+/* The answer to a failure is due when the master says so. */
+static void answer_failure(struct session *s, uint32_t verdict)
+{
+    if (!hear_master(s))
+        return;
+    if (s->record.rule->type != PROTO_SETTLED) {
+        session_lost_master(s, CHANNEL_BAD, "not the end of a failed login");
+    } else {
+        s->control.state = STATE_CLIENT;
+        session_error(s, answers[verdict].code, answers[verdict].text);
+        if (message_get_u32(&s->record) != 0)
+            session_end(s, END_LOGIN_FAILURES);
+    }
+    message_clear(&s->record);
+}
+
+void login_try(struct session *s, const char *mechanism, const char *user, const char *secret,
+               size_t secret_size)
+{
+    struct channel exchange;
+    uint32_t refusal = 0;
+    int files[MAILDROP_FILES];
+
+    if (!ask_master(s, PROTO_LOGIN_WANTED))
+        return;
+    s->control.state = STATE_LOGIN;
+    switch (take_exchange(s, &exchange, &refusal)) {
+    case ATTEMPT_LOST:
+        return;
+    case ATTEMPT_REFUSED:
+        s->control.state = STATE_CLIENT;
+        session_error(s, CODE_SYS_TEMP,
+                      refusal == REFUSED_THROTTLED ? TEXT_LOGIN_THROTTLED : TEXT_LOGIN_BUSY);
+        return;
+    case ATTEMPT_VERDICT:
+        break;
+    }
+    send_credentials(s, &exchange, mechanism, user, secret, secret_size);
+    uint32_t verdict = take_verdict(s, &exchange, files);
+    if (verdict == LOGIN_OK)
+        succeed(s, files);
+    else
+        answer_failure(s, verdict);
+}

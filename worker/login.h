@@ -1,0 +1,23 @@
+/*
+ * login.h - from a user name and a secret to an open maildrop: the worker's side of
+ * PROTO_LOGIN_WANTED, the exchange with auth, and the grant.
+ */
+#ifndef POPLAR_WORKER_LOGIN_H
+#define POPLAR_WORKER_LOGIN_H
+
+#include "worker/session.h"
+
+/* Whether this may go to auth as a user name: 1 to PROTO_USER_MAX octets, no control characters,
+ * no '/', neither "." nor "..". Pure. */
+bool login_name_fits(const char *name, size_t size);
+
+/* Whether this may go to auth as a password: 1 to PROTO_PASSWORD_MAX octets, no NUL, CR, LF. */
+bool login_password_fits(const char *secret, size_t size);
+
+/* Try to log in and answer the client. `mechanism` is told to auth; the secret is in the input
+ * buffer and is wiped as soon as auth has it. On success s->logged_in, and the view is open. Ends
+ * the session when there is no going on. */
+void login_try(struct session *s, const char *mechanism, const char *user, const char *secret,
+               size_t secret_size);
+
+#endif

@@ -1,0 +1,24 @@
+/*
+ * main.c - poplar-worker. Started by poplard as the nursery, with the master's privilege, which
+ * nursery.c gives up. `poplar-worker --sandbox` prints what the workers' filter allows.
+ */
+#include "worker/filter.h"
+#include "worker/nursery.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <sysexits.h>
+
+int main(int argc, char **argv)
+{
+    if (argc == 2 && strcmp(argv[1], "--sandbox") == 0) {
+        filter_print(stdout);
+        return fflush(stdout) == 0 ? EX_OK : EX_IOERR;
+    }
+    if (argc != 1) {
+        fprintf(stderr, "poplar-worker: is started by poplard; by hand only as\n"
+                        "poplar-worker --sandbox    print the system calls that workers may use\n");
+        return EX_USAGE;
+    }
+    nursery_live();
+}

@@ -1,0 +1,136 @@
+/*
+ * nursery.c - set-up and the loop of the nursery. Starts with the master's privilege, confines
+ * itself before it is ready, and then does nothing but fork on order. Must never read from a
+ * client, nor keep a descriptor of one.
+ */
+#include "worker/nursery.h"
+#include "daemon/child.h"
+#include "store/maildrop.h"
+#include "worker/confine.h"
+#include "worker/worker.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <locale.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <sysexits.h>
+#include <syslog.h>
+#include <time.h>
+#include <unistd.h>
+
+_Noreturn static void give_up(struct child *child, int status, const char *error)
+{
+    child_log(&child->control, LOG_ERR, "%s", error);
+    exit(status);
+}
+
+/* Descriptors 0 to 2 must be taken, or a client would get one of these numbers. */
+static void fill_standard(void)
+{
+    int fd;
+    do
+        fd = open("/dev/null", O_RDWR);
+    while (fd >= 0 && fd <= STDERR_FILENO);
+    base_close(fd);
+}
+
+/* Workers have no signal handlers and no use for signals: an interrupt on the terminal is the
+ * master's to act on. */
+static void settle_signals(void)
+{
+    sigset_t none;
+    sigemptyset(&none);
+    sigprocmask(SIG_SETMASK, &none, NULL);
+    signal(SIGPIPE, SIG_IGN);
+    signal(SIGINT, SIG_IGN);
+    signal(SIGHUP, SIG_IGN);
+}
+
+/* Everything that would be loaded on first use, and could not be any more then. */
+static void warm_up(struct child *child)
+{
+    setlocale(LC_ALL, "C");
+    tzset();
+    enum store_outcome outcome = maildrop_library_init(true);
+    if (outcome != STORE_OK) {
+        child_log(&child->control, LOG_ERR, "SQLite cannot be used: %s",
+                  maildrop_outcome_name(outcome));
+        exit(EX_SOFTWARE);
+    }
+}
+
+static void confine(struct child *child)
+{
+    char missing[256], error[512];
+    if (!confine_process(child->config, missing, sizeof missing, error, sizeof error))
+        give_up(child, EX_CONFIG, error);
+    if (*missing)
+        child_log(&child->control, LOG_WARNING, "workers run without: %s", missing);
+}
+
+/* The worker becomes the master's child, not ours. With the raw call nothing of the C library runs
+ * in between; one thread forks, so nothing of it needs to. */
+static pid_t fork_for_master(void)
+{
+    return (pid_t)syscall(SYS_clone, CLONE_PARENT | SIGCHLD, NULL, NULL, NULL, NULL);
+}
+
+static void make_worker(struct child *child, const struct heritage *heritage, int control_fd)
+{
+    struct message m;
+    pid_t pid = fork_for_master();
+    if (pid == 0)
+        worker_live(heritage, control_fd);
+    int why = errno;
+    base_close(control_fd);
+    if (pid > 0)
+        return;
+    message_begin(&m, PROTO_FORK_FAILED);
+    message_put_u32(&m, (uint32_t)why);
+    channel_send(&child->control, &m, true);
+}
+
+static void serve(struct child *child, const struct heritage *heritage)
+{
+    static struct message m;
+    for (;;) {
+        const char *fault = NULL;
+        enum channel_outcome outcome = channel_receive(&child->control, &m, true, &fault);
+        if (outcome != CHANNEL_OK)
+            child_lost_master(outcome, fault);
+        if (m.rule->type == PROTO_FORK) {
+            make_worker(child, heritage, message_take_fd(&m));
+        } else if (m.rule->type == PROTO_PING) {
+            message_begin(&m, PROTO_PONG);
+            channel_send(&child->control, &m, true);
+        }
+        message_clear(&m);
+    }
+}
+
+void nursery_live(void)
+{
+    struct child child;
+    char error[512];
+    struct heritage heritage = {.tls = tls_new(), .master = getppid()};
+
+    fill_standard();
+    settle_signals();
+    child_begin(&child, ROLE_NURSERY, tls_add, heritage.tls);
+    heritage.config = child.config;
+    if (!tls_complete(heritage.tls, child.config, error, sizeof error))
+        give_up(&child, EX_CONFIG, error);
+    warm_up(&child);
+    struct filter *filter = filter_compile(child.config->workers.seccomp == 1, error, sizeof error);
+    if (!filter)
+        give_up(&child, EX_SOFTWARE, error);
+    heritage.filter = filter;
+    confine(&child);
+    child_ready(&child);
+    serve(&child, &heritage);
+    abort(); /* not reached: serve() ends the process */
+}

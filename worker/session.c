@@ -1,0 +1,149 @@
+/*
+ * session.c - the state of a session: replies, its end, its report. Runs in a worker, inside its
+ * sandbox.
+ */
+#include "worker/session.h"
+#include "daemon/base.h"
+
+#include <stdio.h>
+#include <string.h>
+
+static const char *const codes[] = {
+    [CODE_NONE] = "",
+    [CODE_AUTH] = "[AUTH] ",
+    [CODE_IN_USE] = "[IN-USE] ",
+    [CODE_SYS_TEMP] = "[SYS/TEMP] ",
+    [CODE_SYS_PERM] = "[SYS/PERM] ",
+};
+
+void session_ok(struct session *s, enum text text)
+{
+    stream_put_text(&s->stream, "+OK ");
+    stream_put_text(&s->stream, text_get(text));
+    stream_put_text(&s->stream, "\r\n");
+}
+
+void session_error(struct session *s, enum session_code code, enum text text)
+{
+    stream_put_text(&s->stream, "-ERR ");
+    stream_put_text(&s->stream, codes[code]);
+    stream_put_text(&s->stream, text_get(text));
+    stream_put_text(&s->stream, "\r\n");
+}
+
+void session_numbers(struct session *s, const char *before, uint64_t first, uint64_t second)
+{
+    stream_put_text(&s->stream, before);
+    stream_put_number(&s->stream, first);
+    stream_put(&s->stream, " ", 1);
+    stream_put_number(&s->stream, second);
+}
+
+void session_end(struct session *s, enum session_end why)
+{
+    if (s->end == 0)
+        s->end = why;
+}
+
+enum session_code session_store_failed(struct session *s, enum store_outcome outcome)
+{
+    if (s->end == 0) {
+        const char *more = maildrop_error(s->view.maildrop);
+        snprintf(s->detail, sizeof s->detail, "%s%s%s", maildrop_outcome_name(outcome),
+                 *more ? ": " : "", more);
+    }
+    session_end(s, END_STORE);
+    switch (outcome) {
+    case STORE_DAMAGED:
+    case STORE_NEWER:
+    case STORE_REFUSED:
+        return CODE_SYS_PERM;
+    default:
+        return CODE_SYS_TEMP;
+    }
+}
+
+void session_check_stream(struct session *s)
+{
+    switch (s->stream.failure) {
+    case STREAM_OK:
+        break;
+    case STREAM_CLOSED:
+        session_end(s, END_DISCONNECT);
+        break;
+    case STREAM_READ_TIMEOUT:
+        session_end(s, s->logged_in ? END_IDLE : END_LOGIN_TIMEOUT);
+        break;
+    case STREAM_WRITE_TIMEOUT:
+        session_end(s, END_WRITE_TIMEOUT);
+        break;
+    case STREAM_TLS_FAILED:
+        if (s->end == 0 && s->stream.tls_reason)
+            base_copy(s->detail, sizeof s->detail, s->stream.tls_reason);
+        session_end(s, END_TLS);
+        break;
+    case STREAM_CONTROL:
+        session_end(s, END_SHUTDOWN);
+        break;
+    }
+}
+
+void session_lost_master(struct session *s, enum channel_outcome outcome, const char *fault)
+{
+    if (outcome == CHANNEL_BAD)
+        snprintf(s->detail, sizeof s->detail, "a record is %s", fault);
+    session_end(s, END_SHUTDOWN);
+    channel_close(&s->control);
+}
+
+/* Printed address, with or without port and brackets, IPv4-mapped made IPv4 by the master. */
+static bool is_loopback(const char *address)
+{
+    return strncmp(address, "127.", 4) == 0 || strcmp(address, "::1") == 0 ||
+           strcmp(address, "[::1]") == 0 || strncmp(address, "[::1]:", 6) == 0;
+}
+
+bool session_may_log_in(const struct session *s)
+{
+    switch (s->config->tls.required) {
+    case TLS_REQUIRED_NO:
+        return true;
+    case TLS_REQUIRED_NOT_ON_LOOPBACK:
+        return s->stream.tls || is_loopback(s->peer);
+    default:
+        return s->stream.tls != NULL;
+    }
+}
+
+void session_start_tls(struct session *s)
+{
+    SSL *tls = tls_available(s->tls) ? tls_session(s->tls, &s->ticket_keys) : NULL;
+    if (!tls) {
+        session_end(s, END_TLS);
+        return;
+    }
+    if (stream_start_tls(&s->stream, tls) != STREAM_OK) {
+        session_check_stream(s);
+        return;
+    }
+    base_copy(s->tls_version, sizeof s->tls_version, SSL_get_version(tls));
+    base_copy(s->cipher, sizeof s->cipher, SSL_get_cipher_name(tls));
+}
+
+void session_report(struct session *s)
+{
+    struct message *m = &s->record;
+    if (s->control.fd < 0)
+        return;
+    message_begin(m, PROTO_SUMMARY);
+    message_put_u32(m, s->end);
+    message_put_u64(m, s->retrieved);
+    message_put_u64(m, s->deleted);
+    message_put_u64(m, s->stream.octets_in);
+    message_put_u64(m, s->stream.octets_out);
+    message_put_text(m, s->tls_version);
+    message_put_text(m, s->cipher);
+    message_put_text(m, s->detail);
+    channel_send(&s->control, m, true);
+    s->control.state = STATE_DONE;
+}

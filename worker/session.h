@@ -1,0 +1,75 @@
+/*
+ * session.h - what one worker knows about its one client, and the replies it can give.
+ */
+#ifndef POPLAR_WORKER_SESSION_H
+#define POPLAR_WORKER_SESSION_H
+
+#include "daemon/channel.h"
+#include "daemon/config.h"
+#include "worker/line.h"
+#include "worker/stream.h"
+#include "worker/text.h"
+#include "worker/view.h"
+
+enum {
+    SESSION_BAD_BEFORE_LOGIN = 3, /* bad commands that end a session */
+    SESSION_BAD_AFTER_LOGIN = 20,
+};
+
+/* The extended response codes in use (RFC 2449 section 8, RFC 3206). */
+enum session_code { CODE_NONE, CODE_AUTH, CODE_IN_USE, CODE_SYS_TEMP, CODE_SYS_PERM };
+
+struct session {
+    const struct config *config;
+    struct tls *tls;        /* the certificates */
+    struct channel control; /* to the master */
+    struct message record;  /* the one being sent or received */
+
+    unsigned door; /* enum proto_door */
+    char peer[PROTO_ADDRESS_MAX];
+    struct tls_ticket_keys ticket_keys;
+
+    struct stream stream;
+    struct line_input input;
+    bool spoke;                    /* the client has sent a whole line */
+    unsigned bad;                  /* bad commands so far */
+    char user[PROTO_USER_MAX + 1]; /* from USER, waiting for PASS; "" none */
+
+    bool logged_in;
+    struct view view;
+    unsigned char chunk[MAILDROP_CHUNK_SIZE]; /* of a message on its way */
+
+    unsigned end;     /* enum session_end; 0: goes on */
+    char detail[256]; /* more about the end, for the log */
+    uint64_t retrieved, deleted;
+    char tls_version[16], cipher[64];
+};
+
+/* "+OK text" and "-ERR [CODE] text". */
+void session_ok(struct session *s, enum text text);
+void session_error(struct session *s, enum session_code code, enum text text);
+/* "+OK n m", RFC 1939's drop and scan listings, without line end. */
+void session_numbers(struct session *s, const char *before, uint64_t first, uint64_t second);
+
+/* End the session, if nothing has ended it yet. */
+void session_end(struct session *s, enum session_end why);
+
+/* End it because of the store: what the client is told, and in detail what the log is. */
+enum session_code session_store_failed(struct session *s, enum store_outcome outcome);
+
+/* End it because the stream failed, if it did. */
+void session_check_stream(struct session *s);
+
+/* End it because the master broke the contract or is gone; the worker has no other use. */
+void session_lost_master(struct session *s, enum channel_outcome outcome, const char *fault);
+
+/* Whether this client may send credentials now: [tls] required. */
+bool session_may_log_in(const struct session *s);
+
+/* From the clear to TLS on the client's socket, ends the session if that fails. */
+void session_start_tls(struct session *s);
+
+/* Tell the master the totals. */
+void session_report(struct session *s);
+
+#endif

@@ -1,0 +1,250 @@
+/*
+ * stream.c - reads from and writes to the client. Runs in a worker, inside its sandbox: read,
+ * write, poll and close are all it needs of the system. Never waits without an end.
+ */
+#include "worker/stream.h"
+#include "daemon/base.h"
+
+#include <errno.h>
+#include <openssl/err.h>
+#include <poll.h>
+#include <string.h>
+#include <unistd.h>
+
+enum {
+    WAIT_FOREVER_MS = 3600000, /* no deadline: look again after an hour */
+    DRAIN_SIZE = 65536         /* octets taken before a close, see drain() */
+};
+
+void stream_open(struct stream *s, int fd, int control_fd, uint64_t write_timeout)
+{
+    s->fd = fd;
+    s->control_fd = control_fd;
+    s->write_timeout = write_timeout;
+    s->tls = NULL;
+    s->failure = STREAM_OK;
+}
+
+static enum stream_outcome fail(struct stream *s, enum stream_outcome failure)
+{
+    if (s->failure == STREAM_OK)
+        s->failure = failure;
+    return s->failure;
+}
+
+static uint64_t earlier(uint64_t a, uint64_t b)
+{
+    return a == 0 || (b != 0 && b < a) ? b : a;
+}
+
+/* Until the socket is ready for `events`, or `deadline` (0: none). */
+static enum stream_outcome wait_for(struct stream *s, short events, uint64_t deadline,
+                                    enum stream_outcome late)
+{
+    struct pollfd watched[] = {{.fd = s->fd, .events = events},
+                               {.fd = s->control_fd, .events = POLLIN}};
+    deadline = earlier(deadline, s->deadline);
+    for (;;) {
+        uint64_t now = base_now_ms();
+        if (deadline != 0 && now >= deadline)
+            return fail(s, late);
+        uint64_t left = deadline == 0 ? WAIT_FOREVER_MS : deadline - now;
+        int ready = poll(watched, 2, left > WAIT_FOREVER_MS ? WAIT_FOREVER_MS : (int)left);
+        if (ready < 0 && errno != EINTR)
+            return fail(s, STREAM_CLOSED);
+        if (ready > 0 && watched[1].revents)
+            return fail(s, STREAM_CONTROL);
+        if (ready > 0)
+            return STREAM_OK;
+    }
+}
+
+/* What to do after an SSL call that did not go through: the events to wait for, or 0 when the
+ * stream has failed. */
+static short tls_wants(struct stream *s, int result)
+{
+    switch (SSL_get_error(s->tls, result)) {
+    case SSL_ERROR_WANT_READ:
+        return POLLIN;
+    case SSL_ERROR_WANT_WRITE:
+        return POLLOUT;
+    case SSL_ERROR_SSL:
+        if (ERR_GET_REASON(ERR_peek_last_error()) != SSL_R_UNEXPECTED_EOF_WHILE_READING) {
+            s->tls_reason = tls_error();
+            fail(s, STREAM_TLS_FAILED);
+            return 0;
+        }
+        ERR_clear_error();
+        /* fall through */
+    default:
+        fail(s, STREAM_CLOSED);
+        return 0;
+    }
+}
+
+enum stream_outcome stream_start_tls(struct stream *s, SSL *tls)
+{
+    s->tls = tls;
+    if (SSL_set_fd(tls, s->fd) != 1)
+        return fail(s, STREAM_TLS_FAILED);
+    for (;;) {
+        ERR_clear_error();
+        int result = SSL_do_handshake(tls);
+        if (result == 1)
+            return STREAM_OK;
+        short events = tls_wants(s, result);
+        if (events == 0 || wait_for(s, events, 0, STREAM_READ_TIMEOUT) != STREAM_OK)
+            return s->failure;
+    }
+}
+
+/* One attempt: octets read, 0 and the events to wait for, or 0 and 0 when the stream failed. */
+static size_t try_read(struct stream *s, void *octets, size_t size, short *events)
+{
+    size_t got = 0;
+    *events = 0;
+    if (s->tls) {
+        ERR_clear_error();
+        int result = SSL_read_ex(s->tls, octets, size, &got);
+        if (result != 1)
+            *events = tls_wants(s, result);
+        return result == 1 ? got : 0;
+    }
+    ssize_t result = read(s->fd, octets, size);
+    if (result > 0)
+        return (size_t)result;
+    if (result < 0 && (errno == EAGAIN || errno == EINTR))
+        *events = POLLIN;
+    else
+        fail(s, STREAM_CLOSED);
+    return 0;
+}
+
+enum stream_outcome stream_read(struct stream *s, void *octets, size_t size, uint64_t deadline,
+                                size_t *got)
+{
+    /* Most often nothing is there yet: ask first, unless TLS already holds it. */
+    short events = s->tls && SSL_has_pending(s->tls) ? 0 : POLLIN;
+    while (s->failure == STREAM_OK) {
+        if (events != 0 && wait_for(s, events, deadline, STREAM_READ_TIMEOUT) != STREAM_OK)
+            break;
+        *got = try_read(s, octets, size, &events);
+        if (*got > 0) {
+            s->octets_in += *got;
+            return STREAM_OK;
+        }
+    }
+    return s->failure;
+}
+
+static size_t try_write(struct stream *s, const unsigned char *octets, size_t size, short *events)
+{
+    size_t done = 0;
+    *events = 0;
+    if (s->tls) {
+        ERR_clear_error();
+        int result = SSL_write_ex(s->tls, octets, size, &done);
+        if (result != 1)
+            *events = tls_wants(s, result);
+        return result == 1 ? done : 0;
+    }
+    ssize_t result = write(s->fd, octets, size);
+    if (result > 0)
+        return (size_t)result;
+    if (result < 0 && (errno == EAGAIN || errno == EINTR))
+        *events = POLLOUT;
+    else
+        fail(s, STREAM_CLOSED);
+    return 0;
+}
+
+enum stream_outcome stream_flush(struct stream *s)
+{
+    size_t sent = 0;
+    while (sent < s->filled && s->failure == STREAM_OK) {
+        short events;
+        size_t done = try_write(s, s->out + sent, s->filled - sent, &events);
+        if (done == 0 && s->failure == STREAM_OK)
+            wait_for(s, events, base_now_ms() + s->write_timeout, STREAM_WRITE_TIMEOUT);
+        sent += done;
+    }
+    s->octets_out += sent;
+    s->filled = 0;
+    return s->failure;
+}
+
+unsigned char *stream_space(struct stream *s, size_t least, size_t *size)
+{
+    if (sizeof s->out - s->filled < least)
+        stream_flush(s);
+    if (s->failure != STREAM_OK)
+        return NULL;
+    *size = sizeof s->out - s->filled;
+    return s->out + s->filled;
+}
+
+void stream_added(struct stream *s, size_t size)
+{
+    s->filled += size;
+}
+
+void stream_put(struct stream *s, const void *octets, size_t size)
+{
+    const unsigned char *from = octets;
+    while (size > 0) {
+        size_t space;
+        unsigned char *to = stream_space(s, 1, &space);
+        if (!to)
+            return;
+        size_t taken = size < space ? size : space;
+        memcpy(to, from, taken);
+        stream_added(s, taken);
+        from += taken;
+        size -= taken;
+    }
+}
+
+void stream_put_text(struct stream *s, const char *text)
+{
+    stream_put(s, text, strlen(text));
+}
+
+void stream_put_number(struct stream *s, uint64_t number)
+{
+    char digits[20];
+    size_t at = sizeof digits;
+    do
+        digits[--at] = (char)('0' + number % 10);
+    while ((number /= 10) > 0);
+    stream_put(s, digits + at, sizeof digits - at);
+}
+
+/* Closing a socket on which input waits sends a reset, and a reset can overtake our last reply:
+ * take what is there first. */
+static void drain(struct stream *s)
+{
+    unsigned char octets[4096];
+    size_t taken = 0;
+    ssize_t got;
+    do {
+        got = read(s->fd, octets, sizeof octets);
+        taken += got > 0 ? (size_t)got : 0;
+    } while (got > 0 && taken < DRAIN_SIZE);
+    explicit_bzero(octets, sizeof octets);
+}
+
+void stream_close(struct stream *s)
+{
+    if (s->fd < 0)
+        return;
+    stream_flush(s);
+    if (s->tls && s->failure != STREAM_TLS_FAILED && s->failure != STREAM_CLOSED) {
+        ERR_clear_error();
+        SSL_shutdown(s->tls); /* our close_notify; nobody waits for theirs */
+    }
+    SSL_free(s->tls);
+    s->tls = NULL;
+    drain(s);
+    base_close(s->fd);
+    s->fd = -1;
+}

@@ -1,0 +1,358 @@
+/*
+ * tls.c - certificates, contexts, SNI, ALPN. Contexts are made in the nursery before it confines
+ * itself; the callbacks run in a worker, inside its sandbox, on what a client sent. Opens no file.
+ */
+#include "worker/tls.h"
+#include "daemon/base.h"
+#include "worker/ticket.h"
+
+#include <openssl/err.h>
+#include <openssl/pem.h>
+#include <openssl/x509v3.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { PEM_MAX = 1 << 20 }; /* octets of a chain or a key */
+
+struct identity {
+    char *name, *path;
+    X509 *leaf;
+    STACK_OF(X509) * chain; /* what follows the leaf */
+    EVP_PKEY *key;
+    SSL_CTX *context;
+};
+
+struct tls {
+    size_t n;
+    struct identity *identities;
+    bool strict_alpn;
+};
+
+static bool refuse(char *error, size_t size, const char *format, ...) PRINTF(3, 4);
+
+static bool refuse(char *error, size_t size, const char *format, ...)
+{
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(error, size, format, arguments);
+    va_end(arguments);
+    return false;
+}
+
+struct tls *tls_new(void)
+{
+    return base_alloc(sizeof(struct tls));
+}
+
+static void clear_identity(struct identity *id)
+{
+    SSL_CTX_free(id->context);
+    EVP_PKEY_free(id->key);
+    X509_free(id->leaf);
+    sk_X509_pop_free(id->chain, X509_free);
+    free(id->name);
+    free(id->path);
+}
+
+void tls_free(struct tls *tls)
+{
+    if (!tls)
+        return;
+    for (size_t i = 0; i < tls->n; i++)
+        clear_identity(&tls->identities[i]);
+    free(tls->identities);
+    free(tls);
+}
+
+bool tls_available(const struct tls *tls)
+{
+    return tls->n > 0;
+}
+
+const char *tls_error(void)
+{
+    unsigned long code = ERR_peek_last_error();
+    const char *reason = code ? ERR_reason_error_string(code) : NULL;
+    ERR_clear_error();
+    return reason ? reason : "no reason given";
+}
+
+/* The whole file behind a descriptor as a memory BIO, its pages in `octets` for wiping. */
+static BIO *read_pem(int fd, unsigned char **octets, size_t *size)
+{
+    *octets = base_alloc(PEM_MAX);
+    *size = 0;
+    while (*size < PEM_MAX) {
+        ssize_t got = read(fd, *octets + *size, PEM_MAX - *size);
+        if (got < 0)
+            return NULL;
+        if (got == 0)
+            break;
+        *size += (size_t)got;
+    }
+    return BIO_new_mem_buf(*octets, (int)*size);
+}
+
+static void free_pem(BIO *bio, unsigned char *octets, size_t size)
+{
+    BIO_free(bio);
+    if (octets)
+        explicit_bzero(octets, size);
+    free(octets);
+}
+
+static bool load_chain(struct identity *id, int fd)
+{
+    unsigned char *octets = NULL;
+    size_t size;
+    BIO *bio = read_pem(fd, &octets, &size);
+    if (bio)
+        id->leaf = PEM_read_bio_X509_AUX(bio, NULL, NULL, NULL);
+    id->chain = sk_X509_new_null();
+    while (id->leaf && id->chain) {
+        X509 *next = PEM_read_bio_X509(bio, NULL, NULL, NULL);
+        if (!next)
+            break;
+        if (sk_X509_push(id->chain, next) <= 0) {
+            X509_free(next);
+            break;
+        }
+    }
+    free_pem(bio, octets, size);
+    return id->leaf && id->chain;
+}
+
+/* Asked for the passphrase of an encrypted key: there is nobody to ask. */
+static int no_passphrase(char *buffer, int size, int writing, void *context)
+{
+    (void)buffer, (void)size, (void)writing;
+    *(bool *)context = true;
+    return -1;
+}
+
+static bool load_key(struct identity *id, int fd, bool *encrypted)
+{
+    unsigned char *octets = NULL;
+    size_t size;
+    BIO *bio = read_pem(fd, &octets, &size);
+    if (bio)
+        id->key = PEM_read_bio_PrivateKey(bio, NULL, no_passphrase, encrypted);
+    free_pem(bio, octets, size);
+    return id->key != NULL;
+}
+
+static bool load_identity(struct identity *id, int chain_fd, int key_fd, char *error, size_t size)
+{
+    const char *blank = *id->name ? " " : "";
+    bool encrypted = false;
+    if (!load_chain(id, chain_fd))
+        return refuse(error, size,
+                      "[tls%s%s] certificate=%s: holds no PEM certificate (%s); it must begin with "
+                      "the server's own, the issuers' follow",
+                      blank, id->name, id->path, tls_error());
+    ERR_clear_error(); /* the end of the chain leaves "no start line" behind */
+    if (!load_key(id, key_fd, &encrypted))
+        return refuse(error, size, "[tls%s%s]: the key of %s cannot be read (%s)%s", blank,
+                      id->name, id->path, tls_error(),
+                      encrypted ? "; it has a passphrase: remove it with `openssl pkey`"
+                                : "; it must be a PEM private key");
+    if (X509_check_private_key(id->leaf, id->key) != 1) {
+        ERR_clear_error();
+        return refuse(error, size,
+                      "[tls%s%s]: the key does not belong to the first certificate in %s; check "
+                      "key=, and that the server's own certificate comes first",
+                      blank, id->name, id->path);
+    }
+    return true;
+}
+
+bool tls_add(void *context, const char *name, const char *path, int chain_fd, int key_fd,
+             char *error, size_t error_size)
+{
+    struct tls *tls = context;
+    struct identity id = {.name = base_strdup(name), .path = base_strdup(path)};
+    bool loaded = load_identity(&id, chain_fd, key_fd, error, error_size);
+    base_close(chain_fd);
+    base_close(key_fd);
+    if (!loaded) {
+        clear_identity(&id);
+        return false;
+    }
+    tls->identities = base_realloc(tls->identities, (tls->n + 1) * sizeof id);
+    tls->identities[tls->n++] = id;
+    return true;
+}
+
+/* SNI: the first certificate that is good for the name; the default when none is. */
+static int choose_identity(SSL *ssl, int *alert, void *context)
+{
+    const struct tls *tls = context;
+    const char *name = SSL_get_servername(ssl, TLSEXT_NAMETYPE_host_name);
+    (void)alert;
+    /* To OpenSSL a leading dot asks for "any name below". */
+    if (!name || *name == '\0' || *name == '.')
+        return SSL_TLSEXT_ERR_NOACK;
+    for (size_t i = 0; i < tls->n; i++)
+        if (X509_check_host(tls->identities[i].leaf, name, 0, 0, NULL) == 1) {
+            SSL_set_SSL_CTX(ssl, tls->identities[i].context);
+            return SSL_TLSEXT_ERR_OK;
+        }
+    ERR_clear_error();
+    return SSL_TLSEXT_ERR_NOACK;
+}
+
+/* ALPN (RFC 7301): only called when the client offers something. Refusing what is not for us
+ * keeps a browser from being talked into sending its requests here. */
+static int choose_protocol(SSL *ssl, const unsigned char **out, unsigned char *out_size,
+                           const unsigned char *in, unsigned in_size, void *context)
+{
+    static const unsigned char ours[] = {4, 'p', 'o', 'p', '3'};
+    const struct tls *tls = context;
+    unsigned char *chosen;
+    (void)ssl;
+    if (SSL_select_next_proto(&chosen, out_size, ours, sizeof ours, in, in_size) ==
+        OPENSSL_NPN_NEGOTIATED) {
+        *out = chosen;
+        return SSL_TLSEXT_ERR_OK;
+    }
+    return tls->strict_alpn ? SSL_TLSEXT_ERR_ALERT_FATAL : SSL_TLSEXT_ERR_NOACK;
+}
+
+static void set_options(SSL_CTX *c)
+{
+    SSL_CTX_set_options(c, SSL_OP_NO_RENEGOTIATION | SSL_OP_CLEANSE_PLAINTEXT |
+                               SSL_OP_NO_COMPRESSION | SSL_OP_CIPHER_SERVER_PREFERENCE |
+                               SSL_OP_PRIORITIZE_CHACHA);
+    SSL_CTX_set_mode(c, SSL_MODE_RELEASE_BUFFERS | SSL_MODE_ENABLE_PARTIAL_WRITE |
+                            SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER);
+    /* Each worker is one connection: nothing could be found in a cache, tickets do it all. */
+    SSL_CTX_set_session_cache_mode(c, SSL_SESS_CACHE_OFF);
+    SSL_CTX_set_session_id_context(c, (const unsigned char *)"poplar", 6);
+    SSL_CTX_set_num_tickets(c, 1);
+    SSL_CTX_set_read_ahead(c, 1); /* one read(2) a record, not two */
+}
+
+static bool use_certificate(SSL_CTX *c, const struct identity *id)
+{
+    if (SSL_CTX_use_certificate(c, id->leaf) != 1 || SSL_CTX_use_PrivateKey(c, id->key) != 1)
+        return false;
+    for (int i = 0; i < sk_X509_num(id->chain); i++)
+        if (SSL_CTX_add1_chain_cert(c, sk_X509_value(id->chain, i)) != 1)
+            return false;
+    return true;
+}
+
+static bool make_context(struct tls *tls, struct identity *id, const struct config *config,
+                         char *error, size_t size)
+{
+    const char *ciphers = config->tls.ciphers;
+    int minimum = config->tls.minimum == TLS_MINIMUM_1_3 ? TLS1_3_VERSION : TLS1_2_VERSION;
+    SSL_CTX *c = id->context = SSL_CTX_new(TLS_server_method());
+    if (!c || SSL_CTX_set_min_proto_version(c, minimum) != 1)
+        return refuse(error, size, "[tls]: OpenSSL refuses to start: %s", tls_error());
+    set_options(c);
+    if (SSL_CTX_set_cipher_list(c, ciphers ? ciphers : "ECDHE+AESGCM:ECDHE+CHACHA20") != 1)
+        return refuse(error, size, "[tls] ciphers=%s: %s; see `openssl ciphers -v`",
+                      ciphers ? ciphers : "(default)", tls_error());
+    if (!use_certificate(c, id))
+        return refuse(error, size, "[tls%s%s] certificate=%s: OpenSSL refuses it: %s",
+                      *id->name ? " " : "", id->name, id->path, tls_error());
+    SSL_CTX_set_tlsext_servername_callback(c, choose_identity);
+    SSL_CTX_set_tlsext_servername_arg(c, tls);
+    SSL_CTX_set_alpn_select_cb(c, choose_protocol, tls);
+    SSL_CTX_set_tlsext_ticket_key_evp_cb(c, ticket_crypt);
+    return true;
+}
+
+static bool shake_hands(SSL *client, SSL *server)
+{
+    for (int turns = 0; turns < 20; turns++) {
+        int a = SSL_do_handshake(client);
+        int b = SSL_do_handshake(server);
+        if (a == 1 && b == 1)
+            return true;
+    }
+    return false;
+}
+
+/* One octet each way, the client takes its ticket, both say goodbye. */
+static bool talk(SSL *client, SSL *server)
+{
+    char octet = '.';
+    bool good = SSL_write(server, &octet, 1) == 1 && SSL_read(client, &octet, 1) == 1 &&
+                SSL_write(client, &octet, 1) == 1 && SSL_read(server, &octet, 1) == 1;
+    SSL_shutdown(server);
+    return good;
+}
+
+/* One connection to ourselves in memory. */
+static bool warm_up(struct tls *tls, const struct identity *id, int version)
+{
+    struct tls_ticket_keys keys = {.n = 1};
+    BIO *near = NULL, *far = NULL;
+    SSL *client = NULL;
+    SSL_CTX *client_context = SSL_CTX_new(TLS_client_method());
+    SSL *server = tls_session(tls, &keys);
+    bool good = false;
+
+    base_random(keys.octets[0], sizeof keys.octets[0]);
+    if (!client_context || !server || BIO_new_bio_pair(&near, 0, &far, 0) != 1)
+        goto out;
+    SSL_set_SSL_CTX(server, id->context);
+    SSL_CTX_set_max_proto_version(client_context, version);
+    client = SSL_new(client_context);
+    if (!client)
+        goto out;
+    SSL_set_bio(client, near, near);
+    SSL_set_bio(server, far, far);
+    near = far = NULL;
+    SSL_set_connect_state(client);
+    SSL_set_alpn_protos(client, (const unsigned char *)"\4pop3", 5);
+    good = shake_hands(client, server) && talk(client, server);
+out:
+    BIO_free(near);
+    BIO_free(far);
+    SSL_free(client);
+    SSL_free(server);
+    SSL_CTX_free(client_context);
+    explicit_bzero(&keys, sizeof keys);
+    return good;
+}
+
+bool tls_complete(struct tls *tls, const struct config *config, char *error, size_t error_size)
+{
+    tls->strict_alpn = config->tls.alpn == 0;
+    for (size_t i = 0; i < tls->n; i++)
+        if (!make_context(tls, &tls->identities[i], config, error, error_size))
+            return false;
+    for (size_t i = 0; i < tls->n; i++) {
+        struct identity *id = &tls->identities[i];
+        bool good = warm_up(tls, id, TLS1_3_VERSION);
+        if (config->tls.minimum == TLS_MINIMUM_1_2)
+            good = warm_up(tls, id, TLS1_2_VERSION) || good;
+        if (!good)
+            return refuse(error, error_size,
+                          "[tls%s%s] certificate=%s: no handshake succeeds with it: %s; does "
+                          "ciphers= fit its kind of key?",
+                          *id->name ? " " : "", id->name, id->path, tls_error());
+        ERR_clear_error();
+    }
+    return true;
+}
+
+SSL *tls_session(struct tls *tls, const struct tls_ticket_keys *keys)
+{
+    SSL *ssl = SSL_new(tls->identities[0].context);
+    if (!ssl)
+        return NULL;
+    SSL_set_app_data(ssl, (void *)(uintptr_t)keys);
+    if (keys->n == 0) {
+        SSL_set_options(ssl, SSL_OP_NO_TICKET);
+        SSL_set_num_tickets(ssl, 0);
+    }
+    SSL_set_accept_state(ssl);
+    return ssl;
+}

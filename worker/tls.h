@@ -1,0 +1,44 @@
+/*
+ * tls.h - the server's certificates and what a TLS connection may be.
+ *
+ * The nursery loads and warms up everything once, from descriptors the master opened; workers
+ * inherit it and make one SSL each. Ticket keys are the master's and come with the client.
+ */
+#ifndef POPLAR_WORKER_TLS_H
+#define POPLAR_WORKER_TLS_H
+
+#include "daemon/config.h"
+#include "daemon/proto.h"
+#include <openssl/ssl.h>
+
+struct tls; /* the certificates, each with its context; the first is the default */
+
+/* Keys for session tickets: [0] makes them, both open them. Without any there are no tickets. */
+struct tls_ticket_keys {
+    size_t n;
+    unsigned char octets[2][PROTO_TICKET_KEY_SIZE];
+};
+
+struct tls *tls_new(void);
+void tls_free(struct tls *tls); /* NULL is legal */
+
+/* Add a certificate chain and its key, both PEM; a child_certificate, `context` is the struct tls.
+ * Owns both descriptors. False with one line in `error`. */
+bool tls_add(void *context, const char *name, const char *path, int chain_fd, int key_fd,
+             char *error, size_t error_size);
+
+/* After the last certificate: make the contexts as configured, then shake hands with ourselves, so
+ * that nothing is loaded or computed for the first time inside a sandbox. False with one line in
+ * `error`. */
+bool tls_complete(struct tls *tls, const struct config *config, char *error, size_t error_size);
+
+/* Whether there is any certificate. */
+bool tls_available(const struct tls *tls);
+
+/* A server's side of one connection, without a transport. `keys` must outlive it. NULL: memory. */
+SSL *tls_session(struct tls *tls, const struct tls_ticket_keys *keys);
+
+/* The last failure of OpenSSL in this process, in its words; empties its queue. Never NULL. */
+const char *tls_error(void);
+
+#endif

@@ -1,0 +1,130 @@
+/*
+ * view.c - marks over a snapshot of one maildrop. Runs in a worker, inside its sandbox, on the
+ * descriptors granted after login. Marks are kept here only: a session that ends without QUIT
+ * has changed nothing.
+ */
+#include "worker/view.h"
+
+#include <stdlib.h>
+
+enum mark { MARK_DELETED = 1, MARK_RETRIEVED = 2 };
+
+enum store_outcome view_open(struct view *view, const int files[MAILDROP_FILES])
+{
+    struct maildrop *maildrop = NULL;
+    enum store_outcome outcome = maildrop_open(files, &maildrop);
+    if (outcome != STORE_OK)
+        return outcome;
+    *view = (struct view){.maildrop = maildrop};
+    return maildrop_totals(maildrop, &view->totals);
+}
+
+enum store_outcome view_load(struct view *view)
+{
+    struct maildrop_snapshot *snapshot = NULL;
+    if (view->snapshot)
+        return STORE_OK;
+    enum store_outcome outcome = maildrop_snapshot(view->maildrop, &view->totals, &snapshot);
+    if (outcome != STORE_OK)
+        return outcome;
+    size_t count = maildrop_snapshot_count(snapshot);
+    uint64_t octets = 0;
+    for (size_t i = 0; i < count; i++)
+        octets += maildrop_snapshot_entry(snapshot, i)->size;
+    /* The session holds the maildrop's lock: the rows cannot have moved since STAT told the
+     * totals. If they differ, the file contradicts itself. */
+    if (count != view->totals.messages || octets != view->totals.octets) {
+        maildrop_snapshot_free(snapshot);
+        return STORE_DAMAGED;
+    }
+    view->marks = calloc(count ? count : 1, 1);
+    if (!view->marks) {
+        maildrop_snapshot_free(snapshot);
+        return STORE_MEMORY;
+    }
+    view->snapshot = snapshot;
+    return STORE_OK;
+}
+
+size_t view_count(const struct view *view)
+{
+    return maildrop_snapshot_count(view->snapshot);
+}
+
+bool view_visible(const struct view *view, size_t index)
+{
+    return !(view->marks[index] & MARK_DELETED);
+}
+
+bool view_find(const struct view *view, uint64_t number, size_t *index)
+{
+    if (number < 1 || number > view_count(view) || !view_visible(view, (size_t)number - 1))
+        return false;
+    *index = (size_t)number - 1;
+    return true;
+}
+
+uint64_t view_messages(const struct view *view)
+{
+    return view->totals.messages - view->n_deleted;
+}
+
+uint64_t view_octets(const struct view *view)
+{
+    return view->totals.octets - view->octets_deleted;
+}
+
+void view_mark_retrieved(struct view *view, size_t index)
+{
+    view->n_retrieved += !(view->marks[index] & MARK_RETRIEVED);
+    view->marks[index] |= MARK_RETRIEVED;
+}
+
+void view_mark_deleted(struct view *view, size_t index)
+{
+    view->marks[index] |= MARK_DELETED;
+    view->n_deleted++;
+    view->octets_deleted += maildrop_snapshot_entry(view->snapshot, index)->size;
+}
+
+void view_reset(struct view *view)
+{
+    for (size_t i = 0; view->snapshot && i < view_count(view); i++)
+        view->marks[i] &= (unsigned char)~MARK_DELETED;
+    view->n_deleted = 0;
+    view->octets_deleted = 0;
+}
+
+/* The ids of the messages with a mark, in `ids`, which has room for them. */
+static void collect(const struct view *view, enum mark mark, int64_t *ids)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < view_count(view); i++)
+        if (view->marks[i] & mark)
+            ids[n++] = maildrop_snapshot_entry(view->snapshot, i)->id;
+}
+
+enum store_outcome view_commit(struct view *view, uint64_t undelete_for)
+{
+    size_t total = view->n_retrieved + view->n_deleted;
+    if (total == 0)
+        return STORE_OK;
+    int64_t *ids = calloc(total, sizeof *ids);
+    if (!ids)
+        return STORE_MEMORY;
+    int64_t *deleted = ids + view->n_retrieved;
+    collect(view, MARK_RETRIEVED, ids);
+    collect(view, MARK_DELETED, deleted);
+    enum store_outcome outcome = maildrop_commit(view->maildrop, ids, view->n_retrieved, deleted,
+                                                 view->n_deleted, undelete_for);
+    free(ids);
+    return outcome;
+}
+
+void view_close(struct view *view)
+{
+    maildrop_snapshot_free(view->snapshot);
+    free(view->marks);
+    maildrop_close(view->maildrop);
+    *view = (struct view){0};
+}

@@ -1,0 +1,48 @@
+/*
+ * view.h - a session's view of one maildrop: what it held at login, and what the client has marked
+ * since. Nothing of it is in the store before view_commit().
+ *
+ * Message numbers are the client's, from 1. Login reads one row; the list of messages is taken
+ * when it is first asked for, so that a poll with STAT costs the same at any size.
+ */
+#ifndef POPLAR_WORKER_VIEW_H
+#define POPLAR_WORKER_VIEW_H
+
+#include "store/maildrop.h"
+
+struct view {
+    struct maildrop *maildrop; /* NULL: not open */
+    struct maildrop_totals totals;
+    struct maildrop_snapshot *snapshot; /* NULL: not taken yet */
+    unsigned char *marks;               /* one octet a message, of the snapshot's count */
+    size_t n_deleted, n_retrieved;
+    uint64_t octets_deleted;
+};
+
+/* Open what was granted (store/maildrop.h owns the descriptors) and read the totals. */
+enum store_outcome view_open(struct view *view, const int files[MAILDROP_FILES]);
+
+/* Take the snapshot, if that was not done yet. */
+enum store_outcome view_load(struct view *view);
+
+/* After view_load(): the message of a number, if there is one and it is not marked as deleted. */
+bool view_find(const struct view *view, uint64_t number, size_t *index);
+bool view_visible(const struct view *view, size_t index);
+size_t view_count(const struct view *view); /* with those marked as deleted */
+
+/* Without those marked as deleted. */
+uint64_t view_messages(const struct view *view);
+uint64_t view_octets(const struct view *view);
+
+void view_mark_retrieved(struct view *view, size_t index);
+void view_mark_deleted(struct view *view, size_t index);
+/* Forget the deletion marks. */
+void view_reset(struct view *view);
+
+/* Make the marks durable, all or none. Nothing is written when there are none. */
+enum store_outcome view_commit(struct view *view, uint64_t undelete_for);
+
+/* Close the maildrop, which frees its locks. Legal on a view that is not open. */
+void view_close(struct view *view);
+
+#endif

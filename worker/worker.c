@@ -1,0 +1,80 @@
+/*
+ * worker.c - one worker from fork to exit. Starts as the nursery left it (own user, no capability,
+ * no file system), loads its filter before it reads its first octet from anybody, serves one
+ * client, and ends. Must never return into the nursery's code.
+ */
+#include "worker/worker.h"
+#include "daemon/base.h"
+#include "daemon/privileges.h"
+#include "worker/confine.h"
+#include "worker/pop3.h"
+
+#include <string.h>
+#include <sysexits.h>
+#include <unistd.h>
+
+enum { WRITE_TIMEOUT_MS = 120000 };
+
+static void report_ready(struct session *s)
+{
+    message_begin(&s->record, PROTO_READY);
+    message_put_u64(&s->record, proto_fingerprint());
+    if (channel_send(&s->control, &s->record, true) != CHANNEL_OK)
+        _exit(PROTO_EXIT_DONE);
+    s->control.state = STATE_IDLE;
+}
+
+/* Previous keys may be missing: the master has only just begun. */
+static void take_ticket_key(struct session *s)
+{
+    size_t size;
+    const unsigned char *octets = message_get_octets(&s->record, &size);
+    if (size == PROTO_TICKET_KEY_SIZE)
+        memcpy(s->ticket_keys.octets[s->ticket_keys.n++], octets, size);
+}
+
+/* Wait for a client; false when none will come. */
+static bool take_client(struct session *s)
+{
+    char local[PROTO_ADDRESS_MAX];
+    struct message *m = &s->record;
+    const char *fault = NULL;
+    enum channel_outcome outcome = channel_receive(&s->control, m, true, &fault);
+    if (outcome == CHANNEL_BAD || outcome == CHANNEL_ERROR)
+        _exit(PROTO_EXIT_CONTRACT);
+    if (outcome != CHANNEL_OK)
+        return false;
+    (void)message_get_u64(m);
+    s->door = message_get_u32(m);
+    if (!message_get_text(m, local, sizeof local) || !message_get_text(m, s->peer, sizeof s->peer))
+        _exit(PROTO_EXIT_CONTRACT);
+    take_ticket_key(s);
+    take_ticket_key(s);
+    uint64_t idle = s->config->session.idle_timeout * 1000;
+    stream_open(&s->stream, message_take_fd(m), s->control.fd,
+                idle < WRITE_TIMEOUT_MS ? idle : WRITE_TIMEOUT_MS);
+    message_clear(m);
+    s->control.state = STATE_CLIENT;
+    return true;
+}
+
+void worker_live(const struct heritage *heritage, int control_fd)
+{
+    if (dup2(control_fd, PROTO_FD_CONTROL) < 0 || close_range(PROTO_FD_CLIENT, ~0U, 0) < 0)
+        _exit(EX_OSERR);
+    privileges_die_with(heritage->master);
+    maildrop_library_forked();
+    struct session *s = base_alloc(sizeof *s);
+    s->config = heritage->config;
+    s->tls = heritage->tls;
+    channel_open(&s->control, PROTO_FD_CONTROL, ROLE_WORKER, ROLE_MASTER, STATE_STARTING);
+    if (!confine_worker() || !filter_load(heritage->filter))
+        _exit(EX_OSERR);
+
+    report_ready(s);
+    if (take_client(s)) {
+        pop3_serve(s);
+        session_report(s);
+    }
+    _exit(PROTO_EXIT_DONE);
+}
