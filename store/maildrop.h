@@ -21,13 +21,15 @@ enum store_outcome {
     STORE_STALE,      /* -wal or -shm lost its last link: give the grant back, ask again */
     STORE_BUSY,       /* somebody else held a lock for too long */
     STORE_FULL,       /* no space, or the system's quota */
-    STORE_IO,         /* the disk failed; nothing of the call took effect */
+    STORE_IO,         /* the disk failed; this handle writes no more. What the call wanted is not
+                       * visible; after a failed sync a later recovery may yet bring it back */
     STORE_OVER_QUOTA, /* the maildrop's own limits */
     STORE_TOO_LARGE,  /* one message above max_message */
     STORE_SOURCE,     /* the caller's read function failed; nothing was stored */
     STORE_NOT_FOUND,  /* no such message */
     STORE_EXISTS,     /* a message with this UIDL is there already */
-    STORE_REFUSED,    /* NFS or CIFS, an unfit SQLite, a maildrop this process has open already */
+    STORE_REFUSED,    /* an unfit SQLite, a UIDL that is none, a call out of order, a maildrop
+                       * while this process has one open already */
     STORE_MEMORY
 };
 
@@ -65,8 +67,17 @@ struct maildrop_delivery {
 /* Supplies raw message text: up to `size` octets, 0 at the end, -1 on an error. */
 typedef ssize_t maildrop_source(void *context, void *buffer, size_t size);
 
-/* Call once in a process before anything else. `granted_only`: no path is ever opened, not even by
- * mistake (the worker); else paths that are not grants reach the file system (poplarctl). */
+/* One message as poplarctl lists it. Times are seconds since the epoch, 0: never. */
+struct maildrop_message {
+    int64_t id;
+    uint64_t size, header_size; /* octets on the wire; header with the empty line that ends it */
+    int64_t received, retrieved, deleted;
+    char uidl[MAILDROP_UIDL_MAX + 1];
+};
+
+/* Call once in a process before anything else; a second call may only add `granted_only`: no path
+ * is ever opened, not even by mistake (the worker); else paths that are not grants reach the file
+ * system (poplarctl). Makes SQLite single-threaded and takes over its default VFS. */
 enum store_outcome maildrop_library_init(bool granted_only);
 /* Call in a forked child: SQLite forgets what randomness it shared with its parent. */
 void maildrop_library_forked(void);
@@ -77,11 +88,12 @@ const char *maildrop_outcome_name(enum store_outcome outcome);
 /* Open the maildrop behind four descriptors (enum maildrop_file), which belong to it from now on,
  * also when this fails. One maildrop at a time in a process: SQLite's POSIX locks do not survive
  * the closing of a second descriptor of the same file. Reads once, then checks that -wal and -shm
- * still have a link. */
+ * still have a link. That the files are on a local file system is the opener's to check. */
 enum store_outcome maildrop_open(const int files[MAILDROP_FILES], struct maildrop **opened);
 /* Close, without checkpoint; -wal and -shm stay. NULL is legal. */
 void maildrop_close(struct maildrop *maildrop);
-/* SQLite's words on the last failure, for the log. Never NULL, valid until the next call. */
+/* Words on the last failure, for the log; of maildrop_open() when `maildrop` is NULL. Never NULL,
+ * valid until the next call. */
 const char *maildrop_error(const struct maildrop *maildrop);
 
 /* One row, at any size of the maildrop. */
@@ -99,16 +111,28 @@ const struct maildrop_entry *maildrop_snapshot_entry(const struct maildrop_snaps
 /* The UIDL, 1-70 octets of 0x21-0x7E, NUL-ended, owned by the snapshot. */
 const char *maildrop_snapshot_uidl(const struct maildrop_snapshot *snapshot, size_t index);
 
+/* The message with the smallest id above `after` (0: the first), deleted ones that can still be
+ * restored included. STORE_END when there is none. Messages may come and go between two calls. */
+enum store_outcome maildrop_next(struct maildrop *maildrop, int64_t after,
+                                 struct maildrop_message *message);
+
 /* Octets of the header of a message with the empty line that ends it, for TOP. */
 enum store_outcome maildrop_header_size(struct maildrop *maildrop, int64_t id, uint64_t *octets);
 
-/* Up to `size` octets of a message's content from `offset` on; `got` 0 at its end. */
+/* When a message was received, in seconds since the epoch (poplarctl's list and export). */
+enum store_outcome maildrop_received(struct maildrop *maildrop, int64_t id, int64_t *received);
+
+/* Up to `size` octets of a message's content from `offset` on; `got` is less than `size` only where
+ * the message ends. Cheapest in whole chunks (MAILDROP_CHUNK_SIZE). Messages that can still be
+ * restored can be read. */
 enum store_outcome maildrop_read(struct maildrop *maildrop, int64_t id, uint64_t offset,
                                  void *buffer, size_t size, size_t *got);
 
 /* What a session did, committed at once and durably: `retrieved` are marked with the time,
  * `deleted` become invisible (and go for good when `undelete_for` seconds are over; 0: now).
- * All or nothing. Needs the session byte of the lock (the opener took it). */
+ * All or nothing: STORE_NOT_FOUND if one of `deleted` is not there. Needs the session byte of the
+ * lock (the opener took it). The removal for good of what is past its time follows in transactions
+ * of its own; should it fail, a later commit does it. */
 enum store_outcome maildrop_commit(struct maildrop *maildrop, const int64_t *retrieved,
                                    size_t n_retrieved, const int64_t *deleted, size_t n_deleted,
                                    uint64_t undelete_for);
@@ -120,8 +144,10 @@ enum store_outcome maildrop_deliver(struct maildrop *maildrop,
                                     const struct maildrop_delivery *delivery,
                                     maildrop_source *source, void *context, int64_t *id);
 
-/* Several messages in one commit (import): between begin and end, deliveries are not durable yet.
- * maildrop_batch_end() with commit false undoes them all. */
+/* Several messages in one commit (import): between begin and end, deliveries are not durable yet,
+ * and nobody else can write. A delivery that fails undoes itself only, except where the disk
+ * failed: then every further call of the batch says so too. maildrop_batch_end() with commit false
+ * undoes them all. */
 enum store_outcome maildrop_batch_begin(struct maildrop *maildrop);
 enum store_outcome maildrop_batch_end(struct maildrop *maildrop, bool commit);
 

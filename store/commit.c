@@ -1,0 +1,178 @@
+/*
+ * commit.c - what a session did to its maildrop, made lasting; and what it deleted, made gone.
+ *
+ * Runs in a worker (sandboxed, no privilege) and in poplarctl. It must never delete a part of what
+ * a client asked for: the marks are one transaction. The room is given back afterwards, in bounded
+ * transactions of their own, so that a full disk does not keep anybody from deleting.
+ */
+#include "store/handle.h"
+#include "store/schema.h"
+#include <time.h>
+
+enum {
+    PURGE_MESSAGES = 64,     /* removed for good in one transaction */
+    PURGE_OCTETS = 16 << 20, /* the same, when messages are large: the WAL must stay small */
+    VACUUM_FREE_PAGES = 512, /* free pages from which some are given back to the system */
+};
+
+static enum store_outcome mark(struct maildrop *m, enum statement which, int64_t id, int64_t now)
+{
+    sqlite3_stmt *statement;
+    const enum store_outcome outcome = handle_prepare(m, which, &statement);
+
+    if (outcome != STORE_OK)
+        return outcome;
+    sqlite3_bind_int64(statement, 1, id);
+    sqlite3_bind_int64(statement, 2, now);
+    return handle_finish(m, statement);
+}
+
+/* The size of a message that is not deleted. */
+static enum store_outcome live_size(struct maildrop *m, int64_t id, int64_t *size)
+{
+    sqlite3_stmt *statement;
+    enum store_outcome outcome = handle_prepare(m, STATEMENT_LIVE_SIZE, &statement);
+
+    if (outcome != STORE_OK)
+        return outcome;
+    sqlite3_bind_int64(statement, 1, id);
+    outcome = handle_step(m, statement);
+    if (outcome == STORE_END)
+        return handle_fail(m, STORE_NOT_FOUND, "message %lld is not there", (long long)id);
+    if (outcome != STORE_OK)
+        return outcome;
+    if (!handle_column(statement, 0, size))
+        outcome = handle_fail(m, STORE_DAMAGED, "message %lld has no size", (long long)id);
+    sqlite3_reset(statement);
+    return outcome;
+}
+
+static enum store_outcome delete_one(struct maildrop *m, int64_t id, int64_t now,
+                                     struct maildrop_totals *totals)
+{
+    int64_t size = 0;
+    const enum store_outcome outcome = live_size(m, id, &size);
+
+    if (outcome != STORE_OK)
+        return outcome;
+    if (totals->messages == 0 || totals->octets < (uint64_t)size)
+        return handle_fail(m, STORE_DAMAGED, "the totals are smaller than the messages");
+    totals->messages--;
+    totals->octets -= (uint64_t)size;
+    return mark(m, STATEMENT_MARK_DELETED, id, now);
+}
+
+static enum store_outcome remove_one(struct maildrop *m, int64_t id)
+{
+    sqlite3_stmt *statement;
+    enum store_outcome outcome = handle_prepare(m, STATEMENT_REMOVE_CHUNKS, &statement);
+
+    if (outcome != STORE_OK)
+        return outcome;
+    sqlite3_bind_int64(statement, 1, id << SCHEMA_CHUNK_BITS);
+    sqlite3_bind_int64(statement, 2, ((id + 1) << SCHEMA_CHUNK_BITS) - 1);
+    if ((outcome = handle_finish(m, statement)) != STORE_OK ||
+        (outcome = handle_prepare(m, STATEMENT_REMOVE_MESSAGE, &statement)) != STORE_OK)
+        return outcome;
+    sqlite3_bind_int64(statement, 1, id);
+    return handle_finish(m, statement);
+}
+
+/* The next messages to remove for good: as many as one transaction may take. */
+static enum store_outcome find_expired(struct maildrop *m, int64_t before, int64_t *ids, size_t *n)
+{
+    int64_t size, octets = 0;
+    sqlite3_stmt *statement;
+    enum store_outcome outcome = handle_prepare(m, STATEMENT_EXPIRED, &statement);
+
+    *n = 0;
+    if (outcome != STORE_OK)
+        return outcome;
+    sqlite3_bind_int64(statement, 1, before);
+    sqlite3_bind_int64(statement, 2, PURGE_MESSAGES);
+    while (octets < PURGE_OCTETS && *n < PURGE_MESSAGES &&
+           (outcome = handle_step(m, statement)) == STORE_OK) {
+        if (!handle_column(statement, 0, &ids[*n]) || !handle_column(statement, 1, &size)) {
+            outcome = handle_fail(m, STORE_DAMAGED, "a deleted message has no id or size");
+            break;
+        }
+        octets += size;
+        (*n)++;
+    }
+    sqlite3_reset(statement);
+    return outcome == STORE_END ? STORE_OK : outcome;
+}
+
+/* Give some free pages at the end of the file back to the system. */
+static enum store_outcome vacuum_some(struct maildrop *m)
+{
+    int64_t free_pages = 0;
+    sqlite3_stmt *statement;
+    enum store_outcome outcome = handle_prepare(m, STATEMENT_FREE_PAGES, &statement);
+
+    if (outcome != STORE_OK || (outcome = handle_step(m, statement)) != STORE_OK)
+        return outcome;
+    handle_column(statement, 0, &free_pages);
+    sqlite3_reset(statement);
+    return free_pages >= VACUUM_FREE_PAGES ? handle_run(m, STATEMENT_VACUUM) : STORE_OK;
+}
+
+/* Remove some of what was deleted before a time; `removed` 0 when none was left. */
+static enum store_outcome purge_some(struct maildrop *m, int64_t before, size_t *removed)
+{
+    int64_t ids[PURGE_MESSAGES];
+    enum store_outcome outcome = find_expired(m, before, ids, removed);
+
+    if (outcome != STORE_OK || *removed == 0)
+        return outcome;
+    if ((outcome = handle_begin_write(m)) != STORE_OK)
+        return outcome;
+    /* Look again under the lock: another may have removed or restored them meanwhile. */
+    outcome = find_expired(m, before, ids, removed);
+    for (size_t i = 0; outcome == STORE_OK && i < *removed; i++)
+        outcome = remove_one(m, ids[i]);
+    if (outcome == STORE_OK)
+        outcome = vacuum_some(m);
+    return handle_end_write(m, outcome);
+}
+
+/* What is past its time is removed in passing, a bounded part at each commit; all of it when
+ * nothing is to be kept. A failure leaves it to the next commit: what the client asked for is
+ * done, deleted messages are neither seen nor counted. */
+static void purge(struct maildrop *m, int64_t now, uint64_t undelete_for)
+{
+    size_t removed = 0;
+
+    if (undelete_for > (uint64_t)now)
+        return;
+    while (purge_some(m, now - (int64_t)undelete_for, &removed) == STORE_OK && removed > 0 &&
+           undelete_for == 0)
+        ;
+}
+
+enum store_outcome maildrop_commit(struct maildrop *maildrop, const int64_t *retrieved,
+                                   size_t n_retrieved, const int64_t *deleted, size_t n_deleted,
+                                   uint64_t undelete_for)
+{
+    const int64_t now = (int64_t)time(NULL);
+    struct maildrop_totals totals;
+    enum store_outcome outcome;
+
+    if (n_retrieved == 0 && n_deleted == 0)
+        return STORE_OK;
+    if (maildrop->in_batch)
+        return handle_fail(maildrop, STORE_REFUSED, "a batch of deliveries is open");
+    if ((outcome = handle_begin_write(maildrop)) != STORE_OK)
+        return outcome;
+    outcome = handle_state(maildrop, &totals);
+    for (size_t i = 0; outcome == STORE_OK && i < n_retrieved; i++)
+        outcome = mark(maildrop, STATEMENT_MARK_RETRIEVED, retrieved[i], now);
+    for (size_t i = 0; outcome == STORE_OK && i < n_deleted; i++)
+        outcome = delete_one(maildrop, deleted[i], now, &totals);
+    if (outcome == STORE_OK && n_deleted > 0)
+        outcome = handle_set_state(maildrop, &totals);
+    outcome = handle_end_write(maildrop, outcome);
+    if (outcome == STORE_OK)
+        purge(maildrop, now, undelete_for);
+    return outcome;
+}

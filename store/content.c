@@ -1,0 +1,110 @@
+/*
+ * content.c - a message's text, read in chunks.
+ *
+ * Runs in a worker (sandboxed, no privilege) and in poplarctl. Each chunk is read in a transaction
+ * of its own: a client at one octet a second must not keep the WAL from being emptied. It must
+ * never pass off short content as whole: a chunk that is missing or of the wrong length is damage.
+ */
+#include "store/handle.h"
+#include "store/schema.h"
+#include <string.h>
+
+static uint64_t smaller(uint64_t a, uint64_t b)
+{
+    return a < b ? a : b;
+}
+
+enum store_outcome maildrop_header_size(struct maildrop *maildrop, int64_t id, uint64_t *octets)
+{
+    int64_t header_size = 0, size = 0;
+    enum store_outcome outcome;
+    sqlite3_stmt *statement;
+
+    handle_begin_call(maildrop);
+    if ((outcome = handle_prepare(maildrop, STATEMENT_HEADER, &statement)) != STORE_OK)
+        return outcome;
+    sqlite3_bind_int64(statement, 1, id);
+    outcome = handle_step(maildrop, statement);
+    if (outcome == STORE_END)
+        return handle_fail(maildrop, STORE_NOT_FOUND, "message %lld is not there", (long long)id);
+    if (outcome != STORE_OK)
+        return outcome;
+    if (!handle_column(statement, 0, &header_size) || !handle_column(statement, 1, &size) ||
+        header_size > size)
+        outcome =
+            handle_fail(maildrop, STORE_DAMAGED, "message %lld has wrong sizes", (long long)id);
+    else
+        *octets = (uint64_t)header_size;
+    sqlite3_reset(statement);
+    return outcome;
+}
+
+/* Copy out of the row at hand: what chunk `seq` holds from `offset` of the message on. */
+static enum store_outcome copy_chunk(struct maildrop *m, sqlite3_stmt *statement, int64_t id,
+                                     uint64_t offset, char *buffer, size_t size, size_t *got)
+{
+    const uint64_t seq = offset / MAILDROP_CHUNK_SIZE, start = offset % MAILDROP_CHUNK_SIZE;
+    int64_t total = 0;
+    uint64_t length;
+    const char *content;
+
+    *got = 0;
+    if (!handle_column(statement, 0, &total))
+        return handle_fail(m, STORE_DAMAGED, "message %lld has no size", (long long)id);
+    if (offset >= (uint64_t)total)
+        return STORE_OK;
+    length = smaller(MAILDROP_CHUNK_SIZE, (uint64_t)total - seq * MAILDROP_CHUNK_SIZE);
+    if (sqlite3_column_type(statement, 1) != SQLITE_BLOB ||
+        (uint64_t)sqlite3_column_bytes(statement, 1) != length)
+        return handle_fail(m, STORE_DAMAGED, "chunk %llu of message %lld is missing or cut short",
+                           (unsigned long long)seq, (long long)id);
+    content = sqlite3_column_blob(statement, 1);
+    if (!content)
+        return handle_fail(m, STORE_MEMORY, "no memory for a chunk");
+    *got = (size_t)smaller(size, length - start);
+    memcpy(buffer, content + start, *got);
+    return STORE_OK;
+}
+
+static enum store_outcome read_some(struct maildrop *m, int64_t id, uint64_t offset, char *buffer,
+                                    size_t size, size_t *got)
+{
+    sqlite3_stmt *statement;
+    enum store_outcome outcome = handle_prepare(m, STATEMENT_CONTENT, &statement);
+
+    if (outcome != STORE_OK)
+        return outcome;
+    sqlite3_bind_int64(statement, 1, id);
+    sqlite3_bind_int64(statement, 2,
+                       (id << SCHEMA_CHUNK_BITS) + (int64_t)(offset / MAILDROP_CHUNK_SIZE));
+    outcome = handle_step(m, statement);
+    if (outcome == STORE_END)
+        return handle_fail(m, STORE_NOT_FOUND, "message %lld is not there", (long long)id);
+    if (outcome != STORE_OK)
+        return outcome;
+    outcome = copy_chunk(m, statement, id, offset, buffer, size, got);
+    sqlite3_reset(statement);
+    return outcome;
+}
+
+enum store_outcome maildrop_read(struct maildrop *maildrop, int64_t id, uint64_t offset,
+                                 void *buffer, size_t size, size_t *got)
+{
+    const uint64_t end = (uint64_t)MAILDROP_CHUNK_SIZE << SCHEMA_CHUNK_BITS;
+    enum store_outcome outcome;
+    size_t filled = 0, part = 0;
+    char *to = buffer;
+
+    handle_begin_call(maildrop);
+    if (id <= 0 || id >> (63 - SCHEMA_CHUNK_BITS) > 0)
+        return handle_fail(maildrop, STORE_NOT_FOUND, "message %lld is not there", (long long)id);
+    do {
+        outcome = read_some(maildrop, id, offset < end ? offset + filled : end - 1, to + filled,
+                            size - filled, &part);
+        if (outcome != STORE_OK)
+            return outcome;
+        filled += part;
+    } while (part > 0 && filled < size);
+    *got = filled;
+    return STORE_OK;
+}

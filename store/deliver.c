@@ -1,0 +1,279 @@
+/*
+ * deliver.c - a message on its way in: made fit for the wire, cut into chunks, counted, committed.
+ *
+ * Runs in a worker (delivery) and in poplarctl (import). It must never acknowledge what is not on
+ * disk, and never leave a part of a message behind: all that a delivery writes is one transaction,
+ * or one savepoint of a batch's.
+ */
+#include "store/handle.h"
+#include "store/schema.h"
+#include "store/wire.h"
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+#include <time.h>
+
+enum { SOURCE_SIZE = 32768 }; /* octets asked from the source at a time */
+
+/* The largest message that chunk numbers can tell apart. */
+#define LARGEST ((uint64_t)MAILDROP_CHUNK_SIZE << SCHEMA_CHUNK_BITS)
+
+/* One delivery under way. */
+struct intake {
+    struct maildrop *m;
+    int64_t id;
+    uint64_t limit; /* octets that the message may have */
+    enum store_outcome past_limit;
+    struct wire wire;
+    uint64_t n_chunks;
+    size_t filled;
+    char raw[SOURCE_SIZE];
+    char chunk[MAILDROP_CHUNK_SIZE];
+};
+
+static bool is_uidl(const char *text)
+{
+    size_t length = 0;
+
+    for (; text[length] != '\0'; length++) {
+        if (length == MAILDROP_UIDL_MAX || text[length] < 0x21 || text[length] > 0x7e)
+            return false;
+    }
+    return length > 0;
+}
+
+/* The id makes a UIDL unique in this file; the random part keeps it from coming back with another
+ * message when an older copy of the file is restored. */
+static enum store_outcome make_uidl(struct maildrop *m, int64_t id, char *uidl, size_t size)
+{
+    uint64_t random;
+
+    if (getrandom(&random, sizeof(random), 0) != (ssize_t)sizeof(random))
+        return handle_fail(m, STORE_IO, "no randomness from the system");
+    snprintf(uidl, size, "%llx.%016llx", (unsigned long long)id, (unsigned long long)random);
+    return STORE_OK;
+}
+
+static enum store_outcome check_uidl_free(struct maildrop *m, const char *uidl)
+{
+    sqlite3_stmt *statement;
+    enum store_outcome outcome = handle_prepare(m, STATEMENT_HAS_UIDL, &statement);
+
+    if (outcome != STORE_OK)
+        return outcome;
+    sqlite3_bind_text(statement, 1, uidl, -1, SQLITE_STATIC);
+    outcome = handle_step(m, statement);
+    sqlite3_reset(statement);
+    sqlite3_clear_bindings(statement);
+    if (outcome == STORE_OK)
+        return handle_fail(m, STORE_EXISTS, "a message with UIDL %s is there", uidl);
+    return outcome == STORE_END ? STORE_OK : outcome;
+}
+
+/* The smaller of two limits, and what to say past it. 0 is no limit. */
+static void set_limit(struct intake *in, uint64_t limit, enum store_outcome past_limit)
+{
+    if (limit < in->limit) {
+        in->limit = limit;
+        in->past_limit = past_limit;
+    }
+}
+
+static enum store_outcome set_limits(struct intake *in, const struct maildrop_delivery *delivery,
+                                     const struct maildrop_totals *totals)
+{
+    in->limit = LARGEST;
+    in->past_limit = STORE_TOO_LARGE;
+    if (delivery->max_message > 0)
+        set_limit(in, delivery->max_message, STORE_TOO_LARGE);
+    if (delivery->quota_messages > 0 && totals->messages >= delivery->quota_messages)
+        return handle_fail(in->m, STORE_OVER_QUOTA, "the maildrop holds %llu messages",
+                           (unsigned long long)totals->messages);
+    if (delivery->quota_octets > 0)
+        set_limit(in,
+                  delivery->quota_octets > totals->octets ? delivery->quota_octets - totals->octets
+                                                          : 0,
+                  STORE_OVER_QUOTA);
+    return STORE_OK;
+}
+
+static enum store_outcome store_chunk(struct intake *in)
+{
+    sqlite3_stmt *statement;
+    enum store_outcome outcome = handle_prepare(in->m, STATEMENT_ADD_CHUNK, &statement);
+
+    if (outcome != STORE_OK)
+        return outcome;
+    sqlite3_bind_int64(statement, 1, (in->id << SCHEMA_CHUNK_BITS) + (int64_t)in->n_chunks);
+    sqlite3_bind_blob(statement, 2, in->chunk, (int)in->filled, SQLITE_STATIC);
+    outcome = handle_finish(in->m, statement);
+    sqlite3_clear_bindings(statement);
+    in->n_chunks++;
+    in->filled = 0;
+    return outcome;
+}
+
+static enum store_outcome take_in(struct intake *in, const char *text, size_t size)
+{
+    while (size > 0) {
+        size_t used = 0;
+
+        in->filled += wire_convert(&in->wire, text, size, in->chunk + in->filled,
+                                   sizeof(in->chunk) - in->filled, &used);
+        text += used;
+        size -= used;
+        if (in->wire.octets > in->limit)
+            return handle_fail(in->m, in->past_limit, "the message has more than %llu octets",
+                               (unsigned long long)in->limit);
+        if (in->filled == sizeof(in->chunk)) {
+            const enum store_outcome outcome = store_chunk(in);
+            if (outcome != STORE_OK)
+                return outcome;
+        }
+    }
+    return STORE_OK;
+}
+
+/* Read the source to its end. */
+static enum store_outcome take_all(struct intake *in, maildrop_source *source, void *context)
+{
+    enum store_outcome outcome = STORE_OK;
+    ssize_t got = 0;
+
+    while (outcome == STORE_OK && (got = source(context, in->raw, sizeof(in->raw))) > 0) {
+        if ((size_t)got > sizeof(in->raw))
+            return handle_fail(in->m, STORE_SOURCE, "the source gave more than it was asked for");
+        outcome = take_in(in, in->raw, (size_t)got);
+    }
+    if (outcome == STORE_OK && got < 0)
+        return handle_fail(in->m, STORE_SOURCE, "the message could not be read");
+    if (outcome == STORE_OK && wire_unfinished(&in->wire))
+        outcome = take_in(in, wire_line_end, sizeof(wire_line_end));
+    if (outcome == STORE_OK && in->filled > 0)
+        outcome = store_chunk(in);
+    return outcome;
+}
+
+static enum store_outcome add_message(struct intake *in, const char *uidl, int64_t received)
+{
+    sqlite3_stmt *statement;
+    enum store_outcome outcome = handle_prepare(in->m, STATEMENT_ADD_MESSAGE, &statement);
+
+    if (outcome != STORE_OK)
+        return outcome;
+    sqlite3_bind_int64(statement, 1, in->id);
+    sqlite3_bind_text(statement, 2, uidl, -1, SQLITE_STATIC);
+    sqlite3_bind_int64(statement, 3, (int64_t)in->wire.octets);
+    sqlite3_bind_int64(statement, 4, (int64_t)wire_header(&in->wire));
+    sqlite3_bind_int64(statement, 5, received > 0 ? received : (int64_t)time(NULL));
+    outcome = handle_finish(in->m, statement);
+    sqlite3_clear_bindings(statement);
+    return outcome;
+}
+
+/* The whole delivery, inside a transaction. */
+static enum store_outcome deliver(struct intake *in, const struct maildrop_delivery *delivery,
+                                  maildrop_source *source, void *context)
+{
+    char made[MAILDROP_UIDL_MAX + 1];
+    const char *uidl = delivery->uidl ? delivery->uidl : made;
+    struct maildrop_totals totals;
+    enum store_outcome outcome = handle_state(in->m, &totals);
+
+    if (outcome != STORE_OK)
+        return outcome;
+    in->id = totals.last_id + 1;
+    if (in->id >> (63 - SCHEMA_CHUNK_BITS) > 0)
+        return handle_fail(in->m, STORE_DAMAGED, "the last message's id is out of all bounds");
+    if (!delivery->uidl && (outcome = make_uidl(in->m, in->id, made, sizeof(made))) != STORE_OK)
+        return outcome;
+    if ((outcome = check_uidl_free(in->m, uidl)) != STORE_OK ||
+        (outcome = set_limits(in, delivery, &totals)) != STORE_OK ||
+        (outcome = take_all(in, source, context)) != STORE_OK ||
+        (outcome = add_message(in, uidl, delivery->received)) != STORE_OK)
+        return outcome;
+    totals.messages++;
+    totals.octets += in->wire.octets;
+    totals.last_id = in->id;
+    return handle_set_state(in->m, &totals);
+}
+
+/* The same as a part of a batch: a failure undoes this message only, unless it was of a kind with
+ * which SQLite ends the whole transaction. */
+static enum store_outcome deliver_in_batch(struct intake *in,
+                                           const struct maildrop_delivery *delivery,
+                                           maildrop_source *source, void *context)
+{
+    struct maildrop *m = in->m;
+    enum store_outcome outcome = m->batch_outcome;
+
+    handle_begin_call(m);
+    if (outcome != STORE_OK || (outcome = handle_run(m, STATEMENT_SAVE)) != STORE_OK)
+        return outcome;
+    outcome = deliver(in, delivery, source, context);
+    if (sqlite3_get_autocommit(m->db)) {
+        m->batch_outcome = outcome != STORE_OK ? outcome : STORE_IO;
+        return m->batch_outcome;
+    }
+    if (outcome != STORE_OK && handle_run(m, STATEMENT_UNDO) != STORE_OK)
+        m->batch_outcome = outcome;
+    if (handle_run(m, STATEMENT_RELEASE) != STORE_OK) {
+        m->batch_outcome = outcome != STORE_OK ? outcome : STORE_IO;
+        return m->batch_outcome;
+    }
+    return outcome;
+}
+
+enum store_outcome maildrop_deliver(struct maildrop *maildrop,
+                                    const struct maildrop_delivery *delivery,
+                                    maildrop_source *source, void *context, int64_t *id)
+{
+    enum store_outcome outcome;
+    struct intake *in;
+
+    if (delivery->uidl && !is_uidl(delivery->uidl))
+        return handle_fail(maildrop, STORE_REFUSED, "a UIDL is 1 to 70 octets of 0x21 to 0x7E");
+    in = malloc(sizeof(*in));
+    if (!in)
+        return handle_fail(maildrop, STORE_MEMORY, "no memory for a message's buffers");
+    memset(in, 0, offsetof(struct intake, raw));
+    in->m = maildrop;
+    if (maildrop->in_batch) {
+        outcome = deliver_in_batch(in, delivery, source, context);
+    } else if ((outcome = handle_begin_write(maildrop)) == STORE_OK) {
+        outcome = deliver(in, delivery, source, context);
+        outcome = handle_end_write(maildrop, outcome);
+    }
+    if (outcome == STORE_OK && id)
+        *id = in->id;
+    free(in);
+    return outcome;
+}
+
+enum store_outcome maildrop_batch_begin(struct maildrop *maildrop)
+{
+    enum store_outcome outcome;
+
+    if (maildrop->in_batch)
+        return handle_fail(maildrop, STORE_REFUSED, "a batch of deliveries is open already");
+    outcome = handle_begin_write(maildrop);
+    maildrop->in_batch = outcome == STORE_OK;
+    maildrop->batch_outcome = STORE_OK;
+    return outcome;
+}
+
+enum store_outcome maildrop_batch_end(struct maildrop *maildrop, bool commit)
+{
+    enum store_outcome outcome;
+
+    if (!maildrop->in_batch)
+        return handle_fail(maildrop, STORE_REFUSED, "no batch of deliveries is open");
+    maildrop->in_batch = false;
+    if (!commit) {
+        handle_end_write(maildrop, STORE_END);
+        return STORE_OK;
+    }
+    outcome = handle_end_write(maildrop, maildrop->batch_outcome);
+    return outcome;
+}

@@ -1,0 +1,278 @@
+/*
+ * handle.c - inside an open maildrop: statements, outcomes, transactions.
+ *
+ * Runs in a worker (sandboxed, no privilege) and in poplarctl. It must never commit or checkpoint
+ * without the write lock, and never wait past the deadline of the call under way.
+ */
+#include "store/handle.h"
+#include "store/lock.h"
+#include "store/schema.h"
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+static const char *const statement_sql[STATEMENTS] = {
+    [STATEMENT_BEGIN_READ] = "BEGIN",
+    [STATEMENT_BEGIN_WRITE] = "BEGIN IMMEDIATE",
+    [STATEMENT_COMMIT] = "COMMIT",
+    [STATEMENT_ROLLBACK] = "ROLLBACK",
+    [STATEMENT_SAVE] = "SAVEPOINT delivery",
+    [STATEMENT_RELEASE] = "RELEASE delivery",
+    [STATEMENT_UNDO] = "ROLLBACK TO delivery",
+    [STATEMENT_STATE] = "SELECT messages, octets, last_id, guard FROM state WHERE one = 1",
+    [STATEMENT_SET_STATE] =
+        "UPDATE state SET messages = ?1, octets = ?2, last_id = ?3, guard = ?4 WHERE one = 1",
+    [STATEMENT_SNAPSHOT] = "SELECT id, size, uidl FROM message WHERE deleted IS NULL ORDER BY id",
+    [STATEMENT_NEXT] = "SELECT id, size, header_size, received, coalesce(retrieved, 0),"
+                       " coalesce(deleted, 0), uidl FROM message WHERE id > ?1 ORDER BY id LIMIT 1",
+    [STATEMENT_HEADER] = "SELECT header_size, size FROM message WHERE id = ?1",
+    [STATEMENT_CONTENT] = "SELECT message.size, chunk.content FROM message"
+                          " LEFT JOIN chunk ON chunk.place = ?2 WHERE message.id = ?1",
+    [STATEMENT_LIVE_SIZE] = "SELECT size FROM message WHERE id = ?1 AND deleted IS NULL",
+    [STATEMENT_MARK_RETRIEVED] = "UPDATE message SET retrieved = ?2 WHERE id = ?1",
+    [STATEMENT_MARK_DELETED] = "UPDATE message SET deleted = ?2 WHERE id = ?1",
+    [STATEMENT_EXPIRED] = "SELECT id, size FROM message WHERE deleted IS NOT NULL AND deleted <= ?1"
+                          " ORDER BY deleted LIMIT ?2",
+    [STATEMENT_REMOVE_CHUNKS] = "DELETE FROM chunk WHERE place BETWEEN ?1 AND ?2",
+    [STATEMENT_REMOVE_MESSAGE] = "DELETE FROM message WHERE id = ?1",
+    [STATEMENT_FREE_PAGES] = "PRAGMA freelist_count",
+    [STATEMENT_VACUUM] = "PRAGMA incremental_vacuum(256)",
+    [STATEMENT_HAS_UIDL] = "SELECT 1 FROM message WHERE uidl = ?1",
+    [STATEMENT_ADD_CHUNK] = "INSERT INTO chunk(place, content) VALUES (?1, ?2)",
+    [STATEMENT_ADD_MESSAGE] = "INSERT INTO message(id, uidl, size, header_size, received)"
+                              " VALUES (?1, ?2, ?3, ?4, ?5)",
+};
+
+void handle_begin_call(struct maildrop *m)
+{
+    m->deadline = lock_clock() + m->patience_ms;
+}
+
+enum store_outcome handle_fail(struct maildrop *m, enum store_outcome outcome, const char *format,
+                               ...)
+{
+    va_list arguments;
+
+    va_start(arguments, format);
+    vsnprintf(m->error, sizeof(m->error), format, arguments);
+    va_end(arguments);
+    return outcome;
+}
+
+/* SQLITE_IOERR is many things; the system's errno tells them apart. */
+static enum store_outcome io_outcome(sqlite3 *db)
+{
+    if (sqlite3_extended_errcode(db) == SQLITE_IOERR_NOMEM)
+        return STORE_MEMORY;
+    if (sqlite3_extended_errcode(db) == SQLITE_IOERR_SHORT_READ)
+        return STORE_DAMAGED;
+    switch (sqlite3_system_errno(db)) {
+    case ENOSPC:
+    case EDQUOT:
+        return STORE_FULL;
+    default:
+        return STORE_IO;
+    }
+}
+
+static enum store_outcome translate(sqlite3 *db, int rc)
+{
+    switch (rc & 0xff) {
+    case SQLITE_OK:
+    case SQLITE_ROW:
+        return STORE_OK;
+    case SQLITE_DONE:
+        return STORE_END;
+    case SQLITE_BUSY:
+    case SQLITE_LOCKED:
+    case SQLITE_PROTOCOL:
+        return STORE_BUSY;
+    case SQLITE_FULL:
+        return STORE_FULL;
+    case SQLITE_NOMEM:
+        return STORE_MEMORY;
+    case SQLITE_IOERR:
+        return io_outcome(db);
+    case SQLITE_CORRUPT:
+    case SQLITE_NOTADB:
+    case SQLITE_CONSTRAINT: /* our own checks and keys, broken by what is there already */
+    case SQLITE_ERROR:      /* our statements are right: it is the schema that lacks something */
+    case SQLITE_SCHEMA:
+    case SQLITE_TOOBIG:
+    case SQLITE_CANTOPEN: /* all files are open: a WAL of another kind, or it wants a journal */
+        return STORE_DAMAGED;
+    default:
+        return STORE_IO;
+    }
+}
+
+enum store_outcome handle_outcome(struct maildrop *m, int rc)
+{
+    const enum store_outcome outcome = translate(m->db, rc);
+
+    if (outcome == STORE_OK || outcome == STORE_END)
+        return outcome;
+    /* A checkpoint's write may fail as well as a commit's. What the disk then holds is known
+     * only to the next recovery: stop writing. */
+    if (outcome == STORE_IO)
+        m->disk_failed = true;
+    return handle_fail(m, outcome, "%s (SQLite %d, errno %d)", sqlite3_errmsg(m->db),
+                       sqlite3_extended_errcode(m->db), sqlite3_system_errno(m->db));
+}
+
+enum store_outcome handle_prepare(struct maildrop *m, enum statement which, sqlite3_stmt **ready)
+{
+    int rc = SQLITE_OK;
+
+    if (!m->statements[which])
+        rc = sqlite3_prepare_v3(m->db, statement_sql[which], -1, SQLITE_PREPARE_PERSISTENT,
+                                &m->statements[which], NULL);
+    *ready = m->statements[which];
+    return rc == SQLITE_OK ? STORE_OK : handle_outcome(m, rc);
+}
+
+enum store_outcome handle_step(struct maildrop *m, sqlite3_stmt *statement)
+{
+    const enum store_outcome outcome = handle_outcome(m, sqlite3_step(statement));
+
+    if (outcome != STORE_OK)
+        sqlite3_reset(statement);
+    return outcome;
+}
+
+enum store_outcome handle_finish(struct maildrop *m, sqlite3_stmt *statement)
+{
+    enum store_outcome outcome;
+
+    do {
+        outcome = handle_step(m, statement);
+    } while (outcome == STORE_OK);
+    return outcome == STORE_END ? STORE_OK : outcome;
+}
+
+enum store_outcome handle_run(struct maildrop *m, enum statement which)
+{
+    sqlite3_stmt *statement;
+    const enum store_outcome outcome = handle_prepare(m, which, &statement);
+
+    return outcome == STORE_OK ? handle_finish(m, statement) : outcome;
+}
+
+bool handle_column(sqlite3_stmt *statement, int column, int64_t *value)
+{
+    if (sqlite3_column_type(statement, column) != SQLITE_INTEGER ||
+        sqlite3_column_int64(statement, column) < 0)
+        return false;
+    *value = sqlite3_column_int64(statement, column);
+    return true;
+}
+
+bool handle_column_uidl(sqlite3_stmt *statement, int column, char uidl[MAILDROP_UIDL_MAX + 1])
+{
+    const unsigned char *text;
+    int length;
+
+    if (sqlite3_column_type(statement, column) != SQLITE_TEXT)
+        return false;
+    text = sqlite3_column_text(statement, column);
+    length = sqlite3_column_bytes(statement, column);
+    if (!text || length < 1 || length > MAILDROP_UIDL_MAX)
+        return false;
+    for (int i = 0; i < length; i++) {
+        if (text[i] < 0x21 || text[i] > 0x7e)
+            return false;
+    }
+    memcpy(uidl, text, (size_t)length);
+    uidl[length] = '\0';
+    return true;
+}
+
+enum store_outcome handle_state(struct maildrop *m, struct maildrop_totals *totals)
+{
+    struct maildrop_totals found;
+    int64_t messages, octets, last_id, guard;
+    enum store_outcome outcome;
+    sqlite3_stmt *statement;
+    bool sound;
+
+    if ((outcome = handle_prepare(m, STATEMENT_STATE, &statement)) != STORE_OK)
+        return outcome;
+    outcome = handle_step(m, statement);
+    if (outcome == STORE_END)
+        return handle_fail(m, STORE_DAMAGED, "the totals row is missing");
+    if (outcome != STORE_OK)
+        return outcome;
+    sound = handle_column(statement, 0, &messages) && handle_column(statement, 1, &octets) &&
+            handle_column(statement, 2, &last_id) &&
+            sqlite3_column_type(statement, 3) == SQLITE_INTEGER;
+    guard = sqlite3_column_int64(statement, 3);
+    sqlite3_reset(statement);
+    if (!sound)
+        return handle_fail(m, STORE_DAMAGED, "the totals row holds what are no counts");
+
+    found = (struct maildrop_totals){(uint64_t)messages, (uint64_t)octets, last_id};
+    if (guard != schema_guard(&found))
+        return handle_fail(m, STORE_DAMAGED, "the totals row contradicts its check value");
+    *totals = found;
+    return STORE_OK;
+}
+
+enum store_outcome handle_set_state(struct maildrop *m, const struct maildrop_totals *totals)
+{
+    sqlite3_stmt *statement;
+    const enum store_outcome outcome = handle_prepare(m, STATEMENT_SET_STATE, &statement);
+
+    if (outcome != STORE_OK)
+        return outcome;
+    sqlite3_bind_int64(statement, 1, (int64_t)totals->messages);
+    sqlite3_bind_int64(statement, 2, (int64_t)totals->octets);
+    sqlite3_bind_int64(statement, 3, totals->last_id);
+    sqlite3_bind_int64(statement, 4, schema_guard(totals));
+    return handle_finish(m, statement);
+}
+
+enum store_outcome handle_begin_write(struct maildrop *m)
+{
+    enum store_outcome outcome;
+
+    if (m->disk_failed)
+        return handle_fail(m, STORE_IO, "an earlier write failed: open the maildrop again");
+    handle_begin_call(m);
+    outcome = lock_acquire(m->lock_fd, MAILDROP_LOCK_WRITE, m->deadline);
+    if (outcome != STORE_OK)
+        return handle_fail(m, outcome,
+                           outcome == STORE_BUSY ? "the write lock is held by another"
+                                                 : "the lock file cannot be locked");
+    outcome = handle_run(m, STATEMENT_BEGIN_WRITE);
+    if (outcome != STORE_OK)
+        lock_release(m->lock_fd, MAILDROP_LOCK_WRITE);
+    return outcome;
+}
+
+enum store_outcome handle_end_write(struct maildrop *m, enum store_outcome outcome)
+{
+    if (outcome == STORE_OK)
+        outcome = handle_run(m, STATEMENT_COMMIT);
+    /* Some failures end the transaction by themselves. The words of the first one are kept. */
+    if (!sqlite3_get_autocommit(m->db))
+        sqlite3_exec(m->db, "ROLLBACK", NULL, NULL, NULL);
+    if (outcome == STORE_OK && m->wal_frames >= HANDLE_WAL_PAGES)
+        handle_checkpoint(m);
+    lock_release(m->lock_fd, MAILDROP_LOCK_WRITE);
+    return outcome;
+}
+
+void handle_checkpoint(struct maildrop *m)
+{
+    int rc;
+
+    /* A past deadline makes the busy handler give up at once: whoever reads just now only puts
+     * the rest off until the next commit. */
+    m->deadline = 0;
+    rc = sqlite3_wal_checkpoint_v2(m->db, "main", SQLITE_CHECKPOINT_TRUNCATE, NULL, NULL);
+    if (rc == SQLITE_OK)
+        m->wal_frames = 0;
+    else
+        handle_outcome(m, rc);
+}

@@ -1,0 +1,103 @@
+/*
+ * handle.h - inside an open maildrop: for the store's own files (and its tests) only.
+ *
+ * Statements are prepared when first used and kept; a step that brings an outcome other than
+ * STORE_OK has reset its statement already, so that no transaction outlives a call.
+ */
+#ifndef POPLAR_STORE_HANDLE_H
+#define POPLAR_STORE_HANDLE_H
+
+#include "store/maildrop.h"
+#include <sqlite3.h>
+
+enum {
+    HANDLE_PATIENCE_MS = 10000, /* for all locks of one call together */
+    HANDLE_WAL_PAGES = 512,     /* WAL frames from which a commit is followed by a checkpoint */
+};
+
+enum statement {
+    STATEMENT_BEGIN_READ,
+    STATEMENT_BEGIN_WRITE,
+    STATEMENT_COMMIT,
+    STATEMENT_ROLLBACK,
+    STATEMENT_SAVE,
+    STATEMENT_RELEASE,
+    STATEMENT_UNDO,
+    STATEMENT_STATE,
+    STATEMENT_SET_STATE,
+    STATEMENT_SNAPSHOT,
+    STATEMENT_NEXT,
+    STATEMENT_HEADER,
+    STATEMENT_CONTENT,
+    STATEMENT_LIVE_SIZE,
+    STATEMENT_MARK_RETRIEVED,
+    STATEMENT_MARK_DELETED,
+    STATEMENT_EXPIRED,
+    STATEMENT_REMOVE_CHUNKS,
+    STATEMENT_REMOVE_MESSAGE,
+    STATEMENT_FREE_PAGES,
+    STATEMENT_VACUUM,
+    STATEMENT_HAS_UIDL,
+    STATEMENT_ADD_CHUNK,
+    STATEMENT_ADD_MESSAGE,
+    STATEMENTS
+};
+
+struct maildrop {
+    sqlite3 *db;
+    int lock_fd;
+    sqlite3_stmt *statements[STATEMENTS];
+    unsigned patience_ms;
+    uint64_t deadline; /* of the call under way, on lock_clock() */
+    int wal_frames;    /* in the WAL after our last commit */
+    bool disk_failed;  /* a write or sync failed: nothing may be written any more */
+    bool in_batch;
+    enum store_outcome batch_outcome; /* what ended the batch's transaction under way */
+    char error[200];
+};
+
+/* Begin a call: from now on its patience runs. */
+void handle_begin_call(struct maildrop *m);
+
+/* Translate one of SQLite's result codes and remember its words. */
+enum store_outcome handle_outcome(struct maildrop *m, int rc);
+
+/* Say what we ourselves found wrong; returns `outcome`. */
+enum store_outcome handle_fail(struct maildrop *m, enum store_outcome outcome, const char *format,
+                               ...) __attribute__((format(printf, 3, 4)));
+
+/* A statement ready to be bound and stepped; NULL on a failure. */
+enum store_outcome handle_prepare(struct maildrop *m, enum statement which, sqlite3_stmt **ready);
+
+/* Step: STORE_OK with a row; STORE_END or a failure, and then the statement is reset. */
+enum store_outcome handle_step(struct maildrop *m, sqlite3_stmt *statement);
+
+/* Step a statement that brings no rows, and reset it. STORE_OK or a failure. */
+enum store_outcome handle_finish(struct maildrop *m, sqlite3_stmt *statement);
+
+/* Prepare and finish a statement without parameters. */
+enum store_outcome handle_run(struct maildrop *m, enum statement which);
+
+/* An integer that is not negative, out of the current row. */
+bool handle_column(sqlite3_stmt *statement, int column, int64_t *value);
+
+/* A UIDL out of the current row. */
+bool handle_column_uidl(sqlite3_stmt *statement, int column, char uidl[MAILDROP_UIDL_MAX + 1]);
+
+/* The totals row, read and checked, or written. */
+enum store_outcome handle_state(struct maildrop *m, struct maildrop_totals *totals);
+enum store_outcome handle_set_state(struct maildrop *m, const struct maildrop_totals *totals);
+
+/* Take the write lock and begin a write transaction; neither is held unless this is STORE_OK. */
+enum store_outcome handle_begin_write(struct maildrop *m);
+
+/* End it: commit if `outcome` is STORE_OK, undo otherwise; checkpoint if the WAL has grown; give
+ * the write lock back. Returns what became of it. */
+enum store_outcome handle_end_write(struct maildrop *m, enum store_outcome outcome);
+
+/* Copy the WAL into the database and empty it, as far as nobody reads from it, without waiting.
+ * Only under the write lock: two connections that write or checkpoint at once can corrupt the
+ * database in SQLite before 3.51.3 (the "WAL-reset bug"). */
+void handle_checkpoint(struct maildrop *m);
+
+#endif

@@ -1,0 +1,64 @@
+/*
+ * lock.c - the byte-range locks of a maildrop, and the store's patience.
+ *
+ * Runs in a worker (sandboxed, no privilege) and in poplarctl. It must never block without a
+ * deadline: hence no F_OFD_SETLKW, but a try and a short sleep in turn.
+ */
+#include "store/lock.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <time.h>
+
+enum { LONGEST_SLEEP_MS = 25 };
+
+uint64_t lock_clock(void)
+{
+    struct timespec now;
+
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
+}
+
+void lock_sleep(unsigned ms)
+{
+    poll(NULL, 0, (int)ms);
+}
+
+static int set_lock(int fd, enum maildrop_lock_byte byte, short type)
+{
+    struct flock range = {
+        .l_type = type,
+        .l_whence = SEEK_SET,
+        .l_start = (off_t)byte,
+        .l_len = 1,
+    };
+    int result;
+
+    do {
+        result = fcntl(fd, F_OFD_SETLK, &range);
+    } while (result < 0 && errno == EINTR);
+    return result;
+}
+
+enum store_outcome lock_acquire(int fd, enum maildrop_lock_byte byte, uint64_t deadline)
+{
+    unsigned pause = 1;
+
+    for (;;) {
+        if (set_lock(fd, byte, F_WRLCK) == 0)
+            return STORE_OK;
+        if (errno != EAGAIN && errno != EACCES)
+            return STORE_IO;
+        if (lock_clock() >= deadline)
+            return STORE_BUSY;
+        lock_sleep(pause);
+        if (pause < LONGEST_SLEEP_MS)
+            pause = pause * 2 < LONGEST_SLEEP_MS ? pause * 2 : LONGEST_SLEEP_MS;
+    }
+}
+
+void lock_release(int fd, enum maildrop_lock_byte byte)
+{
+    set_lock(fd, byte, F_UNLCK);
+}

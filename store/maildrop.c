@@ -1,0 +1,258 @@
+/*
+ * maildrop.c - the store's front: the library, opening and closing, totals, the list of messages.
+ *
+ * Runs in a worker (sandboxed, no privilege) and in poplarctl. It must never show a damaged
+ * maildrop as an empty one, and never close a database file while another handle of the process
+ * uses the same file.
+ */
+#include "store/handle.h"
+#include "store/lock.h"
+#include "store/schema.h"
+#include "store/vfs.h"
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum {
+    SQLITE_OLDEST = 3031000, /* trusted_schema */
+    HEADER_SIZE = 100,       /* octets of the database header, sqlite.org/fileformat.html 1.3 */
+    HEADER_WRITE_VERSION = 18,
+    HEADER_READ_VERSION = 19,
+    HEADER_WAL = 2,
+    WAL_LEFT_OVER = 4 << 20, /* octets of -wal from which an opener cleans up after another */
+};
+
+/* The words of an open that failed, when there is no handle to keep them. */
+static char open_error[sizeof(((struct maildrop *)NULL)->error)];
+
+static const char *const outcome_names[] = {
+    [STORE_OK] = "ok",
+    [STORE_END] = "end",
+    [STORE_DAMAGED] = "damaged maildrop",
+    [STORE_NEWER] = "maildrop of a newer version",
+    [STORE_STALE] = "replaced files",
+    [STORE_BUSY] = "maildrop busy",
+    [STORE_FULL] = "disk full",
+    [STORE_IO] = "disk failure",
+    [STORE_OVER_QUOTA] = "over quota",
+    [STORE_TOO_LARGE] = "message too large",
+    [STORE_SOURCE] = "message source failed",
+    [STORE_NOT_FOUND] = "no such message",
+    [STORE_EXISTS] = "UIDL in use",
+    [STORE_REFUSED] = "refused",
+    [STORE_MEMORY] = "out of memory",
+};
+
+const char *maildrop_outcome_name(enum store_outcome outcome)
+{
+    const size_t n = sizeof(outcome_names) / sizeof(outcome_names[0]);
+
+    return (size_t)outcome < n ? outcome_names[outcome] : "unknown";
+}
+
+enum store_outcome maildrop_library_init(bool granted_only)
+{
+    static bool initialised;
+
+    if (!initialised) {
+        if (sqlite3_libversion_number() < SQLITE_OLDEST || sqlite3_compileoption_used("OMIT_WAL") ||
+            sqlite3_config(SQLITE_CONFIG_SINGLETHREAD) != SQLITE_OK ||
+            sqlite3_config(SQLITE_CONFIG_MEMSTATUS, 0) != SQLITE_OK ||
+            sqlite3_initialize() != SQLITE_OK)
+            return STORE_REFUSED;
+        initialised = true;
+    }
+    return vfs_install(granted_only);
+}
+
+void maildrop_library_forked(void)
+{
+    sqlite3_randomness(0, NULL);
+}
+
+/* SQLite's busy handler: sleeps in growing steps until the call's deadline. */
+static int wait_for_others(void *context, int count)
+{
+    const struct maildrop *m = context;
+
+    if (lock_clock() >= m->deadline)
+        return 0;
+    lock_sleep(count < 5 ? 1u << count : 25u);
+    return 1;
+}
+
+static int note_wal_frames(void *context, sqlite3 *db, const char *name, int frames)
+{
+    struct maildrop *m = context;
+
+    (void)db;
+    (void)name;
+    m->wal_frames = frames;
+    return SQLITE_OK;
+}
+
+/* SQLite takes an empty file for an empty database, and one that is not in WAL mode for one that
+ * it may journal beside. Neither is a maildrop; find out before SQLite touches it. */
+static enum store_outcome check_header(struct maildrop *m)
+{
+    static const char magic[16] = "SQLite format 3";
+    unsigned char header[HEADER_SIZE];
+    const ssize_t got = vfs_peek(header, sizeof(header));
+
+    if (got < 0)
+        return handle_fail(m, STORE_IO, "mail.db cannot be read");
+    if (got < HEADER_SIZE)
+        return handle_fail(m, STORE_DAMAGED, "mail.db is %s", got == 0 ? "empty" : "cut short");
+    if (memcmp(header, magic, sizeof(magic)) != 0)
+        return handle_fail(m, STORE_DAMAGED, "mail.db is not an SQLite database");
+    if (header[HEADER_WRITE_VERSION] != HEADER_WAL || header[HEADER_READ_VERSION] != HEADER_WAL)
+        return handle_fail(m, STORE_DAMAGED, "mail.db is not in WAL mode");
+    return STORE_OK;
+}
+
+static enum store_outcome check_schema(struct maildrop *m)
+{
+    int rc = SQLITE_OK;
+    const enum store_outcome outcome = schema_check(m->db, &rc);
+
+    if (rc != SQLITE_OK)
+        return handle_outcome(m, rc);
+    if (outcome == STORE_NEWER)
+        return handle_fail(m, outcome, "mail.db was written by a newer version of Poplar");
+    if (outcome == STORE_DAMAGED)
+        return handle_fail(m, outcome, "mail.db is not a maildrop");
+    if (outcome == STORE_REFUSED)
+        return handle_fail(m, outcome, "SQLite does not take a setting that the store needs");
+    return outcome;
+}
+
+static enum store_outcome open_database(struct maildrop *m)
+{
+    const char *name = maildrop_file_names[MAILDROP_DB];
+    char path[sizeof(VFS_FOLDER) + 16];
+    enum store_outcome outcome;
+    int rc;
+
+    if ((outcome = check_header(m)) != STORE_OK)
+        return outcome;
+    snprintf(path, sizeof(path), "%s%s", VFS_FOLDER, name);
+    rc = sqlite3_open_v2(path, &m->db, SQLITE_OPEN_READWRITE, VFS_NAME);
+    if (!m->db)
+        return handle_fail(m, STORE_MEMORY, "no memory for SQLite");
+    if (rc != SQLITE_OK)
+        return handle_outcome(m, rc);
+    sqlite3_extended_result_codes(m->db, 1);
+    sqlite3_busy_handler(m->db, wait_for_others, m);
+    if (schema_harden(m->db) != STORE_OK)
+        return handle_fail(m, STORE_REFUSED, "SQLite does not take a setting the store needs");
+    if ((outcome = check_schema(m)) != STORE_OK)
+        return outcome;
+    /* Only now: PRAGMA wal_autocheckpoint uses the same hook and would take it away. */
+    sqlite3_wal_hook(m->db, note_wal_frames, m);
+    return STORE_OK;
+}
+
+/* A large WAL that somebody left behind makes every opening slow: the first of them reads it all.
+ * Not worth waiting for. */
+static void clean_up_wal(struct maildrop *m)
+{
+    if (vfs_file_size(MAILDROP_WAL) < WAL_LEFT_OVER ||
+        lock_acquire(m->lock_fd, MAILDROP_LOCK_WRITE, 0) != STORE_OK)
+        return;
+    handle_checkpoint(m);
+    lock_release(m->lock_fd, MAILDROP_LOCK_WRITE);
+}
+
+enum store_outcome maildrop_open(const int files[MAILDROP_FILES], struct maildrop **opened)
+{
+    struct maildrop_totals totals;
+    struct maildrop *m = NULL;
+    enum store_outcome outcome = vfs_grant(files);
+
+    if (outcome != STORE_OK) {
+        close(files[MAILDROP_LOCK]);
+        snprintf(open_error, sizeof(open_error), "this process has a maildrop open already");
+        return outcome;
+    }
+    m = calloc(1, sizeof(*m));
+    if (!m) {
+        vfs_revoke();
+        close(files[MAILDROP_LOCK]);
+        snprintf(open_error, sizeof(open_error), "no memory");
+        return STORE_MEMORY;
+    }
+    m->lock_fd = files[MAILDROP_LOCK];
+    m->patience_ms = HANDLE_PATIENCE_MS;
+    handle_begin_call(m);
+    outcome = open_database(m);
+    if (outcome == STORE_OK)
+        outcome = handle_state(m, &totals);
+    /* After the first read SQLite's lock on the database keeps every other opener from removing
+     * -wal and -shm. If they went before, nobody else will ever see what is written to ours; and
+     * whatever else seemed wrong came from reading them. */
+    if (vfs_unlinked())
+        outcome = handle_fail(m, STORE_STALE, "mail.db-wal or mail.db-shm was removed");
+    if (outcome != STORE_OK) {
+        memcpy(open_error, m->error, sizeof(open_error));
+        maildrop_close(m);
+        return outcome;
+    }
+    clean_up_wal(m);
+    *opened = m;
+    return STORE_OK;
+}
+
+void maildrop_close(struct maildrop *maildrop)
+{
+    if (!maildrop)
+        return;
+    for (size_t i = 0; i < STATEMENTS; i++)
+        sqlite3_finalize(maildrop->statements[i]);
+    sqlite3_close(maildrop->db);
+    vfs_revoke();
+    close(maildrop->lock_fd);
+    free(maildrop);
+}
+
+const char *maildrop_error(const struct maildrop *maildrop)
+{
+    return maildrop ? maildrop->error : open_error;
+}
+
+enum store_outcome maildrop_totals(struct maildrop *maildrop, struct maildrop_totals *totals)
+{
+    handle_begin_call(maildrop);
+    return handle_state(maildrop, totals);
+}
+
+enum store_outcome maildrop_next(struct maildrop *maildrop, int64_t after,
+                                 struct maildrop_message *message)
+{
+    struct maildrop_message found = {0};
+    int64_t size = 0, header_size = 0;
+    enum store_outcome outcome;
+    sqlite3_stmt *statement;
+    bool sound;
+
+    handle_begin_call(maildrop);
+    if ((outcome = handle_prepare(maildrop, STATEMENT_NEXT, &statement)) != STORE_OK)
+        return outcome;
+    sqlite3_bind_int64(statement, 1, after);
+    if ((outcome = handle_step(maildrop, statement)) != STORE_OK)
+        return outcome;
+    sound = handle_column(statement, 0, &found.id) && handle_column(statement, 1, &size) &&
+            handle_column(statement, 2, &header_size) && header_size <= size &&
+            handle_column(statement, 3, &found.received) &&
+            handle_column(statement, 4, &found.retrieved) &&
+            handle_column(statement, 5, &found.deleted) &&
+            handle_column_uidl(statement, 6, found.uidl) && found.id > after;
+    sqlite3_reset(statement);
+    if (!sound)
+        return handle_fail(maildrop, STORE_DAMAGED, "the row after message %lld is no message",
+                           (long long)after);
+    found.size = (uint64_t)size;
+    found.header_size = (uint64_t)header_size;
+    *message = found;
+    return STORE_OK;
+}

@@ -1,0 +1,36 @@
+/*
+ * schema.h - what a maildrop's database looks like, and in which mode a connection uses it.
+ */
+#ifndef POPLAR_STORE_SCHEMA_H
+#define POPLAR_STORE_SCHEMA_H
+
+#include "store/maildrop.h"
+#include <sqlite3.h>
+
+enum {
+    SCHEMA_APPLICATION_ID = 0x504f504c, /* "POPL" */
+    SCHEMA_MAJOR = 1,                   /* a newer one is refused untouched */
+    SCHEMA_MINOR = 0,                   /* a newer one is served */
+    SCHEMA_PAGE_SIZE = 4096,
+
+    /* The place of a chunk: the message's id shifted by this, plus the chunk's number. */
+    SCHEMA_CHUNK_BITS = 20,
+};
+
+/* Make the tables of an empty maildrop in an empty database, in WAL mode (mktemplate). SQLite's
+ * result code. */
+int schema_create(sqlite3 *db);
+
+/* Bring a fresh connection into the mode that the store relies on, each setting read back. A
+ * setting that does not take is STORE_REFUSED. Reads nothing from the file. */
+enum store_outcome schema_harden(sqlite3 *db);
+
+/* The settings that do read the file, and its identity: WAL mode, application_id, user_version.
+ * STORE_OK, STORE_DAMAGED, STORE_NEWER, or `*rc` when SQLite failed (then STORE_IO). */
+enum store_outcome schema_check(sqlite3 *db, int *rc);
+
+/* A check value over the totals row: SQLite has no checksums, and a flipped bit there would show
+ * an empty maildrop to a client, which then forgets its UIDLs. */
+int64_t schema_guard(const struct maildrop_totals *totals);
+
+#endif

@@ -1,0 +1,37 @@
+/*
+ * vfs.h - SQLite's own unix file layer, made to work on descriptors that somebody else opened.
+ *
+ * The layer's locking, shared memory and syncing stay SQLite's; only the system calls that take a
+ * path are replaced. One grant at a time: SQLite's POSIX locks on a file end when the process
+ * closes any descriptor of it.
+ */
+#ifndef POPLAR_STORE_VFS_H
+#define POPLAR_STORE_VFS_H
+
+#include "store/maildrop.h"
+
+#define VFS_NAME   "poplar"
+#define VFS_FOLDER "/granted/" /* where granted files seem to be; never a real path */
+
+/* Replace SQLite's path calls and register the VFS as its default. `granted_only`: no path ever
+ * reaches the kernel. A second call changes nothing but may add `granted_only`. */
+enum store_outcome vfs_install(bool granted_only);
+
+/* Take over the database, -wal and -shm of a grant; the lock file stays the caller's. STORE_REFUSED
+ * while another grant is live: the three are then kept unused until that one ends, because closing
+ * them now could drop its locks. */
+enum store_outcome vfs_grant(const int files[MAILDROP_FILES]);
+
+/* End the grant, after sqlite3_close(): close what SQLite never took. */
+void vfs_revoke(void);
+
+/* Whether -wal or -shm of the grant have lost their name. */
+bool vfs_unlinked(void);
+
+/* Octets in one file of the grant, -1 when it cannot be told. */
+int64_t vfs_file_size(enum maildrop_file file);
+
+/* Read from the start of the granted database without SQLite; returns octets read or -1. */
+ssize_t vfs_peek(void *buffer, size_t size);
+
+#endif
