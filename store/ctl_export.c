@@ -9,7 +9,6 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -57,8 +56,19 @@ static char *make_name(const struct export *ex, size_t number)
     return base_format("%jd.P%dQ%08zu.%s", (intmax_t)ex->started, (int)getpid(), number, ex->host);
 }
 
+/* What a client has fetched goes to cur/ as seen, the rest is new. False and errno. */
+static bool move_into_place(const struct export *ex, const char *name, bool seen)
+{
+    char *final = base_format("%s%s", name, seen ? ":2,S" : "");
+    bool moved = renameat(ex->folder[TMP], name, ex->folder[seen ? CUR : NEW], final) == 0;
+    int error = errno;
+    free(final);
+    errno = error;
+    return moved;
+}
+
 /* Copy one message into a file. `crlf`: as it is stored. */
-static enum store_outcome copy(struct export *ex, const struct maildrop_entry *entry, int fd,
+static enum store_outcome copy(struct export *ex, const struct maildrop_message *message, int fd,
                                bool crlf, bool *lossy, int *write_error)
 {
     char *in = base_alloc(MAILDROP_CHUNK_SIZE), *out = base_alloc(MAILDROP_CHUNK_SIZE + 1);
@@ -66,8 +76,8 @@ static enum store_outcome copy(struct export *ex, const struct maildrop_entry *e
     enum store_outcome outcome;
     uint64_t offset = 0;
     size_t got;
-    while ((outcome = maildrop_read(ex->maildrop.store, entry->id, offset, in, MAILDROP_CHUNK_SIZE,
-                                    &got)) == STORE_OK &&
+    while ((outcome = maildrop_read(ex->maildrop.store, message->id, offset, in,
+                                    MAILDROP_CHUNK_SIZE, &got)) == STORE_OK &&
            got > 0) {
         size_t size = crlf ? got : ctl_export_convert(&lines, in, got, out);
         if (lines.lossy || !ctl_write_all(fd, crlf ? in : out, size)) {
@@ -90,21 +100,18 @@ static bool set_time_and_sync(int fd, int64_t received)
 }
 
 /* Fill the file. A message that LF alone could not give back is written as it is stored. */
-static enum store_outcome fill(struct export *ex, const struct maildrop_entry *entry, int fd,
+static enum store_outcome fill(struct export *ex, const struct maildrop_message *message, int fd,
                                int *write_error)
 {
     bool lossy, crlf = ex->ctl->options & CTL_CRLF;
-    int64_t received = 0;
-    enum store_outcome outcome = copy(ex, entry, fd, crlf, &lossy, write_error);
+    enum store_outcome outcome = copy(ex, message, fd, crlf, &lossy, write_error);
     if (outcome == STORE_OK && lossy) {
         if (ftruncate(fd, 0) < 0 || lseek(fd, 0, SEEK_SET) < 0)
             *write_error = errno;
         else
-            outcome = copy(ex, entry, fd, true, &lossy, write_error);
+            outcome = copy(ex, message, fd, true, &lossy, write_error);
     }
-    if (outcome == STORE_OK)
-        outcome = maildrop_received(ex->maildrop.store, entry->id, &received);
-    if (outcome == STORE_OK && !*write_error && !set_time_and_sync(fd, received))
+    if (outcome == STORE_OK && !*write_error && !set_time_and_sync(fd, message->received))
         *write_error = errno;
     return outcome;
 }
@@ -116,8 +123,8 @@ static int write_failed(struct export *ex, const char *name, int error)
                     ex->path, name, strerror(error));
 }
 
-/* One message: written and synced in tmp/, then moved to new/. */
-static int export_message(struct export *ex, const struct maildrop_entry *entry, size_t number)
+/* One message: written and synced in tmp/, then moved. */
+static int export_message(struct export *ex, const struct maildrop_message *message, size_t number)
 {
     int status = 0, write_error = 0;
     char *name = make_name(ex, number);
@@ -127,14 +134,13 @@ static int export_message(struct export *ex, const struct maildrop_entry *entry,
         status = write_failed(ex, "tmp", errno);
         goto out;
     }
-    enum store_outcome outcome = fill(ex, entry, fd, &write_error);
-    if (outcome == STORE_OK && !write_error &&
-        renameat(ex->folder[TMP], name, ex->folder[NEW], name) < 0)
+    enum store_outcome outcome = fill(ex, message, fd, &write_error);
+    if (outcome == STORE_OK && !write_error && !move_into_place(ex, name, message->retrieved > 0))
         write_error = errno;
     if (outcome == STORE_OK && !write_error) {
         ex->messages++;
-        ex->octets += entry->size;
-        ex->done += entry->size;
+        ex->octets += message->size;
+        ex->done += message->size;
         goto out;
     }
     unlinkat(ex->folder[TMP], name, 0);
@@ -142,7 +148,7 @@ static int export_message(struct export *ex, const struct maildrop_entry *entry,
         ctl_progress_hide(&ex->progress);
         ctl_note("message %zu was deleted meanwhile; skipped", number);
         ex->skipped++;
-        ex->done += entry->size;
+        ex->done += message->size;
     } else if (outcome != STORE_OK) {
         ctl_progress_hide(&ex->progress);
         status = ctl_open_failed(&ex->maildrop, outcome, "export");
@@ -191,15 +197,26 @@ static int open_target(struct export *ex)
     return 0;
 }
 
-static int export_all(struct export *ex, const struct maildrop_snapshot *snapshot)
+/* Every message that was there at the start. */
+static int export_all(struct export *ex, int64_t last_id)
 {
-    size_t n = maildrop_snapshot_count(snapshot);
+    struct maildrop_message message = {.id = 0};
+    enum store_outcome outcome = STORE_OK;
+    size_t number = 0;
     int status = 0;
-    for (size_t i = 0; !status && i < n; i++)
-        status = export_message(ex, maildrop_snapshot_entry(snapshot, i), i + 1);
+    while (!status &&
+           (outcome = maildrop_next(ex->maildrop.store, message.id, &message)) == STORE_OK &&
+           message.id <= last_id)
+        if (!message.deleted)
+            status = export_message(ex, &message, ++number);
     ctl_progress_hide(&ex->progress);
-    if (!status && (fsync(ex->folder[NEW]) < 0 || fsync(ex->directory) < 0))
-        status = write_failed(ex, "new", errno);
+    if (outcome != STORE_OK && outcome != STORE_END)
+        status = ctl_open_failed(&ex->maildrop, outcome, "export");
+    for (int i = 0; !status && i < FOLDERS; i++)
+        if (fsync(ex->folder[i]) < 0)
+            status = write_failed(ex, folders[i], errno);
+    if (!status && fsync(ex->directory) < 0)
+        status = write_failed(ex, "", errno);
     return status;
 }
 
@@ -216,19 +233,15 @@ static void print_summary(const struct export *ex)
 static int run(struct export *ex)
 {
     struct maildrop_totals totals;
-    struct maildrop_snapshot *snapshot = NULL;
     enum store_outcome outcome = maildrop_totals(ex->maildrop.store, &totals);
-    if (outcome == STORE_OK)
-        outcome = maildrop_snapshot(ex->maildrop.store, &totals, &snapshot);
     if (outcome != STORE_OK)
         return ctl_open_failed(&ex->maildrop, outcome, "export");
     int status = open_target(ex);
-    if (!status) {
-        ctl_progress_begin(&ex->progress, "exporting", totals.octets);
-        status = export_all(ex, snapshot);
-        print_summary(ex);
-    }
-    maildrop_snapshot_free(snapshot);
+    if (status)
+        return status;
+    ctl_progress_begin(&ex->progress, "exporting", totals.octets);
+    status = export_all(ex, totals.last_id);
+    print_summary(ex);
     return status;
 }
 

@@ -119,16 +119,14 @@ static bool end_batch(struct import *im)
     return false;
 }
 
-/* The store cannot go on. Full quotas leave the batch sound; after anything else it is undone, for
- * SQLite may have rolled back already, and a count must be true. */
+/* The store cannot take this message. What the batch holds is sound unless the disk failed, and
+ * then committing says so. */
 static bool give_up(struct import *im, const struct ctl_item *item, enum store_outcome outcome)
 {
     ctl_progress_hide(&im->progress);
     went_wrong(im, ctl_open_failed(&im->maildrop, outcome, item->name));
-    if (outcome == STORE_OVER_QUOTA)
-        end_batch(im);
-    else if (im->in_batch)
-        maildrop_batch_end(im->maildrop.store, false);
+    if (im->in_batch && maildrop_batch_end(im->maildrop.store, true) == STORE_OK)
+        settle_batch(im);
     im->in_batch = false;
     return false;
 }

@@ -111,62 +111,48 @@ static void format_time(int64_t seconds, char *text, size_t size)
         base_copy(text, size, "-");
 }
 
-static void print_row(const struct ctl *ctl, size_t number, const struct maildrop_entry *entry,
-                      int64_t received, const char *uidl)
+static void print_row(const struct ctl *ctl, size_t number, const struct maildrop_message *message)
 {
     char when[40];
     if (ctl->options & CTL_JSON) {
         /* One object at a time: a maildrop may hold more messages than memory holds objects. */
-        json_t *row = json_pack("{s:I, s:I, s:I, s:I, s:s}", "number", (json_int_t)number, "id",
-                                (json_int_t)entry->id, "octets", (json_int_t)entry->size,
-                                "received", (json_int_t)received, "uidl", uidl);
+        json_t *row = json_pack("{s:I, s:I, s:I, s:I, s:I, s:s}", "number", (json_int_t)number,
+                                "id", (json_int_t)message->id, "octets", (json_int_t)message->size,
+                                "received", (json_int_t)message->received, "retrieved",
+                                (json_int_t)message->retrieved, "uidl", message->uidl);
         fputs(number > 1 ? ",\n" : "\n", stdout);
         json_dumpf(row, stdout, JSON_COMPACT);
         json_decref(row);
         return;
     }
-    format_time(received, when, sizeof when);
-    printf("%7zu  %9jd  %11ju  %-19s  %s\n", number, (intmax_t)entry->id, (uintmax_t)entry->size,
-           when, uidl);
+    format_time(message->received, when, sizeof when);
+    printf("%7zu  %9jd  %11ju  %-19s  %s\n", number, (intmax_t)message->id,
+           (uintmax_t)message->size, when, message->uidl);
 }
 
-static enum store_outcome print_rows(const struct ctl *ctl, struct maildrop *store,
-                                     const struct maildrop_snapshot *snapshot)
-{
-    size_t n = maildrop_snapshot_count(snapshot);
-    for (size_t i = 0; i < n; i++) {
-        const struct maildrop_entry *entry = maildrop_snapshot_entry(snapshot, i);
-        int64_t received = 0;
-        enum store_outcome outcome = maildrop_received(store, entry->id, &received);
-        if (outcome != STORE_OK && outcome != STORE_NOT_FOUND)
-            return outcome;
-        print_row(ctl, i + 1, entry, received, maildrop_snapshot_uidl(snapshot, i));
-    }
-    return STORE_OK;
-}
-
+/* Row by row, so that memory does not grow with the maildrop. */
 static enum store_outcome list(const struct ctl *ctl, struct maildrop *store)
 {
-    struct maildrop_totals totals;
-    struct maildrop_snapshot *snapshot = NULL;
+    struct maildrop_message message = {.id = 0};
+    enum store_outcome outcome;
+    size_t number = 0;
+    uint64_t octets = 0;
     bool json = ctl->options & CTL_JSON;
-    enum store_outcome outcome = maildrop_totals(store, &totals);
-    if (outcome == STORE_OK)
-        outcome = maildrop_snapshot(store, &totals, &snapshot);
-    if (outcome == STORE_OK) {
-        if (json)
-            putchar('[');
-        else
-            printf("%7s  %9s  %11s  %-19s  %s\n", "Message", "Id", "Octets", "Received", "UIDL");
-        outcome = print_rows(ctl, store, snapshot);
-        if (json && outcome == STORE_OK)
-            puts("]");
-        else if (outcome == STORE_OK)
-            printf("%ju message%s, %ju octets\n", (uintmax_t)totals.messages,
-                   totals.messages == 1 ? "" : "s", (uintmax_t)totals.octets);
+    if (json)
+        putchar('[');
+    else
+        printf("%7s  %9s  %11s  %-19s  %s\n", "Message", "Id", "Octets", "Received", "UIDL");
+    while ((outcome = maildrop_next(store, message.id, &message)) == STORE_OK) {
+        if (message.deleted)
+            continue;
+        octets += message.size;
+        print_row(ctl, ++number, &message);
     }
-    maildrop_snapshot_free(snapshot);
-    return outcome;
+    if (json)
+        puts(number ? "\n]" : "]");
+    else
+        printf("%zu message%s, %ju octets\n", number, number == 1 ? "" : "s", (uintmax_t)octets);
+    return outcome == STORE_END ? STORE_OK : outcome;
 }
 
 int ctl_message_list(struct ctl *ctl)

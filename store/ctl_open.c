@@ -164,7 +164,7 @@ static const struct advice {
     [STORE_SOURCE] = {EX_NOINPUT, "the input cannot be read"},
     [STORE_NOT_FOUND] = {EX_NOINPUT, "list the messages again"},
     [STORE_EXISTS] = {EX_DATAERR, "this UIDL is taken"},
-    [STORE_REFUSED] = {EX_CONFIG, "NFS, CIFS and unfit SQLite libraries are refused"},
+    [STORE_REFUSED] = {EX_CONFIG, "see poplarctl(8)"},
     [STORE_MEMORY] = {EX_OSERR, "out of memory"},
 };
 
@@ -172,7 +172,7 @@ int ctl_open_failed(const struct ctl_maildrop *maildrop, enum store_outcome outc
                     const char *doing)
 {
     const struct advice *a = outcome < ARRAY_SIZE(advice) ? &advice[outcome] : &advice[STORE_OK];
-    const char *detail = maildrop->store ? maildrop_error(maildrop->store) : "";
+    const char *detail = maildrop_error(maildrop->store);
     return ctl_fail(a->status, "maildrop of %s: %s%s%s%s%s; %s", maildrop->name, doing ? doing : "",
                     doing ? ": " : "", maildrop_outcome_name(outcome), detail[0] ? ": " : "",
                     detail, a->text);

@@ -1,0 +1,165 @@
+/*
+ * test_ctl_command.c - poplarctl's command line: what is found, what is refused, what is suggested.
+ */
+#include "store/ctl_command.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sysexits.h>
+
+#include <cmocka.h>
+
+enum { WORDS_MAX = 10 };
+
+/* Parse a line of words that are separated by blanks. */
+static int parse(const char *line, struct ctl *ctl, const struct ctl_command **command, char *error)
+{
+    static char words[200];
+    char *argv[WORDS_MAX], *rest = words;
+    int argc = 0;
+    base_copy(words, sizeof words, line);
+    for (char *word; argc < WORDS_MAX && (word = strsep(&rest, " "));)
+        if (*word)
+            argv[argc++] = word;
+    *ctl = (struct ctl){.config_file = "default"};
+    return ctl_command_parse(ctl, argc, argv, command, error, 512);
+}
+
+static void refuse(const char *line, const char *wanted)
+{
+    struct ctl ctl;
+    const struct ctl_command *command;
+    char error[512] = "";
+    assert_int_equal(parse(line, &ctl, &command, error), EX_USAGE);
+    if (!strstr(error, wanted))
+        fail_msg("\"%s\" says \"%s\", not \"%s\"", line, error, wanted);
+    assert_null(strchr(error, '\n'));
+    free(ctl.words);
+}
+
+static void expect(const char *line, const char *words, size_t n, unsigned options)
+{
+    struct ctl ctl;
+    const struct ctl_command *command;
+    char error[512] = "";
+    if (parse(line, &ctl, &command, error) != 0)
+        fail_msg("\"%s\": %s", line, error);
+    assert_string_equal(command ? command->words : "", words);
+    assert_int_equal(ctl.n_words, n);
+    assert_int_equal(ctl.options, options);
+    free(ctl.words);
+}
+
+static void finds_commands(void **state)
+{
+    (void)state;
+    expect("status", "status", 0, 0);
+    expect("import alice a b c", "import", 4, 0);
+    expect("message list alice", "message list", 1, 0);
+    expect("--json message --config x list alice", "message list", 1, CTL_JSON | CTL_CONFIG);
+    expect("import --dry-run alice -- --json", "import", 2, CTL_DRY_RUN);
+    expect("import alice -", "import", 2, 0);
+    expect("--help", "", 0, CTL_HELP);
+    expect("-V", "", 0, CTL_VERSION);
+    expect("import -h", "import", 0, CTL_HELP);
+    expect("help message list", "help", 2, 0);
+}
+
+static void takes_values(void **state)
+{
+    (void)state;
+    struct ctl ctl;
+    const struct ctl_command *command;
+    char error[512];
+    assert_int_equal(parse("--config=a=b import u p --format mbox", &ctl, &command, error), 0);
+    assert_string_equal(ctl.config_file, "a=b");
+    assert_string_equal(ctl.format, "mbox");
+    assert_string_equal(ctl.words[0], "u");
+    free(ctl.words);
+}
+
+static void suggests_the_nearest(void **state)
+{
+    (void)state;
+    refuse("imprt alice x", "did you mean \"import\"?");
+    refuse("improt alice x", "did you mean \"import\"?");
+    refuse("statsu", "did you mean \"status\"?");
+    refuse("relaod", "did you mean \"reload\"?");
+    refuse("message lsit alice", "did you mean \"message list\"?");
+    refuse("mesage list alice", "did you mean \"message list\"?");
+    refuse("message", "message needs one of: add, list");
+    refuse("message frobnicate", "message takes one of: add, list");
+    refuse("xyzzy", "poplarctl --help lists them");
+    refuse("", "no command");
+    refuse("--jsno status", "did you mean \"--json\"?");
+    refuse("--dryrun import a b", "did you mean \"--dry-run\"?");
+    refuse("-x status", "no option \"-x\"");
+    refuse("-hx status", "no option \"-hx\"");
+}
+
+static void refuses_misuse(void **state)
+{
+    (void)state;
+    refuse("status now", "usage: poplarctl status");
+    refuse("import alice", "usage: poplarctl import USER PATH...");
+    refuse("export alice", "usage: poplarctl export USER DIR");
+    refuse("message add", "usage: poplarctl message add USER");
+    refuse("status --crlf", "status takes no --crlf");
+    refuse("export --dry-run a b", "export takes no --dry-run");
+    refuse("status --json=yes", "--json takes no value");
+    refuse("status --config", "--config needs a value");
+}
+
+static void distances(void **state)
+{
+    (void)state;
+    assert_int_equal(ctl_command_distance("", ""), 0);
+    assert_int_equal(ctl_command_distance("abc", "abc"), 0);
+    assert_int_equal(ctl_command_distance("", "abc"), 3);
+    assert_int_equal(ctl_command_distance("abc", ""), 3);
+    assert_int_equal(ctl_command_distance("abc", "acb"), 1);
+    assert_int_equal(ctl_command_distance("kitten", "sitting"), 3);
+    char lengthy[1000];
+    memset(lengthy, 'a', sizeof lengthy - 1);
+    lengthy[sizeof lengthy - 1] = '\0';
+    assert_int_equal(ctl_command_distance(lengthy, "a"), 39);
+}
+
+/* The table itself: each row can be reached by its words and has what help prints. */
+static void every_row_is_whole(void **state)
+{
+    (void)state;
+    const struct ctl_command *row;
+    for (size_t i = 0; (row = ctl_command_at(i)); i++) {
+        char words[64], error[512], *second;
+        base_copy(words, sizeof words, row->words);
+        const char *list[2] = {words, NULL};
+        if ((second = strchr(words, ' '))) {
+            *second = '\0';
+            list[1] = second + 1;
+        }
+        size_t used;
+        assert_ptr_equal(ctl_command_find(list, second ? 2 : 1, &used, error, sizeof error), row);
+        assert_int_equal(used, second ? 2 : 1);
+        assert_non_null(row->run);
+        assert_non_null(row->summary);
+        assert_non_null(row->arguments);
+        assert_true(row->min <= row->max);
+        assert_true(!row->help || row->help[strlen(row->help) - 1] == '\n');
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(finds_commands),
+        cmocka_unit_test(takes_values),
+        cmocka_unit_test(suggests_the_nearest),
+        cmocka_unit_test(refuses_misuse),
+        cmocka_unit_test(distances),
+        cmocka_unit_test(every_row_is_whole),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,265 @@
+/*
+ * test_ctl_mbox.c - the mbox reader: what belongs to a message, wherever the reads and the buffer
+ * are cut.
+ */
+#include "daemon/base.h"
+#include "store/ctl_mbox.h"
+
+#include <errno.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+/* A source that hands out `step` octets at a time, and fails at `fail_at`. */
+struct feed {
+    const char *octets;
+    size_t size, at, step, fail_at;
+};
+
+static ssize_t feed_read(void *context, void *buffer, size_t size)
+{
+    struct feed *feed = context;
+    size_t left = feed->size - feed->at;
+    if (feed->fail_at && feed->at >= feed->fail_at) {
+        errno = EIO;
+        return -1;
+    }
+    size_t n = left < feed->step ? left : feed->step;
+    n = n < size ? n : size;
+    memcpy(buffer, feed->octets + feed->at, n);
+    feed->at += n;
+    return (ssize_t)n;
+}
+
+/* Everything an mbox holds: messages one after the other, each ended by "|". */
+static char *split(const char *octets, size_t size, size_t step, size_t ask)
+{
+    struct feed feed = {.octets = octets, .size = size, .step = step};
+    struct ctl_mbox mbox;
+    char *all = base_alloc(2 * size + 64), *buffer = base_alloc(ask);
+    size_t used = 0;
+    int64_t received;
+    ctl_mbox_init(&mbox, feed_read, &feed);
+    while (ctl_mbox_next(&mbox, &received) == 1) {
+        ssize_t got;
+        while ((got = ctl_mbox_read(&mbox, buffer, ask)) > 0) {
+            memcpy(all + used, buffer, (size_t)got);
+            used += (size_t)got;
+        }
+        assert_int_equal(got, 0);
+        all[used++] = '|';
+    }
+    assert_int_equal(mbox.position, size);
+    ctl_mbox_free(&mbox);
+    free(buffer);
+    all[used] = '\0';
+    return all;
+}
+
+static void expect(const char *octets, const char *messages)
+{
+    static const size_t sizes[] = {1, 2, 3, 5, 6, 7, 8, 13, 4096};
+    for (size_t i = 0; i < ARRAY_SIZE(sizes); i++)
+        for (size_t j = 0; j < ARRAY_SIZE(sizes); j++) {
+            char *got = split(octets, strlen(octets), sizes[i], sizes[j]);
+            assert_string_equal(got, messages);
+            free(got);
+        }
+}
+
+static void splits_messages(void **state)
+{
+    (void)state;
+    expect("From a\nS: 1\n\nbody\n\nFrom b\nS: 2\n\nmore\n\n", "S: 1\n\nbody\n|S: 2\n\nmore\n|");
+    expect("From a\nS: 1\n\nbody\n\nFrom b\nS: 2\n\nmore\n", "S: 1\n\nbody\n|S: 2\n\nmore\n|");
+}
+
+static void keeps_missing_final_newline(void **state)
+{
+    (void)state;
+    expect("From a\nS: 1\n\nbody", "S: 1\n\nbody|");
+    expect("From a\nS: 1\n\n>", "S: 1\n\n>|");
+    expect("From a\nS: 1\n\n>From", "S: 1\n\n>From|");
+    expect("From a\nS: 1\n\n>From ", "S: 1\n\nFrom |");
+    expect("From a", "|");
+    expect("From ", "|");
+}
+
+static void takes_crlf(void **state)
+{
+    (void)state;
+    expect("From a\r\nS: 1\r\n\r\nbody\r\n\r\nFrom b\r\nS: 2\r\n\r\n>From x\r\n\r\n",
+           "S: 1\r\n\r\nbody\r\n|S: 2\r\n\r\nFrom x\r\n|");
+    expect("From a\r\nx\r\n\r", "x\r\n\r|");
+}
+
+static void only_last_empty_line_is_the_separators(void **state)
+{
+    (void)state;
+    expect("From a\nx\n\n\n\nFrom b\ny\n\n\n", "x\n\n\n|y\n\n|");
+}
+
+static void from_needs_an_empty_line_before(void **state)
+{
+    (void)state;
+    expect("From a\nx\nFrom here on\n\nFrom b\ny\n", "x\nFrom here on\n|y\n|");
+    expect("From a\nx\n \nFrom here\n", "x\n \nFrom here\n|");
+    expect("From a\nFrom b\n", "From b\n|");
+    expect("From a\nx\n\nFromage\n\nfrom \n", "x\n\nFromage\n\nfrom \n|");
+}
+
+static void empty_messages(void **state)
+{
+    (void)state;
+    expect("From a\n\nFrom b\n\nFrom c\nz\n", "||z\n|");
+}
+
+static void undoes_quoting(void **state)
+{
+    (void)state;
+    expect("From a\n\n>From x\n>>From y\n>>>>From z\n", "\nFrom x\n>From y\n>>>From z\n|");
+    expect("From a\n> From x\n>Fromx\n>>\n>\n x>From \n", "> From x\n>Fromx\n>>\n>\n x>From \n|");
+    expect("From a\n\n>From x\n\nFrom b\n>From\n", "\nFrom x\n|>From\n|");
+}
+
+static void keeps_nul_and_other_octets(void **state)
+{
+    (void)state;
+    static const char octets[] = "From a\0b\n\0\xff\r\0\n\nFrom b\n\r\r\n\0";
+    static const char messages[] = "\0\xff\r\0\n|\r\r\n\0|";
+    for (size_t step = 1; step < 9; step++) {
+        char *got = split(octets, sizeof octets - 1, step, 3);
+        assert_memory_equal(got, messages, sizeof messages);
+        free(got);
+    }
+}
+
+/* Slide a separator and a quoted line across the end of the internal buffer. */
+static void every_buffer_boundary(void **state)
+{
+    (void)state;
+    static const char middle[] = "\r\n\r\nFrom b c\r\n>>From q\r\n\r\nFrom d\r\nend\r\n";
+    enum { AROUND = sizeof middle + 8 };
+    char *octets = base_alloc(CTL_MBOX_BUFFER + 2 * AROUND);
+    for (size_t shift = 0; shift < 2 * AROUND; shift++) {
+        size_t lead = CTL_MBOX_BUFFER - AROUND + shift;
+        memset(octets, 'x', lead);
+        memcpy(octets, "From a\n", 7);
+        memcpy(octets + lead, middle, sizeof middle);
+        char *got = split(octets, lead + sizeof middle - 1, SIZE_MAX, 70000);
+        assert_int_equal(strspn(got, "x"), lead - 7);
+        assert_string_equal(got + lead - 7, "\r\n|>From q\r\n|end\r\n|");
+        free(got);
+    }
+    free(octets);
+}
+
+static void long_lines_and_long_quotes(void **state)
+{
+    (void)state;
+    enum { LONG = 200000 };
+    char *octets = base_alloc(LONG + 100);
+    memset(octets, '>', LONG);
+    memcpy(octets, "From a\n", 7);
+    memcpy(octets + LONG, "From x\n", 8);
+    char *got = split(octets, LONG + 7, 4096, 1000);
+    assert_int_equal(strspn(got, ">"), LONG - 7 - 1);
+    assert_string_equal(got + LONG - 8, "From x\n|");
+    free(got);
+    memset(octets + 5, 'y', LONG); /* the From line itself has no end */
+    got = split(octets, LONG, 4096, 1000);
+    assert_string_equal(got, "|");
+    free(got);
+    free(octets);
+}
+
+static void next_passes_over_the_unread(void **state)
+{
+    (void)state;
+    static const char octets[] = "From a\none\ntwo\n\nFrom b\nthree\n";
+    struct feed feed = {.octets = octets, .size = sizeof octets - 1, .step = 4};
+    struct ctl_mbox mbox;
+    int64_t received;
+    char buffer[2];
+    ctl_mbox_init(&mbox, feed_read, &feed);
+    assert_int_equal(ctl_mbox_next(&mbox, &received), 1);
+    assert_int_equal(ctl_mbox_read(&mbox, buffer, 2), 2);
+    assert_int_equal(ctl_mbox_next(&mbox, &received), 1);
+    assert_int_equal(ctl_mbox_read(&mbox, buffer, 2), 2);
+    assert_memory_equal(buffer, "th", 2);
+    assert_int_equal(ctl_mbox_next(&mbox, &received), 0);
+    assert_int_equal(ctl_mbox_next(&mbox, &received), 0);
+    ctl_mbox_free(&mbox);
+}
+
+static void reports_failures(void **state)
+{
+    (void)state;
+    static const char octets[] = "From a\none\ntwo\n\nFrom b\nthree\n";
+    struct feed feed = {.octets = octets, .size = sizeof octets - 1, .step = 4, .fail_at = 12};
+    struct feed other = {.octets = "Subject: x\n", .size = 11, .step = 4};
+    struct ctl_mbox mbox;
+    int64_t received;
+    char buffer[100];
+    ctl_mbox_init(&mbox, feed_read, &feed);
+    assert_int_equal(ctl_mbox_next(&mbox, &received), 1);
+    assert_int_equal(ctl_mbox_read(&mbox, buffer, sizeof buffer), -1);
+    assert_int_equal(ctl_mbox_next(&mbox, &received), -1);
+    assert_int_equal(errno, EIO);
+    ctl_mbox_free(&mbox);
+
+    ctl_mbox_init(&mbox, feed_read, &other);
+    assert_int_equal(ctl_mbox_next(&mbox, &received), -1);
+    assert_int_equal(errno, EBADMSG);
+    ctl_mbox_free(&mbox);
+}
+
+static void empty_file_has_none(void **state)
+{
+    (void)state;
+    expect("", "");
+}
+
+static void reads_dates(void **state)
+{
+    (void)state;
+    setenv("TZ", "CET-1CEST,M3.5.0,M10.5.0/3", 1);
+    assert_int_equal(ctl_mbox_date("From a@b Tue May 10 11:28:07 2005 +0200"), 1115717287);
+    assert_int_equal(ctl_mbox_date("From a@b Tue May 10 11:28:07 +0200 2005"), 1115717287);
+    assert_int_equal(ctl_mbox_date("From a@b Tue May 10 09:28:07 UTC 2005"), 1115717287);
+    assert_int_equal(ctl_mbox_date("From a@b Tue May 10 04:58:07 2005 -0430"), 1115717287);
+    assert_int_equal(ctl_mbox_date("From a@b Tue May 10 11:28:07 2005"), 1115717287);
+    assert_int_equal(ctl_mbox_date("From a@b  Tue May 10 11:28:07 2005\r"), 1115717287);
+    assert_int_equal(ctl_mbox_date("From a@b Tue May 10 11:28 2005"), 1115717280);
+    assert_int_equal(ctl_mbox_date("From \"Tue May 1\" Sun May  8 19:07:09 2005"), 1115572029);
+    assert_int_equal(ctl_mbox_date("From a@b Tue May 10 11:28:07"), 0);
+    assert_int_equal(ctl_mbox_date("From a@b Tue May 10 11:28:07 1901"), 0);
+    assert_int_equal(ctl_mbox_date("From email_test@me.nowhere"), 0);
+    assert_int_equal(ctl_mbox_date("From "), 0);
+    assert_int_equal(ctl_mbox_date(""), 0);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(splits_messages),
+        cmocka_unit_test(keeps_missing_final_newline),
+        cmocka_unit_test(takes_crlf),
+        cmocka_unit_test(only_last_empty_line_is_the_separators),
+        cmocka_unit_test(from_needs_an_empty_line_before),
+        cmocka_unit_test(empty_messages),
+        cmocka_unit_test(undoes_quoting),
+        cmocka_unit_test(keeps_nul_and_other_octets),
+        cmocka_unit_test(every_buffer_boundary),
+        cmocka_unit_test(long_lines_and_long_quotes),
+        cmocka_unit_test(next_passes_over_the_unread),
+        cmocka_unit_test(reports_failures),
+        cmocka_unit_test(empty_file_has_none),
+        cmocka_unit_test(reads_dates),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

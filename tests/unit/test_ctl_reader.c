@@ -1,0 +1,218 @@
+/*
+ * test_ctl_reader.c - the paths of poplarctl import: what each is taken for, the order of a
+ * Maildir, and what is refused.
+ */
+#include "daemon/base.h"
+#include "store/ctl_maildir.h"
+#include "store/ctl_reader.h"
+
+#include <fcntl.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sysexits.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+static char folder[] = "/tmp/poplar-test-ctl-XXXXXX";
+
+static int enter_folder(void **state)
+{
+    (void)state;
+    return mkdtemp(folder) && chdir(folder) == 0 ? 0 : -1;
+}
+
+static int remove_folder(void **state)
+{
+    (void)state;
+    char *command = base_format("rm -rf %s", folder);
+    int status = chdir("/") == 0 ? system(command) : -1;
+    free(command);
+    return status;
+}
+
+static void put(const char *path, const char *text, int64_t mtime)
+{
+    struct timespec times[2] = {{.tv_sec = mtime}, {.tv_sec = mtime}};
+    FILE *file = fopen(path, "w");
+    assert_non_null(file);
+    fputs(text, file);
+    fclose(file);
+    assert_int_equal(utimensat(AT_FDCWD, path, times, 0), 0);
+}
+
+/* Everything in a path, in one line: "RECEIVED:TEXT|", "passed|", "failed|". */
+static void expect(const char *path, enum ctl_format format, const char *wanted)
+{
+    char all[4096] = "", error[512];
+    size_t used = 0;
+    int status;
+    enum ctl_read what;
+    struct ctl_item item;
+    struct ctl_reader *reader = ctl_reader_open(path, format, &status, error, sizeof error);
+    assert_non_null(reader);
+    while ((what = ctl_reader_next(reader, &item)) != CTL_READ_END) {
+        ssize_t got = 0;
+        if (what == CTL_READ_MESSAGE) {
+            used += (size_t)sprintf(all + used, "%jd:", (intmax_t)item.received);
+            while ((got = ctl_reader_read(reader, all + used, 3)) > 0)
+                used += (size_t)got;
+        } else
+            used += (size_t)sprintf(all + used, what == CTL_READ_PASSED ? "passed" : "failed");
+        assert_int_equal(got, 0);
+        all[used++] = '|';
+        all[used] = '\0';
+    }
+    assert_string_equal(all, wanted);
+    assert_int_equal(ctl_reader_position(reader), ctl_reader_total(reader));
+    ctl_reader_close(reader);
+}
+
+static void refuse(const char *path, enum ctl_format format, int wanted, const char *word)
+{
+    char error[512] = "";
+    int status = 0;
+    assert_null(ctl_reader_open(path, format, &status, error, sizeof error));
+    assert_int_equal(status, wanted);
+    assert_non_null(strstr(error, path));
+    assert_non_null(strstr(error, word));
+}
+
+static void tells_files_apart(void **state)
+{
+    (void)state;
+    static const char mbox[] = "From a Thu Jan 1 00:01:40 1970 +0000\nx\n\nFrom b\ny\n";
+    put("box", mbox, 7);
+    put("one.eml", mbox, 7);
+    put("two", "From: a\n", 8);
+    put("three", "F", 9);
+    expect("box", CTL_FORMAT_AUTO, "100:x\n|0:y\n|");
+    expect("one.eml", CTL_FORMAT_MBOX, "100:x\n|0:y\n|");
+    expect("one.eml", CTL_FORMAT_AUTO, "7:From a Thu Jan 1 00:01:40 1970 +0000\nx\n\nFrom b\ny\n|");
+    expect("box", CTL_FORMAT_MESSAGE, "7:From a Thu Jan 1 00:01:40 1970 +0000\nx\n\nFrom b\ny\n|");
+    expect("two", CTL_FORMAT_AUTO, "8:From: a\n|");
+    expect("three", CTL_FORMAT_AUTO, "9:F|");
+}
+
+static void refuses_what_is_none(void **state)
+{
+    (void)state;
+    put("empty", "", 1);
+    put("empty.eml", "", 1);
+    put("plain", "x\n", 1);
+    assert_int_equal(mkdir("folder", 0700), 0);
+    assert_int_equal(mkfifo("fifo", 0600), 0);
+    refuse("empty", CTL_FORMAT_AUTO, EX_DATAERR, "is empty");
+    refuse("empty", CTL_FORMAT_MBOX, EX_DATAERR, "is empty");
+    refuse("plain", CTL_FORMAT_MBOX, EX_DATAERR, "does not begin with");
+    refuse("plain", CTL_FORMAT_MAILDIR, EX_DATAERR, "is a file");
+    refuse("folder", CTL_FORMAT_AUTO, EX_DATAERR, "no Maildir");
+    refuse("folder", CTL_FORMAT_MBOX, EX_DATAERR, "is a directory");
+    refuse("fifo", CTL_FORMAT_AUTO, EX_NOINPUT, "neither a file nor a directory");
+    refuse("nothing", CTL_FORMAT_AUTO, EX_NOINPUT, "No such file");
+    expect("empty.eml", CTL_FORMAT_AUTO, "1:|");
+}
+
+static void locked_mbox_waits(void **state)
+{
+    (void)state;
+    put("locked", "From a\nx\n", 1);
+    struct flock whole = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+    int fd = open("locked", O_RDWR);
+    assert_int_equal(fcntl(fd, F_OFD_SETLK, &whole), 0);
+    refuse("locked", CTL_FORMAT_AUTO, EX_TEMPFAIL, "locked");
+    close(fd);
+    expect("locked", CTL_FORMAT_AUTO, "0:x\n|");
+}
+
+static void make_maildir(const char *path)
+{
+    static const char *const parts[] = {"", "/cur", "/new", "/tmp"};
+    for (size_t i = 0; i < ARRAY_SIZE(parts); i++) {
+        char *part = base_format("%s%s", path, parts[i]);
+        assert_int_equal(mkdir(part, 0700), 0);
+        free(part);
+    }
+}
+
+static void maildir_in_order(void **state)
+{
+    (void)state;
+    make_maildir("md");
+    put("md/new/1000.b.host", "four\n", 2000);
+    put("md/cur/999.a.host:2,S", "two\n", 500);
+    put("md/cur/1000.a.host:2,", "three\n", 1000);
+    put("md/cur/1001.a.host:2,ST", "trashed\n", 1);
+    put("md/cur/.hidden", "hidden\n", 1);
+    put("md/cur/name-without-time", "one\n", 77);
+    put("md/tmp/1.x", "unfinished\n", 1);
+    expect("md", CTL_FORMAT_AUTO, "77:one\n|500:two\n|1000:three\n|1000:four\n|passed|");
+    expect("md", CTL_FORMAT_MAILDIR, "77:one\n|500:two\n|1000:three\n|1000:four\n|passed|");
+}
+
+/* Root imports what its owner could have put there: no links out, nothing that blocks. */
+static void maildir_follows_nothing(void **state)
+{
+    (void)state;
+    make_maildir("evil");
+    put("secret", "secret\n", 1);
+    put("evil/new/2.a", "good\n", 2);
+    assert_int_equal(symlink("../../secret", "evil/new/1.a"), 0);
+    assert_int_equal(mkfifo("evil/cur/3.a:2,", 0600), 0);
+    assert_int_equal(mkdir("evil/cur/4.a:2,", 0700), 0);
+    expect("evil", CTL_FORMAT_AUTO, "failed|2:good\n|failed|failed|");
+
+    assert_int_equal(mkdir("linked", 0700), 0);
+    assert_int_equal(mkdir("linked/new", 0700), 0);
+    assert_int_equal(symlink("../evil/cur", "linked/cur"), 0);
+    refuse("linked", CTL_FORMAT_AUTO, EX_DATAERR, "no Maildir");
+}
+
+static void empty_maildir(void **state)
+{
+    (void)state;
+    make_maildir("none");
+    expect("none", CTL_FORMAT_AUTO, "");
+}
+
+static void names(void **state)
+{
+    (void)state;
+    assert_int_equal(ctl_maildir_seconds("1234.M5P6.host,S=7:2,S"), 1234);
+    assert_int_equal(ctl_maildir_seconds("1234"), 0);
+    assert_int_equal(ctl_maildir_seconds("x.1"), 0);
+    assert_int_equal(ctl_maildir_seconds("99999999999999999999999.x"), 0);
+    assert_true(ctl_maildir_trashed("1.x:2,FT"));
+    assert_false(ctl_maildir_trashed("1.xT:2,FS"));
+    assert_false(ctl_maildir_trashed("1.T"));
+}
+
+static void formats(void **state)
+{
+    (void)state;
+    enum ctl_format format;
+    assert_true(ctl_reader_format(NULL, &format));
+    assert_int_equal(format, CTL_FORMAT_AUTO);
+    assert_true(ctl_reader_format("maildir", &format));
+    assert_int_equal(format, CTL_FORMAT_MAILDIR);
+    assert_false(ctl_reader_format("mailbox", &format));
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(tells_files_apart),
+        cmocka_unit_test(refuses_what_is_none),
+        cmocka_unit_test(locked_mbox_waits),
+        cmocka_unit_test(maildir_in_order),
+        cmocka_unit_test(maildir_follows_nothing),
+        cmocka_unit_test(empty_maildir),
+        cmocka_unit_test(names),
+        cmocka_unit_test(formats),
+    };
+    return cmocka_run_group_tests(tests, enter_folder, remove_folder);
+}
