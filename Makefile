@@ -1,6 +1,9 @@
 # Poplar. `make run` shows it at work, `make check` runs every test; README.md has the rest.
 
 CC ?= cc
+V ?=
+Q := $(if $(V),,@)
+say = $(if $(V),,@echo '  $(1)')
 PKG_CONFIG ?= pkg-config
 B ?= build
 VERSION := 0.1
@@ -51,36 +54,63 @@ $(B)/poplarctl: $(B)/store/ctl.o $(CTL_O) $(STORE_O) $(B)/auth/grant.o $(B)/auth
 $(B)/poplarctl: LDLIBS := -lsqlite3 -linih -ljansson
 
 $(PROGRAMS:%=$(B)/%):
-	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $(filter %.o,$^) $(LDLIBS)
+	$(call say,$@)
+	$(Q)$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $(filter %.o,$^) $(LDLIBS)
 
 # The empty maildrop that auth copies: schema and WAL mode from the store's own code.
 $(B)/store/mktemplate: $(B)/store/mktemplate.o $(STORE_O)
-	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ -lsqlite3
+	$(call say,$@)
+	$(Q)$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ -lsqlite3
 $(B)/store/template.c: $(B)/store/mktemplate
 	$(B)/store/mktemplate $@
 $(B)/store/template.o: $(B)/store/template.c
-	$(CC) $(CPPFLAGS) $(CFLAGS) -c -o $@ $<
+	$(call say,$@)
+	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) -c -o $@ $<
 
 $(B)/%.o: %.c
 	@mkdir -p $(@D)
-	$(CC) $(CPPFLAGS) $(CFLAGS) -MMD -MP -c -o $@ $<
+	$(call say,$@)
+	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) -MMD -MP -c -o $@ $<
 
 # Unit tests link everything but the programs' mains.
 $(B)/tests/test_%: $(B)/tests/unit/test_%.o $(MASTER_O) $(CONFIGFILE_O) $(CTL_O) $(AUTH_O) \
 		$(WORKER_O) $(STORE_O) $(TEMPLATE_O) $(CHILD_O) $(FLOOR_O)
 	@mkdir -p $(@D)
-	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ -lcmocka -lsystemd -linih -ljansson -lpam -lssl -lcrypto -lsqlite3 -lseccomp
+	$(call say,$@)
+	$(Q)$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ -lcmocka -lsystemd -linih -ljansson -lpam -lssl -lcrypto -lsqlite3 -lseccomp
 
 $(B)/tests/pam_%.so: tests/support/pam_%.c
 	@mkdir -p $(@D)
-	$(CC) $(CPPFLAGS) $(CFLAGS) -fPIC -shared -o $@ $< -lpam
+	$(call say,$@)
+	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) -fPIC -shared -o $@ $< -lpam
+
+deps-%:
+	@packaging/install-deps.sh $*
+
+# Two commands on a fresh machine. Each installs what it needs, then builds with a second make,
+# whose pkg-config and headers are there by then.
+run: deps-build deps-run
+	@$(MAKE) --no-print-directory all
+	@packaging/demo.sh $(B)
+
+check: deps-build deps-check
+	@$(MAKE) --no-print-directory lint tests
+	@tests/support/check.sh $(B)
+
+tests: all $(UNIT) $(MODULES)
 
 unit: $(UNIT)
 	@set -e; for t in $(UNIT); do $$t; done
 
+# Format, and who may include whom. Warnings are errors in every build.
+lint:
+	@clang-format --dry-run --Werror $(wildcard */*.[ch] tests/*/*.[ch])
+	@tests/support/arrows.sh
+	@echo "lint: clean"
+
 clean:
 	rm -rf $(B)
 
-.PHONY: all unit clean
+.PHONY: all run check tests unit lint clean
 .SECONDARY:
--include $(shell find $(B) -name '*.d' 2>/dev/null)
+-include $(shell find $(B) -name '*.d' -type f 2>/dev/null)

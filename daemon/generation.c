@@ -77,7 +77,7 @@ void generation_retire(struct master *m, struct generation *g, bool crash)
     for (struct worker *w = m->workers; w; w = w->next) {
         bool logged_in = w->channel.state & (STATE_MAIL | STATE_DONE);
         if (w->generation == g && crash && !logged_in)
-            session_end(m, w);
+            workers_end(m, w);
     }
     generation_release(m, g);
 }
@@ -245,7 +245,7 @@ static bool order_fork(struct master *m, struct generation *g)
     base_close(ends[1]);
     if (sent) {
         g->forked++;
-        session_new_worker(m, g, ends[0]);
+        workers_add(m, g, ends[0]);
     } else {
         base_close(ends[0]);
     }

@@ -62,7 +62,7 @@ static int on_overdue(sd_event_source *source, uint64_t usec, void *context)
 {
     struct context *c = context;
     struct worker *w = c->auth->worker;
-    struct log_about about = w ? session_about(w) : (struct log_about){0};
+    struct log_about about = w ? workers_about(w) : (struct log_about){0};
     (void)source;
     (void)usec;
     log_line(LOG_ERR, LOG_EVENT_OTHER, &about,
@@ -89,7 +89,7 @@ static void refuse(struct master *m, struct worker *w, enum login_refusal why)
     message_begin(&message, PROTO_LOGIN_REFUSED);
     message_put_u32(&message, why);
     if (channel_send(&w->channel, &message, false) != CHANNEL_OK)
-        session_end(m, w);
+        workers_end(m, w);
     else if (w->channel.state == STATE_LOGIN)
         w->channel.state = STATE_CLIENT; /* both count as a session */
 }
@@ -124,7 +124,7 @@ static void pair(struct master *m, struct auth *a, struct worker *w)
         message_begin(&message, PROTO_EXCHANGE);
         message_put_fd(&message, ends[1]);
         if (channel_send(&w->channel, &message, false) != CHANNEL_OK)
-            session_end(m, w);
+            workers_end(m, w);
     } else {
         refuse(m, w, REFUSED_BUSY);
     }
@@ -186,10 +186,10 @@ void login_wanted(struct master *m, struct worker *w)
 {
     w->asked = base_now_ms();
     if (w->auth || w->queued || (w->channel.state == STATE_MAIL && ++w->grants > GRANTS_MAX)) {
-        struct log_about about = session_about(w);
+        struct log_about about = workers_about(w);
         log_line(LOG_ERR, LOG_EVENT_CONTRACT, &about, "killing worker %d: it asks too often",
                  w->pid);
-        session_end(m, w);
+        workers_end(m, w);
         return;
     }
     w->queued = true;
@@ -217,7 +217,7 @@ static void login_succeeded(struct master *m, struct worker *w, const char *user
 static void login_failed(struct master *m, struct worker *w, const char *user, unsigned outcome)
 {
     char seen[PROTO_USER_MAX * 4 + 1];
-    struct log_about about = session_about(w);
+    struct log_about about = workers_about(w);
     bool delayed = outcome == LOGIN_DENIED || outcome == LOGIN_EXPIRED || outcome == LOGIN_ACCOUNT;
     base_escape(seen, sizeof seen, user);
     about.user = seen;
@@ -225,7 +225,7 @@ static void login_failed(struct master *m, struct worker *w, const char *user, u
     log_line(delayed || outcome == LOGIN_IN_USE ? LOG_NOTICE : LOG_ERR, LOG_EVENT_LOGIN_FAILED,
              &about, "login failed: peer=%s user=%s reason=%s", w->peer_text, *seen ? seen : "-",
              proto_outcome_name(outcome));
-    session_settle(m, w, delayed);
+    workers_settle(m, w, delayed);
 }
 
 static void on_outcome(struct master *m, struct auth *a, struct message *message)
@@ -255,7 +255,7 @@ static void on_vacant(struct master *m, struct auth *a)
     a->timer = sd_event_source_disable_unref(a->timer);
     if (a->worker) { /* no outcome: the worker broke the exchange off */
         a->worker->auth = NULL;
-        session_settle(m, a->worker, false);
+        workers_settle(m, a->worker, false);
     }
     a->worker = NULL;
     a->channel.state = STATE_IDLE;
@@ -284,7 +284,7 @@ static void on_ready(struct master *m, struct auth *a, struct message *message)
 
 static void on_log(struct auth *a, struct message *message)
 {
-    struct log_about about = a->worker ? session_about(a->worker) : (struct log_about){0};
+    struct log_about about = a->worker ? workers_about(a->worker) : (struct log_about){0};
     char text[sizeof a->last_error];
     int priority = (int)message_get_u32(message) & LOG_PRIMASK;
     if (!message_get_text(message, text, sizeof text))
@@ -376,7 +376,7 @@ void login_reaped(struct master *m, struct auth *a, int status)
     bool recycled = WIFEXITED(status) && (WEXITSTATUS(status) == PROTO_EXIT_DONE ||
                                           WEXITSTATUS(status) == PROTO_EXIT_RECYCLE);
     bool started = a->channel.state != STATE_STARTING;
-    struct log_about about = w ? session_about(w) : (struct log_about){0};
+    struct log_about about = w ? workers_about(w) : (struct log_about){0};
 
     if (WIFSIGNALED(status))
         snprintf(why, sizeof why, "auth process %d was ended by signal %d", a->pid,
@@ -388,7 +388,7 @@ void login_reaped(struct master *m, struct auth *a, int status)
         log_line(LOG_ERR, LOG_EVENT_CRASH, &about, "%s", why);
     release(m, a);
     if (w)
-        session_settle(m, w, false);
+        workers_settle(m, w, false);
     if (trial) {
         trial_failed(m, WIFEXITED(status) ? WEXITSTATUS(status) : EX_SOFTWARE, why);
         return;

@@ -166,14 +166,14 @@ void generation_replace(struct master *m, const char *why);
 void generation_fill(struct master *m);
 void generation_ping(struct generation *g);
 
-/* session.c: workers and the connections they serve. */
-void session_new_worker(struct master *m, struct generation *g, int channel_fd);
-void session_connection(struct master *m, int fd, enum proto_door door,
+/* workers.c: workers and the connections they serve. */
+void workers_add(struct master *m, struct generation *g, int channel_fd);
+void workers_connection(struct master *m, int fd, enum proto_door door,
                         const struct sockaddr_storage *peer);
-void session_tick(struct master *m);
-void session_reaped(struct master *m, struct worker *w, int status);
-void session_end(struct master *m, struct worker *w); /* kill it; the reaping follows */
-void session_settle(struct master *m, struct worker *w, bool failed);
+void workers_tick(struct master *m);
+void workers_reaped(struct master *m, struct worker *w, int status);
+void workers_end(struct master *m, struct worker *w); /* kill it; the reaping follows */
+void workers_settle(struct master *m, struct worker *w, bool failed);
 
 /* login.c: auth processes and the exchanges they serve. */
 struct auth *login_spawn(struct master *m, struct config *config, bool strict);
@@ -203,7 +203,7 @@ bool setup_send(struct channel *channel, const struct config *config, bool certi
                 unsigned generation, bool strict, char *error, size_t error_size);
 
 /* The session as the log sees it. */
-struct log_about session_about(const struct worker *w);
+struct log_about workers_about(const struct worker *w);
 
 /* A timer that fires once at `at` (base_now_ms()); replaces what `timer` held. */
 void master_timer(struct master *m, sd_event_source **timer, uint64_t at,

@@ -69,7 +69,7 @@ static int on_child(sd_event_source *source, const struct signalfd_siginfo *info
         while (g && g->pid != pid)
             g = g->next;
         if (w)
-            session_reaped(m, w, status);
+            workers_reaped(m, w, status);
         else if (a)
             login_reaped(m, a, status);
         else if (g)
@@ -114,7 +114,7 @@ static int on_tick(sd_event_source *source, uint64_t usec, void *context)
     if (m->serving) {
         if (m->current && now - m->current->born > m->config->workers.layout_max_age * 1000)
             generation_replace(m, "layout_max_age is over");
-        session_tick(m);
+        workers_tick(m);
         login_tick(m);
         supervise_status(m, status, sizeof status);
         sd_notifyf(0, "STATUS=%s", status);
@@ -138,7 +138,7 @@ static int on_grace_over(sd_event_source *source, uint64_t usec, void *context)
     (void)source;
     (void)usec;
     for (struct worker *w = m->workers; w; w = w->next)
-        session_end(m, w);
+        workers_end(m, w);
     sd_event_exit(m->event, m->exit_status);
     return 0;
 }
@@ -162,7 +162,7 @@ static int on_stop(sd_event_source *source, const struct signalfd_siginfo *info,
     sd_notify(0, "STOPPING=1\nSTATUS=Waiting for sessions to end");
     log_line(LOG_NOTICE, LOG_EVENT_STOPPED, NULL, "stopping, %u sessions under way", m->n_sessions);
     listen_detach(m);
-    session_tick(m);
+    workers_tick(m);
     master_timer(m, &m->tick, base_now_ms() + m->config->server.stop_grace * 1000, on_grace_over,
                  m);
     supervise_stop_if_drained(m);
@@ -185,7 +185,7 @@ static void end_children(struct master *m)
 {
     uint64_t until = base_now_ms() + LAST_REAP_MS;
     for (struct worker *w = m->workers; w; w = w->next)
-        session_end(m, w);
+        workers_end(m, w);
     for (struct auth *a = m->auths; a; a = a->next)
         channel_close(&a->channel);
     for (struct generation *g = m->generations; g; g = g->next)

@@ -1,5 +1,5 @@
 /*
- * session.c - workers from the fork order to the reaping, and the connections given to them. Runs
+ * workers.c - workers from the fork order to the reaping, and the connections given to them. Runs
  * in the master. What a worker says of itself is gossip: only its summary's totals are taken, and
  * only for the log.
  */
@@ -31,7 +31,7 @@ struct context {
 
 static const char refusal[] = "-ERR [SYS/TEMP] Too many connections, try again later\r\n";
 
-struct log_about session_about(const struct worker *w)
+struct log_about workers_about(const struct worker *w)
 {
     return (struct log_about){w->session, w->peer_text, w->user};
 }
@@ -69,7 +69,7 @@ static void release(struct master *m, struct worker *w)
     supervise_stop_if_drained(m);
 }
 
-void session_end(struct master *m, struct worker *w)
+void workers_end(struct master *m, struct worker *w)
 {
     w->ended_by_us = true;
     if (w->pid > 0)
@@ -92,13 +92,13 @@ static void refuse(struct master *m, int fd, enum proto_door door)
 static int on_late(sd_event_source *source, uint64_t usec, void *context)
 {
     struct context *c = context;
-    struct log_about about = session_about(c->worker);
+    struct log_about about = workers_about(c->worker);
     (void)source;
     (void)usec;
     if (c->worker->channel.state & (STATE_CLIENT | STATE_LOGIN)) {
         log_line(LOG_WARNING, LOG_EVENT_OTHER, &about,
                  "killing worker %d: not logged in after the time to log in", c->worker->pid);
-        session_end(c->master, c->worker);
+        workers_end(c->master, c->worker);
     }
     return 0;
 }
@@ -152,7 +152,7 @@ static void assign(struct master *m, struct worker *w, int fd, enum proto_door d
     if (sent == CHANNEL_OK)
         late_timer(m, w);
     else
-        session_end(m, w);
+        workers_end(m, w);
 }
 
 static struct worker *idle_worker(struct master *m)
@@ -193,11 +193,11 @@ static bool make_room(struct master *m)
     }
     long victim = pool_victim(candidates, n);
     if (victim >= 0) {
-        struct log_about about = session_about(workers[victim]);
+        struct log_about about = workers_about(workers[victim]);
         log_line(LOG_NOTICE, LOG_EVENT_REFUSED, &about,
                  "peer=%s gives way, every slot is taken and it has not logged in",
                  workers[victim]->peer_text);
-        session_end(m, workers[victim]);
+        workers_end(m, workers[victim]);
     }
     free(candidates);
     free(workers);
@@ -225,7 +225,7 @@ static bool admit(struct master *m, const struct sockaddr_storage *peer)
     return false;
 }
 
-void session_connection(struct master *m, int fd, enum proto_door door,
+void workers_connection(struct master *m, int fd, enum proto_door door,
                         const struct sockaddr_storage *peer)
 {
     m->arrived++;
@@ -261,7 +261,7 @@ static void release_surplus(struct master *m)
     unsigned surplus = pool_to_release(m->config->workers.idle_max, m->n_idle);
     for (struct worker *w = m->workers; w && surplus > 0; w = w->next)
         if (w->channel.state == STATE_IDLE && !w->ended_by_us) {
-            session_end(m, w);
+            workers_end(m, w);
             surplus--;
         }
 }
@@ -271,10 +271,10 @@ static void release_stranded(struct master *m)
 {
     for (struct worker *w = m->workers; w; w = w->next)
         if (w->channel.state == STATE_IDLE && w->generation->retired && !w->ended_by_us)
-            session_end(m, w);
+            workers_end(m, w);
 }
 
-void session_tick(struct master *m)
+void workers_tick(struct master *m)
 {
     uint64_t now = base_now_ms();
     while (m->waiting && (m->stopping || now - m->waiting->since > WAITING_MS)) {
@@ -286,7 +286,7 @@ void session_tick(struct master *m)
     if (m->n_sessions + m->n_waiting >= m->config->workers.max_sessions)
         for (struct worker *w = m->workers; w; w = w->next)
             if (w->channel.state == STATE_CLIENT && now - w->started > CROWDED_LOGIN_MS)
-                session_end(m, w);
+                workers_end(m, w);
     m->arrived_peak = m->arrived;
     m->arrived = 0;
     release_surplus(m);
@@ -297,7 +297,7 @@ void session_tick(struct master *m)
 static void on_ready(struct master *m, struct worker *w, struct message *message)
 {
     if (message_get_u64(message) != proto_fingerprint() || message->sender <= 0) {
-        session_end(m, w);
+        workers_end(m, w);
         return;
     }
     w->pid = message->sender; /* the kernel's word, not the worker's */
@@ -323,7 +323,7 @@ static void log_summary(struct worker *w, struct message *message)
         !message_get_text(message, detail, sizeof detail))
         tls[0] = cipher[0] = detail[0] = '\0';
     base_escape(seen, sizeof seen, detail);
-    struct log_about about = session_about(w);
+    struct log_about about = workers_about(w);
     log_line(*detail ? LOG_WARNING : LOG_INFO, LOG_EVENT_SESSION, &about,
              "session ended: peer=%s door=%s user=%s reason=%s retrieved=%" PRIu64
              " deleted=%" PRIu64 " in=%" PRIu64 " out=%" PRIu64 " ms=%" PRIu64
@@ -338,7 +338,7 @@ static void log_summary(struct worker *w, struct message *message)
 static void on_log(struct worker *w, struct message *message)
 {
     char text[1024];
-    struct log_about about = session_about(w);
+    struct log_about about = workers_about(w);
     int priority = (int)message_get_u32(message) & LOG_PRIMASK;
     if (message_get_text(message, text, sizeof text)) {
         char seen[1024];
@@ -374,7 +374,7 @@ static int on_message(sd_event_source *source, int fd, uint32_t events, void *co
 {
     struct context *c = context;
     struct worker *w = c->worker;
-    struct log_about about = session_about(w);
+    struct log_about about = workers_about(w);
     struct message message;
     const char *fault = NULL;
     (void)source;
@@ -390,7 +390,7 @@ static int on_message(sd_event_source *source, int fd, uint32_t events, void *co
     case CHANNEL_BAD:
         log_line(LOG_ERR, LOG_EVENT_CONTRACT, &about, "killing worker %d: it sent a record %s",
                  w->pid, fault);
-        session_end(c->master, w);
+        workers_end(c->master, w);
         break;
     default:
         break;
@@ -404,7 +404,7 @@ static int on_message(sd_event_source *source, int fd, uint32_t events, void *co
     return 0;
 }
 
-void session_new_worker(struct master *m, struct generation *g, int channel_fd)
+void workers_add(struct master *m, struct generation *g, int channel_fd)
 {
     struct worker *w = base_alloc(sizeof *w);
     struct context *c = base_alloc(sizeof *c);
@@ -422,10 +422,10 @@ void session_new_worker(struct master *m, struct generation *g, int channel_fd)
     sd_event_source_set_destroy_callback(w->io, free);
 }
 
-void session_reaped(struct master *m, struct worker *w, int status)
+void workers_reaped(struct master *m, struct worker *w, int status)
 {
     struct generation *g = w->generation;
-    struct log_about about = session_about(w);
+    struct log_about about = workers_about(w);
     bool logged_in = w->channel.state & (STATE_MAIL | STATE_DONE);
     bool signalled = WIFSIGNALED(status);
     bool probe = signalled && !w->ended_by_us && pool_is_probe(WTERMSIG(status), logged_in);
@@ -458,7 +458,7 @@ static void send_settled(struct master *m, struct worker *w)
     message_begin(&message, PROTO_SETTLED);
     message_put_u32(&message, w->failures >= MASTER_LOGIN_ATTEMPTS);
     if (channel_send(&w->channel, &message, false) != CHANNEL_OK) {
-        session_end(m, w);
+        workers_end(m, w);
         return;
     }
     enter(m, w, STATE_CLIENT);
@@ -475,7 +475,7 @@ static int on_settle(sd_event_source *source, uint64_t usec, void *context)
     return 0;
 }
 
-void session_settle(struct master *m, struct worker *w, bool failed)
+void workers_settle(struct master *m, struct worker *w, bool failed)
 {
     if (w->channel.state != STATE_LOGIN || w->channel.fd < 0)
         return;

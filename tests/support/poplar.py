@@ -1,0 +1,309 @@
+"""A real poplard for tests: its configuration, its processes, its log, and clients of its doors.
+
+Used by tests/system and tests/protocol. Nothing here waits for a length of time where a condition
+can be awaited; every wait has a bound.
+"""
+
+import contextlib
+import os
+import poplib
+import re
+import shutil
+import signal
+import socket
+import ssl
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+BUILD = Path(os.environ.get("POPLAR_BUILD", "build")).resolve()
+ROOT = os.geteuid() == 0
+NAMESPACES = os.environ.get("POPLAR_NAMESPACES") == "1"
+CORPUS = Path(__file__).resolve().parent.parent / "corpus"
+
+# A message of the corpus may be one long line.
+poplib._MAXLINE = 1 << 30
+
+
+def corpus():
+    """Every message of the corpus, in a fixed order."""
+    return sorted(CORPUS.glob("*/*.eml"))
+
+
+def on_the_wire(octets):
+    """What a client must get for these octets: CRLF line ends, the last line ended."""
+    octets = re.sub(rb"(?<!\r)\n", b"\r\n", octets)
+    if octets and not octets.endswith(b"\r\n"):
+        octets += b"\r\n"
+    return octets
+
+
+def wait_until(condition, what, seconds=20):
+    """Poll until the condition gives something true; that is returned."""
+    deadline = time.monotonic() + seconds
+    while True:
+        result = condition()
+        if result:
+            return result
+        if time.monotonic() > deadline:
+            raise AssertionError(f"waited {seconds} s in vain: {what}")
+        time.sleep(0.01)
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def make_certificate(directory, name, *more_names):
+    """A self-signed certificate for the names and 127.0.0.1; paths of certificate and key."""
+    certificate, key = directory / f"{name}.pem", directory / f"{name}.key"
+    names = ",".join(f"DNS:{n}" for n in (name, *more_names)) + ",IP:127.0.0.1"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1",
+         "-nodes", "-days", "30", "-subj", f"/CN={name}", "-addext", f"subjectAltName={names}",
+         "-keyout", key, "-out", certificate],
+        check=True, capture_output=True)
+    return certificate, key
+
+
+class Poplar:
+    """One poplard under a directory of its own."""
+
+    def __init__(self, directory, stack=None, pam_unix=False, **settings):
+        self.directory = Path(directory)
+        self.process = None
+        self.settings = settings
+        self.port, self.tls_port = free_port(), free_port()
+        self.state = self.directory / "state"
+        self.run = self.directory / "run"
+        self.confdir = self.directory / "pam.d"
+        self.config = self.directory / "poplar.conf"
+        self.log_file = self.directory / "log"
+        self.certificate, self.key = make_certificate(self.directory, "pop.example.test",
+                                                      "localhost")
+        for made in (self.state, self.run, self.confdir):
+            made.mkdir(exist_ok=True)
+        self.state.chmod(0o700)
+        if ROOT:
+            shutil.chown(self.state, "poplar" if NAMESPACES else "mail")
+        self.pam_unix = pam_unix
+        if pam_unix:
+            stack = "auth required pam_unix.so\naccount required pam_unix.so\n"
+            Path("/etc/pam.d/poplar").write_text(stack)
+        else:
+            self.stack(stack or "auth required pam_permit.so\naccount required pam_permit.so\n")
+        self.write_config()
+
+    def stack(self, text, service="poplar"):
+        """Write a PAM stack into the private directory. @BUILD@ is where the test modules are."""
+        (self.confdir / service).write_text(text.replace("@BUILD@", str(BUILD)))
+
+    def write_config(self, **changes):
+        """Settings as section_key=value: server_stop_grace="1s". None leaves one out."""
+        self.settings.update(changes)
+        me = __import__("pwd").getpwuid(os.geteuid()).pw_name
+        worker, store = (("poplar-worker", "poplar") if NAMESPACES else ("nobody", "mail"))
+        values = {
+            "server": {"hostname": "pop.example.test",
+                       "local_domains": "pop.example.test, localhost",
+                       "state_dir": self.state, "run_dir": self.run, "log_to": "stderr",
+                       "log_level": "debug",
+                       "worker_user": worker if ROOT else me, "store_user": store if ROOT else me},
+            "listen": {"pop3": f"127.0.0.1:{self.port}", "pop3s": f"127.0.0.1:{self.tls_port}"},
+            "tls": {"certificate": self.certificate, "key": self.key},
+            "auth": {"failure_delay": "0"},
+        }
+        if not self.pam_unix:
+            values["auth"] |= {"pam_confdir": self.confdir, "canonical": "pam",
+                               "require_nss": "no"}
+        extra = ""
+        for name, value in self.settings.items():
+            section, _, key = name.partition("_")
+            if section == "extra":
+                extra = value
+            else:
+                values.setdefault(section, {})[key] = value
+        text = ""
+        for section, keys in values.items():
+            text += f"[{section}]\n"
+            text += "".join(f"{k}={v}\n" for k, v in keys.items() if v is not None)
+        self.config.write_text(text + extra)
+
+    def command(self, *arguments):
+        return [str(BUILD / "poplard"), "--config", str(self.config), *arguments]
+
+    def start(self):
+        """Start and wait for READY=1, as systemd would."""
+        notify = self.directory / "notify"
+        with contextlib.suppress(FileNotFoundError):
+            notify.unlink()
+        self.notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.notify.bind(str(notify))
+        self.notify.settimeout(0.2)
+        self.log = open(self.log_file, "ab")
+        self.process = subprocess.Popen(self.command(), stdin=subprocess.DEVNULL, stdout=self.log,
+                                        stderr=self.log,
+                                        env=os.environ | {"NOTIFY_SOCKET": str(notify)})
+        self.wait_notified("READY=1")
+        return self
+
+    def wait_notified(self, line, seconds=20):
+        """Read notifications until one holds the line."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            try:
+                if line in self.notify.recv(8192).decode().split("\n"):
+                    return
+            except TimeoutError:
+                if self.process.poll() is not None:
+                    raise AssertionError(f"poplard ended: {self.log_text()}") from None
+        raise AssertionError(f"no {line} in {seconds} s: {self.log_text()}")
+
+    def stop(self, signal_number=signal.SIGTERM):
+        if self.process:
+            if self.process.poll() is None:
+                self.process.send_signal(signal_number)
+            self.status = self.process.wait(20)
+            self.process = None
+            self.notify.close()
+            self.log.close()
+
+    def __enter__(self):
+        return self.start()
+
+    def __exit__(self, *exception):
+        self.stop()
+
+    def log_text(self):
+        return self.log_file.read_text(errors="replace") if self.log_file.exists() else ""
+
+    def wait_log(self, pattern, seconds=20):
+        return wait_until(lambda: re.search(pattern, self.log_text()),
+                          f"{pattern!r} in the log:\n{self.log_text()}", seconds)
+
+    # The processes, as /proc tells of them.
+
+    def children(self, program=None):
+        found = []
+        for line in subprocess.run(["ps", "-o", "pid=,args=", "--ppid", str(self.process.pid)],
+                                   capture_output=True, text=True).stdout.splitlines():
+            pid, _, arguments = line.strip().partition(" ")
+            if "defunct" not in arguments and (program is None or program in arguments):
+                found.append(int(pid))
+        return found
+
+    def workers(self):
+        """Nursery and workers share a name; a worker has a seccomp filter."""
+        return [p for p in self.children("poplar-worker") if self.proc_status(p)["Seccomp"] == "2"]
+
+    def nursery(self):
+        return [p for p in self.children("poplar-worker")
+                if self.proc_status(p)["Seccomp"] == "0"]
+
+    def auths(self):
+        return self.children("poplar-auth")
+
+    @staticmethod
+    def proc_status(pid):
+        try:
+            lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+        except OSError:
+            lines = []
+        fields = dict(line.split(":\t", 1) for line in lines if ":\t" in line)
+        return {"Seccomp": "gone"} | {k: v.strip() for k, v in fields.items()}
+
+    # Tools.
+
+    def ctl(self, *arguments, check=True, **options):
+        result = subprocess.run([BUILD / "poplarctl", "--config", self.config, *arguments],
+                                capture_output=True, **options)
+        if check and result.returncode != 0:
+            raise AssertionError(f"poplarctl {arguments}: {result.stderr.decode()}")
+        return result
+
+    def add(self, user, octets):
+        self.ctl("message", "add", user, input=octets)
+
+    # Clients.
+
+    def tls_context(self):
+        return ssl.create_default_context(cafile=str(self.certificate))
+
+    def pop3(self, tls=True, timeout=20):
+        """poplib, over TLS from the first octet or by STLS."""
+        if tls:
+            return poplib.POP3_SSL("localhost", self.tls_port, timeout=timeout,
+                                   context=self.tls_context())
+        client = poplib.POP3("localhost", self.port, timeout=timeout)
+        client.stls(self.tls_context())
+        return client
+
+    def login(self, user="alice", password="secret", tls=True):
+        client = self.pop3(tls)
+        client.user(user)
+        client.pass_(password)
+        return client
+
+    def connect(self, tls=True, greeting=True):
+        """A socket for octets; the greeting read and gone."""
+        raw = Raw(socket.create_connection(("127.0.0.1", self.tls_port if tls else self.port), 20))
+        if tls:
+            raw.start_tls(self.tls_context())
+        if greeting:
+            assert raw.line().startswith(b"+OK")
+        return raw
+
+
+class Raw:
+    """Lines and octets over a socket, for what no library would send."""
+
+    def __init__(self, sock):
+        self.sock = sock
+        self.sock.settimeout(20)
+        self.buffer = b""
+
+    def start_tls(self, context, name="pop.example.test"):
+        self.sock = context.wrap_socket(self.sock, server_hostname=name)
+
+    def send(self, octets):
+        self.sock.sendall(octets)
+
+    def line(self):
+        """One line with its CRLF; what is left when the peer closed."""
+        while b"\n" not in self.buffer:
+            try:
+                got = self.sock.recv(65536)
+            except (ConnectionResetError, ssl.SSLEOFError):
+                got = b""
+            if not got:
+                line, self.buffer = self.buffer, b""
+                return line
+            self.buffer += got
+        line, _, self.buffer = self.buffer.partition(b"\n")
+        return line + b"\n"
+
+    def ask(self, octets):
+        """One command, one line of answer."""
+        self.send(octets + b"\r\n")
+        return self.line()
+
+    def multi(self):
+        """The lines of a multi-line answer after its first, dots unstuffed."""
+        lines = []
+        while (line := self.line()) != b".\r\n":
+            assert line.endswith(b"\r\n"), line
+            lines.append(line[1:] if line.startswith(b".") else line)
+        return lines
+
+    def rest(self):
+        """All that comes until the peer closes."""
+        octets = b""
+        while line := self.line():
+            octets += line
+        return octets
+
+    def close(self):
+        self.sock.close()

@@ -1,0 +1,75 @@
+"""What the system tests share: a private /etc with accounts, and servers to talk to."""
+
+import fcntl
+import os
+import socket
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "support"))
+
+import poplar  # noqa: E402
+
+ACCOUNTS = {"alice": "secret", "bob": "bob's own pass word", "carol": "carolcarol"}
+
+
+def raise_loopback():
+    """A new network namespace has its loopback down."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
+        request = struct.pack("16sH14s", b"lo", 0x1 | 0x40, b"")  # IFF_UP | IFF_RUNNING
+        fcntl.ioctl(s, 0x8914, request)  # SIOCSIFFLAGS
+
+
+def private_etc():
+    """Our mount namespace gets a copy of /etc, in which accounts come and go unseen."""
+    copy = Path(os.environ["POPLAR_SCRATCH"]) / "etc"
+    subprocess.run(["cp", "-a", "/etc", copy], check=True)
+    subprocess.run(["mount", "--bind", copy, "/etc"], check=True)
+    for system in ("poplar", "poplar-worker"):
+        subprocess.run(["useradd", "--system", "--no-create-home", "--home-dir", "/nonexistent",
+                        "--shell", "/usr/sbin/nologin", system], check=True)
+    for user, password in ACCOUNTS.items():
+        subprocess.run(["useradd", "--no-create-home", "--home-dir", f"/home/{user}", user],
+                       check=True)
+        subprocess.run(["chpasswd"], input=f"{user}:{password}\n", text=True, check=True)
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "accounts: needs real system accounts in a private /etc")
+    if poplar.NAMESPACES:
+        raise_loopback()
+        private_etc()
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.get_closest_marker("accounts") and not poplar.NAMESPACES:
+            item.add_marker(pytest.mark.skip(reason="needs root and namespaces for accounts"))
+
+
+@pytest.fixture
+def server(tmp_path):
+    """A factory: server(stack=..., section_key=...) gives a running Poplar, ended afterwards."""
+    made = []
+
+    def make(start=True, **options):
+        p = poplar.Poplar(tmp_path, **options)
+        made.append(p)
+        return p.start() if start else p
+
+    yield make
+    for p in made:
+        p.stop()
+        print(p.log_text())  # shown when the test failed
+
+
+@pytest.fixture(scope="module")
+def unix(tmp_path_factory):
+    """One server for a module, with pam_unix logins of real accounts."""
+    with poplar.Poplar(tmp_path_factory.mktemp("unix"), pam_unix=True) as p:
+        yield p
+    print(p.log_text())

@@ -1,0 +1,203 @@
+/*
+ * test_config.c - the settings table and the files it is read from: values, units, refusals with
+ * file and line.
+ */
+#include "daemon/base.h"
+#include "daemon/configfile.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+/* A file in a directory of its own, and FILE.d for more. */
+struct place {
+    char dir[64], file[96], more_dir[112];
+};
+
+static int make_place(void **state)
+{
+    struct place *p = base_alloc(sizeof *p);
+    base_copy(p->dir, sizeof p->dir, "/tmp/poplar-config-XXXXXX");
+    assert_non_null(mkdtemp(p->dir));
+    snprintf(p->file, sizeof p->file, "%s/poplar.conf", p->dir);
+    snprintf(p->more_dir, sizeof p->more_dir, "%s.d", p->file);
+    assert_int_equal(mkdir(p->more_dir, 0755), 0);
+    *state = p;
+    return 0;
+}
+
+static int remove_place(void **state)
+{
+    struct place *p = *state;
+    char *more = base_format("%s/10-more.conf", p->more_dir);
+    unlink(more);
+    unlink(p->file);
+    rmdir(p->more_dir);
+    rmdir(p->dir);
+    free(more);
+    free(p);
+    return 0;
+}
+
+static void write_file(const char *path, const char *text)
+{
+    FILE *f = fopen(path, "w");
+    assert_non_null(f);
+    fputs(text, f);
+    fclose(f);
+}
+
+static struct config *read_text(struct place *p, const char *text, char *error, size_t size)
+{
+    write_file(p->file, text);
+    return configfile_read(p->file, error, size);
+}
+
+#define MINIMAL "[tls]\nrequired=no\n"
+
+static void defaults(void **state)
+{
+    char error[512] = "";
+    struct config *c = read_text(*state, MINIMAL, error, sizeof error);
+    assert_string_equal(error, "");
+    assert_non_null(c);
+    assert_string_equal(c->server.state_dir, "/var/lib/poplar");
+    assert_string_equal(c->auth.pam_service, "poplar");
+    assert_int_equal(c->workers.max_sessions, 1024);
+    assert_int_equal(c->session.idle_timeout, 600);
+    assert_int_equal(c->store.max_message, 50 << 20);
+    assert_int_equal(c->store.undelete_for, 7 * 86400);
+    assert_int_equal(c->listen.pop3.n, 2);
+    assert_string_equal(c->listen.pop3.items[1], "[::1]:110");
+    assert_false(c->listen.explicit_addresses);
+    assert_true(c->auth.require_nss);
+    assert_int_equal(c->server.local_domains.n, 2);
+    config_free(c);
+}
+
+static void values_and_units(void **state)
+{
+    char error[512] = "";
+    struct config *c = read_text(*state,
+                                 MINIMAL "[session]\nidle_timeout = 2h ; a comment\n"
+                                         "[store]\nmax_message=3M\ncreate=no\nundelete_for=0\n"
+                                         "[auth]\nusername=keep\nfirst_uid=500\n"
+                                         "[listen]\npop3=127.0.0.1:1110,\n  127.0.0.2:1110\n"
+                                         "[domain example.org]\npam_service=org\n",
+                                 error, sizeof error);
+    assert_string_equal(error, "");
+    assert_int_equal(c->session.idle_timeout, 7200);
+    assert_int_equal(c->store.max_message, 3 << 20);
+    assert_false(c->store.create);
+    assert_int_equal(c->store.undelete_for, 0);
+    assert_int_equal(c->auth.username, USERNAME_KEEP);
+    assert_int_equal(c->auth.first_uid, 500);
+    assert_int_equal(c->listen.pop3.n, 2);
+    assert_string_equal(c->listen.pop3.items[1], "127.0.0.2:1110");
+    assert_true(c->listen.explicit_addresses);
+    assert_int_equal(c->auth.n_domains, 1);
+    assert_string_equal(c->auth.domains[0].pam_service, "org");
+    config_free(c);
+}
+
+static void later_files_win(void **state)
+{
+    struct place *p = *state;
+    char error[512] = "";
+    char *more = base_format("%s/10-more.conf", p->more_dir);
+    write_file(more, "[workers]\nidle_min=7\n");
+    struct config *c =
+        read_text(p, MINIMAL "[workers]\nidle_min=2\nidle_max=9\n", error, sizeof error);
+    assert_string_equal(error, "");
+    assert_int_equal(c->workers.idle_min, 7);
+    assert_int_equal(c->workers.idle_max, 9);
+    assert_string_equal(strrchr(config_where(c, "workers", "", "idle_min"), '/'),
+                        "/10-more.conf:2");
+    assert_string_equal(config_where(c, "workers", "", "landlock"), "built-in default");
+    config_free(c);
+    free(more);
+}
+
+static void refusals(void **state)
+{
+    static const struct {
+        const char *text, *complaint; /* what must stand in the error */
+    } cases[] = {
+        {"[server]\nhostnmae=x\n", "poplar.conf:2: [server] hostnmae: no such key"},
+        {"[serer]\nhostname=x\n", "poplar.conf:2: [serer]: no such section"},
+        {"[server x]\nhostname=x\n", "[server x]: no such section"},
+        {"[domain]\npam_service=x\n", "[domain]: no such section"},
+        {"hostname=x\n", "poplar.conf:1: []: no such section"},
+        {"[server]\nnonsense\n", "poplar.conf:2: neither [section] nor key=value"},
+        {"[server]\nstop_grace=5x\n", "not a time such as"},
+        {"[server]\nstop_grace=-5\n", "not a time such as"},
+        {"[server]\nstop_grace=\n", "not a time such as"},
+        {"[server]\nstop_grace=99999999999999999999s\n", "not a time such as"},
+        {"[server]\nstop_grace=2h\n", "must be between 0 and 3600"},
+        {"[server]\nstate_dir=here\n", "must be an absolute path"},
+        {"[server]\nworker_user=\n", "must not be empty"},
+        {"[store]\nmax_message=0\n", "must be between"},
+        {"[store]\ncreate=maybe\n", "must be yes or no"},
+        {"[tls]\nrequired=perhaps\n", "must be one of yes, not-on-loopback, no"},
+        {"[tls]\nrequired=yes\n", "certificate and key are not set"},
+        {"[tls]\ncertificate=/c\n", "certificate is set without key"},
+        {"[tls]\ncertificate=c\n", "must be an absolute path"},
+        {MINIMAL "[tls other]\ncertificate=/c\nkey=/k\n", "set certificate and key in [tls] first"},
+        {MINIMAL "[workers]\nidle_min=9\nidle_max=3\n", "idle_min is larger than idle_max"},
+        {MINIMAL "[auth]\npam_service=../x\n", "must be a file name, not a path"},
+    };
+    for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+        char error[512] = "";
+        assert_null(read_text(*state, cases[i].text, error, sizeof error));
+        if (!strstr(error, cases[i].complaint))
+            fail_msg("'%s' lacks '%s'", error, cases[i].complaint);
+        assert_null(strchr(error, '\n'));
+    }
+}
+
+static void long_line(void **state)
+{
+    char text[400] = "[server]\nhostname=", error[512] = "";
+    memset(text + strlen(text), 'x', 300);
+    assert_null(read_text(*state, text, error, sizeof error));
+    assert_non_null(strstr(error, "poplar.conf:2: line longer than 198 octets"));
+}
+
+static void missing_file(void **state)
+{
+    struct place *p = *state;
+    char error[512] = "";
+    assert_null(configfile_read(p->file, error, sizeof error));
+    assert_non_null(strstr(error, "poplar.conf: No such file"));
+}
+
+static void keys_can_be_walked(void **state)
+{
+    (void)state;
+    struct config_key key;
+    size_t n = 0;
+    while (config_key(n, &key))
+        n++;
+    assert_true(n > 40);
+    assert_string_equal(key.key, "pam_service");
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(defaults, make_place, remove_place),
+        cmocka_unit_test_setup_teardown(values_and_units, make_place, remove_place),
+        cmocka_unit_test_setup_teardown(later_files_win, make_place, remove_place),
+        cmocka_unit_test_setup_teardown(refusals, make_place, remove_place),
+        cmocka_unit_test_setup_teardown(long_line, make_place, remove_place),
+        cmocka_unit_test_setup_teardown(missing_file, make_place, remove_place),
+        cmocka_unit_test(keys_can_be_walked),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

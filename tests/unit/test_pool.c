@@ -1,0 +1,162 @@
+/*
+ * test_pool.c - the master's decisions, and the addresses they are about.
+ */
+#include "daemon/address.h"
+#include "daemon/base.h"
+#include "daemon/pool.h"
+
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+static void forks(void **state)
+{
+    (void)state;
+    assert_int_equal(pool_to_fork(4, 32, 0, 0, 0, 0), 4);
+    assert_int_equal(pool_to_fork(4, 32, 0, 0, 3, 1), 0);
+    assert_int_equal(pool_to_fork(4, 32, 0, 10, 0, 4), 10); /* ten wait */
+    assert_int_equal(pool_to_fork(4, 32, 20, 0, 4, 0), 16); /* a busy second */
+    assert_int_equal(pool_to_fork(4, 32, 500, 0, 0, 0), 32);
+    assert_int_equal(pool_to_fork(4, 32, 0, 0, 40, 0), 0);
+    assert_int_equal(pool_to_release(32, 40), 8);
+    assert_int_equal(pool_to_release(32, 32), 0);
+}
+
+static void probes(void **state)
+{
+    (void)state;
+    assert_true(pool_is_probe(SIGSEGV, false));
+    assert_true(pool_is_probe(SIGSEGV, true));
+    assert_true(pool_is_probe(SIGSYS, true));
+    assert_true(pool_is_probe(SIGABRT, false));
+    assert_true(pool_is_probe(SIGBUS, false));
+    assert_false(pool_is_probe(SIGBUS, true)); /* a full disk under the shared memory file */
+    assert_false(pool_is_probe(SIGKILL, false));
+}
+
+static void backoff(void **state)
+{
+    (void)state;
+    assert_int_equal(pool_backoff_ms(0), 0);
+    assert_int_equal(pool_backoff_ms(1), 100);
+    assert_int_equal(pool_backoff_ms(2), 200);
+    assert_int_equal(pool_backoff_ms(8), 10000);
+    assert_int_equal(pool_backoff_ms(4000000000U), 10000);
+}
+
+static void answers(void **state)
+{
+    (void)state;
+    assert_int_equal(pool_answer_at(1000, 1001, 2000, 3), 3003);
+    assert_int_equal(pool_answer_at(1000, 2999, 2000, 0), 3000);
+    assert_int_equal(pool_answer_at(1000, 3001, 2000, 0), 5000);
+    assert_int_equal(pool_answer_at(1000, 1700, 0, 5), 1700);
+    assert_int_equal(pool_answer_at(1000, 1000, 2000, 0), 3000);
+}
+
+static void victims(void **state)
+{
+    (void)state;
+    const struct pool_candidate all[] = {
+        {.source_sessions = 1, .started = 10, .may_go = true},
+        {.source_sessions = 5, .started = 30, .may_go = true},
+        {.source_sessions = 5, .started = 20, .may_go = true},
+        {.source_sessions = 9, .started = 5, .may_go = false},
+    };
+    assert_int_equal(pool_victim(all, 4), 2);
+    assert_int_equal(pool_victim(all, 1), 0);
+    assert_int_equal(pool_victim(all + 3, 1), -1);
+    assert_int_equal(pool_victim(all, 0), -1);
+}
+
+static void addresses(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *text, *printed; /* NULL: refused */
+    } cases[] = {
+        {"127.0.0.1:110", "127.0.0.1:110"},
+        {"[::1]:995", "[::1]:995"},
+        {"[2001:DB8::1]:1", "[2001:db8::1]:1"},
+        {"[::ffff:192.0.2.7]:110", "192.0.2.7:110"},
+        {"*:110", "0.0.0.0:110"},
+        {"127.0.0.1", NULL},
+        {"127.0.0.1:", NULL},
+        {"127.0.0.1:0", NULL},
+        {"127.0.0.1:65536", NULL},
+        {"127.0.0.1:110x", NULL},
+        {"::1:110", NULL},
+        {"localhost:110", NULL},
+        {"", NULL},
+    };
+    for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+        struct sockaddr_storage address;
+        socklen_t size;
+        char text[PROTO_ADDRESS_MAX];
+        bool good = address_parse(cases[i].text, &address, &size);
+        assert_int_equal(good, cases[i].printed != NULL);
+        if (!good)
+            continue;
+        address_unmap(&address);
+        address_print(&address, true, text);
+        assert_string_equal(text, cases[i].printed);
+    }
+}
+
+static bool same(const char *a, const char *b)
+{
+    struct sockaddr_storage one, other;
+    socklen_t size;
+    assert_true(address_parse(a, &one, &size) && address_parse(b, &other, &size));
+    struct address_source x = address_source(&one), y = address_source(&other);
+    return address_same_source(&x, &y);
+}
+
+static void sources(void **state)
+{
+    (void)state;
+    assert_true(same("192.0.2.1:1", "192.0.2.1:2"));
+    assert_false(same("192.0.2.1:1", "192.0.2.2:1"));
+    assert_true(same("[2001:db8:1:2::1]:1", "[2001:db8:1:ffff:1::9]:1")); /* one /48 */
+    assert_false(same("[2001:db8:1::1]:1", "[2001:db8:2::1]:1"));
+}
+
+static void escapes(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *raw, *seen;
+    } cases[] = {
+        {"plain", "plain"},
+        {"a\nb\tc", "a\\x0ab\\x09c"},
+        {"back\\slash", "back\\\\slash"},
+        {"gr\xc3\xbc\xc3\x9f", "gr\xc3\xbc\xc3\x9f"},
+        {"\xc3(", "\\xc3("},
+        {"\xed\xa0\x80", "\\xed\\xa0\\x80"}, /* a surrogate */
+        {"\xc2\x9b"
+         "31m",
+         "\\xc2\\x9b31m"}, /* a control sequence in two octets */
+        {"\xf0\x9f\x93\xa7", "\xf0\x9f\x93\xa7"},
+        {"\x7f", "\\x7f"},
+    };
+    char seen[64];
+    for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+        base_escape(seen, sizeof seen, cases[i].raw);
+        assert_string_equal(seen, cases[i].seen);
+    }
+    base_escape(seen, 6, "ab\ncd");
+    assert_string_equal(seen, "ab"); /* never half an escape */
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(forks),   cmocka_unit_test(probes),  cmocka_unit_test(backoff),
+        cmocka_unit_test(answers), cmocka_unit_test(victims), cmocka_unit_test(addresses),
+        cmocka_unit_test(sources), cmocka_unit_test(escapes),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,381 @@
+/*
+ * test_proto.c - every row of the contract, sent as it must not be: by the wrong role, in the wrong
+ * state, oversized, truncated, with octets left over, with wrong descriptors, twice. The receiver
+ * refuses each and goes on.
+ */
+#include "daemon/base.h"
+#include "daemon/channel.h"
+
+#include <fcntl.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+/* The first role or state of a set. */
+static unsigned lowest(unsigned set)
+{
+    return set & (~set + 1);
+}
+
+/* A pair of channels, as the row's sender and receiver hold them. */
+static void open_pair(const struct proto_rule *rule, struct channel *sender,
+                      struct channel *receiver)
+{
+    int ends[2];
+    assert_int_equal(channel_pair(ends, true), 0);
+    channel_open(receiver, ends[0], lowest(rule->to), lowest(rule->from), lowest(rule->states));
+    channel_open(sender, ends[1], lowest(rule->from), lowest(rule->to), lowest(rule->states));
+}
+
+static void close_pair(struct channel *sender, struct channel *receiver)
+{
+    channel_close(sender);
+    channel_close(receiver);
+}
+
+static void compose(const struct proto_rule *rule, struct message *m)
+{
+    message_begin(m, rule->type);
+    for (const char *kind = rule->fields; *kind; kind++) {
+        switch (*kind) {
+        case 'u':
+            message_put_u32(m, 7);
+            break;
+        case 'q':
+            message_put_u64(m, UINT64_C(0x123456789abcdef0));
+            break;
+        case 's':
+            message_put_text(m, "text");
+            break;
+        default:
+            message_put_octets(m, "\0\1\2", 3);
+        }
+    }
+    for (unsigned i = 0; i < rule->min_fds; i++)
+        message_put_fd(m, STDIN_FILENO);
+}
+
+/* Send raw octets with n descriptors past all checks, as a taken-over process would. */
+static void send_raw(int fd, const void *octets, size_t size, unsigned n)
+{
+    union {
+        struct cmsghdr header;
+        char space[CMSG_SPACE(16 * sizeof(int))];
+    } control = {0};
+    struct iovec vector = {(void *)(uintptr_t)octets, size};
+    struct msghdr header = {.msg_iov = &vector, .msg_iovlen = 1};
+    if (n > 0) {
+        header.msg_control = control.space;
+        header.msg_controllen = CMSG_SPACE(n * sizeof(int));
+        control.header.cmsg_level = SOL_SOCKET;
+        control.header.cmsg_type = SCM_RIGHTS;
+        control.header.cmsg_len = CMSG_LEN(n * sizeof(int));
+        for (unsigned i = 0; i < n; i++) {
+            int one = STDIN_FILENO;
+            memcpy(CMSG_DATA(&control.header) + i * sizeof one, &one, sizeof one);
+        }
+    }
+    assert_int_equal(sendmsg(fd, &header, 0), size);
+}
+
+static unsigned open_descriptors(void)
+{
+    unsigned n = 0;
+    for (int fd = 0; fd < 256; fd++)
+        n += fcntl(fd, F_GETFD) >= 0;
+    return n;
+}
+
+static void expect_fault(struct channel *receiver, const char *expected)
+{
+    struct message m;
+    const char *fault = NULL;
+    assert_int_equal(channel_receive(receiver, &m, true, &fault), CHANNEL_BAD);
+    assert_string_equal(fault, expected);
+    assert_int_equal(m.n_fds, 0);
+}
+
+/* Whatever came before, a good record is still understood. */
+static void expect_good(const struct proto_rule *rule, struct channel *sender,
+                        struct channel *receiver)
+{
+    struct message m;
+    compose(rule, &m);
+    assert_int_equal(channel_send(sender, &m, true), CHANNEL_OK);
+    assert_int_equal(channel_receive(receiver, &m, true, NULL), CHANNEL_OK);
+    assert_int_equal(m.rule->type, rule->type);
+    assert_int_equal(m.n_fds, rule->min_fds);
+    message_clear(&m);
+}
+
+static void each_row_round_trip(void **state)
+{
+    (void)state;
+    for (unsigned type = 1; type < PROTO_TYPES; type++) {
+        const struct proto_rule *rule = proto_rule(type);
+        struct channel sender, receiver;
+        open_pair(rule, &sender, &receiver);
+        expect_good(rule, &sender, &receiver);
+        close_pair(&sender, &receiver);
+    }
+}
+
+static void each_row_is_sane(void **state)
+{
+    (void)state;
+    for (unsigned type = 1; type < PROTO_TYPES; type++) {
+        const struct proto_rule *rule = proto_rule(type);
+        assert_int_equal(rule->type, type);
+        assert_true(rule->from && rule->to && rule->states);
+        assert_false(rule->from & rule->to);
+        assert_true(rule->max_size > 0 && rule->max_size <= PROTO_MESSAGE_MAX);
+        assert_true(rule->min_fds <= rule->max_fds && rule->max_fds <= PROTO_FDS_MAX);
+        assert_true(strlen(rule->fields) <= PROTO_FIELDS_MAX);
+        assert_int_equal(strspn(rule->fields, "uqsb"), strlen(rule->fields));
+    }
+    assert_null(proto_rule(0));
+    assert_null(proto_rule(PROTO_TYPES));
+    assert_null(proto_rule(255));
+}
+
+static void wrong_role(void **state)
+{
+    (void)state;
+    static const unsigned roles[] = {ROLE_MASTER, ROLE_NURSERY, ROLE_WORKER, ROLE_AUTH, ROLE_CTL};
+    for (unsigned type = 1; type < PROTO_TYPES; type++) {
+        const struct proto_rule *rule = proto_rule(type);
+        for (size_t i = 0; i < ARRAY_SIZE(roles); i++) {
+            struct channel sender, receiver;
+            struct message m;
+            if (rule->from & roles[i])
+                continue;
+            open_pair(rule, &sender, &receiver);
+            receiver.peer = roles[i];
+            compose(rule, &m);
+            send_raw(sender.fd, m.data, m.size, m.n_fds);
+            expect_fault(&receiver, "not this role's to send");
+            close_pair(&sender, &receiver);
+        }
+    }
+}
+
+static void wrong_state(void **state)
+{
+    (void)state;
+    for (unsigned type = 1; type < PROTO_TYPES; type++) {
+        const struct proto_rule *rule = proto_rule(type);
+        for (unsigned bit = STATE_STARTING; bit <= STATE_EXCHANGE; bit <<= 1) {
+            struct channel sender, receiver;
+            struct message m;
+            if (rule->states & bit)
+                continue;
+            open_pair(rule, &sender, &receiver);
+            receiver.state = bit;
+            compose(rule, &m);
+            send_raw(sender.fd, m.data, m.size, m.n_fds);
+            expect_fault(&receiver, "not allowed in this state");
+            close_pair(&sender, &receiver);
+        }
+    }
+}
+
+static void truncated_and_left_over(void **state)
+{
+    (void)state;
+    for (unsigned type = 1; type < PROTO_TYPES; type++) {
+        const struct proto_rule *rule = proto_rule(type);
+        struct channel sender, receiver;
+        struct message m;
+        open_pair(rule, &sender, &receiver);
+        compose(rule, &m);
+        for (size_t size = 1; size < m.size; size++) {
+            send_raw(sender.fd, m.data, size, rule->min_fds);
+            expect_fault(&receiver, "malformed");
+        }
+        if (m.size < rule->max_size) {
+            m.data[m.size] = 0;
+            send_raw(sender.fd, m.data, m.size + 1, rule->min_fds);
+            expect_fault(&receiver, "malformed");
+        }
+        expect_good(rule, &sender, &receiver);
+        close_pair(&sender, &receiver);
+    }
+}
+
+static void oversized(void **state)
+{
+    (void)state;
+    static unsigned char octets[PROTO_MESSAGE_MAX + 100];
+    for (unsigned type = 1; type < PROTO_TYPES; type++) {
+        const struct proto_rule *rule = proto_rule(type);
+        struct channel sender, receiver;
+        open_pair(rule, &sender, &receiver);
+        octets[0] = (unsigned char)type;
+        send_raw(sender.fd, octets, rule->max_size + 1, rule->min_fds);
+        expect_fault(&receiver, "too large");
+        send_raw(sender.fd, octets, sizeof octets, rule->min_fds);
+        expect_fault(&receiver, "cut by the kernel");
+        expect_good(rule, &sender, &receiver);
+        close_pair(&sender, &receiver);
+    }
+}
+
+static void wrong_descriptors(void **state)
+{
+    (void)state;
+    unsigned before = open_descriptors();
+    for (unsigned type = 1; type < PROTO_TYPES; type++) {
+        const struct proto_rule *rule = proto_rule(type);
+        for (unsigned n = 0; n <= 8; n++) {
+            struct channel sender, receiver;
+            struct message m;
+            if (n >= rule->min_fds && n <= rule->max_fds)
+                continue;
+            open_pair(rule, &sender, &receiver);
+            compose(rule, &m);
+            send_raw(sender.fd, m.data, m.size, n);
+            const char *fault = NULL;
+            assert_int_equal(channel_receive(&receiver, &m, true, &fault), CHANNEL_BAD);
+            close_pair(&sender, &receiver);
+        }
+    }
+    assert_int_equal(open_descriptors(), before); /* none of them stayed with the receiver */
+}
+
+static void twice(void **state)
+{
+    (void)state;
+    for (unsigned type = 1; type < PROTO_TYPES; type++) {
+        const struct proto_rule *rule = proto_rule(type);
+        struct channel sender, receiver;
+        struct message m;
+        open_pair(rule, &sender, &receiver);
+        expect_good(rule, &sender, &receiver);
+        if (rule->once) {
+            compose(rule, &m);
+            send_raw(sender.fd, m.data, m.size, m.n_fds);
+            expect_fault(&receiver, "sent twice");
+        } else {
+            expect_good(rule, &sender, &receiver);
+        }
+        close_pair(&sender, &receiver);
+    }
+}
+
+static void unknown_types(void **state)
+{
+    (void)state;
+    struct channel sender, receiver;
+    open_pair(proto_rule(PROTO_PING), &sender, &receiver);
+    for (unsigned type = 0; type < 256; type++) {
+        unsigned char octet = (unsigned char)type;
+        if (proto_rule(type))
+            continue;
+        send_raw(sender.fd, &octet, 1, 0);
+        expect_fault(&receiver, "of no known type");
+    }
+    close_pair(&sender, &receiver);
+}
+
+static void text_with_nul(void **state)
+{
+    (void)state;
+    struct channel sender, receiver;
+    struct message m;
+    const struct proto_rule *rule = proto_rule(PROTO_LOG);
+    open_pair(rule, &sender, &receiver);
+    compose(rule, &m);
+    m.data[m.size - 1] = '\0';
+    send_raw(sender.fd, m.data, m.size, 0);
+    expect_fault(&receiver, "malformed");
+    close_pair(&sender, &receiver);
+}
+
+static void peer_gone(void **state)
+{
+    (void)state;
+    struct channel sender, receiver;
+    struct message m;
+    open_pair(proto_rule(PROTO_PING), &sender, &receiver);
+    assert_int_equal(channel_receive(&receiver, &m, false, NULL), CHANNEL_AGAIN);
+    channel_close(&sender);
+    assert_int_equal(channel_receive(&receiver, &m, true, NULL), CHANNEL_END);
+    channel_close(&receiver);
+}
+
+static void sender_is_the_kernels_word(void **state)
+{
+    (void)state;
+    struct channel sender, receiver;
+    struct message m;
+    open_pair(proto_rule(PROTO_READY), &sender, &receiver);
+    compose(proto_rule(PROTO_READY), &m);
+    assert_int_equal(channel_send(&sender, &m, true), CHANNEL_OK);
+    assert_int_equal(channel_receive(&receiver, &m, true, NULL), CHANNEL_OK);
+    assert_int_equal(m.sender, getpid());
+    assert_int_equal(m.sender_uid, getuid());
+    message_clear(&m);
+    close_pair(&sender, &receiver);
+}
+
+static void values_survive(void **state)
+{
+    (void)state;
+    struct message m;
+    char text[8];
+    size_t size;
+    message_begin(&m, PROTO_VERDICT);
+    message_put_u32(&m, 0xfffefdfc);
+    message_put_text(&m, "alice");
+    assert_true(message_well_formed(&m));
+    assert_int_equal(message_get_u32(&m), 0xfffefdfc);
+    assert_false(message_get_text(&m, text, 5)); /* no room for the NUL */
+    message_begin(&m, PROTO_BEGIN);
+    message_put_text(&m, "PLAIN");
+    message_put_text(&m, "");
+    message_put_octets(&m, "se\0cret", 7);
+    assert_true(message_well_formed(&m));
+    assert_true(message_get_text(&m, text, sizeof text));
+    assert_string_equal(text, "PLAIN");
+    assert_true(message_get_text(&m, text, sizeof text));
+    assert_string_equal(text, "");
+    assert_memory_equal(message_get_octets(&m, &size), "se\0cret", 7);
+    assert_int_equal(size, 7);
+}
+
+static void cleared_of_secrets(void **state)
+{
+    (void)state;
+    struct message m;
+    message_begin(&m, PROTO_BEGIN);
+    message_put_text(&m, "PLAIN");
+    message_put_text(&m, "alice");
+    message_put_octets(&m, "canary", 6);
+    message_clear(&m);
+    assert_null(memmem(m.data, sizeof m.data, "canary", 6));
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(each_row_round_trip),
+        cmocka_unit_test(each_row_is_sane),
+        cmocka_unit_test(wrong_role),
+        cmocka_unit_test(wrong_state),
+        cmocka_unit_test(truncated_and_left_over),
+        cmocka_unit_test(oversized),
+        cmocka_unit_test(wrong_descriptors),
+        cmocka_unit_test(twice),
+        cmocka_unit_test(unknown_types),
+        cmocka_unit_test(text_with_nul),
+        cmocka_unit_test(peer_gone),
+        cmocka_unit_test(sender_is_the_kernels_word),
+        cmocka_unit_test(values_survive),
+        cmocka_unit_test(cleared_of_secrets),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
