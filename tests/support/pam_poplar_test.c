@@ -6,6 +6,8 @@
  *   leak  ids  umask  chdir  close=FD  signal  leaves the process changed
  *   rename=USER                                sets PAM_USER
  *   items=FILE                                 writes what the application told PAM into FILE
+ *   expect=PASSWORD                            asks for a password, fails if it is another one
+ *                                              (~ means TAB: libpam makes blanks of those)
  *   conv=none|many|binary|null|text|prompt     a conversation (none: 0 messages, many: 33)
  *
  * then it succeeds. In the account and session phases it succeeds, or with arguments session=FILE,
@@ -13,6 +15,7 @@
  */
 #include <fcntl.h>
 #include <security/pam_appl.h>
+#include <security/pam_ext.h>
 #include <security/pam_modules.h>
 #include <signal.h>
 #include <stdio.h>
@@ -70,6 +73,19 @@ static int converse(pam_handle_t *handle, int n, int style, const char *text)
     }
     free(replies);
     return status;
+}
+
+static int expect_password(pam_handle_t *handle, const char *wanted)
+{
+    const char *given = NULL;
+    int status = pam_get_authtok(handle, PAM_AUTHTOK, &given, NULL);
+    if (status != PAM_SUCCESS)
+        return status;
+    while (*given && *given == (*wanted == '~' ? '\t' : *wanted)) {
+        given++;
+        wanted++;
+    }
+    return *given == *wanted ? PAM_SUCCESS : PAM_AUTH_ERR;
 }
 
 static int start_conversation(pam_handle_t *handle, const char *kind)
@@ -131,13 +147,14 @@ static int misbehave(pam_handle_t *handle, const char *argument)
         return pam_set_item(handle, PAM_USER, value);
     if ((value = value_of(argument, "items")))
         return write_items(handle, value);
+    if ((value = value_of(argument, "expect")))
+        return expect_password(handle, value);
     if ((value = value_of(argument, "conv")))
         return start_conversation(handle, value);
     return change_process(argument);
 }
 
-__attribute__((visibility("default"))) int pam_sm_authenticate(pam_handle_t *handle, int flags,
-                                                               int argc, const char **argv)
+int pam_sm_authenticate(pam_handle_t *handle, int flags, int argc, const char **argv)
 {
     (void)flags;
     for (int i = 0; i < argc; i++) {

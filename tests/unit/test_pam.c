@@ -1,0 +1,308 @@
+/*
+ * test_pam.c - auth/pam.c against real Linux-PAM stacks in a directory of their own: pam_permit,
+ * pam_deny, pam_debug, pam_matrix, and a module of ours that misbehaves. Nothing under /etc.
+ */
+#include "auth/pam.h"
+#include "daemon/base.h"
+
+#include <errno.h>
+#include <glob.h>
+#include <libgen.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+static char confdir[] = "/tmp/poplar-pam-XXXXXX";
+static char module[4096]; /* pam_poplar_test.so, built beside this program */
+
+static const char *in_confdir(const char *name)
+{
+    static char path[200];
+    snprintf(path, sizeof path, "%s/%s", confdir, name);
+    return path;
+}
+
+static void write_text(const char *name, const char *text)
+{
+    FILE *file = fopen(in_confdir(name), "we");
+    assert_non_null(file);
+    fputs(text, file);
+    assert_int_equal(fclose(file), 0);
+}
+
+static char *read_text(const char *name)
+{
+    static char text[400];
+    memset(text, 0, sizeof text);
+    FILE *file = fopen(in_confdir(name), "re");
+    if (!file)
+        return NULL;
+    size_t got = fread(text, 1, sizeof text - 1, file);
+    fclose(file);
+    text[got] = '\0';
+    return text;
+}
+
+/* Make service "poplar" of these modules. */
+static void stack(const char *auth, const char *account)
+{
+    char text[9000];
+    snprintf(text, sizeof text, "auth required %s\naccount required %s\nsession required %s\n",
+             auth, account, "pam_permit.so");
+    write_text("poplar", text);
+}
+
+static const char *ours(const char *arguments)
+{
+    static char text[2][sizeof module + 400];
+    static unsigned next;
+    char *at = text[next++ % 2];
+    snprintf(at, sizeof text[0], "%s %s", module, arguments);
+    return at;
+}
+
+static int set_up_group(void **state)
+{
+    (void)state;
+    char self[2048] = "";
+    if (!mkdtemp(confdir) || readlink("/proc/self/exe", self, sizeof self - 1) < 0)
+        return -1;
+    snprintf(module, sizeof module, "%s/pam_poplar_test.so", dirname(self));
+    write_text("other", "auth required pam_permit.so\naccount required pam_permit.so\n");
+    return access(module, R_OK);
+}
+
+static int tear_down_group(void **state)
+{
+    (void)state;
+    glob_t found;
+    char pattern[64];
+    snprintf(pattern, sizeof pattern, "%s/*", confdir);
+    if (glob(pattern, 0, NULL, &found) == 0)
+        for (size_t i = 0; i < found.gl_pathc; i++)
+            remove(found.gl_pathv[i]);
+    globfree(&found);
+    return rmdir(confdir);
+}
+
+static struct pam_login last;
+
+static enum login_outcome check(const char *user, const char *secret)
+{
+    last = (struct pam_login){.service = "poplar",
+                              .confdir = confdir,
+                              .user = user,
+                              .secret = secret,
+                              .peer = "192.0.2.7"};
+    enum login_outcome outcome = pam_login_check(&last);
+    pam_login_end(&last);
+    pam_login_end(&last);
+    bool explained = outcome == LOGIN_UNAVAILABLE || outcome == LOGIN_MISCONFIGURED;
+    if (explained != (last.problem[0] != '\0'))
+        fail_msg("outcome %u with problem '%s'", outcome, last.problem);
+    return outcome;
+}
+
+static void test_outcomes(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *auth, *account;
+        enum login_outcome outcome;
+    } cases[] = {
+        {"pam_permit.so", "pam_permit.so", LOGIN_OK},
+        {"pam_deny.so", "pam_permit.so", LOGIN_DENIED},
+        {"pam_permit.so", "pam_deny.so", LOGIN_ACCOUNT},
+        {"pam_debug.so auth=success", "pam_debug.so acct=success", LOGIN_OK},
+        {"pam_debug.so auth=auth_err", "pam_permit.so", LOGIN_DENIED},
+        {"pam_debug.so auth=user_unknown", "pam_permit.so", LOGIN_DENIED},
+        {"pam_debug.so auth=maxtries", "pam_permit.so", LOGIN_DENIED},
+        {"pam_debug.so auth=perm_denied", "pam_permit.so", LOGIN_DENIED},
+        {"pam_debug.so auth=cred_insufficient", "pam_permit.so", LOGIN_DENIED},
+        {"pam_debug.so auth=acct_expired", "pam_permit.so", LOGIN_DENIED},
+        {"pam_debug.so auth=authtok_expired", "pam_permit.so", LOGIN_DENIED},
+        {"pam_debug.so auth=cred_expired", "pam_permit.so", LOGIN_DENIED},
+        {"pam_debug.so auth=new_authtok_reqd", "pam_permit.so", LOGIN_EXPIRED},
+        {"pam_debug.so auth=authinfo_unavail", "pam_permit.so", LOGIN_UNAVAILABLE},
+        {"pam_debug.so auth=service_err", "pam_permit.so", LOGIN_UNAVAILABLE},
+        {"pam_debug.so auth=system_err", "pam_permit.so", LOGIN_UNAVAILABLE},
+        {"pam_debug.so auth=buf_err", "pam_permit.so", LOGIN_UNAVAILABLE},
+        {"pam_debug.so auth=conv_err", "pam_permit.so", LOGIN_UNAVAILABLE},
+        {"pam_debug.so auth=abort", "pam_permit.so", LOGIN_UNAVAILABLE},
+        {"pam_debug.so auth=symbol_err", "pam_permit.so", LOGIN_MISCONFIGURED},
+        {"pam_permit.so", "pam_debug.so acct=new_authtok_reqd", LOGIN_EXPIRED},
+        {"pam_permit.so", "pam_debug.so acct=authtok_expired", LOGIN_EXPIRED},
+        {"pam_permit.so", "pam_debug.so acct=acct_expired", LOGIN_ACCOUNT},
+        {"pam_permit.so", "pam_debug.so acct=perm_denied", LOGIN_ACCOUNT},
+        {"pam_permit.so", "pam_debug.so acct=auth_err", LOGIN_ACCOUNT},
+        {"pam_permit.so", "pam_debug.so acct=user_unknown", LOGIN_DENIED},
+        {"pam_permit.so", "pam_debug.so acct=authinfo_unavail", LOGIN_UNAVAILABLE},
+        {"pam_no_such_module.so", "pam_permit.so", LOGIN_MISCONFIGURED},
+        {"pam_permit.so", "pam_no_such_module.so", LOGIN_MISCONFIGURED},
+    };
+    for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+        stack(cases[i].auth, cases[i].account);
+        enum login_outcome outcome = check("alice", "secret");
+        if (outcome != cases[i].outcome)
+            fail_msg("%s, %s: outcome %u, not %u", cases[i].auth, cases[i].account, outcome,
+                     cases[i].outcome);
+        assert_string_equal(last.name, outcome == LOGIN_OK ? "alice" : "");
+    }
+}
+
+static void test_conversation(void **state)
+{
+    (void)state;
+    static const char *const impossible[] = {"conv=none", "conv=many", "conv=binary", "conv=null"};
+    for (size_t i = 0; i < ARRAY_SIZE(impossible); i++) {
+        stack(ours(impossible[i]), "pam_permit.so");
+        assert_int_equal(check("alice", "secret"), LOGIN_UNAVAILABLE);
+        assert_non_null(strstr(last.problem, "onversation"));
+    }
+    stack(ours("conv=prompt"), "pam_permit.so");
+    assert_int_equal(check("alice", "secret"), LOGIN_OK);
+    assert_string_equal(last.remark, "");
+    stack(ours("conv=text"), "pam_permit.so");
+    assert_int_equal(check("alice", "secret"), LOGIN_OK);
+    assert_string_equal(last.remark, "Your cat\nis on fire");
+    /* "New password:" must not be answered with the old one. */
+    stack("pam_permit.so", ours("account-prompt"));
+    assert_int_equal(check("alice", "secret"), LOGIN_UNAVAILABLE);
+}
+
+static void test_items(void **state)
+{
+    (void)state;
+    char arguments[300];
+    snprintf(arguments, sizeof arguments, "items=%s", in_confdir("items"));
+    stack(ours(arguments), "pam_permit.so");
+    assert_int_equal(check("alice", "secret"), LOGIN_OK);
+    assert_string_equal(read_text("items"),
+                        "service=poplar user=alice rhost=192.0.2.7 tty=poplar ruser=\n");
+}
+
+static void test_rename(void **state)
+{
+    (void)state;
+    char arguments[300] = "rename=", name[PROTO_USER_MAX + 2];
+    stack(ours("rename=bob"), "pam_permit.so");
+    assert_int_equal(check("alice", "secret"), LOGIN_OK);
+    assert_string_equal(last.name, "bob");
+    stack(ours("rename=../../etc/x"), "pam_permit.so");
+    assert_int_equal(check("alice", "secret"), LOGIN_OK);
+    assert_string_equal(last.name, "../../etc/x"); /* canonical_finish() refuses it */
+    memset(name, 'x', sizeof name - 1);
+    name[sizeof name - 1] = '\0';
+    snprintf(arguments, sizeof arguments, "rename=%s", name);
+    stack(ours(arguments), "pam_permit.so");
+    assert_int_equal(check("alice", "secret"), LOGIN_OK);
+    assert_string_equal(last.name, "");
+}
+
+/* Not one octet of a password is changed on its way. */
+static void test_blanks_in_passwords(void **state)
+{
+    (void)state;
+    stack(ours("[expect=  a~b  c ]"), "pam_permit.so");
+    assert_int_equal(check("alice", "  a\tb  c "), LOGIN_OK);
+    assert_int_equal(check("alice", "a\tb  c"), LOGIN_DENIED);
+    stack(ours("expect=\\%n\xff"), "pam_permit.so");
+    assert_int_equal(check("alice", "\\%n\xff"), LOGIN_OK);
+}
+
+static void test_matrix(void **state)
+{
+    (void)state;
+    char line[600];
+    glob_t found;
+    if (glob("/usr/lib*/{,*/}pam_wrapper/pam_matrix.so", GLOB_BRACE, NULL, &found) != 0)
+        skip(); /* package libpam-wrapper */
+    snprintf(line, sizeof line, "%s passdb=%s", found.gl_pathv[0], in_confdir("passdb"));
+    globfree(&found);
+    stack(line, line);
+    write_text("passdb", "alice:right:poplar\n");
+    assert_int_equal(check("alice", "right"), LOGIN_OK);
+    assert_int_equal(check("alice", "wrong"), LOGIN_DENIED);
+    assert_int_equal(check("alice", "right "), LOGIN_DENIED);
+    assert_int_equal(check("carol", "right"), LOGIN_DENIED);
+}
+
+static bool is_mapped(void)
+{
+    char line[5000];
+    bool found = false;
+    FILE *maps = fopen("/proc/self/maps", "re");
+    while (!found && fgets(line, sizeof line, maps))
+        found = strstr(line, "pam_poplar_test.so") != NULL;
+    fclose(maps);
+    return found;
+}
+
+/* The pin keeps modules mapped, and a change of the file counts from the next login on. */
+static void test_pins(void **state)
+{
+    (void)state;
+    struct pam_pins pins = {0};
+    stack(ours(""), "pam_permit.so");
+    assert_int_equal(check("alice", "secret"), LOGIN_OK);
+    assert_false(is_mapped());
+    pam_pins_add(&pins, "poplar", confdir);
+    pam_pins_add(&pins, "poplar", confdir);
+    assert_int_equal(pins.n, 1);
+    assert_true(is_mapped());
+    assert_int_equal(check("alice", "secret"), LOGIN_OK);
+    assert_true(is_mapped());
+
+    stack("pam_deny.so", "pam_permit.so");
+    assert_int_equal(check("alice", "secret"), LOGIN_DENIED);
+    stack(ours("rename=bob"), "pam_permit.so");
+    assert_int_equal(check("alice", "secret"), LOGIN_OK);
+    assert_string_equal(last.name, "bob");
+    pam_pins_release(&pins);
+    assert_false(is_mapped());
+}
+
+static void test_find_service(void **state)
+{
+    (void)state;
+    char problem[400] = "";
+    write_text("empty", "");
+    assert_return_code(mkdir(in_confdir("directory"), 0700), errno);
+    stack("pam_permit.so", "pam_permit.so");
+    assert_true(pam_service_find("poplar", confdir, problem, sizeof problem));
+    assert_true(pam_service_find("Poplar", confdir, problem, sizeof problem)); /* as PAM does */
+    assert_string_equal(problem, "");
+    static const char *const wrong[] = {"missing", "empty", "directory", "../poplar", ".", ""};
+    for (size_t i = 0; i < ARRAY_SIZE(wrong); i++) {
+        problem[0] = '\0';
+        assert_false(pam_service_find(wrong[i], confdir, problem, sizeof problem));
+        assert_non_null(strstr(problem, "pam_service"));
+    }
+    assert_false(pam_service_find("missing", confdir, problem, sizeof problem));
+    assert_non_null(strstr(problem, confdir));
+    assert_false(pam_service_find("poplar-no-such-service", NULL, problem, sizeof problem));
+    assert_non_null(strstr(problem, "/etc/pam.d/poplar-no-such-service"));
+    assert_true(pam_service_find("other", NULL, problem, sizeof problem));
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_outcomes),
+        cmocka_unit_test(test_conversation),
+        cmocka_unit_test(test_items),
+        cmocka_unit_test(test_rename),
+        cmocka_unit_test(test_blanks_in_passwords),
+        cmocka_unit_test(test_matrix),
+        cmocka_unit_test(test_pins),
+        cmocka_unit_test(test_find_service),
+    };
+    return cmocka_run_group_tests_name("pam", tests, set_up_group, tear_down_group);
+}
