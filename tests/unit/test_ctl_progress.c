@@ -33,7 +33,7 @@ static void shows_a_bar(void **state)
     p.messages = 1;
     expect_line(
         &p, 79,
-        "importing [##########..............................]  25%  1 message             ");
+        "importing [##########..............................]  25%  1 message           ");
 }
 
 static void leaves_out_what_does_not_fit(void **state)
