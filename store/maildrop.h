@@ -119,9 +119,6 @@ enum store_outcome maildrop_next(struct maildrop *maildrop, int64_t after,
 /* Octets of the header of a message with the empty line that ends it, for TOP. */
 enum store_outcome maildrop_header_size(struct maildrop *maildrop, int64_t id, uint64_t *octets);
 
-/* When a message was received, in seconds since the epoch (poplarctl's list and export). */
-enum store_outcome maildrop_received(struct maildrop *maildrop, int64_t id, int64_t *received);
-
 /* Up to `size` octets of a message's content from `offset` on; `got` is less than `size` only where
  * the message ends. Cheapest in whole chunks (MAILDROP_CHUNK_SIZE). Messages that can still be
  * restored can be read. */
