@@ -31,9 +31,8 @@ static void shows_a_bar(void **state)
                 "importing [######....................]  25%  1234 messages  2.5 MB/s  0:06 left");
     p.elapsed_ms = 500;
     p.messages = 1;
-    expect_line(
-        &p, 79,
-        "importing [##########..............................]  25%  1 message           ");
+    expect_line(&p, 79,
+                "importing [##########..............................]  25%  1 message           ");
 }
 
 static void leaves_out_what_does_not_fit(void **state)
