@@ -1,0 +1,678 @@
+/*
+ * worker_harness.h - plays the master, auth and the client against a real nursery and a real worker
+ * in its real sandbox, with a real maildrop. For tests; runs as whoever runs the tests.
+ *
+ * A test is written from the client's side: say() something, expect() lines. While it waits for the
+ * client's lines, the harness answers the worker as the master and auth would, by what `auth` of
+ * the struct harness says, and notes what it was asked. expect_end() checks how the session ended.
+ *
+ *     struct harness h;
+ *     harness_start(&h, (const char *[]){"tls.required=no", NULL});
+ *     harness_deliver(&h, "Subject: x\r\n\r\nbody\r\n");
+ *     harness_connect(&h, DOOR_POP3, "192.0.2.1");
+ *     expect(&h, "+OK Poplar at ");
+ *     say(&h, "USER alice\r\nPASS secret\r\n");
+ *     ...
+ *     harness_stop(&h);
+ */
+#ifndef POPLAR_TESTS_UNIT_WORKER_HARNESS_H
+#define POPLAR_TESTS_UNIT_WORKER_HARNESS_H
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include "certificates.h"
+#include "daemon/base.h"
+#include "daemon/channel.h"
+#include "store/maildrop.h"
+#include "worker/nursery.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <openssl/err.h>
+#include <openssl/ssl.h>
+#include <poll.h>
+#include <sqlite3.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+enum { HARNESS_PATIENCE_MS = 10000 };
+
+/* Played auth and master: what they answer, and what they saw. */
+struct played {
+    uint32_t verdict; /* enum login_outcome, for every login */
+    uint32_t refusal; /* enum login_refusal instead of an exchange; 0: none */
+    bool dies;        /* the exchange ends without a verdict */
+    bool last;        /* PROTO_SETTLED says so */
+    int stale;        /* grants to hand out with an unlinked -wal */
+    unsigned asked;   /* exchanges begun */
+    unsigned again;   /* grants asked for again */
+    char user[PROTO_USER_MAX + 1], mechanism[32];
+    char secret[PROTO_PASSWORD_MAX + 1];
+    size_t secret_size;
+};
+
+/* PROTO_SUMMARY, and how the process ended. */
+struct summary {
+    bool given;
+    uint32_t end;
+    uint64_t retrieved, deleted, in, out;
+    char tls[16], cipher[64], detail[300];
+};
+
+struct harness {
+    struct channel nursery;
+    pid_t nursery_pid;
+    char folder[64]; /* of the one maildrop */
+
+    struct channel worker;
+    pid_t worker_pid;
+    struct channel exchange; /* auth's end */
+    bool granting;           /* this exchange is for a grant only */
+    struct played auth;
+    struct summary summary;
+
+    int client;
+    SSL *tls;
+    SSL_CTX *tls_context;
+    char input[1 << 16];
+    size_t held;
+    bool closed; /* the worker closed the connection */
+    struct message m;
+};
+
+/* ---- the maildrop ---- */
+
+static inline int harness_file(const struct harness *h, enum maildrop_file file, int flags)
+{
+    char path[128];
+    snprintf(path, sizeof path, "%s/%s", h->folder, maildrop_file_names[file]);
+    int fd = open(path, flags | O_CLOEXEC, 0600);
+    assert_true(fd >= 0);
+    return fd;
+}
+
+static inline void harness_make_maildrop(struct harness *h)
+{
+    snprintf(h->folder, sizeof h->folder, "/tmp/poplar-test-XXXXXX");
+    assert_non_null(mkdtemp(h->folder));
+    for (int i = 0; i < MAILDROP_FILES; i++) {
+        int fd = harness_file(h, (enum maildrop_file)i, O_RDWR | O_CREAT);
+        if (i == MAILDROP_DB)
+            assert_int_equal(write(fd, maildrop_template, maildrop_template_size),
+                             maildrop_template_size);
+        close(fd);
+    }
+}
+
+static inline void harness_remove_maildrop(const struct harness *h)
+{
+    char path[128];
+    for (int i = 0; i < MAILDROP_FILES; i++) {
+        snprintf(path, sizeof path, "%s/%s", h->folder, maildrop_file_names[i]);
+        unlink(path);
+    }
+    rmdir(h->folder);
+}
+
+/* What auth would grant; false when another session holds the lock. */
+static inline bool harness_grant(const struct harness *h, bool session, int files[MAILDROP_FILES])
+{
+    struct flock byte = {
+        .l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = MAILDROP_LOCK_SESSION, .l_len = 1};
+    for (int i = 0; i < MAILDROP_FILES; i++)
+        files[i] = harness_file(h, (enum maildrop_file)i, O_RDWR);
+    if (!session || fcntl(files[MAILDROP_LOCK], F_OFD_SETLK, &byte) == 0)
+        return true;
+    for (int i = 0; i < MAILDROP_FILES; i++)
+        close(files[i]);
+    return false;
+}
+
+/* What a plain SQLite does that closes a maildrop last: -wal and -shm are unlinked. The next opener
+ * makes new ones. */
+static inline void harness_replace_wal(const struct harness *h)
+{
+    char path[128];
+    sqlite3 *db;
+    snprintf(path, sizeof path, "%s/%s", h->folder, maildrop_file_names[MAILDROP_DB]);
+    assert_int_equal(sqlite3_open_v2(path, &db, SQLITE_OPEN_READWRITE, "unix"), SQLITE_OK);
+    assert_int_equal(sqlite3_exec(db, "PRAGMA wal_checkpoint(TRUNCATE)", NULL, NULL, NULL),
+                     SQLITE_OK);
+    sqlite3_close(db);
+    snprintf(path, sizeof path, "%s/%s", h->folder, maildrop_file_names[MAILDROP_WAL]);
+    assert_int_equal(access(path, F_OK), -1);
+    close(harness_file(h, MAILDROP_WAL, O_RDWR | O_CREAT));
+    close(harness_file(h, MAILDROP_SHM, O_RDWR | O_CREAT));
+}
+
+struct harness_text {
+    const char *at;
+    size_t left;
+};
+
+static inline ssize_t harness_read_text(void *context, void *buffer, size_t size)
+{
+    struct harness_text *text = context;
+    size_t n = size < text->left ? size : text->left;
+    memcpy(buffer, text->at, n);
+    text->at += n;
+    text->left -= n;
+    return (ssize_t)n;
+}
+
+static inline void harness_deliver_octets(struct harness *h, const void *octets, size_t size)
+{
+    int files[MAILDROP_FILES];
+    struct maildrop *maildrop;
+    struct harness_text text = {octets, size};
+    const struct maildrop_delivery delivery = {0};
+    assert_true(harness_grant(h, false, files));
+    assert_int_equal(maildrop_open(files, &maildrop), STORE_OK);
+    assert_int_equal(maildrop_deliver(maildrop, &delivery, harness_read_text, &text, NULL),
+                     STORE_OK);
+    maildrop_close(maildrop);
+}
+
+static inline void harness_deliver(struct harness *h, const char *text)
+{
+    harness_deliver_octets(h, text, strlen(text));
+}
+
+/* Visible messages, read by somebody else than the worker. */
+static inline uint64_t harness_count(const struct harness *h)
+{
+    int files[MAILDROP_FILES];
+    struct maildrop *maildrop;
+    struct maildrop_totals totals;
+    assert_true(harness_grant(h, false, files));
+    assert_int_equal(maildrop_open(files, &maildrop), STORE_OK);
+    assert_int_equal(maildrop_totals(maildrop, &totals), STORE_OK);
+    maildrop_close(maildrop);
+    return totals.messages;
+}
+
+/* ---- the nursery ---- */
+
+static inline void harness_send(struct channel *c, struct message *m)
+{
+    assert_int_equal(channel_send(c, m, true), CHANNEL_OK);
+    message_clear(m);
+}
+
+/* "section.key=value" */
+static inline void harness_send_setting(struct harness *h, const char *setting)
+{
+    char section[32], key[64];
+    const char *dot = strchr(setting, '.'), *equals = strchr(setting, '=');
+    snprintf(section, sizeof section, "%.*s", (int)(dot - setting), setting);
+    snprintf(key, sizeof key, "%.*s", (int)(equals - dot - 1), dot + 1);
+    message_begin(&h->m, PROTO_SETTING);
+    message_put_text(&h->m, "test");
+    message_put_text(&h->m, section);
+    message_put_text(&h->m, "");
+    message_put_text(&h->m, key);
+    message_put_text(&h->m, equals + 1);
+    harness_send(&h->nursery, &h->m);
+}
+
+/* The names of [tls NAME]; the second host needs a certificate of its own. */
+static inline void harness_send_certificate(struct harness *h, const char *name, const char *host)
+{
+    char chain_path[128], key_path[128];
+    int fds[2];
+    certificate_make(host, fds);
+    snprintf(chain_path, sizeof chain_path, "/test/%s.pem", host);
+    snprintf(key_path, sizeof key_path, "/test/%s.key", host);
+    const char *const settings[][2] = {{"certificate", chain_path}, {"key", key_path}};
+    for (int i = 0; i < 2; i++) {
+        message_begin(&h->m, PROTO_SETTING);
+        message_put_text(&h->m, "test");
+        message_put_text(&h->m, "tls");
+        message_put_text(&h->m, name);
+        message_put_text(&h->m, settings[i][0]);
+        message_put_text(&h->m, settings[i][1]);
+        harness_send(&h->nursery, &h->m);
+    }
+    message_begin(&h->m, PROTO_CERTIFICATE);
+    message_put_text(&h->m, name);
+    message_put_text(&h->m, chain_path);
+    message_put_fd(&h->m, fds[0]);
+    message_put_fd(&h->m, fds[1]);
+    assert_int_equal(channel_send(&h->nursery, &h->m, true), CHANNEL_OK);
+    close(fds[0]);
+    close(fds[1]);
+}
+
+/* The next record of a type from nursery or worker; log lines before it are printed. */
+static inline void harness_receive(struct channel *c, struct message *m, enum proto_type type)
+{
+    for (;;) {
+        struct pollfd readable = {.fd = c->fd, .events = POLLIN};
+        const char *fault = "";
+        assert_int_equal(poll(&readable, 1, HARNESS_PATIENCE_MS), 1);
+        enum channel_outcome outcome = channel_receive(c, m, true, &fault);
+        if (outcome != CHANNEL_OK)
+            print_message("channel: %d %s\n", (int)outcome, fault);
+        assert_int_equal(outcome, CHANNEL_OK);
+        if (m->rule->type == type)
+            return;
+        assert_int_equal(m->rule->type, PROTO_LOG);
+        char text[1024];
+        message_get_u32(m);
+        assert_true(message_get_text(m, text, sizeof text));
+        print_message("nursery: %s\n", text);
+        message_clear(m);
+    }
+}
+
+static inline void harness_begin(struct harness *h, const char *const *settings)
+{
+    int ends[2];
+    memset(h, 0, sizeof *h);
+    h->client = h->worker.fd = h->exchange.fd = -1;
+    signal(SIGPIPE, SIG_IGN);
+    assert_int_equal(maildrop_library_init(false), STORE_OK);
+    harness_make_maildrop(h);
+    assert_int_equal(channel_pair(ends, true), 0);
+    h->nursery_pid = fork();
+    if (h->nursery_pid == 0) {
+        dup2(ends[1], PROTO_FD_CONTROL);
+        close_range(PROTO_FD_CLIENT, ~0U, 0);
+        nursery_live();
+    }
+    close(ends[1]);
+    channel_open(&h->nursery, ends[0], ROLE_MASTER, ROLE_NURSERY, STATE_STARTING);
+    if (geteuid() == 0)
+        harness_send_setting(h, "server.worker_user=nobody");
+    harness_send_setting(h, "server.hostname=mail.example.org");
+    harness_send_setting(h, "server.run_dir=/tmp");
+    for (; *settings; settings++)
+        harness_send_setting(h, *settings);
+}
+
+static inline void harness_finish_start(struct harness *h)
+{
+    message_begin(&h->m, PROTO_START);
+    message_put_u32(&h->m, 7);
+    message_put_u32(&h->m, 1);
+    harness_send(&h->nursery, &h->m);
+    harness_receive(&h->nursery, &h->m, PROTO_READY);
+    assert_int_equal(message_get_u64(&h->m), proto_fingerprint());
+    message_clear(&h->m);
+    h->nursery.state = STATE_IDLE;
+}
+
+/* A nursery with certificates for mail.example.org and *.example.net. */
+static inline void harness_start(struct harness *h, const char *const *settings)
+{
+    harness_begin(h, settings);
+    harness_send_certificate(h, "", "mail.example.org");
+    harness_send_certificate(h, "net", "*.example.net");
+    harness_finish_start(h);
+}
+
+/* One without any certificate. */
+static inline void harness_start_clear(struct harness *h, const char *const *settings)
+{
+    harness_begin(h, settings);
+    harness_finish_start(h);
+}
+
+/* ---- master and auth, while the client waits ---- */
+
+static inline void played_verdict(struct harness *h)
+{
+    int files[MAILDROP_FILES];
+    uint32_t verdict = h->auth.verdict;
+    if (h->auth.dies) {
+        channel_close(&h->exchange);
+        return;
+    }
+    if (verdict == LOGIN_OK && !harness_grant(h, true, files))
+        verdict = LOGIN_IN_USE;
+    if (verdict == LOGIN_OK && h->auth.stale > 0) {
+        h->auth.stale--;
+        harness_replace_wal(h);
+    }
+    message_begin(&h->m, PROTO_VERDICT);
+    message_put_u32(&h->m, verdict);
+    message_put_text(&h->m, h->auth.user);
+    for (int i = 0; verdict == LOGIN_OK && i < MAILDROP_FILES; i++)
+        message_put_fd(&h->m, files[i]);
+    assert_int_equal(channel_send(&h->exchange, &h->m, true), CHANNEL_OK);
+    for (int i = 0; verdict == LOGIN_OK && i < MAILDROP_FILES; i++)
+        close(files[i]);
+    channel_close(&h->exchange);
+    if (verdict == LOGIN_OK)
+        h->worker.state = STATE_MAIL;
+}
+
+static inline void played_begin(struct harness *h)
+{
+    size_t size;
+    assert_int_equal(channel_receive(&h->exchange, &h->m, true, NULL), CHANNEL_OK);
+    assert_int_equal(h->m.rule->type, PROTO_BEGIN);
+    assert_true(message_get_text(&h->m, h->auth.mechanism, sizeof h->auth.mechanism));
+    assert_true(message_get_text(&h->m, h->auth.user, sizeof h->auth.user));
+    const unsigned char *secret = message_get_octets(&h->m, &size);
+    assert_true(size <= PROTO_PASSWORD_MAX);
+    memcpy(h->auth.secret, secret, size);
+    h->auth.secret[size] = '\0';
+    h->auth.secret_size = size;
+    message_clear(&h->m);
+    h->auth.asked++;
+    played_verdict(h);
+    if (h->worker.state != STATE_LOGIN)
+        return;
+    message_begin(&h->m, PROTO_SETTLED);
+    message_put_u32(&h->m, h->auth.last);
+    harness_send(&h->worker, &h->m);
+    h->worker.state = STATE_CLIENT;
+}
+
+static inline void played_exchange(struct harness *h)
+{
+    int ends[2];
+    assert_int_equal(channel_pair(ends, false), 0);
+    message_begin(&h->m, PROTO_EXCHANGE);
+    message_put_fd(&h->m, ends[0]);
+    assert_int_equal(channel_send(&h->worker, &h->m, true), CHANNEL_OK);
+    close(ends[0]);
+    channel_open(&h->exchange, ends[1], ROLE_AUTH, ROLE_WORKER, STATE_EXCHANGE);
+    if (h->worker.state == STATE_MAIL)
+        played_verdict(h);
+    else
+        played_begin(h);
+}
+
+static inline void played_login(struct harness *h)
+{
+    if (h->worker.state == STATE_CLIENT)
+        h->worker.state = STATE_LOGIN;
+    else
+        h->auth.again++;
+    if (h->auth.refusal == 0) {
+        played_exchange(h);
+        return;
+    }
+    message_begin(&h->m, PROTO_LOGIN_REFUSED);
+    message_put_u32(&h->m, h->auth.refusal);
+    harness_send(&h->worker, &h->m);
+    h->worker.state = STATE_CLIENT;
+}
+
+static inline void played_summary(struct harness *h)
+{
+    struct summary *s = &h->summary;
+    s->given = true;
+    s->end = message_get_u32(&h->m);
+    s->retrieved = message_get_u64(&h->m);
+    s->deleted = message_get_u64(&h->m);
+    s->in = message_get_u64(&h->m);
+    s->out = message_get_u64(&h->m);
+    assert_true(message_get_text(&h->m, s->tls, sizeof s->tls));
+    assert_true(message_get_text(&h->m, s->cipher, sizeof s->cipher));
+    assert_true(message_get_text(&h->m, s->detail, sizeof s->detail));
+}
+
+/* One record from the worker, answered. */
+static inline void played_master(struct harness *h)
+{
+    const char *fault = "";
+    enum channel_outcome outcome = channel_receive(&h->worker, &h->m, false, &fault);
+    if (outcome == CHANNEL_END)
+        channel_close(&h->worker);
+    if (outcome == CHANNEL_BAD)
+        fail_msg("the worker sent a record %s", fault);
+    if (outcome != CHANNEL_OK)
+        return;
+    enum proto_type type = h->m.rule->type;
+    if (type == PROTO_SUMMARY)
+        played_summary(h);
+    message_clear(&h->m);
+    if (type == PROTO_LOGIN_WANTED || type == PROTO_GRANT_AGAIN)
+        played_login(h);
+}
+
+/* ---- the client ---- */
+
+static const unsigned char harness_ticket_key[PROTO_TICKET_KEY_SIZE] =
+    "a ticket key, for tests only";
+
+/* A new worker with a new client. */
+static inline void harness_connect(struct harness *h, enum proto_door door, const char *peer)
+{
+    int ends[2], sockets[2];
+    assert_int_equal(channel_pair(ends, true), 0);
+    message_begin(&h->m, PROTO_FORK);
+    message_put_fd(&h->m, ends[1]);
+    assert_int_equal(channel_send(&h->nursery, &h->m, true), CHANNEL_OK);
+    close(ends[1]);
+    channel_open(&h->worker, ends[0], ROLE_MASTER, ROLE_WORKER, STATE_STARTING);
+    harness_receive(&h->worker, &h->m, PROTO_READY);
+    h->worker_pid = h->m.sender;
+    message_clear(&h->m);
+    h->worker.state = STATE_IDLE;
+
+    assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, sockets),
+                     0);
+    h->client = sockets[0];
+    message_begin(&h->m, PROTO_ASSIGN);
+    message_put_u64(&h->m, 1);
+    message_put_u32(&h->m, door);
+    message_put_text(&h->m, "192.0.2.100");
+    message_put_text(&h->m, peer);
+    message_put_octets(&h->m, harness_ticket_key, sizeof harness_ticket_key);
+    message_put_octets(&h->m, "", 0);
+    message_put_fd(&h->m, sockets[1]);
+    assert_int_equal(channel_send(&h->worker, &h->m, true), CHANNEL_OK);
+    close(sockets[1]);
+    h->worker.state = STATE_CLIENT;
+    h->auth = (struct played){0};
+    h->summary = (struct summary){0};
+    h->held = 0;
+    h->closed = false;
+}
+
+/* Let master and auth act, and wait for the client's socket, once. */
+static inline void harness_pump(struct harness *h, short events)
+{
+    struct pollfd watched[] = {{.fd = h->client, .events = events},
+                               {.fd = h->worker.fd, .events = POLLIN}};
+    if (poll(watched, 2, HARNESS_PATIENCE_MS) < 1)
+        fail_msg("nothing happens; held: '%.*s'", (int)h->held, h->input);
+    if (watched[1].revents)
+        played_master(h);
+}
+
+static inline void say_octets(struct harness *h, const void *octets, size_t size)
+{
+    const char *at = octets;
+    while (size > 0 && !h->closed) {
+        ssize_t done = h->tls ? SSL_write(h->tls, at, (int)size) : write(h->client, at, size);
+        if (done > 0) {
+            at += done;
+            size -= (size_t)done;
+        } else if (!h->tls && errno != EAGAIN) {
+            return; /* the worker closed; what it said first can still be read */
+        } else {
+            harness_pump(h, POLLOUT);
+        }
+    }
+}
+
+static inline void say(struct harness *h, const char *text)
+{
+    say_octets(h, text, strlen(text));
+}
+
+/* Take in what the worker sent; notes when it closed. */
+static inline void harness_take(struct harness *h)
+{
+    size_t space = sizeof h->input - h->held;
+    char *to = h->input + h->held;
+    ssize_t got = h->tls ? SSL_read(h->tls, to, (int)space) : read(h->client, to, space);
+    if (got > 0) {
+        h->held += (size_t)got;
+        return;
+    }
+    bool again = h->tls ? SSL_get_error(h->tls, (int)got) == SSL_ERROR_WANT_READ
+                        : got < 0 && errno == EAGAIN;
+    if (again)
+        harness_pump(h, POLLIN);
+    else
+        h->closed = true;
+}
+
+/* The next line with its end, NUL-ended; "" when the connection was closed instead. */
+static inline const char *hear(struct harness *h, char *line, size_t size)
+{
+    for (;;) {
+        char *end = memchr(h->input, '\n', h->held);
+        size_t length = end ? (size_t)(end - h->input) + 1 : 0;
+        if (length > 0) {
+            assert_true(length < size);
+            memcpy(line, h->input, length);
+            line[length] = '\0';
+            h->held -= length;
+            memmove(h->input, h->input + length, h->held);
+            return line;
+        }
+        if (h->closed) {
+            line[0] = '\0';
+            return line;
+        }
+        harness_take(h);
+    }
+}
+
+/* The next line begins like this. */
+static inline void expect_at(struct harness *h, const char *beginning, const char *file, int where)
+{
+    char line[4096];
+    hear(h, line, sizeof line);
+    if (strncmp(line, beginning, strlen(beginning)) != 0 || line[0] == '\0') {
+        print_error("%s:%d: expected '%s', heard '%s'\n", file, where, beginning, line);
+        fail();
+    }
+}
+#define expect(h, beginning) expect_at(h, beginning, __FILE__, __LINE__)
+
+/* A multi-line reply up to its ".", as it came, without its first line. Freed by the caller. */
+static inline char *hear_lines(struct harness *h, size_t *size)
+{
+    char line[sizeof h->input];
+    char *all = NULL;
+    *size = 0;
+    for (;;) {
+        hear(h, line, sizeof line);
+        assert_true(line[0] != '\0');
+        if (strcmp(line, ".\r\n") == 0)
+            break;
+        size_t length = strlen(line);
+        all = base_realloc(all, *size + length + 1);
+        memcpy(all + *size, line, length + 1);
+        *size += length;
+    }
+    return all ? all : base_strdup("");
+}
+
+static inline void expect_lines(struct harness *h, const char *expected)
+{
+    size_t size;
+    char *all = hear_lines(h, &size);
+    assert_string_equal(all, expected);
+    free(all);
+}
+
+/* Begin TLS as a client; the server's name by SNI, or NULL. */
+static inline void harness_start_tls(struct harness *h, const char *name, int version)
+{
+    h->tls_context = SSL_CTX_new(TLS_client_method());
+    SSL_CTX_set_mode(h->tls_context, SSL_MODE_AUTO_RETRY | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER);
+    SSL_CTX_set_max_proto_version(h->tls_context, version);
+    h->tls = SSL_new(h->tls_context);
+    SSL_set_fd(h->tls, h->client);
+    if (name)
+        SSL_set_tlsext_host_name(h->tls, name);
+    for (;;) {
+        int result = SSL_connect(h->tls);
+        if (result == 1)
+            return;
+        if (SSL_get_error(h->tls, result) != SSL_ERROR_WANT_READ) {
+            h->closed = true;
+            return;
+        }
+        harness_pump(h, POLLIN);
+    }
+}
+
+static inline void harness_log_in(struct harness *h)
+{
+    say(h, "USER alice\r\nPASS secret\r\n");
+    expect(h, "+OK");
+    expect(h, "+OK");
+}
+
+static inline void harness_hang_up(struct harness *h)
+{
+    SSL_free(h->tls);
+    SSL_CTX_free(h->tls_context);
+    h->tls = NULL;
+    h->tls_context = NULL;
+    base_close(h->client);
+    h->client = -1;
+}
+
+/* The worker's summary says why it ended, and it exited by itself. */
+static inline void expect_end_at(struct harness *h, enum session_end end, const char *file,
+                                 int where)
+{
+    int status;
+    harness_hang_up(h);
+    while (h->worker.fd >= 0)
+        harness_pump(h, 0);
+    assert_int_equal(waitpid(h->worker_pid, &status, 0), h->worker_pid);
+    if (!WIFEXITED(status) || WEXITSTATUS(status) != 0 || !h->summary.given ||
+        h->summary.end != (uint32_t)end) {
+        print_error("%s:%d: expected end %s, got %s (%s), wait status %x\n", file, where,
+                    proto_end_name(end), proto_end_name(h->summary.end), h->summary.detail,
+                    (unsigned)status);
+        fail();
+    }
+}
+#define expect_end(h, end) expect_end_at(h, end, __FILE__, __LINE__)
+
+/* The worker has nothing more to say and closes; then as expect_end(). */
+static inline void expect_close_at(struct harness *h, enum session_end end, const char *file,
+                                   int where)
+{
+    char line[4096];
+    hear(h, line, sizeof line);
+    if (line[0] != '\0' || h->held > 0) {
+        print_error("%s:%d: expected the end, heard '%s'\n", file, where, line);
+        fail();
+    }
+    expect_end_at(h, end, file, where);
+}
+#define expect_close(h, end) expect_close_at(h, end, __FILE__, __LINE__)
+
+static inline void harness_stop(struct harness *h)
+{
+    int status;
+    channel_close(&h->nursery);
+    assert_int_equal(waitpid(h->nursery_pid, &status, 0), h->nursery_pid);
+    assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+    harness_remove_maildrop(h);
+}
+
+#endif
