@@ -1,0 +1,292 @@
+/*
+ * test_ctl_import.c - poplarctl import, message add and export from end to end, on maildrops of our
+ * own: the corpus comes out as it went in, and what fails leaves what it says.
+ *
+ * Runs as anybody: the store user is whoever runs it. Reads tests/corpus from the repository's
+ * root.
+ */
+#include "store/ctl.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <glob.h>
+#include <pwd.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sysexits.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+enum { WORDS_MAX = 512 };
+
+static char folder[] = "/tmp/poplar-test-ctl-XXXXXX";
+static struct config *config;
+
+static char *in_folder(const char *name)
+{
+    return base_format("%s/%s", folder, name);
+}
+
+static void set(const char *section, const char *key, const char *value)
+{
+    char error[300];
+    if (!config_set(config, section, "", key, value, error, sizeof error))
+        fail_msg("%s", error);
+}
+
+static int enter(void **state)
+{
+    (void)state;
+    const struct passwd *self = getpwuid(geteuid());
+    if (!self || !mkdtemp(folder) || access("tests/corpus", R_OK) < 0)
+        return -1;
+    config = config_new();
+    set("server", "state_dir", folder);
+    set("server", "store_user", self->pw_name);
+    set("auth", "canonical", "pam");
+    set("auth", "require_nss", "no");
+    return 0;
+}
+
+static int leave(void **state)
+{
+    (void)state;
+    char *command = base_format("rm -rf %s", folder);
+    int status = system(command);
+    free(command);
+    config_free(config);
+    return status;
+}
+
+/* Run a command; `printed` gets what it wrote to stdout. */
+static int run(int (*command)(struct ctl *), unsigned options, const char **words, char *printed,
+               size_t size)
+{
+    struct ctl ctl = {.options = options, .config = config, .words = words};
+    char *path = in_folder("output");
+    while (words[ctl.n_words])
+        ctl.n_words++;
+    fflush(stdout);
+    int kept = dup(STDOUT_FILENO), file = open(path, O_RDWR | O_CREAT | O_TRUNC, 0600);
+    dup2(file, STDOUT_FILENO);
+    int status = command(&ctl);
+    fflush(stdout);
+    dup2(kept, STDOUT_FILENO);
+    close(kept);
+    ssize_t got = pread(file, printed, size - 1, 0);
+    printed[got > 0 ? got : 0] = '\0';
+    close(file);
+    free(path);
+    return status;
+}
+
+static void expect(int (*command)(struct ctl *), unsigned options, const char **words, int status,
+                   const char *wanted)
+{
+    char printed[512];
+    assert_int_equal(run(command, options, words, printed, sizeof printed), status);
+    assert_string_equal(printed, wanted);
+}
+
+static char *put(const char *name, const char *text)
+{
+    char *path = in_folder(name);
+    FILE *file = fopen(path, "w");
+    assert_non_null(file);
+    fputs(text, file);
+    fclose(file);
+    return path;
+}
+
+static char *read_whole(const char *path, size_t *size)
+{
+    struct stat about;
+    int fd = open(path, O_RDONLY);
+    assert_true(fd >= 0 && fstat(fd, &about) == 0);
+    char *octets = base_alloc((size_t)about.st_size + 1);
+    assert_int_equal(read(fd, octets, (size_t)about.st_size), about.st_size);
+    close(fd);
+    *size = (size_t)about.st_size;
+    return octets;
+}
+
+/* What must come back: an independent, slow reading of the rule for line ends. */
+static char *as_stored(const char *in, size_t size, size_t *stored)
+{
+    char *out = base_alloc(2 * size + 2);
+    size_t n = 0;
+    for (size_t i = 0; i < size; i++) {
+        if (in[i] == '\n' && (i == 0 || in[i - 1] != '\r'))
+            out[n++] = '\r';
+        out[n++] = in[i];
+    }
+    if (n > 0 && out[n - 1] != '\n') {
+        out[n++] = '\r';
+        out[n++] = '\n';
+    }
+    *stored = n;
+    return out;
+}
+
+static void expect_same(const char *source, const char *exported, bool crlf)
+{
+    size_t size, wanted_size, got_size;
+    char *in = read_whole(source, &size), *got = read_whole(exported, &got_size);
+    char *wanted = as_stored(in, size, &wanted_size);
+    if (!crlf) {
+        char *again = as_stored(got, got_size, &got_size);
+        free(got);
+        got = again;
+    }
+    if (got_size != wanted_size || memcmp(got, wanted, got_size) != 0)
+        fail_msg("%s came back changed as %s", source, exported);
+    free(in);
+    free(got);
+    free(wanted);
+}
+
+static void corpus_comes_back(void **state)
+{
+    (void)state;
+    const char *words[WORDS_MAX] = {"corpus"};
+    glob_t sources = {0}, exported = {0};
+    char printed[200], wanted[200];
+    assert_int_equal(glob("tests/corpus/*/*.eml", 0, NULL, &sources), 0);
+    assert_true(sources.gl_pathc > 200 && sources.gl_pathc < WORDS_MAX - 1);
+    for (size_t i = 0; i < sources.gl_pathc; i++)
+        words[i + 1] = sources.gl_pathv[i];
+    assert_int_equal(run(ctl_import, CTL_DRY_RUN, words, wanted, sizeof wanted), 0);
+    assert_int_equal(run(ctl_import, 0, words, printed, sizeof printed), 0);
+    assert_string_equal(printed + strlen("imported"), wanted + strlen("would import"));
+
+    for (int crlf = 0; crlf < 2; crlf++) {
+        char *target = in_folder(crlf ? "out-crlf" : "out"), *all = base_format("%s/new/*", target);
+        const char *to[] = {"corpus", target, NULL};
+        assert_int_equal(run(ctl_export, crlf ? CTL_CRLF : 0, to, printed, sizeof printed), 0);
+        assert_string_equal(printed + strlen("exported"), wanted + strlen("would import"));
+        assert_int_equal(glob(all, 0, NULL, &exported), 0);
+        assert_int_equal(exported.gl_pathc, sources.gl_pathc);
+        for (size_t i = 0; i < sources.gl_pathc; i++)
+            expect_same(sources.gl_pathv[i], exported.gl_pathv[i], crlf);
+        globfree(&exported);
+        free(target);
+        free(all);
+    }
+    globfree(&sources);
+}
+
+static void wrong_path_leaves_nothing(void **state)
+{
+    (void)state;
+    char *good = put("good.mbox", "From a\nx\n\nFrom b\ny\n");
+    const char *words[] = {"mistyped", good, "/nonexistent", NULL}, *user[] = {"mistyped", NULL};
+    expect(ctl_import, 0, words, EX_NOINPUT, "");
+    expect(ctl_message_list, 0, user, EX_NOUSER, "");
+    words[2] = NULL;
+    expect(ctl_import, CTL_DRY_RUN, words, 0, "would import 2 messages, 6 octets, 0 skipped\n");
+    expect(ctl_message_list, 0, user, EX_NOUSER, "");
+    expect(ctl_import, 0, words, 0, "imported 2 messages, 6 octets, 0 skipped\n");
+    free(good);
+}
+
+static void limits_keep_what_fitted(void **state)
+{
+    (void)state;
+    char *mbox = put("five.mbox", "From a\n1\n\nFrom b\n2\n\nFrom c\n333333333\n\nFrom d\n4\n\n"
+                                  "From e\n5\n");
+    const char *words[] = {"limited", mbox, NULL}, *user[] = {"limited", NULL};
+    set("store", "max_message", "8");
+    set("store", "quota_messages", "3");
+    expect(ctl_import, 0, words, EX_DATAERR, "imported 3 messages, 9 octets, 1 skipped\n");
+    expect(ctl_import, 0, words, EX_CANTCREAT, "imported 0 messages, 0 octets, 0 skipped\n");
+    expect(ctl_import, CTL_NO_LIMITS | CTL_JSON, words, 0,
+           "{\"messages\":5,\"octets\":23,\"skipped\":0,\"dry_run\":false}\n");
+    set("store", "max_message", "50M");
+    set("store", "quota_messages", "0");
+    char printed[2000];
+    assert_int_equal(run(ctl_message_list, 0, user, printed, sizeof printed), 0);
+    assert_non_null(strstr(printed, "\n8 messages, 32 octets\n"));
+    free(mbox);
+}
+
+static void users_follow_the_rules(void **state)
+{
+    (void)state;
+    char *mbox = put("one.mbox", "From a\n1\n");
+    const char *words[] = {"a/b", mbox, NULL};
+    expect(ctl_import, 0, words, EX_NOUSER, "");
+    words[0] = "root";
+    expect(ctl_import, 0, words, EX_NOUSER, "");
+    words[0] = "no-such-account";
+    set("auth", "require_nss", "yes");
+    expect(ctl_import, 0, words, EX_NOUSER, "");
+    set("auth", "require_nss", "no");
+    expect(ctl_import, 0, words, 0, "imported 1 message, 3 octets, 0 skipped\n");
+    free(mbox);
+}
+
+/* Messages come from a pipe, which nobody may wait for while the store is locked, or a file. */
+static void adds_one_message(void **state)
+{
+    (void)state;
+    const char *user[] = {"added", NULL};
+    int kept = dup(STDIN_FILENO), ends[2];
+    assert_int_equal(pipe(ends), 0);
+    assert_int_equal(write(ends[1], "S: 1\n\nx", 7), 7);
+    close(ends[1]);
+    dup2(ends[0], STDIN_FILENO);
+    close(ends[0]);
+    expect(ctl_message_add, CTL_JSON, user, 0, "{\"id\":1}\n");
+    expect(ctl_message_add, 0, user, EX_DATAERR, "");
+    char *path = put("message", "S: 2\n\ny\n");
+    int file = open(path, O_RDONLY);
+    dup2(file, STDIN_FILENO);
+    close(file);
+    expect(ctl_message_add, 0, user, 0, "");
+    dup2(kept, STDIN_FILENO);
+    close(kept);
+    char printed[2000];
+    assert_int_equal(run(ctl_message_list, 0, user, printed, sizeof printed), 0);
+    assert_non_null(strstr(printed, "\n2 messages, 22 octets\n"));
+    free(path);
+}
+
+static void export_spoils_nothing(void **state)
+{
+    (void)state;
+    char *mbox = put("x.mbox", "From a\n1\n"), *target = in_folder("occupied");
+    const char *words[] = {"exported", mbox, NULL}, *to[] = {"exported", target, NULL};
+    expect(ctl_import, 0, words, 0, "imported 1 message, 3 octets, 0 skipped\n");
+    assert_int_equal(mkdir(target, 0700), 0);
+    char *file = put("occupied/file", "precious");
+    expect(ctl_export, 0, to, EX_CANTCREAT, "");
+    to[1] = file;
+    expect(ctl_export, 0, to, EX_CANTCREAT, "");
+    /* A folder that leads elsewhere: the directory may be its user's, and we may be root. */
+    unlink(file);
+    char *cur = in_folder("occupied/cur"), *new = in_folder("occupied/new");
+    assert_int_equal(mkdir(cur, 0700), 0);
+    assert_int_equal(symlink(folder, new), 0);
+    to[1] = target;
+    expect(ctl_export, 0, to, EX_CANTCREAT, "");
+    free(mbox);
+    free(target);
+    free(file);
+    free(cur);
+    free(new);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(corpus_comes_back),       cmocka_unit_test(wrong_path_leaves_nothing),
+        cmocka_unit_test(limits_keep_what_fitted), cmocka_unit_test(users_follow_the_rules),
+        cmocka_unit_test(adds_one_message),        cmocka_unit_test(export_spoils_nothing),
+    };
+    return cmocka_run_group_tests(tests, enter, leave);
+}
