@@ -60,19 +60,39 @@ enum store_outcome handle_fail(struct maildrop *m, enum store_outcome outcome, c
     return outcome;
 }
 
-/* SQLITE_IOERR is many things; the system's errno tells them apart. */
+static bool is_no_space(sqlite3_file *file)
+{
+    int error = 0;
+
+    return file && file->pMethods &&
+           file->pMethods->xFileControl(file, SQLITE_FCNTL_LAST_ERRNO, &error) == SQLITE_OK &&
+           (error == ENOSPC || error == EDQUOT);
+}
+
+/* Whether it was for lack of room that the database, the WAL or its index could not be written:
+ * SQLite itself tells ENOSPC apart in some places, EDQUOT in none. */
+static bool is_out_of_space(sqlite3 *db)
+{
+    sqlite3_file *database = NULL, *wal = NULL;
+
+    sqlite3_file_control(db, "main", SQLITE_FCNTL_FILE_POINTER, &database);
+    sqlite3_file_control(db, "main", SQLITE_FCNTL_JOURNAL_POINTER, &wal);
+    return sqlite3_system_errno(db) == ENOSPC || sqlite3_system_errno(db) == EDQUOT ||
+           is_no_space(database) || is_no_space(wal);
+}
+
+/* SQLITE_IOERR is many things. */
 static enum store_outcome io_outcome(sqlite3 *db)
 {
-    if (sqlite3_extended_errcode(db) == SQLITE_IOERR_NOMEM)
+    switch (sqlite3_extended_errcode(db)) {
+    case SQLITE_IOERR_NOMEM:
         return STORE_MEMORY;
-    if (sqlite3_extended_errcode(db) == SQLITE_IOERR_SHORT_READ)
+    case SQLITE_IOERR_SHORT_READ:
         return STORE_DAMAGED;
-    switch (sqlite3_system_errno(db)) {
-    case ENOSPC:
-    case EDQUOT:
-        return STORE_FULL;
-    default:
+    case SQLITE_IOERR_FSYNC: /* whatever the reason: what is on disk is unknown now */
         return STORE_IO;
+    default:
+        return is_out_of_space(db) ? STORE_FULL : STORE_IO;
     }
 }
 

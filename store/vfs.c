@@ -27,7 +27,7 @@ static struct {
     bool installed, granted_only, live;
     sqlite3_vfs vfs, *unix_vfs;
     int fds[MAILDROP_FILES];
-    bool taken[MAILDROP_FILES]; /* SQLite has it and will close it */
+    bool taken[MAILDROP_FILES]; /* SQLite has it open */
     int parked[PARKED_MAX];
     size_t n_parked;
 } self;
@@ -35,6 +35,7 @@ static struct {
 /* The calls as they were, for paths that are no grants. */
 static struct {
     int (*open)(const char *, int, int);
+    int (*close)(int);
     int (*access)(const char *, int);
     char *(*getcwd)(char *, size_t);
     int (*stat)(const char *, struct stat *);
@@ -80,7 +81,7 @@ static bool is_granted_fd(int fd)
     return false;
 }
 
-/* A descriptor can be handed out only once: SQLite closes what it opened. */
+/* One at a time: two of SQLite's files on one descriptor would undo each other's locks. */
 static int call_open(const char *path, int flags, int mode)
 {
     enum maildrop_file file = MAILDROP_DB;
@@ -99,6 +100,22 @@ static int call_open(const char *path, int flags, int mode)
         break;
     }
     return real.open(path, flags, mode);
+}
+
+/* SQLite gives up a half-opened -shm while another process sets it up, and opens it again a moment
+ * later. So a granted file only seems to close, with what a close would do to its locks. */
+static int call_close(int fd)
+{
+    struct flock all = {.l_type = F_UNLCK, .l_whence = SEEK_SET};
+
+    for (unsigned i = MAILDROP_DB; self.live && i < MAILDROP_FILES; i++) {
+        if (self.fds[i] == fd) {
+            self.taken[i] = false;
+            fcntl(fd, F_SETLK, &all);
+            return 0;
+        }
+    }
+    return real.close(fd);
 }
 
 static int call_access(const char *path, int mode)
@@ -273,11 +290,11 @@ static sqlite3_syscall_ptr replace(const char *name, sqlite3_syscall_ptr ours)
 
 static bool replace_calls(void)
 {
-    return REPLACE(open, "open") && REPLACE(access, "access") && REPLACE(getcwd, "getcwd") &&
-           REPLACE(stat, "stat") && REPLACE(lstat, "lstat") && REPLACE(unlink, "unlink") &&
-           REPLACE(mkdir, "mkdir") && REPLACE(rmdir, "rmdir") && REPLACE(readlink, "readlink") &&
-           REPLACE(open_directory, "openDirectory") && REPLACE(fchmod, "fchmod") &&
-           REPLACE(fchown, "fchown") && REPLACE(geteuid, "geteuid");
+    return REPLACE(open, "open") && REPLACE(close, "close") && REPLACE(access, "access") &&
+           REPLACE(getcwd, "getcwd") && REPLACE(stat, "stat") && REPLACE(lstat, "lstat") &&
+           REPLACE(unlink, "unlink") && REPLACE(mkdir, "mkdir") && REPLACE(rmdir, "rmdir") &&
+           REPLACE(readlink, "readlink") && REPLACE(open_directory, "openDirectory") &&
+           REPLACE(fchmod, "fchmod") && REPLACE(fchown, "fchown") && REPLACE(geteuid, "geteuid");
 }
 
 enum store_outcome vfs_install(bool granted_only)
@@ -323,10 +340,8 @@ enum store_outcome vfs_grant(const int files[MAILDROP_FILES])
 
 void vfs_revoke(void)
 {
-    for (unsigned i = MAILDROP_DB; self.live && i < MAILDROP_FILES; i++) {
-        if (!self.taken[i])
-            close(self.fds[i]);
-    }
+    for (unsigned i = MAILDROP_DB; self.live && i < MAILDROP_FILES; i++)
+        close(self.fds[i]);
     self.live = false;
     while (self.n_parked > 0)
         close(self.parked[--self.n_parked]);

@@ -22,7 +22,7 @@ enum store_outcome vfs_install(bool granted_only);
  * them now could drop its locks. */
 enum store_outcome vfs_grant(const int files[MAILDROP_FILES]);
 
-/* End the grant, after sqlite3_close(): close what SQLite never took. */
+/* End the grant, after sqlite3_close(): only this closes its descriptors. */
 void vfs_revoke(void);
 
 /* Whether -wal or -shm of the grant have lost their name. */
