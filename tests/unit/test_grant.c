@@ -389,13 +389,20 @@ static void replace_maildrop(void)
     assert_return_code(rename(path_of("alice", NULL), aside), errno);
 }
 
+static void exchange_maildrops(void)
+{
+    replace_maildrop();
+    assert_return_code(rename(path_of("bob", NULL), path_of("alice", NULL)), errno);
+}
+
 /* The lock that we got belongs to a maildrop that was renamed away before we got it. */
 static void test_lock_replaced(void **state)
 {
     int files[MAILDROP_FILES];
     make(*state, "alice");
+    make(*state, "bob");
     unsigned before = count_fds();
-    before_lock = replace_maildrop;
+    before_lock = exchange_maildrops;
     assert_int_equal(grant_open(*state, "alice", true, true, files, error, sizeof error), LOGIN_OK);
     assert_null(before_lock);
     struct stat st, there;
