@@ -8,6 +8,7 @@ cd "$(dirname "$0")/../.."
 build=$1
 passed=0 failed=0 skipped=0
 scratch=$(mktemp -d)
+chmod 755 "$scratch" # clients run as other users too
 out=$scratch/out
 trap 'rm -rf "$scratch"' EXIT
 

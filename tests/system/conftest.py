@@ -51,6 +51,13 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.skip(reason="needs root and namespaces for accounts"))
 
 
+@pytest.fixture(autouse=True)
+def open_directories(tmp_path):
+    """Some clients run as other users: the way to a test's own directory is open to them."""
+    for directory in (tmp_path, tmp_path.parent):
+        directory.chmod(0o755)
+
+
 @pytest.fixture
 def server(tmp_path):
     """A factory: server(stack=..., section_key=...) gives a running Poplar, ended afterwards."""
@@ -70,6 +77,8 @@ def server(tmp_path):
 @pytest.fixture(scope="module")
 def unix(tmp_path_factory):
     """One server for a module, with pam_unix logins of real accounts."""
-    with poplar.Poplar(tmp_path_factory.mktemp("unix"), pam_unix=True) as p:
+    directory = tmp_path_factory.mktemp("unix")
+    directory.chmod(0o755)
+    with poplar.Poplar(directory, pam_unix=True) as p:
         yield p
     print(p.log_text())
