@@ -12,7 +12,9 @@
 
 enum {
     HANDLE_PATIENCE_MS = 10000, /* for all locks of one call together */
-    HANDLE_WAL_PAGES = 512,     /* WAL frames from which a commit is followed by a checkpoint */
+    /* WAL frames from which a commit is followed by a checkpoint: few, because whoever opens next
+     * reads them all. */
+    HANDLE_WAL_PAGES = 128,
 };
 
 enum statement {

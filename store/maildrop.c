@@ -17,10 +17,11 @@
 enum {
     SQLITE_OLDEST = 3031000, /* trusted_schema */
     HEADER_SIZE = 100,       /* octets of the database header, sqlite.org/fileformat.html 1.3 */
+    SMALLEST_PAGE = 512,
     HEADER_WRITE_VERSION = 18,
     HEADER_READ_VERSION = 19,
     HEADER_WAL = 2,
-    WAL_LEFT_OVER = 4 << 20, /* octets of -wal from which an opener cleans up after another */
+    WAL_LEFT_OVER = 2 << 20, /* octets of -wal from which an opener cleans up after another */
 };
 
 /* The words of an open that failed, when there is no handle to keep them. */
@@ -108,6 +109,9 @@ static enum store_outcome check_header(struct maildrop *m)
         return handle_fail(m, STORE_DAMAGED, "mail.db is not an SQLite database");
     if (header[HEADER_WRITE_VERSION] != HEADER_WAL || header[HEADER_READ_VERSION] != HEADER_WAL)
         return handle_fail(m, STORE_DAMAGED, "mail.db is not in WAL mode");
+    /* SQLite counts a part of a page as a page. While a WAL is there it may put that right. */
+    if (vfs_file_size(MAILDROP_WAL) == 0 && vfs_file_size(MAILDROP_DB) % SMALLEST_PAGE != 0)
+        return handle_fail(m, STORE_DAMAGED, "mail.db is cut short");
     return STORE_OK;
 }
 

@@ -34,31 +34,36 @@ static const char *const anywhere[] = {
     "exit_group",
 };
 
+static bool allow(scmp_filter_ctx filter, const char *name, unsigned n,
+                  const struct scmp_arg_cmp *arguments)
+{
+    return seccomp_rule_add_array(filter, SCMP_ACT_ALLOW, seccomp_syscall_resolve_name(name), n,
+                                  arguments) == 0;
+}
+
 static bool load_filter(void)
 {
     const scmp_filter_ctx filter = seccomp_init(SCMP_ACT_KILL_PROCESS);
-    bool loaded = filter != NULL;
+    struct scmp_arg_cmp fd = {.arg = 0, .op = SCMP_CMP_EQ};
+    const struct scmp_arg_cmp not_exec = {
+        .arg = 2, .op = SCMP_CMP_MASKED_EQ, .datum_a = PROT_EXEC, .datum_b = 0};
+    bool built = filter != NULL;
 
-    for (unsigned fd = GRANT_FD; fd < GRANT_FD + MAILDROP_FILES; fd++) {
+    for (fd.datum_a = GRANT_FD; fd.datum_a < GRANT_FD + MAILDROP_FILES; fd.datum_a++) {
+        const struct scmp_arg_cmp fstat_of[2] = {
+            fd, {.arg = 3, .op = SCMP_CMP_EQ, .datum_a = AT_EMPTY_PATH}};
+
         for (size_t i = 0; i < sizeof(on_grant) / sizeof(on_grant[0]); i++)
-            loaded = loaded && seccomp_rule_add(filter, SCMP_ACT_ALLOW,
-                                                seccomp_syscall_resolve_name(on_grant[i]), 1,
-                                                SCMP_A0(SCMP_CMP_EQ, fd)) == 0;
-        /* glibc's fstat() */
-        loaded = loaded && seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(newfstatat), 2,
-                                            SCMP_A0(SCMP_CMP_EQ, fd),
-                                            SCMP_A3(SCMP_CMP_EQ, AT_EMPTY_PATH)) == 0;
+            built = built && allow(filter, on_grant[i], 1, &fd);
+        built = built && allow(filter, "newfstatat", 2, fstat_of); /* glibc's fstat() */
     }
     for (size_t i = 0; i < sizeof(anywhere) / sizeof(anywhere[0]); i++)
-        loaded = loaded && seccomp_rule_add(filter, SCMP_ACT_ALLOW,
-                                            seccomp_syscall_resolve_name(anywhere[i]), 0) == 0;
-    loaded = loaded && seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(mmap), 1,
-                                        SCMP_A2(SCMP_CMP_MASKED_EQ, PROT_EXEC, 0)) == 0;
+        built = built && allow(filter, anywhere[i], 0, NULL);
+    built = built && allow(filter, "mmap", 1, &not_exec);
     /* The test's own: its report, and nothing to the log or the maildrop. */
-    loaded = loaded && seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(write), 1,
-                                        SCMP_A0(SCMP_CMP_EQ, REPORT_FD)) == 0;
-    loaded = loaded && seccomp_load(filter) == 0;
-    return loaded;
+    fd.datum_a = REPORT_FD;
+    built = built && allow(filter, "write", 1, &fd);
+    return built && seccomp_load(filter) == 0;
 }
 
 /* Put the grant where a worker has it. */
