@@ -534,6 +534,7 @@ static void test_settings_took(void **state)
                     {"secure_delete", 1}, {"auto_vacuum", 2},        {"writable_schema", 0}};
     struct maildrop *m = test_drop_open(&drop);
     sqlite3_stmt *statement;
+    int persistent = -1;
     char sql[64];
 
     (void)state;
@@ -544,6 +545,9 @@ static void test_settings_took(void **state)
         assert_int_equal(sqlite3_column_int(statement, 0), settings[i].value);
         sqlite3_finalize(statement);
     }
+    assert_int_equal(sqlite3_file_control(m->db, "main", SQLITE_FCNTL_PERSIST_WAL, &persistent),
+                     SQLITE_OK);
+    assert_int_equal(persistent, 1);
     assert_int_not_equal(sqlite3_exec(m->db, "ATTACH ':memory:' AS x", NULL, NULL, NULL),
                          SQLITE_OK);
     assert_int_equal(sqlite3_get_autocommit(m->db), 1);

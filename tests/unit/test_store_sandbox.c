@@ -155,6 +155,17 @@ static int elsewhere(void)
     return 0;
 }
 
+/* What SQLite asks of the system besides files: neither /dev/urandom nor nanosleep. */
+static int system_services(void)
+{
+    sqlite3_vfs *vfs = sqlite3_vfs_find(NULL);
+    char random[64];
+
+    STEP(vfs->xRandomness(vfs, sizeof(random), random) == (int)sizeof(random));
+    STEP(vfs->xSleep(vfs, 1500) == 1500);
+    return 0;
+}
+
 static void sandboxed(const struct test_drop *drop, int report)
 {
     const size_t size = 1000000;
@@ -170,6 +181,8 @@ static void sandboxed(const struct test_drop *drop, int report)
         line = work(fds, text, size);
         if (line == 0)
             line = elsewhere();
+        if (line == 0)
+            line = system_services();
     }
     if (write(REPORT_FD, &line, sizeof(line)) != (ssize_t)sizeof(line))
         line = 1;
