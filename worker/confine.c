@@ -109,9 +109,10 @@ static bool drop(const struct config *config, char *missing, size_t missing_size
     }
     if (!privileges_lookup(config->server.worker_user, &uid, &gid) || uid == 0 || gid == 0)
         return refuse(error, error_size,
-                      "[server] worker_user=%s: no such account, or root's; make it with "
+                      "%s: [server] worker_user=%s: no such account, or root's; make it with "
                       "`useradd --system --no-create-home --shell /usr/sbin/nologin %s`",
-                      config->server.worker_user, config->server.worker_user);
+                      config_where(config, "server", "", "worker_user"), config->server.worker_user,
+                      config->server.worker_user);
     *rooted = enter_empty(config);
     privileges_drop(uid, gid);
     return true;
@@ -132,8 +133,9 @@ bool confine_process(const struct config *config, char *missing, size_t missing_
         return true;
     if (config->workers.landlock == 1)
         return refuse(error, error_size,
-                      "[workers] landlock=require: this kernel offers no Landlock (it needs 5.13, "
-                      "and landlock in lsm=); set landlock=auto to go on without");
+                      "%s: [workers] landlock=require: this kernel offers no Landlock (it needs "
+                      "5.13, and landlock in lsm=); set landlock=auto to go on without",
+                      config_where(config, "workers", "", "landlock"));
     add(missing, missing_size, "Landlock (not offered by this kernel)");
     if (!rooted)
         add(missing, missing_size, "an empty root directory (no CAP_SYS_CHROOT)");

@@ -63,6 +63,16 @@ static void warm_up(struct child *child)
     }
 }
 
+static void set_up_tls(struct child *child, struct tls *tls)
+{
+    char text[512];
+    if (!tls_complete(tls, child->config, text, sizeof text))
+        give_up(child, EX_CONFIG, text);
+    for (size_t n = 0; n < tls_count(tls); n++)
+        if (tls_expired(tls, n, text, sizeof text))
+            child_log(&child->control, LOG_WARNING, "%s", text);
+}
+
 static void confine(struct child *child)
 {
     char missing[256], error[512];
@@ -122,8 +132,7 @@ void nursery_live(void)
     settle_signals();
     child_begin(&child, ROLE_NURSERY, tls_add, heritage.tls);
     heritage.config = child.config;
-    if (!tls_complete(heritage.tls, child.config, error, sizeof error))
-        give_up(&child, EX_CONFIG, error);
+    set_up_tls(&child, heritage.tls);
     warm_up(&child);
     struct filter *filter = filter_compile(child.config->workers.seccomp == 1, error, sizeof error);
     if (!filter)

@@ -23,6 +23,8 @@ struct identity {
     STACK_OF(X509) * chain; /* what follows the leaf */
     EVP_PKEY *key;
     SSL_CTX *context;
+    char fault[256]; /* why it cannot be used; "" if it can */
+    bool key_at_fault;
 };
 
 struct tls {
@@ -144,29 +146,28 @@ static bool load_key(struct identity *id, int fd, bool *encrypted)
     return id->key != NULL;
 }
 
-static bool load_identity(struct identity *id, int chain_fd, int key_fd, char *error, size_t size)
+/* Fills in the fault when there is one; tls_complete() tells it, with the place in the file. */
+static void load_identity(struct identity *id, int chain_fd, int key_fd)
 {
-    const char *blank = *id->name ? " " : "";
     bool encrypted = false;
-    if (!load_chain(id, chain_fd))
-        return refuse(error, size,
-                      "[tls%s%s] certificate=%s: holds no PEM certificate (%s); it must begin with "
-                      "the server's own, the issuers' follow",
-                      blank, id->name, id->path, tls_error());
-    ERR_clear_error(); /* the end of the chain leaves "no start line" behind */
-    if (!load_key(id, key_fd, &encrypted))
-        return refuse(error, size, "[tls%s%s]: the key of %s cannot be read (%s)%s", blank,
-                      id->name, id->path, tls_error(),
-                      encrypted ? "; it has a passphrase: remove it with `openssl pkey`"
-                                : "; it must be a PEM private key");
-    if (X509_check_private_key(id->leaf, id->key) != 1) {
-        ERR_clear_error();
-        return refuse(error, size,
-                      "[tls%s%s]: the key does not belong to the first certificate in %s; check "
-                      "key=, and that the server's own certificate comes first",
-                      blank, id->name, id->path);
+    const size_t size = sizeof id->fault;
+    if (!load_chain(id, chain_fd)) {
+        snprintf(id->fault, size,
+                 "holds no PEM certificate (%s); it must begin with the server's own, the "
+                 "issuers' follow",
+                 tls_error());
+        return;
     }
-    return true;
+    ERR_clear_error(); /* the end of the chain leaves "no start line" behind */
+    id->key_at_fault = true;
+    if (!load_key(id, key_fd, &encrypted))
+        snprintf(id->fault, size, "holds no PEM private key that can be read (%s)%s", tls_error(),
+                 encrypted ? "; it has a passphrase: remove it with `openssl pkey`" : "");
+    else if (X509_check_private_key(id->leaf, id->key) != 1)
+        snprintf(id->fault, size,
+                 "does not belong to the first certificate in %s; the server's own must come first",
+                 id->path);
+    ERR_clear_error();
 }
 
 bool tls_add(void *context, const char *name, const char *path, int chain_fd, int key_fd,
@@ -174,16 +175,46 @@ bool tls_add(void *context, const char *name, const char *path, int chain_fd, in
 {
     struct tls *tls = context;
     struct identity id = {.name = base_strdup(name), .path = base_strdup(path)};
-    bool loaded = load_identity(&id, chain_fd, key_fd, error, error_size);
+    (void)error, (void)error_size;
+    load_identity(&id, chain_fd, key_fd);
     base_close(chain_fd);
     base_close(key_fd);
-    if (!loaded) {
-        clear_identity(&id);
-        return false;
-    }
     tls->identities = base_realloc(tls->identities, (tls->n + 1) * sizeof id);
     tls->identities[tls->n++] = id;
     return true;
+}
+
+/* What is wrong with a certificate or key, with the line of the configuration that names it. */
+static bool refuse_identity(const struct identity *id, const struct config *config, bool key,
+                            const char *fault, char *error, size_t size)
+{
+    const char *path = id->path;
+    for (size_t i = 0; key && i < config->tls.n_certificates; i++)
+        if (strcmp(config->tls.certificates[i].name, id->name) == 0)
+            path = config->tls.certificates[i].key;
+    const char *setting = key ? "key" : "certificate";
+    snprintf(error, size, "%s: [tls%s%s] %s=%s: %s", config_where(config, "tls", id->name, setting),
+             *id->name ? " " : "", id->name, setting, path, fault);
+    return false;
+}
+
+bool tls_expired(const struct tls *tls, size_t n, char *text, size_t size)
+{
+    const struct identity *id = &tls->identities[n];
+    const ASN1_TIME *end = X509_get0_notAfter(id->leaf);
+    struct tm when;
+    if (X509_cmp_current_time(end) >= 0 || ASN1_TIME_to_tm(end, &when) != 1)
+        return false;
+    snprintf(text, size,
+             "%s: the certificate expired on %04d-%02d-%02d; it is used, but clients will refuse "
+             "it: renew it, then reload",
+             id->path, when.tm_year + 1900, when.tm_mon + 1, when.tm_mday);
+    return true;
+}
+
+size_t tls_count(const struct tls *tls)
+{
+    return tls->n;
 }
 
 /* SNI: the first certificate that is good for the name; the default when none is. */
@@ -255,11 +286,11 @@ static bool make_context(struct tls *tls, struct identity *id, const struct conf
         return refuse(error, size, "[tls]: OpenSSL refuses to start: %s", tls_error());
     set_options(c);
     if (SSL_CTX_set_cipher_list(c, ciphers ? ciphers : "ECDHE+AESGCM:ECDHE+CHACHA20") != 1)
-        return refuse(error, size, "[tls] ciphers=%s: %s; see `openssl ciphers -v`",
-                      ciphers ? ciphers : "(default)", tls_error());
+        return refuse(error, size, "%s: [tls] ciphers=%s: %s; see `openssl ciphers -v`",
+                      config_where(config, "tls", "", "ciphers"), ciphers ? ciphers : "(default)",
+                      tls_error());
     if (!use_certificate(c, id))
-        return refuse(error, size, "[tls%s%s] certificate=%s: OpenSSL refuses it: %s",
-                      *id->name ? " " : "", id->name, id->path, tls_error());
+        return refuse_identity(id, config, false, tls_error(), error, size);
     SSL_CTX_set_tlsext_servername_callback(c, choose_identity);
     SSL_CTX_set_tlsext_servername_arg(c, tls);
     SSL_CTX_set_alpn_select_cb(c, choose_protocol, tls);
@@ -325,20 +356,24 @@ out:
 bool tls_complete(struct tls *tls, const struct config *config, char *error, size_t error_size)
 {
     tls->strict_alpn = config->tls.alpn == 0;
-    for (size_t i = 0; i < tls->n; i++)
-        if (!make_context(tls, &tls->identities[i], config, error, error_size))
+    for (size_t i = 0; i < tls->n; i++) {
+        struct identity *id = &tls->identities[i];
+        if (*id->fault)
+            return refuse_identity(id, config, id->key_at_fault, id->fault, error, error_size);
+        if (!make_context(tls, id, config, error, error_size))
             return false;
+    }
     for (size_t i = 0; i < tls->n; i++) {
         struct identity *id = &tls->identities[i];
         bool good = warm_up(tls, id, TLS1_3_VERSION);
         if (config->tls.minimum == TLS_MINIMUM_1_2)
             good = warm_up(tls, id, TLS1_2_VERSION) || good;
-        if (!good)
-            return refuse(error, error_size,
-                          "[tls%s%s] certificate=%s: no handshake succeeds with it: %s; does "
-                          "ciphers= fit its kind of key?",
-                          *id->name ? " " : "", id->name, id->path, tls_error());
         ERR_clear_error();
+        if (!good)
+            return refuse_identity(id, config, false,
+                                   "no handshake succeeds with it; does ciphers= fit its kind of "
+                                   "key?",
+                                   error, error_size);
     }
     return true;
 }

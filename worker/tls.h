@@ -23,7 +23,8 @@ struct tls *tls_new(void);
 void tls_free(struct tls *tls); /* NULL is legal */
 
 /* Add a certificate chain and its key, both PEM; a child_certificate, `context` is the struct tls.
- * Owns both descriptors. False with one line in `error`. */
+ * Owns both descriptors. What is wrong with them tls_complete() tells, which knows the line of the
+ * configuration they come from. */
 bool tls_add(void *context, const char *name, const char *path, int chain_fd, int key_fd,
              char *error, size_t error_size);
 
@@ -31,6 +32,11 @@ bool tls_add(void *context, const char *name, const char *path, int chain_fd, in
  * that nothing is loaded or computed for the first time inside a sandbox. False with one line in
  * `error`. */
 bool tls_complete(struct tls *tls, const struct config *config, char *error, size_t error_size);
+
+/* How many certificates there are; and whether the n-th, from 0, has expired, with a line about it:
+ * one that expired is still served, for not to answer at all is worse. */
+size_t tls_count(const struct tls *tls);
+bool tls_expired(const struct tls *tls, size_t n, char *text, size_t size);
 
 /* Whether there is any certificate. */
 bool tls_available(const struct tls *tls);

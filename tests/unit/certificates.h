@@ -8,17 +8,19 @@
 #include <openssl/pem.h>
 #include <openssl/x509v3.h>
 #include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
-static inline X509 *certificate_sign(const char *host, EVP_PKEY *key)
+static inline X509 *certificate_sign(const char *host, EVP_PKEY *key, long seconds)
 {
     char names[300];
     X509 *leaf = X509_new();
     X509_set_version(leaf, 2);
     ASN1_INTEGER_set(X509_get_serialNumber(leaf), 1);
-    X509_gmtime_adj(X509_getm_notBefore(leaf), -3600);
-    X509_gmtime_adj(X509_getm_notAfter(leaf), 86400);
+    X509_gmtime_adj(X509_getm_notBefore(leaf), -864000);
+    X509_gmtime_adj(X509_getm_notAfter(leaf), seconds);
     X509_set_pubkey(leaf, key);
     X509_NAME_add_entry_by_txt(X509_get_subject_name(leaf), "CN", MBSTRING_ASC,
                                (const unsigned char *)host, -1, -1, 0);
@@ -44,18 +46,27 @@ static inline int certificate_file(BIO *bio)
     return fd;
 }
 
-/* A certificate for a host (or *.domain) and its key, P-256, in PEM: fds[0] and fds[1]. */
-static inline void certificate_make(const char *host, int fds[2])
+/* A certificate for a host (or *.domain), good for so many seconds, and its key, P-256, in PEM:
+ * fds[0] and fds[1]. With a passphrase the key is encrypted. */
+static inline void certificate_make_as(const char *host, long seconds, const char *passphrase,
+                                       int fds[2])
 {
     EVP_PKEY *key = EVP_EC_gen("P-256");
-    X509 *leaf = certificate_sign(host, key);
+    X509 *leaf = certificate_sign(host, key, seconds);
     BIO *chain = BIO_new(BIO_s_mem()), *secret = BIO_new(BIO_s_mem());
     PEM_write_bio_X509(chain, leaf);
-    PEM_write_bio_PrivateKey(secret, key, NULL, NULL, 0, NULL, NULL);
+    PEM_write_bio_PrivateKey(secret, key, passphrase ? EVP_aes_128_cbc() : NULL,
+                             (const unsigned char *)passphrase,
+                             passphrase ? (int)strlen(passphrase) : 0, NULL, NULL);
     fds[0] = certificate_file(chain);
     fds[1] = certificate_file(secret);
     X509_free(leaf);
     EVP_PKEY_free(key);
+}
+
+static inline void certificate_make(const char *host, int fds[2])
+{
+    certificate_make_as(host, 86400, NULL, fds);
 }
 
 #endif

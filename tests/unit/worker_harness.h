@@ -39,6 +39,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -252,6 +253,14 @@ static inline void harness_send_certificate(struct harness *h, const char *name,
     close(fds[1]);
 }
 
+/* Set to start the next nursery without root. */
+static bool harness_as_nobody;
+/* And so that it cannot fork. */
+static bool harness_barren;
+
+/* The nursery's last line for the log. */
+static char harness_log[1024];
+
 /* The next record of a type from nursery or worker; log lines before it are printed. */
 static inline void harness_receive(struct channel *c, struct message *m, enum proto_type type)
 {
@@ -266,10 +275,9 @@ static inline void harness_receive(struct channel *c, struct message *m, enum pr
         if (m->rule->type == type)
             return;
         assert_int_equal(m->rule->type, PROTO_LOG);
-        char text[1024];
         message_get_u32(m);
-        assert_true(message_get_text(m, text, sizeof text));
-        print_message("nursery: %s\n", text);
+        assert_true(message_get_text(m, harness_log, sizeof harness_log));
+        print_message("nursery: %s\n", harness_log);
         message_clear(m);
     }
 }
@@ -287,6 +295,11 @@ static inline void harness_begin(struct harness *h, const char *const *settings)
     if (h->nursery_pid == 0) {
         dup2(ends[1], PROTO_FD_CONTROL);
         close_range(PROTO_FD_CLIENT, ~0U, 0);
+        if (harness_as_nobody &&
+            (setresgid(65534, 65534, 65534) < 0 || setresuid(65534, 65534, 65534) < 0))
+            _exit(99);
+        if (harness_barren)
+            setrlimit(RLIMIT_NPROC, &(struct rlimit){1, 1});
         nursery_live();
     }
     close(ends[1]);
