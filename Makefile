@@ -11,11 +11,13 @@ VERSION := 0.1
 PREFIX ?= /usr/local
 LIBEXECDIR ?= $(PREFIX)/libexec
 
-CPPFLAGS += -I. -I$(B) -D_GNU_SOURCE -DPOPLAR_VERSION='"$(VERSION)"' -DPOPLAR_LIBEXEC='"$(LIBEXECDIR)/poplar"' -D_FORTIFY_SOURCE=2
+# CPPFLAGS, CFLAGS and LDFLAGS are the caller's; what Poplar cannot do without stands beside them.
 CFLAGS ?= -O2 -g
-CFLAGS += -std=c17 -fPIE -fstack-protector-strong -fno-common \
-	-Wall -Wextra -Wshadow -Wconversion -Wstrict-prototypes -Wmissing-prototypes -Wvla -Werror
-LDFLAGS += -pie -Wl,-z,relro,-z,now -Wl,--as-needed
+cpp := -I. -I$(B) -D_GNU_SOURCE -DPOPLAR_VERSION='"$(VERSION)"' \
+	-DPOPLAR_LIBEXEC='"$(LIBEXECDIR)/poplar"' $(if $(findstring -O,$(CFLAGS)),-D_FORTIFY_SOURCE=2)
+warnings := -Wall -Wextra -Wshadow -Wconversion -Wstrict-prototypes -Wmissing-prototypes -Wvla -Werror
+compile = $(CC) $(cpp) $(CPPFLAGS) -std=c17 -fPIE -fstack-protector-strong -fno-common $(warnings) $(CFLAGS)
+link = $(CC) -pie $(CFLAGS) -Wl,-z,relro,-z,now -Wl,--as-needed $(LDFLAGS)
 
 # The floor that every process stands on, and what only some of them link.
 FLOOR := base proto message channel config
@@ -55,34 +57,34 @@ $(B)/poplarctl: LDLIBS := -lsqlite3 -linih -ljansson
 
 $(PROGRAMS:%=$(B)/%):
 	$(call say,$@)
-	$(Q)$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $(filter %.o,$^) $(LDLIBS)
+	$(Q)$(link) -o $@ $(filter %.o,$^) $(LDLIBS)
 
 # The empty maildrop that auth copies: schema and WAL mode from the store's own code.
 $(B)/store/mktemplate: $(B)/store/mktemplate.o $(STORE_O)
 	$(call say,$@)
-	$(Q)$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ -lsqlite3
+	$(Q)$(link) -o $@ $^ -lsqlite3
 $(B)/store/template.c: $(B)/store/mktemplate
 	$(B)/store/mktemplate $@
 $(B)/store/template.o: $(B)/store/template.c
 	$(call say,$@)
-	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) -c -o $@ $<
+	$(Q)$(compile) -c -o $@ $<
 
 $(B)/%.o: %.c
 	@mkdir -p $(@D)
 	$(call say,$@)
-	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) -MMD -MP -c -o $@ $<
+	$(Q)$(compile) -MMD -MP -c -o $@ $<
 
 # Unit tests link everything but the programs' mains.
 $(B)/tests/test_%: $(B)/tests/unit/test_%.o $(MASTER_O) $(CONFIGFILE_O) $(CTL_O) $(AUTH_O) \
 		$(WORKER_O) $(STORE_O) $(TEMPLATE_O) $(CHILD_O) $(FLOOR_O)
 	@mkdir -p $(@D)
 	$(call say,$@)
-	$(Q)$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ -lcmocka -lsystemd -linih -ljansson -lpam -lssl -lcrypto -lsqlite3 -lseccomp
+	$(Q)$(link) -o $@ $^ -lcmocka -lsystemd -linih -ljansson -lpam -lssl -lcrypto -lsqlite3 -lseccomp
 
 $(B)/tests/pam_%.so: tests/support/pam_%.c
 	@mkdir -p $(@D)
 	$(call say,$@)
-	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) -fPIC -shared -o $@ $< -lpam
+	$(Q)$(compile) -fPIC -shared -o $@ $< -lpam
 
 deps-%:
 	@packaging/install-deps.sh $*

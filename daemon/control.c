@@ -56,6 +56,7 @@ static int on_request(sd_event_source *source, int fd, uint32_t events, void *co
         return 0;
     if (outcome == CHANNEL_OK) {
         int reply = v->channel.fd;
+        v->io = sd_event_source_disable_unref(v->io);
         v->channel.fd = -1; /* goes with the reply */
         if (message.rule->type == PROTO_RELOAD) {
             trial_begin(v->master, reply);

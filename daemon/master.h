@@ -137,6 +137,7 @@ struct master {
     sd_event_source *control_io;
     sd_event_source *tick;
     uint64_t watchdog_ms, watchdog_fed;
+    char status[256]; /* as systemd was told it last */
     uint64_t total_sessions, total_logins, total_failures, refused;
 };
 

@@ -117,7 +117,9 @@ static int on_tick(sd_event_source *source, uint64_t usec, void *context)
         workers_tick(m);
         login_tick(m);
         supervise_status(m, status, sizeof status);
-        sd_notifyf(0, "STATUS=%s", status);
+        if (strcmp(status, m->status) != 0)
+            sd_notifyf(0, "STATUS=%s", status);
+        base_copy(m->status, sizeof m->status, status);
     }
     feed_watchdog(m, now);
     master_timer(m, &m->tick, now + TICK_MS, on_tick, m);

@@ -36,8 +36,10 @@ void trial_failed(struct master *m, int status, const char *why)
     log_line(LOG_ERR, m->serving ? LOG_EVENT_RELOAD_FAILED : LOG_EVENT_OTHER, NULL, "%s%s",
              m->serving ? "reload failed, the old configuration stays: " : "", why);
     control_reply(t->reply_fd, status ? status : EX_SOFTWARE, why);
-    if (t->auth)
+    if (t->auth) {
+        t->auth->killed = true;
         kill(t->auth->pid, SIGKILL);
+    }
     forget_generation(m, t->generation);
     login_retire_all(m, t->config);
     free_trial(t);

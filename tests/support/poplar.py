@@ -5,6 +5,7 @@ can be awaited; every wait has a bound.
 """
 
 import contextlib
+import itertools
 import os
 import poplib
 import re
@@ -13,7 +14,7 @@ import signal
 import socket
 import ssl
 import subprocess
-import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -51,10 +52,15 @@ def wait_until(condition, what, seconds=20):
         time.sleep(0.01)
 
 
+PORTS = itertools.count(20000 + os.getpid() % 100 * 100)
+
+
 def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
+    """Below the range from which the kernel gives clients theirs."""
+    for port in PORTS:
+        with socket.socket() as s, contextlib.suppress(OSError):
+            s.bind(("127.0.0.1", port))
+            return port
 
 
 def make_certificate(directory, name, *more_names):
@@ -137,30 +143,36 @@ class Poplar:
 
     def start(self):
         """Start and wait for READY=1, as systemd would."""
+        self.notified = []
         notify = self.directory / "notify"
         with contextlib.suppress(FileNotFoundError):
             notify.unlink()
         self.notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.notify.bind(str(notify))
-        self.notify.settimeout(0.2)
+        self.notify.settimeout(0.1)
         self.log = open(self.log_file, "ab")
         self.process = subprocess.Popen(self.command(), stdin=subprocess.DEVNULL, stdout=self.log,
                                         stderr=self.log,
                                         env=os.environ | {"NOTIFY_SOCKET": str(notify)})
+        self.listener = threading.Thread(target=self.listen, args=(self.process,), daemon=True)
+        self.listener.start()
         self.wait_notified("READY=1")
         return self
 
-    def wait_notified(self, line, seconds=20):
-        """Read notifications until one holds the line."""
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
-            try:
-                if line in self.notify.recv(8192).decode().split("\n"):
-                    return
-            except TimeoutError:
-                if self.process.poll() is not None:
-                    raise AssertionError(f"poplard ended: {self.log_text()}") from None
-        raise AssertionError(f"no {line} in {seconds} s: {self.log_text()}")
+    def listen(self, process):
+        """Read notifications for as long as the process lives, as systemd would."""
+        while process.returncode is None:
+            with contextlib.suppress(TimeoutError):
+                self.notified += self.notify.recv(8192).decode().split("\n")
+
+    def wait_notified(self, line):
+        """Wait for a notification; what came up to it is forgotten."""
+        def seen():
+            if self.process.poll() is not None:
+                raise AssertionError(f"poplard ended: {self.log_text()}")
+            return line in self.notified
+        wait_until(seen, f"{line}; {self.log_text()}")
+        del self.notified[: self.notified.index(line) + 1]
 
     def stop(self, signal_number=signal.SIGTERM):
         if self.process:
@@ -168,6 +180,7 @@ class Poplar:
                 self.process.send_signal(signal_number)
             self.status = self.process.wait(20)
             self.process = None
+            self.listener.join()
             self.notify.close()
             self.log.close()
 

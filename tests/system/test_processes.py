@@ -1,0 +1,389 @@
+"""The processes: what a worker is in /proc, what happens when any of them is killed, reload, stop,
+limits."""
+
+import os
+import re
+import signal
+import socket
+import time
+
+import pytest
+
+import poplar
+from poplar import make_certificate, wait_until
+
+MESSAGE = b"Subject: one\r\n\r\nbody\r\n"
+
+root_only = pytest.mark.skipif(not poplar.ROOT, reason="needs root: users are separated")
+
+
+def works(server, user="alice"):
+    """A login and a fetch succeed."""
+    client = server.login(user)
+    count = client.stat()[0]
+    if count:
+        assert client.retr(1)[1]
+    client.quit()
+    return count
+
+
+def worker_of(server, before):
+    """The worker that serves since the idle ones were `before`: it has a client socket."""
+    def find():
+        for pid in server.workers():
+            try:
+                if "socket" in os.readlink(f"/proc/{pid}/fd/4"):
+                    return pid
+            except OSError:
+                continue
+        return None
+    return wait_until(find, "a worker with a client")
+
+
+def test_worker_in_proc(server):
+    """No capability, a filter, no new privileges, nothing open but its channel and its client."""
+    p = server()
+    p.add("alice", MESSAGE)
+    client = p.login()
+    pid = worker_of(p, ())
+    status = p.proc_status(pid)
+    assert status["Seccomp"] == "2"
+    assert status["NoNewPrivs"] == "1"
+    for capabilities in ("CapInh", "CapPrm", "CapEff", "CapAmb"):
+        assert int(status[capabilities], 16) == 0
+    numbers = sorted(int(n) for n in os.listdir(f"/proc/{pid}/fd"))
+    assert numbers == [0, 1, 2, 3, 4, 6, 7, 8, 9]
+    if poplar.ROOT:
+        assert int(status["CapBnd"], 16) != (1 << 41) - 1
+        uids = set(status["Uid"].split())
+        assert len(uids) == 1 and uids != {"0"}
+        assert status["Groups"] == ""
+        assert os.readlink(f"/proc/{pid}/root") != "/"
+        assert os.listdir(f"/proc/{pid}/root") == []
+    client.quit()
+
+
+def test_idle_worker_holds_nothing(server):
+    p = server()
+    pid = wait_until(lambda: p.workers(), "an idle worker")[0]
+    assert sorted(int(n) for n in os.listdir(f"/proc/{pid}/fd")) == [0, 1, 2, 3]
+
+
+def test_workers_are_the_masters_children(server):
+    p = server()
+    wait_until(lambda: len(p.workers()) >= 4, "idle_min workers")
+    assert len(p.nursery()) == 1
+    assert len(p.auths()) == 2
+
+
+@pytest.mark.parametrize("victim", ["worker", "auth", "nursery"])
+def test_kill_a_child(server, victim):
+    """It is replaced, no lock stays, the next login works."""
+    p = server()
+    p.add("alice", MESSAGE)
+    wait_until(lambda: len(p.auths()) >= 2, "auth processes")
+    client = p.login()
+    serving = worker_of(p, ())
+    pids = {"worker": [serving], "auth": p.auths(), "nursery": p.nursery()}[victim]
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+    if victim == "worker":
+        with pytest.raises(Exception):
+            client.noop()
+        wait_until(lambda: works_or_in_use(p), "the lock is free again", 5)
+    else:
+        assert client.noop().startswith(b"+OK")  # who was logged in goes on
+        assert client.retr(1)[1]
+        assert works(p, "bob") == 0
+        client.quit()
+    assert works(p) == 1
+    wait_until(lambda: len(p.nursery()) == 1 and len(p.auths()) >= 2 and len(p.workers()) >= 4,
+               "everything is there again")
+
+
+def works_or_in_use(server):
+    try:
+        return works(server)
+    except Exception as error:
+        assert "IN-USE" in str(error)
+        return False
+
+
+def alive(server, pid):
+    """Not gone, nor a zombie that waits for whoever inherited it."""
+    return server.proc_status(pid).get("State", "Z")[0] != "Z"
+
+
+def test_kill_the_master(server):
+    """Nobody outlives it; the next poplard starts on the same state."""
+    p = server()
+    p.add("alice", MESSAGE)
+    client = p.login()
+    client.dele(1)
+    children = p.children()
+    p.stop(signal.SIGKILL)
+    wait_until(lambda: not any(alive(p, pid) for pid in children), "children end")
+    with pytest.raises(Exception):
+        client.noop()
+    p.start()
+    assert works(p) == 1  # the deletion without QUIT did not happen
+
+
+def test_crash_retires_the_generation(server):
+    """A worker's crash ends its idle siblings and brings a nursery of another layout; logged-in
+    sessions go on."""
+    p = server()
+    p.add("alice", MESSAGE)
+    client = p.login()
+    serving = worker_of(p, ())
+    nursery = p.nursery()
+    siblings = [w for w in wait_until(lambda: len(p.workers()) > 2 and p.workers(), "workers")
+                if w != serving]
+    os.kill(siblings[0], signal.SIGSEGV)
+    wait_until(lambda: p.nursery() and p.nursery() != nursery, "a new nursery")
+    wait_until(lambda: not set(siblings) & set(p.workers()), "the siblings end")
+    assert client.retr(1)[1]
+    client.quit()
+    assert works(p) == 1
+    p.wait_log("a worker crashed")
+
+
+def test_crash_loop_backs_off(server):
+    """Every crash of the nursery comes later than the one before."""
+    p = server()
+    seen = set()
+    deadline = time.monotonic() + 3
+    while time.monotonic() < deadline:
+        for pid in p.nursery():
+            if pid not in seen:
+                seen.add(pid)
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.005)
+    assert 2 <= len(seen) <= 9  # 0, 100, 200, 400, 800 ms apart, not thousands
+    p.wait_log(r"new nursery in \d+ ms")
+    wait_until(lambda: p.nursery(), "a nursery", 20)
+    assert works(p) == 0
+
+
+def test_second_session_is_refused(server):
+    p = server()
+    p.add("alice", MESSAGE)
+    first = p.login()
+    with pytest.raises(Exception, match="IN-USE"):
+        p.login()
+    first.quit()
+    assert works(p) == 1
+
+
+def test_sessions_per_layout(server):
+    """One exec a session, for those who want it: each worker has a nursery of its own."""
+    p = server(workers_sessions_per_layout="1", workers_idle_min="2")
+    for _ in range(3):
+        assert works(p) == 0
+    layouts = set()
+    for pid in wait_until(lambda: len(p.workers()) >= 2 and p.workers(), "idle workers"):
+        with open(f"/proc/{pid}/maps") as maps:
+            layouts.add(next(line.split("-")[0] for line in maps if "poplar-worker" in line))
+    assert len(layouts) >= 2
+
+
+def test_reload_brings_a_certificate(server, tmp_path):
+    """SIGHUP: new connections see the new certificate, the session in progress lives on."""
+    p = server()
+    p.add("alice", MESSAGE)
+    client = p.login()
+    before = p.certificate.read_bytes()
+    make_certificate(tmp_path, "pop.example.test", "localhost")  # the same path, a new key
+    assert p.certificate.read_bytes() != before
+    with pytest.raises(Exception):
+        p.pop3()
+    p.process.send_signal(signal.SIGHUP)
+    p.wait_notified("READY=1")
+    assert works(p, "bob") == 0
+    assert client.retr(1)[1]
+    client.quit()
+
+
+@pytest.mark.parametrize("damage", ["config", "certificate", "key", "user", "pam"])
+def test_reload_of_something_broken(server, damage):
+    """Nothing changes, and the reason is told."""
+    p = server()
+    p.add("alice", MESSAGE)
+    client = p.login()
+    good = p.config.read_text()
+    if damage == "config":
+        p.config.write_text(good + "\n[server]\nnonsense=1\n")
+        reason = r"poplar.conf:\d+: \[server\] nonsense: no such key"
+    elif damage == "certificate":
+        p.certificate.write_text("this is no certificate\n")
+        reason = "pop.example.test.pem"
+    elif damage == "key":
+        p.key.unlink()
+        reason = r"poplar.conf:\d+: \[tls\] key=.*No such file"
+    elif damage == "user":
+        p.write_config(server_store_user="nobody-of-this-name")
+        reason = "nobody-of-this-name"
+    else:
+        p.write_config(auth_pam_service="missing")
+        reason = "missing"
+    p.process.send_signal(signal.SIGHUP)
+    p.wait_log("reload failed.*" + reason)
+    assert p.ctl("reload", check=False).returncode != 0
+    assert client.retr(1)[1]
+    client.quit()
+    if damage not in ("certificate", "key"):
+        assert works(p) == 1
+    else:
+        raw = p.connect(tls=False)
+        assert raw.ask(b"NOOP").startswith(b"-ERR")
+        assert raw.ask(b"QUIT").startswith(b"+OK")
+
+
+def test_poplarctl_reload_and_status(server):
+    p = server()
+    assert b"idle workers" in p.ctl("status").stdout
+    p.ctl("reload")
+    assert works(p) == 0
+
+
+def test_storm_of_reloads(server):
+    """No session is lost, and in the end one nursery serves."""
+    p = server()
+    p.add("alice", MESSAGE)
+    client = p.login()
+    for _ in range(200):
+        p.process.send_signal(signal.SIGHUP)
+    assert client.retr(1)[1]
+    p.wait_log("reloaded")
+    client.quit()
+    wait_until(lambda: len(p.nursery()) == 1, "one nursery")
+    assert works(p) == 1
+
+
+def test_reload_moves_a_door(server):
+    p = server()
+    old = p.port
+    p.port = poplar.free_port()
+    p.write_config()
+    p.ctl("reload")
+    assert works(p) == 0
+    assert p.login(tls=False).quit()
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", old), 5)
+
+
+def test_stop_lets_sessions_end(server):
+    """SIGTERM: no new connection, the session may finish within the grace; then poplard ends."""
+    p = server(server_stop_grace="20s")
+    p.add("alice", MESSAGE)
+    client = p.login()
+    client.dele(1)
+    process = p.process
+    process.send_signal(signal.SIGTERM)
+    p.wait_log("stopping, 1 sessions")
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", p.tls_port), 5)
+    client.quit()
+    assert process.wait(10) == 0
+    p.stop()
+    p.start()
+    assert works(p) == 0
+
+
+def test_stop_ends_sessions_after_the_grace(server):
+    """Their deletions are not carried out."""
+    p = server(server_stop_grace="1s")
+    p.add("alice", MESSAGE)
+    client = p.login()
+    client.dele(1)
+    p.stop()
+    assert p.status == 0
+    with pytest.raises(Exception):
+        client.noop()
+    p.start()
+    assert works(p) == 1
+
+
+def test_max_per_source(server):
+    p = server(workers_max_per_source="3")
+    held = [p.connect(tls=False) for _ in range(3)]
+    refused = p.connect(tls=False, greeting=False)
+    assert refused.rest() == b"-ERR [SYS/TEMP] Too many connections, try again later\r\n"
+    held[0].ask(b"QUIT")
+    wait_until(lambda: accepted(p), "room for one more")
+
+
+def accepted(p):
+    raw = p.connect(tls=False, greeting=False)
+    return raw.line().startswith(b"+OK")
+
+
+def test_crowd_gives_way(server):
+    """Every slot taken by connections that do not log in: the oldest goes, a login works."""
+    p = server(workers_max_sessions="4")
+    held = [p.connect(tls=False) for _ in range(4)]
+    assert works(p) == 0
+    assert held[0].line() == b""
+    p.wait_log("gives way")
+
+
+def test_logged_in_sessions_do_not_give_way(server):
+    p = server(workers_max_sessions="2")
+    clients = [p.login("alice"), p.login("bob")]
+    refused = p.connect(tls=False, greeting=False)
+    assert refused.rest().startswith(b"-ERR [SYS/TEMP]")
+    for client in clients:
+        client.quit()
+
+
+def test_accept_without_descriptors_does_not_spin(server):
+    """Out of descriptors the master pauses and comes back; it burns no processor meanwhile."""
+    import resource
+
+    p = server()
+    soft = len(os.listdir(f"/proc/{p.process.pid}/fd"))
+    before = resource.prlimit(p.process.pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(p.process.pid, resource.RLIMIT_NOFILE, (soft, before[1]))
+    raw = p.connect(tls=False, greeting=False)
+    p.wait_log("accept: Too many open files")
+
+    def ticks():
+        fields = open(f"/proc/{p.process.pid}/stat").read().rsplit(")", 1)[1].split()
+        return int(fields[11]) + int(fields[12])
+
+    used = ticks()
+    p.wait_log("(?s)accept: Too many open files.*accept: Too many open files")
+    assert ticks() - used < os.sysconf("SC_CLK_TCK") / 4
+    resource.prlimit(p.process.pid, resource.RLIMIT_NOFILE, before)
+    assert raw.line().startswith(b"+OK")
+
+
+def test_one_line_a_session(server):
+    p = server()
+    p.add("alice", MESSAGE)
+    client = p.login()
+    client.retr(1)
+    client.dele(1)
+    client.quit()
+    line = p.wait_log(r"session ended: .*user=alice.*").group(0)
+    for field in ("reason=quit", "retrieved=1", "deleted=1", "tls=TLSv1.3", "door=pop3s",
+                  "peer=127.0.0.1:"):
+        assert field in line
+    assert len(re.findall("session ended", p.log_text())) == 1
+
+
+def test_sni(server, tmp_path):
+    """Two certificates; the name the client asks for decides, an unknown one gets the first."""
+    certificate, key = make_certificate(tmp_path, "mail.example.org")
+    p = server(extra=f"[tls second]\ncertificate={certificate}\nkey={key}\n")
+
+    def served(name):
+        import ssl
+        context = ssl._create_unverified_context()
+        with socket.create_connection(("127.0.0.1", p.tls_port), 10) as s:
+            with context.wrap_socket(s, server_hostname=name) as t:
+                return ssl.DER_cert_to_PEM_cert(t.getpeercert(True)).split()
+
+    assert served("mail.example.org") == certificate.read_text().split()
+    assert served("pop.example.test") == p.certificate.read_text().split()
+    assert served("other.example.net") == p.certificate.read_text().split()
