@@ -93,7 +93,7 @@ static enum login_outcome take_credentials(struct service *s, struct exchange *x
         char text[80];
         snprintf(text, sizeof text, "the worker's credentials are %s", fault);
         note(s, x, LOG_WARNING, text);
-        return LOGIN_UNAVAILABLE;
+        return got == CHANNEL_BAD ? LOGIN_BROKEN : LOGIN_UNAVAILABLE;
     }
     char mechanism[32], given[PROTO_USER_MAX + 1];
     bool good = message_get_text(&s->message, mechanism, sizeof mechanism) &&

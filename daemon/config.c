@@ -413,10 +413,6 @@ static bool check_certificates(const struct config *config, char *error, size_t 
     if (!any && config->tls.n_certificates > 1)
         return refuse(error, size, "[tls %s]: set certificate and key in [tls] first",
                       config->tls.certificates[1].name);
-    if (!any && config->tls.required == TLS_REQUIRED_YES)
-        return refuse(error, size,
-                      "[tls] certificate and key are not set: name a certificate, or allow logins "
-                      "without TLS by [tls] required=not-on-loopback");
     return true;
 }
 

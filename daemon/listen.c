@@ -146,6 +146,12 @@ static bool check(struct opening *o)
 {
     bool certificate = o->config->tls.certificates[0].certificate != NULL;
     bool passed = false;
+    if (!certificate && o->config->tls.required == TLS_REQUIRED_YES) {
+        snprintf(o->error, o->error_size,
+                 "[tls] certificate and key are not set: name a certificate, or allow logins "
+                 "without TLS by [tls] required=not-on-loopback");
+        return false;
+    }
     for (size_t i = 0; i < o->n; i++) {
         passed |= o->made[i].passed;
         if (o->made[i].door == DOOR_POP3S && !certificate) {

@@ -242,6 +242,13 @@ static void on_outcome(struct master *m, struct auth *a, struct message *message
     a->worker = NULL; /* what follows is between the two of them */
     w->auth = NULL;
     deadline(m, a, SETTLING_MS);
+    if (outcome == LOGIN_BROKEN) {
+        struct log_about about = workers_about(w);
+        log_line(LOG_ERR, LOG_EVENT_CONTRACT, &about,
+                 "killing worker %d: it sent a bad record to auth", w->pid);
+        workers_end(m, w);
+        return;
+    }
     if (w->channel.state == STATE_MAIL)
         return; /* a grant: nobody's state changes */
     if (outcome == LOGIN_OK)

@@ -64,7 +64,7 @@ long pool_victim(const struct pool_candidate *candidates, size_t n)
             continue;
         const struct pool_candidate *best = victim < 0 ? NULL : &candidates[victim];
         if (!best || c->source_sessions > best->source_sessions ||
-            (c->source_sessions == best->source_sessions && c->started < best->started))
+            (c->source_sessions == best->source_sessions && c->session < best->session))
             victim = (long)i;
     }
     return victim;

@@ -32,8 +32,8 @@ uint64_t pool_answer_at(uint64_t arrived, uint64_t now, uint64_t delay, uint64_t
 /* One session of the many that fill every slot, when another knocks. */
 struct pool_candidate {
     unsigned source_sessions; /* sessions not logged in from its source */
-    uint64_t started;
-    bool may_go; /* neither logged in nor in the middle of a login */
+    uint64_t session;         /* its number: smaller is older */
+    bool may_go;              /* neither logged in nor in the middle of a login */
 };
 /* The one that gives way: the oldest of the source with most. -1 if none may. */
 long pool_victim(const struct pool_candidate *candidates, size_t n);

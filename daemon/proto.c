@@ -115,6 +115,7 @@ const char *proto_outcome_name(unsigned outcome)
         [LOGIN_NO_MAILDROP] = "no-maildrop",
         [LOGIN_STORE_TEMP] = "store-temporary",
         [LOGIN_STORE_PERM] = "store-permanent",
+        [LOGIN_BROKEN] = "contract-broken",
     };
     return outcome < LOGIN_OUTCOMES ? names[outcome] : "unknown";
 }

@@ -116,6 +116,7 @@ enum login_outcome {
     LOGIN_NO_MAILDROP,   /* none there, and [store] create=no */
     LOGIN_STORE_TEMP,    /* the maildrop could not be opened: disk full, out of descriptors */
     LOGIN_STORE_PERM,    /* the maildrop is not what it must be: ownership, links, file types */
+    LOGIN_BROKEN,        /* the worker broke the contract; the master only hears this */
     LOGIN_OUTCOMES
 };
 

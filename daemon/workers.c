@@ -188,7 +188,7 @@ static bool make_room(struct master *m)
         candidates[n++] = (struct pool_candidate){
             .source_sessions =
                 w->channel.state == STATE_CLIENT ? sessions_of(m, &w->source, true) : 0,
-            .started = w->started,
+            .session = w->session,
             .may_go = w->channel.state == STATE_CLIENT && !w->ended_by_us};
     }
     long victim = pool_victim(candidates, n);

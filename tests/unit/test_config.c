@@ -145,7 +145,6 @@ static void refusals(void **state)
         {"[store]\nmax_message=0\n", "must be between"},
         {"[store]\ncreate=maybe\n", "must be yes or no"},
         {"[tls]\nrequired=perhaps\n", "must be one of yes, not-on-loopback, no"},
-        {"[tls]\nrequired=yes\n", "certificate and key are not set"},
         {"[tls]\ncertificate=/c\n", "certificate is set without key"},
         {"[tls]\ncertificate=c\n", "must be an absolute path"},
         {MINIMAL "[tls other]\ncertificate=/c\nkey=/k\n", "set certificate and key in [tls] first"},

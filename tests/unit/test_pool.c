@@ -61,10 +61,10 @@ static void victims(void **state)
 {
     (void)state;
     const struct pool_candidate all[] = {
-        {.source_sessions = 1, .started = 10, .may_go = true},
-        {.source_sessions = 5, .started = 30, .may_go = true},
-        {.source_sessions = 5, .started = 20, .may_go = true},
-        {.source_sessions = 9, .started = 5, .may_go = false},
+        {.source_sessions = 1, .session = 10, .may_go = true},
+        {.source_sessions = 5, .session = 30, .may_go = true},
+        {.source_sessions = 5, .session = 20, .may_go = true},
+        {.source_sessions = 9, .session = 5, .may_go = false},
     };
     assert_int_equal(pool_victim(all, 4), 2);
     assert_int_equal(pool_victim(all, 1), 0);
