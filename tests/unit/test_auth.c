@@ -397,7 +397,7 @@ static void test_bad_worker(void **state)
         serve(SERVE_LOGIN, "");
         logged[0] = '\0';
         assert_int_equal(write(worker.fd, records[i].octets, records[i].size), records[i].size);
-        expect(LOGIN_UNAVAILABLE, "", NULL);
+        expect(LOGIN_BROKEN, "", NULL);
         expect_vacant();
         expect_logged("credentials are");
     }
@@ -418,7 +418,7 @@ static void test_bad_worker(void **state)
                             .msg_control = control.space,
                             .msg_controllen = sizeof control.space};
     assert_true(sendmsg(worker.fd, &header, 0) > 0);
-    expect(LOGIN_UNAVAILABLE, "", NULL);
+    expect(LOGIN_BROKEN, "", NULL);
     expect_vacant();
     expect_logged("descriptors");
 
