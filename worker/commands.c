@@ -107,8 +107,7 @@ static enum command_outcome run_quit(struct session *s, const struct command_arg
     return COMMAND_DONE;
 }
 
-/* RFC 1939 section 6. The maildrop is closed before the answer: a client that comes back at once
- * must not find it in use. */
+/* RFC 1939 section 6. */
 static enum command_outcome run_quit_update(struct session *s, const struct command_arguments *a)
 {
     enum store_outcome outcome = view_commit(&s->view, s->config->store.undelete_for);
@@ -118,7 +117,6 @@ static enum command_outcome run_quit_update(struct session *s, const struct comm
         return COMMAND_DONE;
     }
     s->deleted = s->view.n_deleted;
-    view_close(&s->view);
     return run_quit(s, a);
 }
 

@@ -146,7 +146,8 @@ static void step(struct session *s)
     session_check_stream(s);
 }
 
-/* The last words. An idle client is told nothing (RFC 1939 section 3). */
+/* The last words. An idle client is told nothing (RFC 1939 section 3). The maildrop is closed
+ * before they are sent: a client that comes back at once must not find it in use. */
 static void take_leave(struct session *s)
 {
     if (s->end == END_LOGIN_TIMEOUT && !(s->stream.tls && !SSL_is_init_finished(s->stream.tls))) {

@@ -547,11 +547,12 @@ static void test_bad_commands_before_login(void **state)
 {
     (void)state;
     greeted(DOOR_POP3);
-    say(&h, "STAT\r\nfoo\r\nCAPA x\r\nQUIT\r\n");
+    say_padded("STAT\r\nfoo\r\nCAPA x\r\nQUIT\r\n", 'x', 15000, "\r\n");
     expect(&h, "-ERR log in first");
     expect(&h, "-ERR unknown command");
     expect(&h, "-ERR too many bad commands");
     expect_close(&h, END_BAD_COMMANDS);
+    assert_false(h.reset); /* although it did not read all of it */
 }
 
 static void test_bad_commands_after_login(void **state)
@@ -681,7 +682,39 @@ static void test_a_large_message(void **state)
     free(content);
 }
 
-/* Damage under the session: never a terminator that makes a torn message look whole. */
+/* A part of a message is gone: what came before it was sent, a terminator must not follow. */
+static void test_a_torn_message(void **state)
+{
+    enum { SIZE = 200000 };
+    char *content = base_alloc(SIZE), line[4096];
+    size_t heard = 0;
+    (void)state;
+    for (size_t i = 0; i < SIZE; i++)
+        content[i] = i % 100 == 98 ? '\r' : i % 100 == 99 ? '\n' : 'x';
+    harness_deliver_octets(&h, content, SIZE);
+    logged_in();
+    say(&h, "STAT\r\nLIST 3\r\n");
+    expect(&h, "+OK 3 ");
+    expect(&h, "+OK 3 200000");
+    harness_sql(&h, "DELETE FROM chunk WHERE place = (SELECT max(place) - 1 FROM chunk)");
+    say(&h, "RETR 3\r\nNOOP\r\n");
+    expect(&h, "+OK 200000 octets");
+    while (hear(&h, line, sizeof line)[0]) {
+        assert_string_not_equal(line, ".\r\n");
+        heard += strlen(line);
+    }
+    assert_true(heard + h.held > 0 && heard < SIZE);
+    expect_end(&h, END_STORE);
+    print_message("detail: %s\n", h.summary.detail);
+    assert_int_equal(h.summary.retrieved, 0);
+    free(content);
+    logged_in();
+    say(&h, "DELE 3\r\n");
+    expect(&h, "+OK");
+    quit();
+}
+
+/* The whole file is overwritten under the session. */
 static void test_damage_on_the_way(void **state)
 {
     unsigned char junk[8192];
@@ -741,6 +774,7 @@ int main(void)
         SESSION(test_the_list_does_not_move),
         SESSION(test_stale_grants),
         SESSION(test_a_large_message),
+        SESSION(test_a_torn_message),
         SESSION(test_stls_forgets_the_clear),
         SESSION(test_damage_on_the_way),
     };

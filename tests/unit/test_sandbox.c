@@ -186,13 +186,13 @@ static void test_granted_descriptors(void **state)
 }
 
 /* The other floors of the sandbox, seen without the filter: what a process that is confined like
- * the nursery can still reach. */
+ * the nursery can still reach. Landlock lets names be looked at, the empty root does not. */
 static int try_outside(void)
 {
     char missing[256], error[512];
     if (!confine_process(worker_config(), missing, sizeof missing, error, sizeof error))
         return 1;
-    if (open("/etc/passwd", O_RDONLY) >= 0 || open("/", O_RDONLY | O_DIRECTORY) >= 0)
+    if (open("/etc/passwd", O_RDONLY) >= 0 || access("/etc/passwd", F_OK) == 0)
         return 2;
     if (open("/tmp/poplar-test-made", O_WRONLY | O_CREAT, 0600) >= 0 || mkdir("x", 0700) == 0)
         return 3;
@@ -208,18 +208,42 @@ static int try_outside(void)
     return 0;
 }
 
-static void test_no_file_is_in_reach(void **state)
+/* Landlock alone: without root there is no other root directory. */
+static int try_outside_without_root(void)
+{
+    char missing[256], error[512];
+    if (geteuid() == 0 &&
+        (setresgid(65534, 65534, 65534) < 0 || setresuid(65534, 65534, 65534) < 0))
+        return 1;
+    if (access("/etc/passwd", R_OK) < 0 ||
+        !confine_process(worker_config(), missing, sizeof missing, error, sizeof error))
+        return 2;
+    if (strstr(missing, "Landlock"))
+        return 0;
+    if (open("/etc/passwd", O_RDONLY) >= 0 || errno != EACCES)
+        return 3;
+    if (open("/tmp/poplar-test-made", O_WRONLY | O_CREAT, 0600) >= 0 || errno != EACCES)
+        return 4;
+    return 0;
+}
+
+static void returns_zero(int (*attempt)(void))
 {
     int status;
-    (void)state;
-    if (geteuid() != 0)
-        skip();
     pid_t pid = fork();
     if (pid == 0)
-        _exit(try_outside());
+        _exit(attempt());
     assert_int_equal(waitpid(pid, &status, 0), pid);
     assert_true(WIFEXITED(status));
     assert_int_equal(WEXITSTATUS(status), 0);
+}
+
+static void test_no_file_is_in_reach(void **state)
+{
+    (void)state;
+    returns_zero(try_outside_without_root);
+    if (geteuid() == 0)
+        returns_zero(try_outside);
 }
 
 /* An account that does not exist is an error that names the remedy, not a sandbox without one. */

@@ -118,11 +118,26 @@ static bool remembers(pid_t pid, const char *octets)
     return found;
 }
 
-/* The name shows that the search works: the worker has it until the line is overwritten. */
+/* Before auth has decided, the worker has no password any more. */
+static const char *secret_sent;
+
+static void nap_ms(long ms)
+{
+    nanosleep(&(struct timespec){.tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000}, NULL);
+}
+
+static void look_for_the_secret(struct harness *at)
+{
+    nap_ms(30);
+    assert_false(remembers(at->worker_pid, secret_sent));
+}
+
+/* The name shows that the search works. The secret is long, so that no later reply of the worker
+ * happens to fall on all of it. */
 static void test_the_password_is_forgotten(void **state)
 {
-    static const char *const secret = "Kiebitz-und-Pappel-7341";
-    char line[100];
+    static const char secret[] = "Kiebitz-und-Pappel-7341";
+    char line[500], filler[400];
     (void)state;
     if (geteuid() != 0)
         skip();
@@ -135,10 +150,14 @@ static void test_the_password_is_forgotten(void **state)
         say(&h, "USER Zaunkoenig-5519\r\n");
         expect(&h, "+OK");
         assert_true(remembers(h.worker_pid, "Zaunkoenig-5519"));
-        snprintf(line, sizeof line, "PASS %s\r\n", secret);
+        memset(filler, 'x', sizeof filler);
+        filler[sizeof filler - 1] = '\0';
+        snprintf(line, sizeof line, "PASS %s%s\r\n", filler, secret);
+        secret_sent = secret;
+        h.auth.while_deciding = look_for_the_secret;
         say(&h, line);
         expect(&h, "+OK");
-        assert_string_equal(h.auth.secret, secret);
+        assert_non_null(strstr(h.auth.secret, secret));
         assert_false(remembers(h.worker_pid, secret));
         say(&h, "QUIT\r\n");
         expect(&h, "+OK");
@@ -239,6 +258,34 @@ static void test_the_master_ends_a_session(void **state)
     assert_int_equal(harness_count(&h), 1);
 }
 
+/* Our end of the channel stays open, so it is not its end that tells the worker. */
+static void test_workers_die_with_the_master(void **state)
+{
+    int ends[2];
+    (void)state;
+    assert_int_equal(channel_pair(ends, true), 0);
+    pid_t master = fork();
+    if (master == 0) {
+        close(ends[0]);
+        harness_start(&h, in_the_clear);
+        harness_remove_maildrop(&h);
+        message_begin(&h.m, PROTO_FORK);
+        message_put_fd(&h.m, ends[1]);
+        channel_send(&h.nursery, &h.m, true);
+        close(ends[1]);
+        pause();
+    }
+    close(ends[1]);
+    channel_open(&h.worker, ends[0], ROLE_MASTER, ROLE_WORKER, STATE_STARTING);
+    h.nursery.fd = -1;
+    harness_receive(&h.worker, &h.m, PROTO_READY);
+    kill(master, SIGKILL);
+    wait_status(master);
+    struct pollfd end = {.fd = h.worker.fd, .events = POLLIN};
+    assert_int_equal(poll(&end, 1, HARNESS_PATIENCE_MS), 1);
+    assert_int_equal(channel_receive(&h.worker, &h.m, false, NULL), CHANNEL_END);
+}
+
 /* kill -9: the lock is free at once, and nothing was deleted. */
 static void test_a_killed_session_leaves_no_lock(void **state)
 {
@@ -258,11 +305,6 @@ static void test_a_killed_session_leaves_no_lock(void **state)
     for (int i = 0; i < MAILDROP_FILES; i++)
         close(files[i]);
     assert_int_equal(harness_count(&h), 1);
-}
-
-static void nap_ms(long ms)
-{
-    nanosleep(&(struct timespec){.tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000}, NULL);
 }
 
 /* The time to log in is absolute: octets do not prolong it. */
@@ -456,6 +498,7 @@ int main(void)
         PROCESS(test_a_record_out_of_order),
         PROCESS(test_a_session_outlives_its_nursery),
         PROCESS(test_the_master_ends_a_session),
+        PROCESS(test_workers_die_with_the_master),
         PROCESS(test_a_killed_session_leaves_no_lock),
         PROCESS(test_login_timeout),
         PROCESS(test_handshake_timeout),

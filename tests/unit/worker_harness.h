@@ -48,8 +48,11 @@
 enum { HARNESS_PATIENCE_MS = 10000 };
 
 /* Played auth and master: what they answer, and what they saw. */
+struct harness;
+
 struct played {
-    uint32_t verdict; /* enum login_outcome, for every login */
+    void (*while_deciding)(struct harness *h); /* called with the credentials in hand */
+    uint32_t verdict;                          /* enum login_outcome, for every login */
     uint32_t refusal; /* enum login_refusal instead of an exchange; 0: none */
     bool dies;        /* the exchange ends without a verdict */
     bool last;        /* PROTO_SETTLED says so */
@@ -87,6 +90,7 @@ struct harness {
     char input[1 << 16];
     size_t held;
     bool closed; /* the worker closed the connection */
+    bool reset;  /* and not in order: what it said last may have been lost */
     struct message m;
 };
 
@@ -136,6 +140,20 @@ static inline bool harness_grant(const struct harness *h, bool session, int file
     for (int i = 0; i < MAILDROP_FILES; i++)
         close(files[i]);
     return false;
+}
+
+/* Somebody changes the database with a plain SQLite, which leaves -wal and -shm behind. */
+static inline void harness_sql(const struct harness *h, const char *sql)
+{
+    char path[128], *error = NULL;
+    int keep = 1;
+    sqlite3 *db;
+    snprintf(path, sizeof path, "%s/%s", h->folder, maildrop_file_names[MAILDROP_DB]);
+    assert_int_equal(sqlite3_open_v2(path, &db, SQLITE_OPEN_READWRITE, "unix"), SQLITE_OK);
+    sqlite3_file_control(db, "main", SQLITE_FCNTL_PERSIST_WAL, &keep);
+    if (sqlite3_exec(db, sql, NULL, NULL, &error) != SQLITE_OK)
+        fail_msg("%s: %s", sql, error);
+    sqlite3_close(db);
 }
 
 /* What a plain SQLite does that closes a maildrop last: -wal and -shm are unlinked. The next opener
@@ -383,6 +401,8 @@ static inline void played_begin(struct harness *h)
     h->auth.secret_size = size;
     message_clear(&h->m);
     h->auth.asked++;
+    if (h->auth.while_deciding)
+        h->auth.while_deciding(h);
     played_verdict(h);
     if (h->worker.state != STATE_LOGIN)
         return;
@@ -493,7 +513,7 @@ static inline void harness_connect(struct harness *h, enum proto_door door, cons
     h->auth = (struct played){0};
     h->summary = (struct summary){0};
     h->held = 0;
-    h->closed = false;
+    h->closed = h->reset = false;
 }
 
 /* Let master and auth act, and wait for the client's socket, once. */
@@ -540,10 +560,12 @@ static inline void harness_take(struct harness *h)
     }
     bool again = h->tls ? SSL_get_error(h->tls, (int)got) == SSL_ERROR_WANT_READ
                         : got < 0 && errno == EAGAIN;
-    if (again)
+    if (again) {
         harness_pump(h, POLLIN);
-    else
-        h->closed = true;
+        return;
+    }
+    h->closed = true;
+    h->reset = !h->tls && got < 0;
 }
 
 /* The next line with its end, NUL-ended; "" when the connection was closed instead. */
