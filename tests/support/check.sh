@@ -21,14 +21,15 @@ for unit in "$build"/tests/test_*; do
     [ -x "$unit" ] && [ -f "$unit" ] || continue
     "$unit" >"$out" 2>&1
     status=$?
-    good=$(sed -n 's/^\[  PASSED  \] \([0-9]*\) test(s).*/\1/p' "$out" | tail -n 1)
+    good=$(sed -n 's/^\[  PASSED  \] \([0-9]*\) test(s).*/\1/p' "$out" | paste -sd+ | sed 's/^$/0/')
+    good=$((good)) # one figure a group
     bad=$(grep -c '^\[  FAILED  \] [a-z]' "$out")
     none=$(sed -n 's/^\[  SKIPPED \] \([0-9]*\) test(s).*/\1/p' "$out" | tail -n 1)
     [ "$bad" -gt 0 ] && bad=$((bad / 2)) # each is named twice
     [ "$status" -ne 0 ] && [ "$bad" -eq 0 ] && bad=1
-    echo "$(basename "$unit"): ${good:-0} passed, $bad failed"
+    echo "$(basename "$unit"): $good passed, $bad failed"
     [ "$status" -eq 0 ] || cat "$out"
-    passed=$((passed + ${good:-0})) failed=$((failed + bad)) skipped=$((skipped + ${none:-0}))
+    passed=$((passed + good)) failed=$((failed + bad)) skipped=$((skipped + ${none:-0}))
 done
 
 python=/usr/bin/python3
