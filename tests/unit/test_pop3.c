@@ -536,11 +536,13 @@ static void test_second_session_in_use(void **state)
     for (int i = 0; i < MAILDROP_FILES; i++)
         close(files[i]);
     harness_log_in(&h);
-    quit();
+    say(&h, "QUIT\r\n");
+    expect(&h, "+OK");
     /* QUIT was answered after the lock was free. */
     assert_true(harness_grant(&h, true, files));
     for (int i = 0; i < MAILDROP_FILES; i++)
         close(files[i]);
+    expect_close(&h, END_QUIT);
 }
 
 static void test_bad_commands_before_login(void **state)
