@@ -21,8 +21,8 @@ for unit in "$build"/tests/test_*; do
     [ -x "$unit" ] && [ -f "$unit" ] || continue
     "$unit" >"$out" 2>&1
     status=$?
-    good=$(sed -n 's/^\[  PASSED  \] \([0-9]*\) test(s).*/\1/p' "$out" | paste -sd+ | sed 's/^$/0/')
-    good=$((good)) # one figure a group
+    # One line of each a group.
+    good=$(sed -n 's/^\[  PASSED  \] \([0-9]*\) test(s).*/\1/p' "$out" | awk '{ n += $1 } END { print n + 0 }')
     bad=$(grep -c '^\[  FAILED  \] [a-z]' "$out")
     none=$(sed -n 's/^\[  SKIPPED \] \([0-9]*\) test(s).*/\1/p' "$out" | tail -n 1)
     [ "$bad" -gt 0 ] && bad=$((bad / 2)) # each is named twice
