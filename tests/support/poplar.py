@@ -248,9 +248,9 @@ class Poplar:
     def pop3(self, tls=True, timeout=20):
         """poplib, over TLS from the first octet or by STLS."""
         if tls:
-            return poplib.POP3_SSL("localhost", self.tls_port, timeout=timeout,
+            return poplib.POP3_SSL("127.0.0.1", self.tls_port, timeout=timeout,
                                    context=self.tls_context())
-        client = poplib.POP3("localhost", self.port, timeout=timeout)
+        client = poplib.POP3("127.0.0.1", self.port, timeout=timeout)
         client.stls(self.tls_context())
         return client
 

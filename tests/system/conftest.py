@@ -29,6 +29,8 @@ def private_etc():
     copy = Path(os.environ["POPLAR_SCRATCH"]) / "etc"
     subprocess.run(["cp", "-a", "/etc", copy], check=True)
     subprocess.run(["mount", "--bind", copy, "/etc"], check=True)
+    with open("/etc/hosts", "a", encoding="ascii") as hosts:
+        hosts.write("127.0.0.1 localhost\n")
     for system in ("poplar", "poplar-worker"):
         subprocess.run(["useradd", "--system", "--no-create-home", "--home-dir", "/nonexistent",
                         "--shell", "/usr/sbin/nologin", system], check=True)
