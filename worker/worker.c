@@ -10,10 +10,22 @@
 #include "worker/pop3.h"
 
 #include <string.h>
+#include <sys/mman.h>
 #include <sysexits.h>
 #include <unistd.h>
 
 enum { WRITE_TIMEOUT_MS = 120000 };
+
+/* Straight from the kernel: most of a session is buffers, and pages of them that it never touches
+ * are never there. From malloc they might be the nursery's, copied and cleared. */
+static struct session *make_session(void)
+{
+    struct session *s =
+        mmap(NULL, sizeof *s, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (s == MAP_FAILED)
+        _exit(EX_OSERR);
+    return s;
+}
 
 static void report_ready(struct session *s)
 {
@@ -64,7 +76,7 @@ void worker_live(const struct heritage *heritage, int control_fd)
         _exit(EX_OSERR);
     privileges_die_with(heritage->master);
     maildrop_library_forked();
-    struct session *s = base_alloc(sizeof *s);
+    struct session *s = make_session();
     s->config = heritage->config;
     s->tls = heritage->tls;
     channel_open(&s->control, PROTO_FD_CONTROL, ROLE_WORKER, ROLE_MASTER, STATE_STARTING);
