@@ -208,6 +208,22 @@ static int try_outside(void)
     return 0;
 }
 
+/* [workers] seccomp=log: nothing dies, the kernel writes down what would have. */
+static void test_log_only(void **state)
+{
+    char error[256];
+    const struct attempt forbidden = {.number = SYS_getppid};
+    struct filter *killing = filter;
+    (void)state;
+    filter = filter_compile(true, error, sizeof error);
+    assert_non_null(filter);
+    int status = fate_of(&forbidden);
+    filter_free(filter);
+    filter = killing;
+    assert_true(WIFEXITED(status) && WEXITSTATUS(status) == FATE_RETURNED);
+    assert_true(was_killed(fate_of(&forbidden)));
+}
+
 /* Landlock alone: without root there is no other root directory. */
 static int try_outside_without_root(void)
 {
@@ -270,6 +286,7 @@ int main(void)
         cmocka_unit_test(test_counts),
         cmocka_unit_test(test_every_call),
         cmocka_unit_test(test_granted_descriptors),
+        cmocka_unit_test(test_log_only),
         cmocka_unit_test(test_no_file_is_in_reach),
         cmocka_unit_test(test_no_worker_user),
     };
