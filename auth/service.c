@@ -44,6 +44,7 @@ struct exchange {
     char user[PROTO_USER_MAX + 1]; /* canonical, as far as known */
     const char *pam_service;
     char secret[SECRET_MAX + 1];
+    uint64_t digest; /* of the secret, when it was refused */
     int files[MAILDROP_FILES];
 };
 
@@ -166,7 +167,7 @@ static void announce(struct service *s, struct exchange *x, enum login_outcome o
     message_put_u64(m, x->session);
     message_put_u32(m, outcome);
     message_put_text(m, x->user);
-    message_put_u64(m, 0);
+    message_put_u64(m, x->digest);
     tell_master(s);
 
     message_begin(m, PROTO_VERDICT);
@@ -177,6 +178,16 @@ static void announce(struct service *s, struct exchange *x, enum login_outcome o
     channel_send(&x->worker, m, false); /* a worker that is gone needs no answer */
     m->n_fds = 0;                       /* still ours */
     message_clear(m);
+}
+
+/* The master compares these to tell a forgotten client from an attack. Keyed, so that it means
+ * nothing outside this run of poplard; who could look into the master could do worse. FNV-1a. */
+static uint64_t digest_secret(uint64_t key, const char *secret)
+{
+    uint64_t digest = key;
+    for (; *secret; secret++)
+        digest = (digest ^ (unsigned char)*secret) * UINT64_C(0x100000001b3);
+    return digest;
 }
 
 static void serve(struct service *s)
@@ -195,6 +206,8 @@ static void serve(struct service *s)
         outcome = take_credentials(s, &x);
     if (outcome == LOGIN_OK && wanted != SERVE_GRANT)
         outcome = run_pam(s, &x);
+    if (outcome == LOGIN_DENIED && x.secret[0])
+        x.digest = digest_secret(s->child->digest_key, x.secret);
     explicit_bzero(x.secret, sizeof x.secret);
     if (outcome == LOGIN_OK)
         outcome = open_maildrop(s, &x);

@@ -70,6 +70,16 @@ static void take_certificate(struct child *child, struct message *m, child_certi
         give_up(child, error);
 }
 
+static void take_start(struct child *child, struct message *m)
+{
+    size_t size;
+    child->generation = message_get_u32(m);
+    child->strict = message_get_u32(m) != 0;
+    const unsigned char *key = message_get_octets(m, &size);
+    if (size == sizeof child->digest_key)
+        memcpy(&child->digest_key, key, size);
+}
+
 void child_begin(struct child *child, enum proto_role self, child_certificate *certificate,
                  void *context)
 {
@@ -92,8 +102,7 @@ void child_begin(struct child *child, enum proto_role self, child_certificate *c
         else if (m.rule->type == PROTO_CERTIFICATE)
             take_certificate(child, &m, certificate, context);
         else {
-            child->generation = message_get_u32(&m);
-            child->strict = message_get_u32(&m) != 0;
+            take_start(child, &m);
             complete = true;
         }
         message_clear(&m);

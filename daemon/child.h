@@ -20,7 +20,8 @@ struct child {
     struct channel control;
     struct config *config;
     unsigned generation;
-    bool strict; /* a first start or a reload: what is missing is a reason to give up */
+    uint64_t digest_key; /* auth: for the digests of refused secrets */
+    bool strict;         /* a first start or a reload: what is missing is a reason to give up */
 };
 
 /* Begin: check that descriptor 3 is a channel (else fatal EX_USAGE: "started by poplard only"),

@@ -39,7 +39,7 @@ struct generation *generation_spawn(struct master *m, struct config *config, boo
     if (g->pid < 0)
         snprintf(g->last_error, sizeof g->last_error, "cannot start %s/poplar-worker: %s", dir,
                  strerror(errno));
-    else if (setup_send(&g->channel, config, true, g->number, strict, g->last_error,
+    else if (setup_send(&g->channel, config, NULL, g->number, strict, g->last_error,
                         sizeof g->last_error)) {
         struct context *c = base_alloc(sizeof *c);
         *c = (struct context){m, g};
@@ -181,11 +181,11 @@ static int on_message(sd_event_source *source, int fd, uint32_t events, void *co
     case CHANNEL_BAD:
         log_line(LOG_ERR, LOG_EVENT_CONTRACT, NULL, "killing the nursery: it sent a record %s",
                  fault);
-        kill(g->pid, SIGKILL);
         /* fall through */
-    default:
+    default: /* it has ended, or ends, or has no further use; the reaping says the rest */
+        kill(g->pid, SIGKILL);
         g->io = sd_event_source_disable_unref(g->io);
-        channel_close(&g->channel); /* the reaping says the rest */
+        channel_close(&g->channel);
         return 0;
     }
     switch (message.rule->type) {
@@ -210,7 +210,7 @@ void generation_reaped(struct master *m, struct generation *g, int status)
     char why[640];
     g->pid = 0;
     bool crashed = WIFSIGNALED(status) && pool_is_probe(WTERMSIG(status), false);
-    if (WIFSIGNALED(status))
+    if (WIFSIGNALED(status) && (g->ready || !*g->last_error))
         snprintf(why, sizeof why, "the nursery was ended by signal %d", WTERMSIG(status));
     else
         snprintf(why, sizeof why, "%s",

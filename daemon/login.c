@@ -185,11 +185,17 @@ static void serve_queue(struct master *m)
 void login_wanted(struct master *m, struct worker *w)
 {
     w->asked = base_now_ms();
-    if (w->auth || w->queued || (w->channel.state == STATE_MAIL && ++w->grants > GRANTS_MAX)) {
+    if (w->auth || w->queued || w->failures >= MASTER_LOGIN_ATTEMPTS ||
+        (w->channel.state == STATE_MAIL && ++w->grants > GRANTS_MAX)) {
         struct log_about about = workers_about(w);
         log_line(LOG_ERR, LOG_EVENT_CONTRACT, &about, "killing worker %d: it asks too often",
                  w->pid);
         workers_end(m, w);
+        return;
+    }
+    if (w->channel.state == STATE_LOGIN && throttle_refuses(m->throttle, &w->source, w->asked) &&
+        !throttle_exempt(&m->config->auth.throttle_exempt, &w->peer)) {
+        refuse(m, w, REFUSED_THROTTLED);
         return;
     }
     w->queued = true;
@@ -214,7 +220,8 @@ static void login_succeeded(struct master *m, struct worker *w, const char *user
     m->total_logins++;
 }
 
-static void login_failed(struct master *m, struct worker *w, const char *user, unsigned outcome)
+static void login_failed(struct master *m, struct worker *w, const char *user, unsigned outcome,
+                         uint64_t digest)
 {
     char seen[PROTO_USER_MAX * 4 + 1];
     struct log_about about = workers_about(w);
@@ -225,6 +232,11 @@ static void login_failed(struct master *m, struct worker *w, const char *user, u
     log_line(delayed || outcome == LOGIN_IN_USE ? LOG_NOTICE : LOG_ERR, LOG_EVENT_LOGIN_FAILED,
              &about, "login failed: peer=%s user=%s reason=%s", w->peer_text, *seen ? seen : "-",
              proto_outcome_name(outcome));
+    if (outcome == LOGIN_DENIED &&
+        throttle_failed(m->throttle, &w->source, user, digest, base_now_ms()))
+        log_line(LOG_NOTICE, LOG_EVENT_REFUSED, &about,
+                 "throttled: peer=%s failed too often, its logins are refused for a while",
+                 w->peer_text);
     workers_settle(m, w, delayed);
 }
 
@@ -235,7 +247,10 @@ static void on_outcome(struct master *m, struct auth *a, struct message *message
     unsigned outcome = message_get_u32(message);
     bool named = message_get_text(message, user, sizeof user);
     struct worker *w = a->worker;
-    if (!named)
+    uint64_t digest = 0;
+    if (named)
+        digest = message_get_u64(message);
+    else
         user[0] = '\0';
     if (!w || w->session != session)
         return;       /* the worker is gone meanwhile */
@@ -254,7 +269,7 @@ static void on_outcome(struct master *m, struct auth *a, struct message *message
     if (outcome == LOGIN_OK)
         login_succeeded(m, w, user);
     else
-        login_failed(m, w, user, outcome);
+        login_failed(m, w, user, outcome, digest);
 }
 
 static void on_vacant(struct master *m, struct auth *a)
@@ -371,7 +386,7 @@ struct auth *login_spawn(struct master *m, struct config *config, bool strict)
     *c = (struct context){m, a};
     sd_event_add_io(m->event, &a->io, a->channel.fd, EPOLLIN, on_message, c);
     sd_event_source_set_destroy_callback(a->io, free);
-    setup_send(&a->channel, config, false, 0, strict, a->last_error, sizeof a->last_error);
+    setup_send(&a->channel, config, &m->digest_key, 0, strict, a->last_error, sizeof a->last_error);
     return a;
 }
 

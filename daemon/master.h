@@ -12,6 +12,7 @@
 #include "daemon/channel.h"
 #include "daemon/config.h"
 #include "daemon/log.h"
+#include "daemon/throttle.h"
 #include <systemd/sd-event.h>
 
 enum { MASTER_LOGIN_ATTEMPTS = 3 /* failed logins on one connection */ };
@@ -129,6 +130,8 @@ struct master {
     struct auth *auths;
     unsigned auth_failures;
     uint64_t auth_retry_at;
+    struct throttle *throttle;
+    uint64_t digest_key;
 
     unsigned char ticket_key[PROTO_TICKET_KEY_SIZE], old_ticket_key[PROTO_TICKET_KEY_SIZE];
     uint64_t ticket_key_born;
@@ -200,7 +203,7 @@ void control_close(struct master *m);
 void control_reply(int fd, int status, const char *text); /* closes fd; -1 is legal */
 
 /* setup.c: what every child is told at its start. */
-bool setup_send(struct channel *channel, const struct config *config, bool certificates,
+bool setup_send(struct channel *channel, const struct config *config, const uint64_t *digest_key,
                 unsigned generation, bool strict, char *error, size_t error_size);
 
 /* The session as the log sees it. */

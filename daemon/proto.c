@@ -14,8 +14,9 @@ static const struct proto_rule rules[PROTO_TYPES] = {
     [PROTO_SETTING] = {PROTO_SETTING, "setting", ROLE_MASTER, ROLE_NURSERY | ROLE_AUTH, STATE_STARTING, 8192, 0, 0, 0, "sssss"},
     /* name ([tls NAME]; empty for [tls]), certificate path for messages; descriptors: chain, key. */
     [PROTO_CERTIFICATE] = {PROTO_CERTIFICATE, "certificate", ROLE_MASTER, ROLE_NURSERY, STATE_STARTING, 8192, 2, 2, 0, "ss"},
-    /* generation; 1 when nothing served before: what is missing is then a reason not to start */
-    [PROTO_START] = {PROTO_START, "start", ROLE_MASTER, ROLE_NURSERY | ROLE_AUTH, STATE_STARTING, 64, 0, 0, 1, "uu"},
+    /* generation; 1 when nothing served before: what is missing is then a reason not to start; key of
+     * auth's digests (none for the nursery) */
+    [PROTO_START] = {PROTO_START, "start", ROLE_MASTER, ROLE_NURSERY | ROLE_AUTH, STATE_STARTING, 64, 0, 0, 1, "uub"},
     /* fingerprint */
     [PROTO_READY] = {PROTO_READY, "ready", CHILD, ROLE_MASTER, STATE_STARTING, 64, 0, 0, 1, "q"},
     [PROTO_PING] = {PROTO_PING, "ping", ROLE_MASTER, ROLE_NURSERY | ROLE_AUTH, STATE_IDLE | STATE_BUSY, 16, 0, 0, 0, ""},

@@ -83,6 +83,7 @@ enum {
     PROTO_USER_MAX = 250,      /* octets in a user name */
     PROTO_PASSWORD_MAX = 500,  /* octets in a password; a token may have [auth] token_max */
     PROTO_ADDRESS_MAX = 64,    /* octets of a printed address, with port and brackets */
+    PROTO_DIGEST_KEY_SIZE = 8, /* octets of the key of auth's digests of refused secrets */
     PROTO_TICKET_KEY_SIZE = 80 /* octets of TLS ticket key: name 16, HMAC 32, AES 32 */
 };
 

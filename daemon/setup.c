@@ -9,6 +9,7 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 
 static bool send_or_say(struct channel *channel, const struct message *m, char *error, size_t size)
 {
@@ -18,14 +19,30 @@ static bool send_or_say(struct channel *channel, const struct message *m, char *
     return false;
 }
 
+/* What stands in the way of reading a certificate or key; NULL: nothing. */
+static const char *find_fault(int fd)
+{
+    struct stat st;
+    if (fd < 0 && (errno == EACCES || errno == EPERM))
+        return "Permission denied; poplard must be able to read it";
+    if (fd < 0 && errno == ENOENT)
+        return "No such file or directory; put it there, or name another";
+    if (fd < 0 || fstat(fd, &st) < 0)
+        return strerror(errno);
+    return S_ISREG(st.st_mode) ? NULL : "not a file; name the PEM file";
+}
+
 static int open_or_say(const struct config *config, const char *name, const char *key,
                        const char *path, char *error, size_t size)
 {
-    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY);
-    if (fd < 0)
-        snprintf(error, size, "%s: [tls%s%s] %s=%s: %s", config_where(config, "tls", name, key),
-                 *name ? " " : "", name, key, path, strerror(errno));
-    return fd;
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
+    const char *fault = find_fault(fd);
+    if (!fault)
+        return fd;
+    snprintf(error, size, "%s: [tls%s%s] %s=%s: %s", config_where(config, "tls", name, key),
+             *name ? " " : "", name, key, path, fault);
+    base_close(fd);
+    return -1;
 }
 
 static bool send_certificate(struct channel *channel, const struct config *config,
@@ -48,7 +65,7 @@ static bool send_certificate(struct channel *channel, const struct config *confi
     return sent;
 }
 
-bool setup_send(struct channel *channel, const struct config *config, bool certificates,
+bool setup_send(struct channel *channel, const struct config *config, const uint64_t *digest_key,
                 unsigned generation, bool strict, char *error, size_t error_size)
 {
     struct message message;
@@ -63,12 +80,13 @@ bool setup_send(struct channel *channel, const struct config *config, bool certi
         if (!send_or_say(channel, &message, error, error_size))
             return false;
     }
-    for (size_t i = 0; certificates && i < config->tls.n_certificates; i++)
+    for (size_t i = 0; channel->peer == ROLE_NURSERY && i < config->tls.n_certificates; i++)
         if (config->tls.certificates[i].certificate &&
             !send_certificate(channel, config, &config->tls.certificates[i], error, error_size))
             return false;
     message_begin(&message, PROTO_START);
     message_put_u32(&message, generation);
     message_put_u32(&message, strict);
+    message_put_octets(&message, digest_key, digest_key ? sizeof *digest_key : 0);
     return send_or_say(channel, &message, error, error_size);
 }

@@ -221,6 +221,8 @@ int supervise_run(struct master *m)
     base_random(m->ticket_key, sizeof m->ticket_key);
     base_random(m->old_ticket_key, sizeof m->old_ticket_key);
     m->ticket_key_born = base_now_ms();
+    base_random(&m->digest_key, sizeof m->digest_key);
+    m->throttle = throttle_new();
     m->waiting_end = &m->waiting;
     m->control_fd = -1;
     master_timer(m, &m->tick, base_now_ms() + TICK_MS, on_tick, m);
@@ -232,5 +234,6 @@ int supervise_run(struct master *m)
     control_close(m);
     if (m->serving)
         log_line(LOG_NOTICE, LOG_EVENT_STOPPED, NULL, "stopped");
+    throttle_free(m->throttle);
     return m->exit_status;
 }

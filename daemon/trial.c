@@ -6,12 +6,14 @@
 #include "daemon/configfile.h"
 #include "daemon/master.h"
 
+#include <errno.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sysexits.h>
 #include <systemd/sd-daemon.h>
+#include <unistd.h>
 
 static void free_trial(struct trial *t)
 {
@@ -52,6 +54,28 @@ void trial_failed(struct master *m, int status, const char *why)
     }
 }
 
+/* Whether the children's programs are there to be started. */
+static bool find_programs(const struct master *m, const struct config *config, char *error,
+                          size_t error_size)
+{
+    static const char *const programs[] = {"poplar-worker", "poplar-auth"};
+    const char *dir = config->server.program_dir ? config->server.program_dir : m->own_dir;
+    for (size_t i = 0; i < ARRAY_SIZE(programs); i++) {
+        char *path = base_format("%s/%s", dir, programs[i]);
+        bool there = access(path, X_OK) == 0;
+        free(path);
+        if (!there) {
+            snprintf(error, error_size,
+                     "%s: [server] program_dir=%s: %s: %s; it must be where poplar-worker and "
+                     "poplar-auth are",
+                     config_where(config, "server", "", "program_dir"), dir, programs[i],
+                     strerror(errno));
+            return false;
+        }
+    }
+    return true;
+}
+
 void trial_begin(struct master *m, int reply_fd)
 {
     char error[2048] = "";
@@ -67,9 +91,22 @@ void trial_begin(struct master *m, int reply_fd)
         sd_notifyf(0, "RELOADING=1\nMONOTONIC_USEC=%llu\nSTATUS=Reloading",
                    (unsigned long long)base_now_ms() * 1000);
     t->config = configfile_read(m->config_file, error, sizeof error);
+    const char *bad = t->config ? throttle_bad_prefix(&t->config->auth.throttle_exempt) : NULL;
+    if (bad) {
+        snprintf(error, sizeof error,
+                 "%s: [auth] throttle_exempt=%s: must be an address or a prefix such as "
+                 "192.0.2.0/24",
+                 config_where(t->config, "auth", "", "throttle_exempt"), bad);
+        trial_failed(m, EX_CONFIG, error);
+        return;
+    }
     if (!t->config || !listen_open(t->config, m->listeners, m->n_listeners, &t->listeners,
                                    &t->n_listeners, error, sizeof error)) {
         trial_failed(m, EX_CONFIG, error);
+        return;
+    }
+    if (!find_programs(m, t->config, error, sizeof error)) {
+        trial_failed(m, EX_OSFILE, error);
         return;
     }
     t->generation = generation_spawn(m, t->config, true);

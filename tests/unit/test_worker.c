@@ -475,6 +475,7 @@ static void test_a_nursery_that_cannot_start(void **state)
     message_begin(&h.m, PROTO_START);
     message_put_u32(&h.m, 1);
     message_put_u32(&h.m, 1);
+    message_put_octets(&h.m, "", 0);
     harness_send(&h.nursery, &h.m);
     assert_int_equal(channel_receive(&h.nursery, &h.m, true, NULL), CHANNEL_OK);
     assert_int_equal(h.m.rule->type, PROTO_LOG);

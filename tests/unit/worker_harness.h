@@ -335,6 +335,7 @@ static inline void harness_finish_start(struct harness *h)
     message_begin(&h->m, PROTO_START);
     message_put_u32(&h->m, 7);
     message_put_u32(&h->m, 1);
+    message_put_octets(&h->m, "", 0);
     harness_send(&h->nursery, &h->m);
     harness_receive(&h->nursery, &h->m, PROTO_READY);
     assert_int_equal(message_get_u64(&h->m), proto_fingerprint());

@@ -1,0 +1,185 @@
+/*
+ * throttle.c - see throttle.h. Runs in the master; no system calls but for its hash key.
+ */
+#include "daemon/throttle.h"
+#include "daemon/base.h"
+
+#include <arpa/inet.h>
+#include <netinet/in.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+    SLOTS = 4096,
+    PROBES = 8,
+    DRAIN_MS = 15000, /* one failure is forgotten in so long */
+    SOURCE_LIMIT = 20,
+    USER_LIMIT = 50,
+    ATTACKED_COST = 5 /* of a failure against a name whose bucket is full */
+};
+
+struct bucket {
+    uint64_t key;    /* 0: empty */
+    uint64_t empty;  /* when the last failure will be forgotten, milliseconds */
+    uint64_t digest; /* sources: of the last failure, name and secret */
+};
+
+struct throttle {
+    uint64_t seed;
+    struct bucket sources[SLOTS], users[SLOTS];
+};
+
+struct throttle *throttle_new(void)
+{
+    struct throttle *throttle = base_alloc(sizeof *throttle);
+    base_random(&throttle->seed, sizeof throttle->seed);
+    return throttle;
+}
+
+void throttle_free(struct throttle *throttle)
+{
+    free(throttle);
+}
+
+/* Seeded, so that nobody outside can choose names that share a slot. */
+static uint64_t hash(const struct throttle *throttle, const void *octets, size_t size)
+{
+    const unsigned char *at = octets;
+    uint64_t value = throttle->seed;
+    for (size_t i = 0; i < size; i++) {
+        value = (value ^ at[i]) * UINT64_C(0x9e3779b97f4a7c15);
+        value ^= value >> 32;
+    }
+    return value ? value : 1;
+}
+
+/* The bucket of a key, NULL if it has none. */
+static struct bucket *find(struct bucket *table, uint64_t key)
+{
+    for (size_t i = 0; i < PROBES; i++) {
+        struct bucket *b = &table[(key + i) % SLOTS];
+        if (b->key == key)
+            return b;
+    }
+    return NULL;
+}
+
+/* The bucket of a key, in place of the emptiest of its slots when it is new. */
+static struct bucket *obtain(struct bucket *table, uint64_t key)
+{
+    struct bucket *found = find(table, key);
+    if (found)
+        return found;
+    struct bucket *emptiest = &table[key % SLOTS];
+    for (size_t i = 1; i < PROBES; i++) {
+        struct bucket *b = &table[(key + i) % SLOTS];
+        if (b->empty < emptiest->empty)
+            emptiest = b;
+    }
+    *emptiest = (struct bucket){.key = key};
+    return emptiest;
+}
+
+static uint64_t level(const struct bucket *b, uint64_t now)
+{
+    return b && b->empty > now ? (b->empty - now + DRAIN_MS - 1) / DRAIN_MS : 0;
+}
+
+static void fill(struct bucket *b, unsigned cost, uint64_t limit, uint64_t now)
+{
+    uint64_t most = now + limit * DRAIN_MS;
+    b->empty = (b->empty > now ? b->empty : now) + (uint64_t)cost * DRAIN_MS;
+    if (b->empty > most)
+        b->empty = most; /* however many failures, the wait has an end */
+}
+
+bool throttle_refuses(const struct throttle *throttle, const struct address_source *source,
+                      uint64_t now)
+{
+    uint64_t key = hash(throttle, source, sizeof *source);
+    for (size_t i = 0; i < PROBES; i++) {
+        const struct bucket *b = &throttle->sources[(key + i) % SLOTS];
+        if (b->key == key)
+            return level(b, now) >= SOURCE_LIMIT;
+    }
+    return false;
+}
+
+bool throttle_failed(struct throttle *throttle, const struct address_source *source,
+                     const char *user, uint64_t digest, uint64_t now)
+{
+    uint64_t name = hash(throttle, user, strlen(user));
+    struct bucket *s = obtain(throttle->sources, hash(throttle, source, sizeof *source));
+    struct bucket *u = obtain(throttle->users, name);
+    uint64_t attempt = digest ? name ^ digest : 0;
+    if (attempt && s->digest == attempt)
+        return false;
+    s->digest = attempt;
+    bool was_full = level(s, now) >= SOURCE_LIMIT;
+    fill(u, 1, USER_LIMIT, now);
+    fill(s, level(u, now) >= USER_LIMIT ? ATTACKED_COST : 1, SOURCE_LIMIT, now);
+    return !was_full && level(s, now) >= SOURCE_LIMIT;
+}
+
+/* A prefix as sixteen octets, IPv4 mapped into IPv6, and its length in bits. */
+static bool parse_prefix(const char *text, unsigned char octets[16], unsigned *bits)
+{
+    char host[INET6_ADDRSTRLEN + 1];
+    const char *slash = strchr(text, '/');
+    size_t length = slash ? (size_t)(slash - text) : strlen(text);
+    if (length >= sizeof host)
+        return false;
+    memcpy(host, text, length);
+    host[length] = '\0';
+    memset(octets, 0, 16);
+    bool v4 = inet_pton(AF_INET, host, octets + 12) == 1;
+    if (v4)
+        octets[10] = octets[11] = 0xff;
+    else if (inet_pton(AF_INET6, host, octets) != 1)
+        return false;
+    unsigned long most = v4 ? 32 : 128, given = most;
+    if (slash) {
+        char *end;
+        given = strtoul(slash + 1, &end, 10);
+        if (end == slash + 1 || *end || given > most)
+            return false;
+    }
+    *bits = (unsigned)given + (v4 ? 96 : 0);
+    return true;
+}
+
+static bool within(const unsigned char *octets, const unsigned char *prefix, unsigned bits)
+{
+    unsigned whole = bits / 8, rest = bits % 8;
+    if (memcmp(octets, prefix, whole) != 0)
+        return false;
+    return rest == 0 || ((octets[whole] ^ prefix[whole]) >> (8 - rest)) == 0;
+}
+
+bool throttle_exempt(const struct text_list *prefixes, const struct sockaddr_storage *address)
+{
+    unsigned char octets[16] = {0}, prefix[16];
+    unsigned bits;
+    if (address->ss_family == AF_INET6) {
+        memcpy(octets, &((const struct sockaddr_in6 *)address)->sin6_addr, 16);
+    } else if (address->ss_family == AF_INET) {
+        octets[10] = octets[11] = 0xff;
+        memcpy(octets + 12, &((const struct sockaddr_in *)address)->sin_addr, 4);
+    } else {
+        return false;
+    }
+    for (size_t i = 0; i < prefixes->n; i++)
+        if (parse_prefix(prefixes->items[i], prefix, &bits) && within(octets, prefix, bits))
+            return true;
+    return false;
+}
+
+const char *throttle_bad_prefix(const struct text_list *prefixes)
+{
+    unsigned char prefix[16];
+    unsigned bits;
+    for (size_t i = 0; i < prefixes->n; i++)
+        if (!parse_prefix(prefixes->items[i], prefix, &bits))
+            return prefixes->items[i];
+    return NULL;
+}

@@ -1,0 +1,161 @@
+/*
+ * test_throttle.c - who has to wait after failed logins, and who never has to.
+ */
+#include "daemon/base.h"
+#include "daemon/throttle.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+static struct sockaddr_storage address_of(const char *text)
+{
+    struct sockaddr_storage address;
+    socklen_t size;
+    assert_true(address_parse(text, &address, &size));
+    return address;
+}
+
+static struct address_source source_of(const char *text)
+{
+    struct sockaddr_storage address = address_of(text);
+    return address_source(&address);
+}
+
+static void many_failures(void **state)
+{
+    (void)state;
+    struct throttle *t = throttle_new();
+    struct address_source bad = source_of("192.0.2.1:1"), good = source_of("192.0.2.2:1");
+    unsigned told = 0;
+    uint64_t now = 1000000;
+    for (uint64_t i = 0; i < 1000; i++)
+        told += throttle_failed(t, &bad, "alice", i + 1, now);
+    assert_true(throttle_refuses(t, &bad, now));
+    assert_int_equal(told, 1);
+    assert_false(throttle_refuses(t, &good, now)); /* the same user, from elsewhere */
+    assert_true(throttle_refuses(t, &bad, now + 10000));
+    assert_false(throttle_refuses(t, &bad, now + 20 * 15000)); /* decay, however many they were */
+    throttle_free(t);
+}
+
+static void a_few_failures(void **state)
+{
+    (void)state;
+    struct throttle *t = throttle_new();
+    struct address_source s = source_of("192.0.2.1:1");
+    for (uint64_t i = 0; i < 19; i++)
+        assert_false(throttle_failed(t, &s, "alice", i + 1, 1000));
+    assert_false(throttle_refuses(t, &s, 1000));
+    assert_true(throttle_failed(t, &s, "alice", 99, 1000));
+    assert_true(throttle_refuses(t, &s, 1000));
+    throttle_free(t);
+}
+
+static void a_forgotten_client(void **state)
+{
+    (void)state;
+    struct throttle *t = throttle_new();
+    struct address_source s = source_of("192.0.2.1:1");
+    for (unsigned i = 0; i < 10000; i++)
+        throttle_failed(t, &s, "alice", 7, 1000 + i);
+    assert_false(throttle_refuses(t, &s, 11000));
+    for (uint64_t i = 0; i < 20; i++) /* the same secret tried on many names is no such client */
+        throttle_failed(t, &s, i % 2 ? "bob" : "carol", 7, 11000);
+    assert_true(throttle_refuses(t, &s, 11000));
+    throttle_free(t);
+}
+
+static void one_bucket_for_a_48(void **state)
+{
+    (void)state;
+    struct throttle *t = throttle_new();
+    for (unsigned i = 0; i < 40; i++) {
+        char text[64];
+        snprintf(text, sizeof text, "[2001:db8:1:%x::%x]:1", i, i);
+        struct address_source s = source_of(text);
+        throttle_failed(t, &s, "alice", i + 1, 1000);
+    }
+    struct address_source same = source_of("[2001:db8:1:ffff::1]:1");
+    struct address_source other = source_of("[2001:db8:2::1]:1");
+    assert_true(throttle_refuses(t, &same, 1000));
+    assert_false(throttle_refuses(t, &other, 1000));
+    throttle_free(t);
+}
+
+static void an_attacked_name(void **state)
+{
+    (void)state;
+    struct throttle *t = throttle_new();
+    for (unsigned i = 0; i < 60; i++) {
+        char text[64];
+        snprintf(text, sizeof text, "198.51.100.%u:1", i + 1);
+        struct address_source s = source_of(text);
+        throttle_failed(t, &s, "alice", i + 1, 1000);
+    }
+    struct address_source late = source_of("203.0.113.1:1"), owner = source_of("192.0.2.1:1");
+    for (uint64_t i = 0; i < 4; i++)
+        throttle_failed(t, &late, "alice", i + 1, 1000);
+    assert_true(throttle_refuses(t, &late, 1000)); /* four are enough now */
+    assert_false(throttle_refuses(t, &owner, 1000));
+    throttle_free(t);
+}
+
+static void bounded_table(void **state)
+{
+    (void)state;
+    struct throttle *t = throttle_new();
+    struct address_source bad = source_of("192.0.2.1:1");
+    for (uint64_t i = 0; i < 30; i++)
+        throttle_failed(t, &bad, "alice", i + 1, 1000);
+    for (unsigned i = 0; i < 200000; i++) {
+        char text[64];
+        snprintf(text, sizeof text, "10.%u.%u.%u:1", i >> 16, i >> 8 & 255, i & 255);
+        struct address_source s = source_of(text);
+        throttle_failed(t, &s, "x", i + 1, 1000);
+    }
+    assert_true(throttle_refuses(t, &bad, 1000)); /* a full bucket is not pushed out by drops */
+    throttle_free(t);
+}
+
+static void prefixes(void **state)
+{
+    (void)state;
+    char *items[] = {"192.0.2.0/25", "2001:db8::/32", "198.51.100.7"};
+    const struct text_list list = {3, items};
+    static const struct {
+        const char *address;
+        bool exempt;
+    } cases[] = {
+        {"192.0.2.1:1", true},       {"192.0.2.127:1", true},    {"192.0.2.128:1", false},
+        {"[2001:db8:9::1]:1", true}, {"[2001:db9::1]:1", false}, {"198.51.100.7:1", true},
+        {"198.51.100.8:1", false},
+    };
+    for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+        struct sockaddr_storage address = address_of(cases[i].address);
+        assert_int_equal(throttle_exempt(&list, &address), cases[i].exempt);
+    }
+    assert_null(throttle_bad_prefix(&list));
+    static const char *const bad[] = {"192.0.2.0/33", "192.0.2", "x",
+                                      "::1/129",      "::1/",    "1.2.3.4/-1"};
+    for (size_t i = 0; i < ARRAY_SIZE(bad); i++) {
+        char *one[] = {(char *)(uintptr_t)bad[i]};
+        const struct text_list wrong = {1, one};
+        if (!throttle_bad_prefix(&wrong))
+            fail_msg("%s was taken", bad[i]);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(many_failures),      cmocka_unit_test(a_few_failures),
+        cmocka_unit_test(a_forgotten_client), cmocka_unit_test(one_bucket_for_a_48),
+        cmocka_unit_test(an_attacked_name),   cmocka_unit_test(bounded_table),
+        cmocka_unit_test(prefixes),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
