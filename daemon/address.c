@@ -97,3 +97,66 @@ bool address_same_source(const struct address_source *a, const struct address_so
 {
     return memcmp(a, b, sizeof *a) == 0;
 }
+
+/* A prefix as sixteen octets, IPv4 mapped into IPv6, and its length in bits. */
+static bool parse_prefix(const char *text, unsigned char octets[16], unsigned *bits)
+{
+    char host[INET6_ADDRSTRLEN + 1];
+    const char *slash = strchr(text, '/');
+    size_t length = slash ? (size_t)(slash - text) : strlen(text);
+    if (length >= sizeof host)
+        return false;
+    memcpy(host, text, length);
+    host[length] = '\0';
+    memset(octets, 0, 16);
+    bool v4 = inet_pton(AF_INET, host, octets + 12) == 1;
+    if (v4)
+        octets[10] = octets[11] = 0xff;
+    else if (inet_pton(AF_INET6, host, octets) != 1)
+        return false;
+    unsigned long most = v4 ? 32 : 128, given = most;
+    if (slash) {
+        char *end;
+        given = strtoul(slash + 1, &end, 10);
+        if (end == slash + 1 || *end || given > most)
+            return false;
+    }
+    *bits = (unsigned)given + (v4 ? 96 : 0);
+    return true;
+}
+
+static bool within(const unsigned char *octets, const unsigned char *prefix, unsigned bits)
+{
+    unsigned whole = bits / 8, rest = bits % 8;
+    if (memcmp(octets, prefix, whole) != 0)
+        return false;
+    return rest == 0 || ((octets[whole] ^ prefix[whole]) >> (8 - rest)) == 0;
+}
+
+bool address_listed(const struct text_list *prefixes, const struct sockaddr_storage *address)
+{
+    unsigned char octets[16] = {0}, prefix[16];
+    unsigned bits;
+    if (address->ss_family == AF_INET6) {
+        memcpy(octets, &((const struct sockaddr_in6 *)address)->sin6_addr, 16);
+    } else if (address->ss_family == AF_INET) {
+        octets[10] = octets[11] = 0xff;
+        memcpy(octets + 12, &((const struct sockaddr_in *)address)->sin_addr, 4);
+    } else {
+        return false;
+    }
+    for (size_t i = 0; i < prefixes->n; i++)
+        if (parse_prefix(prefixes->items[i], prefix, &bits) && within(octets, prefix, bits))
+            return true;
+    return false;
+}
+
+const char *address_bad_prefix(const struct text_list *prefixes)
+{
+    unsigned char prefix[16];
+    unsigned bits;
+    for (size_t i = 0; i < prefixes->n; i++)
+        if (!parse_prefix(prefixes->items[i], prefix, &bits))
+            return prefixes->items[i];
+    return NULL;
+}

@@ -4,6 +4,7 @@
 #ifndef POPLAR_DAEMON_ADDRESS_H
 #define POPLAR_DAEMON_ADDRESS_H
 
+#include "daemon/config.h"
 #include "daemon/proto.h"
 #include <stdbool.h>
 #include <sys/socket.h>
@@ -26,5 +27,11 @@ void address_print(const struct sockaddr_storage *address, bool with_port,
 
 struct address_source address_source(const struct sockaddr_storage *address);
 bool address_same_source(const struct address_source *a, const struct address_source *b);
+
+/* Whether an address is in one of the prefixes ("192.0.2.0/24", "2001:db8::/32", "192.0.2.1"). */
+bool address_listed(const struct text_list *prefixes, const struct sockaddr_storage *address);
+
+/* The first entry that is no prefix, or NULL. */
+const char *address_bad_prefix(const struct text_list *prefixes);
 
 #endif

@@ -14,6 +14,9 @@
 #include <syslog.h>
 #include <unistd.h>
 
+/* Where a key was set that nobody set. */
+#define BUILT_IN "built-in default"
+
 enum kind {
     KIND_TEXT,   /* char * */
     KIND_PATH,   /* char *, absolute */
@@ -62,6 +65,12 @@ static const struct word username[] = {
 static const struct word strip_domain[] = {
     {"local", STRIP_LOCAL}, {"always", STRIP_ALWAYS}, {"never", STRIP_NEVER}, {NULL, 0}};
 
+static const struct word proxy_tls[] = {{"header", 0}, {"assume", 1}, {NULL, 0}};
+static const struct word client_name[] = {{"email", 0}, {"cn", 1}, {NULL, 0}};
+static const struct word session_lock[] = {
+    {"refuse", LOCK_REFUSE}, {"takeover", LOCK_TAKEOVER}, {NULL, 0}};
+static const struct word nul[] = {{"pass", 0}, {"replace", 1}, {NULL, 0}};
+
 #define AT(member) offsetof(struct config, member)
 
 /* clang-format off */
@@ -73,12 +82,15 @@ static const struct setting settings[] = {
     {"server", "program_dir", KIND_PATH, AT(server.program_dir), NULL, NULL, 0, 0},
     {"server", "worker_user", KIND_TEXT, AT(server.worker_user), "poplar-worker", NULL, 0, 0},
     {"server", "store_user", KIND_TEXT, AT(server.store_user), "poplar", NULL, 0, 0},
+    {"server", "languages", KIND_LIST, AT(server.languages), "en, fr", NULL, 0, 0},
     {"server", "log_to", KIND_WORD, AT(server.log_to), "auto", log_to, 0, 0},
     {"server", "log_level", KIND_WORD, AT(server.log_level), "info", log_level, 0, 0},
     {"server", "stop_grace", KIND_TIME, AT(server.stop_grace), "5s", NULL, 0, 3600},
 
     {"listen", "pop3", KIND_LIST, AT(listen.pop3), "127.0.0.1:110, [::1]:110", NULL, 0, 0},
     {"listen", "pop3s", KIND_LIST, AT(listen.pop3s), "127.0.0.1:995, [::1]:995", NULL, 0, 0},
+    {"listen", "proxy_from", KIND_LIST, AT(listen.proxy_from), "", NULL, 0, 0},
+    {"listen", "proxy_tls", KIND_WORD, AT(listen.proxy_tls), "header", proxy_tls, 0, 0},
 
     {"workers", "idle_min", KIND_NUMBER, AT(workers.idle_min), "4", NULL, 1, 1024},
     {"workers", "idle_max", KIND_NUMBER, AT(workers.idle_max), "32", NULL, 1, 1024},
@@ -93,7 +105,10 @@ static const struct setting settings[] = {
     {"tls", "minimum", KIND_WORD, AT(tls.minimum), "TLSv1.2", minimum, 0, 0},
     {"tls", "ciphers", KIND_TEXT, AT(tls.ciphers), NULL, NULL, 0, 0},
     {"tls", "alpn", KIND_WORD, AT(tls.alpn), "strict", alpn, 0, 0},
+    {"tls", "client_ca", KIND_PATH, AT(tls.client_ca), NULL, NULL, 0, 0},
+    {"tls", "client_name", KIND_WORD, AT(tls.client_name), "email", client_name, 0, 0},
 
+    {"auth", "mechanisms", KIND_LIST, AT(auth.mechanisms), "plain, login", NULL, 0, 0},
     {"auth", "pam_service", KIND_TEXT, AT(auth.pam_service), "poplar", NULL, 0, 0},
     {"auth", "pam_confdir", KIND_PATH, AT(auth.pam_confdir), NULL, NULL, 0, 0},
     {"auth", "processes_min", KIND_NUMBER, AT(auth.processes_min), "2", NULL, 1, 1024},
@@ -112,11 +127,16 @@ static const struct setting settings[] = {
 
     {"session", "login_timeout", KIND_TIME, AT(session.login_timeout), "60s", NULL, 1, 3600},
     {"session", "idle_timeout", KIND_TIME, AT(session.idle_timeout), "10m", NULL, 1, 86400},
+    {"session", "lock", KIND_WORD, AT(session.lock), "refuse", session_lock, 0, 0},
+    {"session", "last", KIND_FLAG, AT(session.last), "yes", NULL, 0, 0},
+    {"session", "login_delay", KIND_TIME, AT(session.login_delay), "0", NULL, 0, 86400},
+    {"session", "nul", KIND_WORD, AT(session.nul), "pass", nul, 0, 0},
 
     {"store", "create", KIND_FLAG, AT(store.create), "yes", NULL, 0, 0},
     {"store", "quota_octets", KIND_SIZE, AT(store.quota_octets), "0", NULL, 0, 0},
     {"store", "quota_messages", KIND_NUMBER, AT(store.quota_messages), "0", NULL, 0, 0},
     {"store", "max_message", KIND_SIZE, AT(store.max_message), "50M", NULL, 1, 1000000000},
+    {"store", "expire_after", KIND_TIME, AT(store.expire_after), "0", NULL, 0, 0},
     {"store", "undelete_for", KIND_TIME, AT(store.undelete_for), "7d", NULL, 0, 0},
 };
 /* clang-format on */
@@ -140,6 +160,12 @@ static bool refuse(char *error, size_t size, const char *format, ...)
     vsnprintf(error, size, format, arguments);
     va_end(arguments);
     return false;
+}
+
+static void add_word(char *list, size_t size, const char *word)
+{
+    size_t used = strlen(list);
+    snprintf(list + used, size - used, "%s%s", used ? ", " : "", word);
 }
 
 static void list_clear(struct text_list *list)
@@ -223,8 +249,7 @@ static bool set_word(const struct setting *s, unsigned *target, const char *valu
             *target = w->value;
             return true;
         }
-        size_t used = strlen(choices);
-        snprintf(choices + used, sizeof choices - used, "%s%s", used ? ", " : "", w->text);
+        add_word(choices, sizeof choices, w->text);
     }
     return refuse(error, size, "[%s] %s=%s: must be one of %s", s->section, s->key, value, choices);
 }
@@ -357,7 +382,15 @@ const char *config_where(const struct config *config, const char *section, const
             strcmp(g->key, key) == 0)
             return g->where;
     }
-    return "built-in default";
+    return BUILT_IN;
+}
+
+/* The settings' place in a file: the first of these keys that was given. */
+static const char *where_given(const struct config *config, const char *section, const char *name,
+                               const char *key, const char *other_key)
+{
+    const char *where = config_where(config, section, name, key);
+    return strcmp(where, BUILT_IN) == 0 ? config_where(config, section, name, other_key) : where;
 }
 
 static bool known_section(const char *section, bool with_name)
@@ -371,12 +404,53 @@ static bool known_section(const char *section, bool with_name)
     return false;
 }
 
+/* Both tables as one. */
+static const char *section_at(size_t n, const char **key)
+{
+    struct config_key row;
+    if (!config_key(n, &row))
+        return NULL;
+    *key = row.key;
+    return row.section;
+}
+
+/* The section is none: say which there are. */
+static bool refuse_section(const char *section, const char *name, char *error, size_t size)
+{
+    char known[128] = "";
+    const char *before = "", *key, *at;
+    for (size_t n = 0; (at = section_at(n, &key)) != NULL; before = at, n++)
+        if (strcmp(at, before) != 0 && known_section(at, false) && !strstr(known, at))
+            add_word(known, sizeof known, at);
+    return refuse(error, size, "[%s%s%s]: no such section; there are %s, tls NAME and domain NAME",
+                  section, *name ? " " : "", name, known);
+}
+
+/* The key is none here: say where it belongs, or which there are. */
+static bool refuse_key(const char *section, const char *name, const char *key, char *error,
+                       size_t size)
+{
+    char known[320] = "";
+    const char *k, *at;
+    const char *blank = *name ? " " : "";
+    for (size_t n = 0; (at = section_at(n, &k)) != NULL; n++) {
+        if (strcmp(at, section) != 0 && strcmp(k, key) == 0)
+            return refuse(error, size, "[%s%s%s] %s: no such key; it belongs in [%s]", section,
+                          blank, name, key, at);
+        bool has_name = n >= ARRAY_SIZE(settings);
+        if (strcmp(at, section) == 0 && (!*name || has_name))
+            add_word(known, sizeof known, k);
+    }
+    return refuse(error, size, "[%s%s%s] %s: no such key; the section has %s", section, blank, name,
+                  key, known);
+}
+
 bool config_set(struct config *config, const char *section, const char *name, const char *key,
                 const char *value, char *error, size_t error_size)
 {
     const char *blank = *name ? " " : "";
     if (!known_section(section, *name != '\0'))
-        return refuse(error, error_size, "[%s%s%s]: no such section", section, blank, name);
+        return refuse_section(section, name, error, error_size);
     for (size_t i = 0; i < ARRAY_SIZE(named); i++) {
         if (strcmp(named[i].section, section) != 0 || strcmp(named[i].key, key) != 0)
             continue;
@@ -394,11 +468,12 @@ bool config_set(struct config *config, const char *section, const char *name, co
             continue;
         if (!set_value(config, &settings[i], value, error, error_size))
             return false;
-        config->listen.explicit_addresses |= strcmp(section, "listen") == 0;
+        config->listen.explicit_addresses |=
+            strcmp(section, "listen") == 0 && strncmp(key, "pop3", 4) == 0;
         remember(config, section, name, key, value);
         return true;
     }
-    return refuse(error, error_size, "[%s%s%s] %s: no such key", section, blank, name, key);
+    return refuse_key(section, name, key, error, error_size);
 }
 
 static bool check_certificates(const struct config *config, char *error, size_t size)
@@ -406,12 +481,15 @@ static bool check_certificates(const struct config *config, char *error, size_t 
     for (size_t i = 0; i < config->tls.n_certificates; i++) {
         const struct config_certificate *c = &config->tls.certificates[i];
         if (!c->certificate != !c->key)
-            return refuse(error, size, "[tls%s%s]: %s is set without %s", *c->name ? " " : "",
-                          c->name, c->key ? "key" : "certificate", c->key ? "certificate" : "key");
+            return refuse(error, size, "%s: [tls%s%s] %s is set without %s; set both",
+                          where_given(config, "tls", c->name, "key", "certificate"),
+                          *c->name ? " " : "", c->name, c->key ? "key" : "certificate",
+                          c->key ? "certificate" : "key");
     }
     bool any = config->tls.certificates[0].certificate != NULL;
     if (!any && config->tls.n_certificates > 1)
-        return refuse(error, size, "[tls %s]: set certificate and key in [tls] first",
+        return refuse(error, size, "%s: [tls %s]: set certificate and key in [tls] first",
+                      config_where(config, "tls", config->tls.certificates[1].name, "certificate"),
                       config->tls.certificates[1].name);
     return true;
 }
@@ -424,13 +502,14 @@ static bool is_service_name(const char *name)
 static bool check_services(const struct config *config, char *error, size_t size)
 {
     if (!is_service_name(config->auth.pam_service))
-        return refuse(error, size, "[auth] pam_service=%s: must be a file name, not a path",
-                      config->auth.pam_service);
+        return refuse(error, size, "%s: [auth] pam_service=%s: must be a file name, not a path",
+                      config_where(config, "auth", "", "pam_service"), config->auth.pam_service);
     for (size_t i = 0; i < config->auth.n_domains; i++)
         if (!is_service_name(config->auth.domains[i].pam_service))
-            return refuse(error, size,
-                          "[domain %s] pam_service=%s: must be a file name, not a path",
-                          config->auth.domains[i].name, config->auth.domains[i].pam_service);
+            return refuse(
+                error, size, "%s: [domain %s] pam_service=%s: must be a file name, not a path",
+                config_where(config, "domain", config->auth.domains[i].name, "pam_service"),
+                config->auth.domains[i].name, config->auth.domains[i].pam_service);
     return true;
 }
 
@@ -448,9 +527,17 @@ bool config_complete(struct config *config, char *error, size_t error_size)
         list_add(&config->server.local_domains, "localhost", strlen("localhost"));
     }
     if (config->workers.idle_min > config->workers.idle_max)
-        return refuse(error, error_size, "[workers] idle_min is larger than idle_max");
+        return refuse(error, error_size,
+                      "%s: [workers] idle_min is larger than idle_max (%llu and %llu)",
+                      where_given(config, "workers", "", "idle_min", "idle_max"),
+                      (unsigned long long)config->workers.idle_min,
+                      (unsigned long long)config->workers.idle_max);
     if (config->auth.processes_min > config->auth.processes_max)
-        return refuse(error, error_size, "[auth] processes_min is larger than processes_max");
+        return refuse(error, error_size,
+                      "%s: [auth] processes_min is larger than processes_max (%llu and %llu)",
+                      where_given(config, "auth", "", "processes_min", "processes_max"),
+                      (unsigned long long)config->auth.processes_min,
+                      (unsigned long long)config->auth.processes_max);
     return check_services(config, error, error_size) &&
            check_certificates(config, error, error_size);
 }

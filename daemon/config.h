@@ -17,6 +17,7 @@ struct text_list {
     char **items;
 };
 
+enum session_lock { LOCK_REFUSE, LOCK_TAKEOVER };
 enum log_to { LOG_TO_AUTO, LOG_TO_JOURNAL, LOG_TO_SYSLOG, LOG_TO_STDERR };
 enum tls_required { TLS_REQUIRED_YES, TLS_REQUIRED_NOT_ON_LOOPBACK, TLS_REQUIRED_NO };
 enum tls_minimum { TLS_MINIMUM_1_2, TLS_MINIMUM_1_3 };
@@ -48,12 +49,15 @@ struct config {
         char *state_dir, *run_dir;
         char *program_dir; /* NULL: where the running program is */
         char *worker_user, *store_user;
-        unsigned log_to;    /* enum log_to */
-        unsigned log_level; /* a syslog priority */
+        struct text_list languages; /* of LANG: en, fr; the first is the default */
+        unsigned log_to;            /* enum log_to */
+        unsigned log_level;         /* a syslog priority */
         uint64_t stop_grace;
     } server;
     struct {
         struct text_list pop3, pop3s;
+        struct text_list proxy_from; /* addresses and prefixes whose PROXY header is believed */
+        unsigned proxy_tls;      /* 0 header: TLS if it says so; 1 assume: the proxy ended TLS */
         bool explicit_addresses; /* pop3 or pop3s stands in the file */
     } listen;
     struct {
@@ -65,12 +69,15 @@ struct config {
     struct {
         struct config_certificate *certificates; /* [0] is [tls]; n_certificates >= 1 */
         size_t n_certificates;
-        unsigned required; /* enum tls_required */
-        unsigned minimum;  /* enum tls_minimum */
-        char *ciphers;     /* OpenSSL names for TLS 1.2; NULL: ECDHE with AEAD */
-        unsigned alpn;     /* 0 strict, 1 ignore */
+        unsigned required;    /* enum tls_required */
+        unsigned minimum;     /* enum tls_minimum */
+        char *ciphers;        /* OpenSSL names for TLS 1.2; NULL: ECDHE with AEAD */
+        unsigned alpn;        /* 0 strict, 1 ignore */
+        char *client_ca;      /* NULL: no client certificates, no EXTERNAL */
+        unsigned client_name; /* 0 email, 1 cn: where a client certificate has its user */
     } tls;
     struct {
+        struct text_list mechanisms; /* of AUTH: plain, login, external, xoauth2, oauthbearer */
         char *pam_service;
         char *pam_confdir; /* NULL: the system's */
         uint64_t processes_min, processes_max, requests_per_process;
@@ -89,15 +96,20 @@ struct config {
     } auth;
     struct {
         uint64_t login_timeout, idle_timeout;
+        unsigned lock; /* enum session_lock */
+        bool last;
+        uint64_t login_delay; /* 0: none */
+        unsigned nul;         /* 0 pass, 1 replace */
     } session;
     struct {
         bool create;
         uint64_t quota_octets, quota_messages; /* 0: none */
         uint64_t max_message;
         uint64_t undelete_for;
+        uint64_t expire_after; /* 0: never */
     } store;
 
-    char *where; /* where the next config_set() was read */
+    char *where; /* where the next config_set() was read; after the last one, the file */
     struct config_given *given;
     size_t n_given;
 };
@@ -119,7 +131,7 @@ const char *config_where(const struct config *config, const char *section, const
                          const char *key);
 
 /* After the last key: fill what depends on others and on the system (hostname), check what
- * belongs together. As config_set(). */
+ * belongs together. As config_set(), but the line says where. */
 bool config_complete(struct config *config, char *error, size_t error_size);
 
 /* Walk the table, for the man page's test and for --help: one line a key. */

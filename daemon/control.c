@@ -93,9 +93,26 @@ static int on_visitor(sd_event_source *source, int fd, uint32_t events, void *co
     return 0;
 }
 
-static bool say(char *error, size_t size, const char *path)
+static const char *remedy(int error)
 {
-    snprintf(error, size, "[server] run_dir: %s: %s", path, strerror(errno));
+    switch (error) {
+    case ENOENT:
+        return "make the directory it is in, or set run_dir";
+    case EACCES:
+    case EPERM:
+    case EROFS:
+        return "poplard must be able to write there, or set run_dir";
+    default:
+        return "set run_dir to another directory";
+    }
+}
+
+static bool say(const struct config *config, char *error, size_t size)
+{
+    int why = errno;
+    snprintf(error, size, "%s: [server] run_dir=%s: %s; %s",
+             config_where(config, "server", "", "run_dir"), config->server.run_dir, strerror(why),
+             remedy(why));
     return false;
 }
 
@@ -106,16 +123,17 @@ bool control_open(struct master *m, char *error, size_t error_size)
     int length = snprintf(address.sun_path, sizeof address.sun_path, "%s/control", dir);
     if (length < 0 || (size_t)length >= sizeof address.sun_path) {
         errno = ENAMETOOLONG;
-        return say(error, error_size, dir);
+        return say(m->config, error, error_size);
     }
     if (mkdir(dir, 0755) < 0 && errno != EEXIST)
-        return say(error, error_size, dir);
+        return say(m->config, error, error_size);
     m->control_fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (m->control_fd < 0)
-        return say(error, error_size, address.sun_path);
+        return say(m->config, error, error_size);
     if (connect(m->control_fd, (struct sockaddr *)&address, sizeof address) == 0) {
-        snprintf(error, error_size, "%s: another poplard serves here: stop it, or set run_dir",
-                 address.sun_path);
+        snprintf(error, error_size,
+                 "%s: [server] run_dir=%s: another poplard serves there: stop it, or set run_dir",
+                 config_where(m->config, "server", "", "run_dir"), dir);
         return false;
     }
     unlink(address.sun_path); /* of a poplard that is gone; bind() says what cannot be removed */
@@ -124,7 +142,7 @@ bool control_open(struct master *m, char *error, size_t error_size)
     umask(before);
     if (bound < 0 || listen(m->control_fd, 16) < 0 ||
         sd_event_add_io(m->event, &m->control_io, m->control_fd, EPOLLIN, on_visitor, m) < 0)
-        return say(error, error_size, address.sun_path);
+        return say(m->config, error, error_size);
     return true;
 }
 

@@ -183,7 +183,8 @@ static int on_message(sd_event_source *source, int fd, uint32_t events, void *co
                  fault);
         /* fall through */
     default: /* it has ended, or ends, or has no further use; the reaping says the rest */
-        kill(g->pid, SIGKILL);
+        if (g->pid > 0)
+            kill(g->pid, SIGKILL);
         g->io = sd_event_source_disable_unref(g->io);
         channel_close(&g->channel);
         return 0;

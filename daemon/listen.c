@@ -84,10 +84,13 @@ static int bind_address(const struct sockaddr_storage *address, socklen_t size)
     return -1;
 }
 
-static const char *remedy(int error)
+static const char *remedy(const struct opening *o, const char *text, int error)
 {
     switch (error) {
     case EADDRINUSE:
+        for (size_t i = 0; i < o->n; i++)
+            if (strcmp(o->made[i].text, text) == 0)
+                return "it is named twice under [listen]";
         return "another server holds this port: stop it, or choose another";
     case EACCES:
         return "ports below 1024 need root, or a socket unit";
@@ -105,8 +108,8 @@ static bool open_one(struct opening *o, enum proto_door door, const char *key, c
     const char *where = config_where(o->config, "listen", "", key);
     if (!address_parse(text, &address, &size)) {
         snprintf(o->error, o->error_size,
-                 "%s: [listen] %s=%s: must be ADDRESS:PORT, [IPv6]:PORT or *:PORT", where, key,
-                 text);
+                 "%s: [listen] %s=%s: must be ADDRESS:PORT, [IPv6]:PORT or *:PORT, in digits",
+                 where, key, text);
         return false;
     }
     int fd = inherit(o, door, text);
@@ -120,7 +123,7 @@ static bool open_one(struct opening *o, enum proto_door door, const char *key, c
     if (!o->config->listen.explicit_addresses && (errno == EADDRNOTAVAIL || errno == EAFNOSUPPORT))
         return true;
     snprintf(o->error, o->error_size, "%s: [listen] %s=%s: %s; %s", where, key, text,
-             strerror(errno), remedy(errno));
+             strerror(errno), remedy(o, text, errno));
     return false;
 }
 
@@ -148,16 +151,20 @@ static bool check(struct opening *o)
     bool passed = false;
     if (!certificate && o->config->tls.required == TLS_REQUIRED_YES) {
         snprintf(o->error, o->error_size,
-                 "[tls] certificate and key are not set: name a certificate, or allow logins "
-                 "without TLS by [tls] required=not-on-loopback");
+                 "%s: [tls] certificate and key are not set: name a certificate, or allow logins "
+                 "without TLS by [tls] required=not-on-loopback",
+                 o->config->where);
         return false;
     }
     for (size_t i = 0; i < o->n; i++) {
         passed |= o->made[i].passed;
         if (o->made[i].door == DOOR_POP3S && !certificate) {
             snprintf(o->error, o->error_size,
-                     "[tls] certificate is not set, but %s needs one: set it, or remove pop3s",
-                     o->made[i].text);
+                     "%s: [listen] pop3s=%s: needs a certificate: set [tls] certificate and key, "
+                     "or remove pop3s",
+                     o->made[i].passed ? o->config->where
+                                       : config_where(o->config, "listen", "", "pop3s"),
+                     o->made[i].passed ? "(from systemd)" : o->made[i].text);
             return false;
         }
     }
@@ -171,7 +178,8 @@ static bool check(struct opening *o)
     }
     if (o->n == 0) {
         snprintf(o->error, o->error_size,
-                 "nothing to listen on: set [listen] pop3 or pop3s, or start a socket unit");
+                 "%s: nothing to listen on: set [listen] pop3 or pop3s, or start a socket unit",
+                 o->config->where);
         return false;
     }
     return true;

@@ -1,6 +1,7 @@
 /*
  * log.c - one line at a time to the journal, syslog or stderr. Runs in the master, as root; what it
- * writes was escaped before, and is limited here.
+ * writes was escaped before, and is limited here. A control character that got this far is some
+ * child's attempt to write a line of its own.
  */
 #include "daemon/log.h"
 #include "daemon/config.h"
@@ -135,5 +136,8 @@ void log_line(int priority, enum log_event event, const struct log_about *about,
     va_start(arguments, format);
     vsnprintf(text, sizeof text, format, arguments);
     va_end(arguments);
+    for (char *at = text; *at; at++)
+        if ((unsigned char)*at < 0x20 || *at == 0x7f)
+            *at = '?';
     emit(priority, event, about, text);
 }

@@ -16,9 +16,11 @@
 #include <sysexits.h>
 
 enum {
-    GRANTS_MAX = 3,     /* PROTO_GRANT_AGAIN in one session */
-    SPARE_MS = 60000,   /* an auth process above processes_min may idle so long */
-    SETTLING_MS = 10000 /* from the outcome to PROTO_VACANT */
+    GRANTS_MAX = 3,       /* PROTO_GRANT_AGAIN in one session */
+    SPARE_MS = 60000,     /* an auth process above processes_min may idle so long */
+    SETTLING_MS = 10000,  /* from the outcome to PROTO_VACANT */
+    SHORT_LIFE_MS = 1000, /* an auth process that ends sooner, and served nobody, has failed */
+    FORGIVEN_MS = 60000   /* after so long without a failure, earlier ones are forgotten */
 };
 
 struct context {
@@ -194,7 +196,7 @@ void login_wanted(struct master *m, struct worker *w)
         return;
     }
     if (w->channel.state == STATE_LOGIN && throttle_refuses(m->throttle, &w->source, w->asked) &&
-        !throttle_exempt(&m->config->auth.throttle_exempt, &w->peer)) {
+        !address_listed(&m->config->auth.throttle_exempt, &w->peer)) {
         refuse(m, w, REFUSED_THROTTLED);
         return;
     }
@@ -240,6 +242,14 @@ static void login_failed(struct master *m, struct worker *w, const char *user, u
     workers_settle(m, w, delayed);
 }
 
+static void kill_liar(struct auth *a, const char *what)
+{
+    struct log_about about = a->worker ? workers_about(a->worker) : (struct log_about){0};
+    log_line(LOG_ERR, LOG_EVENT_CONTRACT, &about, "killing auth process %d: it %s", a->pid, what);
+    a->killed = true;
+    kill(a->pid, SIGKILL);
+}
+
 static void on_outcome(struct master *m, struct auth *a, struct message *message)
 {
     char user[PROTO_USER_MAX + 1];
@@ -252,8 +262,13 @@ static void on_outcome(struct master *m, struct auth *a, struct message *message
         digest = message_get_u64(message);
     else
         user[0] = '\0';
-    if (!w || w->session != session)
-        return;       /* the worker is gone meanwhile */
+    if (!w)
+        return; /* it is gone meanwhile */
+    if (w->session != session || outcome >= LOGIN_OUTCOMES || !named ||
+        (outcome == LOGIN_OK && !*user)) {
+        kill_liar(a, "told of a login that cannot be");
+        return;
+    }
     a->worker = NULL; /* what follows is between the two of them */
     w->auth = NULL;
     deadline(m, a, SETTLING_MS);
@@ -281,6 +296,8 @@ static void on_vacant(struct master *m, struct auth *a)
     }
     a->worker = NULL;
     a->channel.state = STATE_IDLE;
+    a->served = true;
+    m->auth_failures = 0;
     a->vacant_since = base_now_ms();
     if (a->retired)
         retire(a);
@@ -297,7 +314,6 @@ static void on_ready(struct master *m, struct auth *a, struct message *message)
     }
     a->channel.state = STATE_IDLE;
     a->vacant_since = base_now_ms();
-    m->auth_failures = 0;
     if (m->trial && m->trial->auth == a)
         trial_step(m);
     else
@@ -323,6 +339,7 @@ static int on_message(sd_event_source *source, int fd, uint32_t events, void *co
     struct auth *a = c->auth;
     struct message message;
     const char *fault = NULL;
+    char broken[80];
     (void)source;
     (void)fd;
     (void)events;
@@ -332,12 +349,12 @@ static int on_message(sd_event_source *source, int fd, uint32_t events, void *co
     case CHANNEL_AGAIN:
         return 0;
     case CHANNEL_BAD:
-        log_line(LOG_ERR, LOG_EVENT_CONTRACT, NULL, "killing auth process %d: it sent a record %s",
-                 a->pid, fault);
-        a->killed = true;
-        kill(a->pid, SIGKILL);
+        snprintf(broken, sizeof broken, "sent a record %s", fault);
+        kill_liar(a, broken);
         /* fall through */
-    default:
+    default: /* it has ended, or ends, or has no further use; in an exchange it has its deadline */
+        if (a->channel.state != STATE_BUSY)
+            kill(a->pid, SIGKILL);
         a->io = sd_event_source_disable_unref(a->io);
         channel_close(&a->channel);
         a->retired = true;
@@ -390,6 +407,14 @@ struct auth *login_spawn(struct master *m, struct config *config, bool strict)
     return a;
 }
 
+/* The next one is started later, and later each time. */
+static void back_off(struct master *m)
+{
+    unsigned wait = pool_backoff_ms(++m->auth_failures);
+    m->auth_retry_at = base_now_ms() + wait;
+    log_line(LOG_WARNING, LOG_EVENT_CRASH, NULL, "new auth process in %u ms", wait);
+}
+
 void login_reaped(struct master *m, struct auth *a, int status)
 {
     char why[640];
@@ -400,7 +425,7 @@ void login_reaped(struct master *m, struct auth *a, int status)
     bool started = a->channel.state != STATE_STARTING;
     struct log_about about = w ? workers_about(w) : (struct log_about){0};
 
-    if (WIFSIGNALED(status))
+    if (WIFSIGNALED(status) && (started || !*a->last_error))
         snprintf(why, sizeof why, "auth process %d was ended by signal %d", a->pid,
                  WTERMSIG(status));
     else
@@ -408,6 +433,7 @@ void login_reaped(struct master *m, struct auth *a, int status)
                  *a->last_error && !started ? a->last_error : "an auth process ended by itself");
     if (!trial && !a->killed && (!started || w || !recycled))
         log_line(LOG_ERR, LOG_EVENT_CRASH, &about, "%s", why);
+    bool short_lived = !recycled && !a->served && base_now_ms() - a->vacant_since < SHORT_LIFE_MS;
     release(m, a);
     if (w)
         workers_settle(m, w, false);
@@ -415,8 +441,8 @@ void login_reaped(struct master *m, struct auth *a, int status)
         trial_failed(m, WIFEXITED(status) ? WEXITSTATUS(status) : EX_SOFTWARE, why);
         return;
     }
-    if (!started)
-        m->auth_retry_at = base_now_ms() + pool_backoff_ms(++m->auth_failures);
+    if (!started || short_lived)
+        back_off(m);
     serve_queue(m);
 }
 
@@ -424,6 +450,8 @@ void login_tick(struct master *m)
 {
     uint64_t now = base_now_ms();
     unsigned there = 0;
+    if (now > m->auth_retry_at + FORGIVEN_MS)
+        m->auth_failures = 0;
     for (struct auth *a = m->auths; a; a = a->next)
         there += !a->retired;
     for (struct auth *a = m->auths; a; a = a->next)

@@ -33,7 +33,7 @@ static const char usage[] =
 
 struct options {
     const char *config_file;
-    bool check;
+    bool config_given, check;
 };
 
 static void parse_options(int argc, char **argv, struct options *options)
@@ -43,11 +43,12 @@ static void parse_options(int argc, char **argv, struct options *options)
                                           {"version", no_argument, NULL, 'v'},
                                           {"help", no_argument, NULL, 'h'},
                                           {NULL, 0, NULL, 0}};
-    int option;
-    while ((option = getopt_long(argc, argv, "", known, NULL)) != -1) {
+    int option, at = optind;
+    while ((option = getopt_long(argc, argv, ":", known, NULL)) != -1) {
         switch (option) {
         case 'c':
             options->config_file = optarg;
+            options->config_given = true;
             break;
         case 'k':
             options->check = true;
@@ -58,10 +59,12 @@ static void parse_options(int argc, char **argv, struct options *options)
         case 'h':
             fputs(usage, stdout);
             exit(EX_OK);
+        case ':':
+            fatal(EX_USAGE, "%s needs a value; see poplard --help", argv[optind - 1]);
         default:
-            fputs(usage, stderr);
-            exit(EX_USAGE);
+            fatal(EX_USAGE, "no option '%s', or not with a value; see poplard --help", argv[at]);
         }
+        at = optind;
     }
     if (optind < argc)
         fatal(EX_USAGE, "unexpected argument '%s'; see poplard --help", argv[optind]);
@@ -134,7 +137,8 @@ int main(int argc, char **argv)
     parse_options(argc, argv, &options);
     struct config *config = configfile_read(options.config_file, error, sizeof error);
     if (!config)
-        fatal(EX_CONFIG, "%s", error);
+        fatal(EX_CONFIG, "%s%s", error,
+              options.config_given ? "" : " (--config names another file)");
     if (options.check) {
         printf("%s: no errors\n", options.config_file);
         return EX_OK;

@@ -65,7 +65,7 @@ struct auth {
     struct channel channel;
     sd_event_source *io, *timer;
     pid_t pid;
-    bool retired, awaiting_pong, killed;
+    bool retired, awaiting_pong, killed, served;
     struct worker *worker; /* whose outcome it owes; NULL if told, or that one is gone */
     uint64_t vacant_since;
     char last_error[512];

@@ -29,9 +29,9 @@ static const struct proto_rule rules[PROTO_TYPES] = {
     /* errno */
     [PROTO_FORK_FAILED] = {PROTO_FORK_FAILED, "fork-failed", ROLE_NURSERY, ROLE_MASTER, STATE_IDLE, 64, 0, 0, 0, "u"},
 
-    /* A session. session, door, local address, peer address, ticket keys: current, previous.
-     * Descriptor: the client. */
-    [PROTO_ASSIGN] = {PROTO_ASSIGN, "assign", ROLE_MASTER, ROLE_WORKER, STATE_IDLE, 512, 1, 1, 1, "qussbb"},
+    /* A session. session, door, local address, peer address, ticket keys: current, previous; 1 when
+     * the peer is a proxy whose header comes first. Descriptor: the client. */
+    [PROTO_ASSIGN] = {PROTO_ASSIGN, "assign", ROLE_MASTER, ROLE_WORKER, STATE_IDLE, 512, 1, 1, 1, "qussbbu"},
     [PROTO_LOGIN_WANTED] = {PROTO_LOGIN_WANTED, "login-wanted", ROLE_WORKER, ROLE_MASTER, STATE_CLIENT, 16, 0, 0, 0, ""},
     [PROTO_GRANT_AGAIN] = {PROTO_GRANT_AGAIN, "grant-again", ROLE_WORKER, ROLE_MASTER, STATE_MAIL, 16, 0, 0, 0, ""},
     /* Descriptor: the worker's end of the exchange. */
@@ -43,11 +43,23 @@ static const struct proto_rule rules[PROTO_TYPES] = {
     /* enum session_end, messages retrieved, deleted, octets in, out, TLS version, cipher, text on a store failure */
     [PROTO_SUMMARY] = {PROTO_SUMMARY, "summary", ROLE_WORKER, ROLE_MASTER, SESSION, 1024, 0, 0, 1, "uqqqqsss"},
 
+    /* local address, peer address (each with port, as printed), 1 when the proxy's client used TLS */
+    [PROTO_REAL_ADDRESS] = {PROTO_REAL_ADDRESS, "real-address", ROLE_WORKER, ROLE_MASTER, STATE_CLIENT, 256, 0, 0, 1, "ssu"},
+    /* 1 yes, 0 no; the peer address as the log will show it */
+    [PROTO_ADDRESS_TAKEN] = {PROTO_ADDRESS_TAKEN, "address-taken", ROLE_MASTER, ROLE_WORKER, STATE_CLIENT, 128, 0, 0, 1, "us"},
+    [PROTO_FINISH] = {PROTO_FINISH, "finish", ROLE_MASTER, ROLE_WORKER, STATE_MAIL | STATE_DONE, 16, 0, 0, 1, ""},
+    /* 1 on, 0 off */
+    [PROTO_TRACE] = {PROTO_TRACE, "trace", ROLE_MASTER, ROLE_WORKER, STATE_MAIL | STATE_DONE, 64, 0, 0, 0, "u"},
+
     /* An exchange. session, enum proto_service, user (SERVE_GRANT), peer address without port, door.
      * Descriptor: auth's end. */
     [PROTO_SERVE] = {PROTO_SERVE, "serve", ROLE_MASTER, ROLE_AUTH, STATE_IDLE, 512, 1, 1, 0, "qussu"},
     /* session, enum login_outcome, canonical user (also of a failure, as far as known), keyed digest of a refused secret */
     [PROTO_OUTCOME] = {PROTO_OUTCOME, "outcome", ROLE_AUTH, ROLE_MASTER, STATE_BUSY, 512, 0, 0, 0, "qusq"},
+    /* session, canonical user */
+    [PROTO_LOCKED] = {PROTO_LOCKED, "locked", ROLE_AUTH, ROLE_MASTER, STATE_BUSY, 512, 0, 0, 0, "qs"},
+    /* 1: its holder is gone, try once more; 0: it stays */
+    [PROTO_RETRY] = {PROTO_RETRY, "retry", ROLE_MASTER, ROLE_AUTH, STATE_BUSY, 64, 0, 0, 0, "u"},
     [PROTO_VACANT] = {PROTO_VACANT, "vacant", ROLE_AUTH, ROLE_MASTER, STATE_BUSY, 16, 0, 0, 0, ""},
     /* mechanism, user, secret */
     [PROTO_BEGIN] = {PROTO_BEGIN, "begin", ROLE_WORKER, ROLE_AUTH, STATE_EXCHANGE, 36864, 0, 0, 1, "ssb"},
@@ -57,6 +69,8 @@ static const struct proto_rule rules[PROTO_TYPES] = {
     /* poplarctl */
     [PROTO_STATUS] = {PROTO_STATUS, "status", ROLE_CTL, ROLE_MASTER, STATE_IDLE, 16, 0, 0, 0, ""},
     [PROTO_RELOAD] = {PROTO_RELOAD, "reload", ROLE_CTL, ROLE_MASTER, STATE_IDLE, 16, 0, 0, 0, ""},
+    /* user, 1 on, 0 off */
+    [PROTO_DEBUG] = {PROTO_DEBUG, "debug", ROLE_CTL, ROLE_MASTER, STATE_IDLE, 512, 0, 0, 0, "su"},
     /* exit status for poplarctl, text */
     [PROTO_REPLY] = {PROTO_REPLY, "reply", ROLE_MASTER, ROLE_CTL, STATE_IDLE, 8192, 0, 0, 0, "us"},
 };

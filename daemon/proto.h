@@ -69,6 +69,13 @@ enum proto_type {
     PROTO_VACANT,        /* the exchange is over, the auth process is free */
     PROTO_BEGIN,         /* exchange: the credentials */
     PROTO_VERDICT,       /* exchange: the outcome and, on success, the maildrop's files */
+    PROTO_REAL_ADDRESS,  /* a proxy's header: whom the client really is */
+    PROTO_ADDRESS_TAKEN, /* the master's yes or no to it */
+    PROTO_FINISH,        /* end at the next command: the user logs in elsewhere */
+    PROTO_TRACE,         /* tell the log what is said in this session, or stop it */
+    PROTO_LOCKED,        /* auth: the maildrop is in use; may that session be ended? */
+    PROTO_RETRY,         /* master: it is, or it may not be */
+    PROTO_DEBUG,         /* poplarctl: trace the sessions of one user, or stop it */
     PROTO_STATUS,        /* poplarctl asks for the master's state */
     PROTO_RELOAD,        /* poplarctl asks for a reload and waits */
     PROTO_REPLY,         /* the answer to either */

@@ -45,7 +45,10 @@ pid_t spawn_child(const char *dir, const char *program, enum proto_role role,
                   struct channel *channel)
 {
     int ends[2];
-    if (channel_pair(ends, true) < 0)
+    char *path = base_format("%s/%s", dir, program);
+    bool there = access(path, X_OK) == 0; /* a child that cannot exec has nobody to tell */
+    free(path);
+    if (!there || channel_pair(ends, true) < 0)
         return -1;
     pid_t master = getpid();
     pid_t pid = fork();

@@ -10,7 +10,6 @@
 #define POPLAR_DAEMON_THROTTLE_H
 
 #include "daemon/address.h"
-#include "daemon/config.h"
 
 struct throttle;
 
@@ -26,11 +25,5 @@ bool throttle_refuses(const struct throttle *throttle, const struct address_sour
  * password. True when this failure filled the source's bucket. */
 bool throttle_failed(struct throttle *throttle, const struct address_source *source,
                      const char *user, uint64_t digest, uint64_t now);
-
-/* Whether an address is in one of the prefixes ("192.0.2.0/24", "2001:db8::/32", "192.0.2.1"). */
-bool throttle_exempt(const struct text_list *prefixes, const struct sockaddr_storage *address);
-
-/* The first entry that is no prefix, or NULL. */
-const char *throttle_bad_prefix(const struct text_list *prefixes);
 
 #endif

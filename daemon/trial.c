@@ -76,6 +76,25 @@ static bool find_programs(const struct master *m, const struct config *config, c
     return true;
 }
 
+static bool check_prefixes(const struct config *config, char *error, size_t size)
+{
+    const struct {
+        const char *section, *key;
+        const struct text_list *prefixes;
+    } lists[] = {{"auth", "throttle_exempt", &config->auth.throttle_exempt},
+                 {"listen", "proxy_from", &config->listen.proxy_from}};
+    for (size_t i = 0; i < ARRAY_SIZE(lists); i++) {
+        const char *bad = address_bad_prefix(lists[i].prefixes);
+        if (!bad)
+            continue;
+        snprintf(error, size, "%s: [%s] %s=%s: must be an address or a prefix such as 192.0.2.0/24",
+                 config_where(config, lists[i].section, "", lists[i].key), lists[i].section,
+                 lists[i].key, bad);
+        return false;
+    }
+    return true;
+}
+
 void trial_begin(struct master *m, int reply_fd)
 {
     char error[2048] = "";
@@ -91,17 +110,9 @@ void trial_begin(struct master *m, int reply_fd)
         sd_notifyf(0, "RELOADING=1\nMONOTONIC_USEC=%llu\nSTATUS=Reloading",
                    (unsigned long long)base_now_ms() * 1000);
     t->config = configfile_read(m->config_file, error, sizeof error);
-    const char *bad = t->config ? throttle_bad_prefix(&t->config->auth.throttle_exempt) : NULL;
-    if (bad) {
-        snprintf(error, sizeof error,
-                 "%s: [auth] throttle_exempt=%s: must be an address or a prefix such as "
-                 "192.0.2.0/24",
-                 config_where(t->config, "auth", "", "throttle_exempt"), bad);
-        trial_failed(m, EX_CONFIG, error);
-        return;
-    }
-    if (!t->config || !listen_open(t->config, m->listeners, m->n_listeners, &t->listeners,
-                                   &t->n_listeners, error, sizeof error)) {
+    if (!t->config || !check_prefixes(t->config, error, sizeof error) ||
+        !listen_open(t->config, m->listeners, m->n_listeners, &t->listeners, &t->n_listeners, error,
+                     sizeof error)) {
         trial_failed(m, EX_CONFIG, error);
         return;
     }

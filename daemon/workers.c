@@ -14,6 +14,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -21,7 +22,8 @@ enum {
     WAITING_MAX = 1024,       /* connections that wait for a worker */
     WAITING_MS = 5000,        /* for so long at most */
     CROWDED_LOGIN_MS = 10000, /* the time to log in while every slot is taken */
-    LATE_MS = 15000           /* what a worker gets beyond its own deadline before it is killed */
+    LATE_MS = 15000,          /* what a worker gets beyond its own deadline before it is killed */
+    LEAVING_MS = 5000         /* from its summary to its end */
 };
 
 struct context {
@@ -74,8 +76,8 @@ void workers_end(struct master *m, struct worker *w)
     w->ended_by_us = true;
     if (w->pid > 0)
         kill(w->pid, SIGKILL);
-    else
-        channel_close(&w->channel); /* not ready: it ends when it finds its channel closed */
+    else /* not ready: it ends when it finds its channel closed, we let go at end-of-file */
+        shutdown(w->channel.fd, SHUT_RDWR);
     (void)m;
 }
 
@@ -95,9 +97,10 @@ static int on_late(sd_event_source *source, uint64_t usec, void *context)
     struct log_about about = workers_about(c->worker);
     (void)source;
     (void)usec;
-    if (c->worker->channel.state & (STATE_CLIENT | STATE_LOGIN)) {
-        log_line(LOG_WARNING, LOG_EVENT_OTHER, &about,
-                 "killing worker %d: not logged in after the time to log in", c->worker->pid);
+    if (c->worker->channel.state & (STATE_CLIENT | STATE_LOGIN | STATE_DONE)) {
+        log_line(LOG_WARNING, LOG_EVENT_OTHER, &about, "killing worker %d: %s", c->worker->pid,
+                 c->worker->channel.state == STATE_DONE ? "still there after the end of its session"
+                                                        : "not logged in after the time to log in");
         workers_end(c->master, c->worker);
     }
     return 0;
@@ -143,6 +146,7 @@ static void assign(struct master *m, struct worker *w, int fd, enum proto_door d
     message_put_text(&message, w->peer_text);
     message_put_octets(&message, m->ticket_key, sizeof m->ticket_key);
     message_put_octets(&message, m->old_ticket_key, sizeof m->old_ticket_key);
+    message_put_u32(&message, address_listed(&m->config->listen.proxy_from, peer));
     message_put_fd(&message, fd);
     enum channel_outcome sent = channel_send(&w->channel, &message, false);
     explicit_bzero(message.data, message.size);
@@ -294,14 +298,52 @@ void workers_tick(struct master *m)
     generation_fill(m);
 }
 
+/* Not reaped yet, so that its pid is surely still its own. */
+static bool is_child(pid_t pid)
+{
+    siginfo_t info;
+    return pid > 0 && waitid(P_PID, (id_t)pid, &info, WEXITED | WNOHANG | WNOWAIT) == 0;
+}
+
+/* The pid behind a ready message is the kernel's word; still, a process may have sent it that was
+ * never forked as a worker. The word for what it is instead, NULL for a worker. */
+static const char *find_imposture(const struct master *m, pid_t pid)
+{
+    if (!is_child(pid))
+        return "not the master's child";
+    for (const struct worker *w = m->workers; w; w = w->next)
+        if (w->pid == pid)
+            return "another worker";
+    for (const struct generation *g = m->generations; g; g = g->next)
+        if (g->pid == pid)
+            return "a nursery";
+    for (const struct auth *a = m->auths; a; a = a->next)
+        if (a->pid == pid)
+            return "an auth process";
+    return NULL;
+}
+
 static void on_ready(struct master *m, struct worker *w, struct message *message)
 {
-    if (message_get_u64(message) != proto_fingerprint() || message->sender <= 0) {
+    const char *imposture = find_imposture(m, message->sender);
+    if (imposture) {
+        log_line(LOG_ERR, LOG_EVENT_CONTRACT, NULL, "dropping worker %d: it is %s", message->sender,
+                 imposture);
+        if (is_child(message->sender))
+            kill(message->sender, SIGKILL);
         workers_end(m, w);
         return;
     }
-    w->pid = message->sender; /* the kernel's word, not the worker's */
-    enter(m, w, STATE_IDLE);
+    w->pid = message->sender;
+    if (message_get_u64(message) != proto_fingerprint())
+        log_line(LOG_ERR, LOG_EVENT_CONTRACT, NULL,
+                 "killing worker %d: it is of another version than its nursery", w->pid);
+    else if (!w->ended_by_us) /* else meanwhile */
+        enter(m, w, STATE_IDLE);
+    if (w->channel.state != STATE_IDLE) {
+        workers_end(m, w);
+        return;
+    }
     m->nursery_failures = 0;
     if (m->waiting && w->generation == m->current) {
         struct waiting *waiting = next_waiting(m);
@@ -363,7 +405,9 @@ static void dispatch(struct master *m, struct worker *w, struct message *message
         break;
     case PROTO_SUMMARY:
         log_summary(w, message);
+        login_forget(m, w);
         enter(m, w, STATE_DONE);
+        set_timer(m, w, base_now_ms() + LEAVING_MS, on_late);
         break;
     default:
         on_log(w, message);
@@ -377,6 +421,7 @@ static int on_message(sd_event_source *source, int fd, uint32_t events, void *co
     struct log_about about = workers_about(w);
     struct message message;
     const char *fault = NULL;
+    bool expected = w->ended_by_us;
     (void)source;
     (void)fd;
     (void)events;
@@ -388,17 +433,22 @@ static int on_message(sd_event_source *source, int fd, uint32_t events, void *co
     case CHANNEL_AGAIN:
         return 0;
     case CHANNEL_BAD:
+        if (w->pid == 0 && is_child(message.sender)) /* not ready: known from this record only */
+            kill(message.sender, SIGKILL);
         log_line(LOG_ERR, LOG_EVENT_CONTRACT, &about, "killing worker %d: it sent a record %s",
-                 w->pid, fault);
+                 w->pid ? w->pid : message.sender, fault);
         workers_end(c->master, w);
         break;
     default:
+        /* It has ended, or ends, or has no further use. */
+        if (w->pid > 0)
+            kill(w->pid, SIGKILL);
         break;
     }
     w->io = sd_event_source_disable_unref(w->io);
     channel_close(&w->channel);
     if (w->pid == 0) { /* never ready: its exit status is nobody's */
-        c->master->nursery_failures++;
+        c->master->nursery_failures += !expected;
         release(c->master, w);
     }
     return 0;

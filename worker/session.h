@@ -27,6 +27,7 @@ struct session {
 
     unsigned door; /* enum proto_door */
     char peer[PROTO_ADDRESS_MAX];
+    bool proxied; /* the peer is a proxy: its header comes before anything else */
     struct tls_ticket_keys ticket_keys;
 
     struct stream stream;

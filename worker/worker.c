@@ -62,6 +62,7 @@ static bool take_client(struct session *s)
         _exit(PROTO_EXIT_CONTRACT);
     take_ticket_key(s);
     take_ticket_key(s);
+    s->proxied = message_get_u32(m) != 0;
     uint64_t idle = s->config->session.idle_timeout * 1000;
     stream_open(&s->stream, message_take_fd(m), s->control.fd,
                 idle < WRITE_TIMEOUT_MS ? idle : WRITE_TIMEOUT_MS);

@@ -136,15 +136,15 @@ static void prefixes(void **state)
     };
     for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
         struct sockaddr_storage address = address_of(cases[i].address);
-        assert_int_equal(throttle_exempt(&list, &address), cases[i].exempt);
+        assert_int_equal(address_listed(&list, &address), cases[i].exempt);
     }
-    assert_null(throttle_bad_prefix(&list));
+    assert_null(address_bad_prefix(&list));
     static const char *const bad[] = {"192.0.2.0/33", "192.0.2", "x",
                                       "::1/129",      "::1/",    "1.2.3.4/-1"};
     for (size_t i = 0; i < ARRAY_SIZE(bad); i++) {
         char *one[] = {(char *)(uintptr_t)bad[i]};
         const struct text_list wrong = {1, one};
-        if (!throttle_bad_prefix(&wrong))
+        if (!address_bad_prefix(&wrong))
             fail_msg("%s was taken", bad[i]);
     }
 }

@@ -507,6 +507,7 @@ static inline void harness_connect(struct harness *h, enum proto_door door, cons
     message_put_text(&h->m, peer);
     message_put_octets(&h->m, harness_ticket_key, sizeof harness_ticket_key);
     message_put_octets(&h->m, "", 0);
+    message_put_u32(&h->m, 0);
     message_put_fd(&h->m, sockets[1]);
     assert_int_equal(channel_send(&h->worker, &h->m, true), CHANNEL_OK);
     close(sockets[1]);
