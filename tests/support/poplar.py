@@ -212,6 +212,20 @@ class Poplar:
         """Nursery and workers share a name; a worker has a seccomp filter."""
         return [p for p in self.children("poplar-worker") if self.proc_status(p)["Seccomp"] == "2"]
 
+    def serving(self):
+        """The workers that have a client."""
+        found = []
+        for pid in self.workers():
+            with contextlib.suppress(OSError):
+                if "socket" in os.readlink(f"/proc/{pid}/fd/4"):
+                    found.append(pid)
+        return found
+
+    def maildrop(self, user):
+        """The directory of a user's maildrop, which must be there."""
+        found, = self.state.glob(f"mail/??/??/{user}")
+        return found
+
     def nursery(self):
         return [p for p in self.children("poplar-worker")
                 if self.proc_status(p)["Seccomp"] == "0"]
