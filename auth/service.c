@@ -149,11 +149,33 @@ static enum login_outcome run_pam(struct service *s, struct exchange *x)
     return outcome == LOGIN_OK && !selfcheck_same_ids(&s->start) ? LOGIN_UNAVAILABLE : outcome;
 }
 
+/* Ask the master to end the session that holds the maildrop; true when it is gone. */
+static bool holder_ends(struct service *s, const struct exchange *x)
+{
+    const char *fault = "not the answer to what was asked";
+    message_begin(&s->message, PROTO_LOCKED);
+    message_put_u64(&s->message, x->session);
+    message_put_text(&s->message, x->user);
+    tell_master(s);
+    enum channel_outcome got = channel_receive(&s->child->control, &s->message, true, &fault);
+    if (got != CHANNEL_OK)
+        child_lost_master(got, fault);
+    if (s->message.rule->type != PROTO_RETRY)
+        child_lost_master(CHANNEL_BAD, fault);
+    bool gone = message_get_u32(&s->message) != 0;
+    message_clear(&s->message);
+    return gone;
+}
+
 static enum login_outcome open_maildrop(struct service *s, struct exchange *x)
 {
     char error[512] = "";
-    enum login_outcome outcome = grant_open(s->root, x->user, s->child->config->store.create, true,
-                                            x->files, error, sizeof error);
+    bool create = s->child->config->store.create;
+    enum login_outcome outcome =
+        grant_open(s->root, x->user, create, true, x->files, error, sizeof error);
+    if (outcome == LOGIN_IN_USE && s->child->config->session.lock == LOCK_TAKEOVER &&
+        holder_ends(s, x))
+        outcome = grant_open(s->root, x->user, create, true, x->files, error, sizeof error);
     bool defect = outcome == LOGIN_STORE_TEMP || outcome == LOGIN_STORE_PERM;
     note(s, x, defect ? LOG_ERR : LOG_INFO, error);
     return outcome;

@@ -12,6 +12,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
+#include <sysexits.h>
 #include <unistd.h>
 
 struct visitor {
@@ -43,6 +44,17 @@ void control_reply(int fd, int status, const char *text)
     channel_close(&channel);
 }
 
+static void switch_trace(struct master *m, struct message *message, int reply)
+{
+    char user[PROTO_USER_MAX + 1];
+    bool named = message_get_text(message, user, sizeof user);
+    bool on = named && message_get_u32(message) != 0;
+    if (!named || !workers_trace(m, user, on))
+        control_reply(reply, EX_USAGE, "the users traced are too many: end another trace first");
+    else
+        control_reply(reply, EX_OK, on ? "traced from now on" : "no longer traced");
+}
+
 static int on_request(sd_event_source *source, int fd, uint32_t events, void *context)
 {
     struct visitor *v = context;
@@ -60,6 +72,8 @@ static int on_request(sd_event_source *source, int fd, uint32_t events, void *co
         v->channel.fd = -1; /* goes with the reply */
         if (message.rule->type == PROTO_RELOAD) {
             trial_begin(v->master, reply);
+        } else if (message.rule->type == PROTO_DEBUG) {
+            switch_trace(v->master, &message, reply);
         } else {
             supervise_status(v->master, text, sizeof text);
             control_reply(reply, 0, text);

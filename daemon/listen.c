@@ -6,6 +6,7 @@
 #include "daemon/master.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <stdio.h>
@@ -36,6 +37,34 @@ static void add(struct opening *o, int fd, enum proto_door door, bool passed, co
         (struct listener){.fd = fd, .door = door, .passed = passed, .text = base_strdup(text)};
 }
 
+/* One passed socket: a listening TCP socket by its name's door. systemd hands them over blocking
+ * (NonBlocking= is off), and a second accept() would then hold up the loop. */
+static bool take_passed(struct opening *o, int fd, const char *name)
+{
+    bool tls = strcmp(name, "pop3s") == 0;
+    int flags = fcntl(fd, F_GETFL);
+    if (!tls && strcmp(name, "pop3") != 0)
+        snprintf(o->error, o->error_size,
+                 "systemd passed a socket named '%s': set FileDescriptorName=pop3 or pop3s in its "
+                 "unit",
+                 name);
+    else if (sd_is_socket(fd, AF_INET, SOCK_STREAM, 1) <= 0 &&
+             sd_is_socket(fd, AF_INET6, SOCK_STREAM, 1) <= 0)
+        snprintf(
+            o->error, o->error_size,
+            "systemd passed as '%s' what is no listening TCP socket: set ListenStream=PORT and "
+            "Accept=no in its unit",
+            name);
+    else if (flags < 0 || fcntl(fd, F_SETFL, flags | O_NONBLOCK) < 0)
+        snprintf(o->error, o->error_size, "the socket '%s' passed by systemd: %s", name,
+                 strerror(errno));
+    else {
+        add(o, fd, tls ? DOOR_POP3S : DOOR_POP3, true, name);
+        return true;
+    }
+    return false;
+}
+
 static bool passed_by_systemd(struct opening *o)
 {
     char **names = NULL;
@@ -44,16 +73,7 @@ static bool passed_by_systemd(struct opening *o)
     if (n < 0)
         snprintf(o->error, o->error_size, "the sockets passed by systemd: %s", strerror(-n));
     for (int i = 0; i < n; i++) {
-        bool tls = strcmp(names[i], "pop3s") == 0;
-        if (good && !tls && strcmp(names[i], "pop3") != 0) {
-            snprintf(o->error, o->error_size,
-                     "systemd passed a socket named '%s': set FileDescriptorName=pop3 or pop3s in "
-                     "its unit",
-                     names[i]);
-            good = false;
-        }
-        if (good)
-            add(o, SD_LISTEN_FDS_START + i, tls ? DOOR_POP3S : DOOR_POP3, true, names[i]);
+        good = good && take_passed(o, SD_LISTEN_FDS_START + i, names[i]);
         free(names[i]);
     }
     free(names);

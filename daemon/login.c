@@ -19,6 +19,7 @@ enum {
     GRANTS_MAX = 3,       /* PROTO_GRANT_AGAIN in one session */
     SPARE_MS = 60000,     /* an auth process above processes_min may idle so long */
     SETTLING_MS = 10000,  /* from the outcome to PROTO_VACANT */
+    CLOSED_MS = 1000,     /* from the end of its channel to its own, when it is in an exchange */
     SHORT_LIFE_MS = 1000, /* an auth process that ends sooner, and served nobody, has failed */
     FORGIVEN_MS = 60000   /* after so long without a failure, earlier ones are forgotten */
 };
@@ -67,10 +68,11 @@ static int on_overdue(sd_event_source *source, uint64_t usec, void *context)
     struct log_about about = w ? workers_about(w) : (struct log_about){0};
     (void)source;
     (void)usec;
-    log_line(LOG_ERR, LOG_EVENT_OTHER, &about,
-             "auth process %d gave no answer in time ([auth] timeout), killing it: a PAM module "
-             "or the directory behind it hangs",
-             c->auth->pid);
+    log_line(LOG_ERR, LOG_EVENT_OTHER, &about, "killing auth process %d: %s", c->auth->pid,
+             c->auth->channel.fd < 0
+                 ? "a PAM module closed its channel"
+                 : "no answer in time ([auth] timeout); a PAM module or the directory behind it "
+                   "hangs");
     c->auth->killed = true;
     kill(c->auth->pid, SIGKILL);
     return 0;
@@ -121,6 +123,7 @@ static void pair(struct master *m, struct auth *a, struct worker *w)
         w->queued = false;
         w->auth = a;
         a->worker = w;
+        a->owes = true;
         a->channel.state = STATE_BUSY;
         deadline(m, a, m->config->auth.timeout * 1000);
         message_begin(&message, PROTO_EXCHANGE);
@@ -218,6 +221,7 @@ static void login_succeeded(struct master *m, struct worker *w, const char *user
     base_copy(w->canonical, sizeof w->canonical, user);
     base_escape(w->user, sizeof w->user, user);
     w->channel.state = STATE_MAIL;
+    workers_trace_if_wanted(m, w);
     w->timer = sd_event_source_disable_unref(w->timer);
     m->total_logins++;
 }
@@ -262,6 +266,11 @@ static void on_outcome(struct master *m, struct auth *a, struct message *message
         digest = message_get_u64(message);
     else
         user[0] = '\0';
+    if (!a->owes) {
+        kill_liar(a, "told of a login twice");
+        return;
+    }
+    a->owes = false;
     if (!w)
         return; /* it is gone meanwhile */
     if (w->session != session || outcome >= LOGIN_OUTCOMES || !named ||
@@ -285,6 +294,47 @@ static void on_outcome(struct master *m, struct auth *a, struct message *message
         login_succeeded(m, w, user);
     else
         login_failed(m, w, user, outcome, digest);
+}
+
+static void tell_retry(struct auth *a, bool retry)
+{
+    struct message message;
+    a->holder = NULL;
+    message_begin(&message, PROTO_RETRY);
+    message_put_u32(&message, retry);
+    if (a->channel.fd >= 0 && channel_send(&a->channel, &message, false) != CHANNEL_OK)
+        kill(a->pid, SIGKILL);
+}
+
+/* [session] lock=takeover: the older session ends, if it is one of ours and past its login; a
+ * tool's lock stays. */
+static void on_locked(struct master *m, struct auth *a, struct message *message)
+{
+    char user[PROTO_USER_MAX + 1];
+    uint64_t session = message_get_u64(message);
+    struct worker *w = m->workers;
+    if (!message_get_text(message, user, sizeof user) || !a->worker ||
+        a->worker->session != session || m->config->session.lock != LOCK_TAKEOVER)
+        w = NULL;
+    while (w && !(w != a->worker && w->channel.state & (STATE_MAIL | STATE_DONE) &&
+                  strcmp(w->canonical, user) == 0))
+        w = w->next;
+    if (!w) {
+        tell_retry(a, false);
+        return;
+    }
+    struct log_about about = workers_about(w);
+    log_line(LOG_INFO, LOG_EVENT_OTHER, &about, "gives way to session %llu of user=%s",
+             (unsigned long long)session, w->user);
+    a->holder = w;
+    workers_finish(m, w);
+}
+
+void login_holder_gone(struct master *m, struct worker *w)
+{
+    for (struct auth *a = m->auths; a; a = a->next)
+        if (a->holder == w)
+            tell_retry(a, true);
 }
 
 static void on_vacant(struct master *m, struct auth *a)
@@ -352,8 +402,10 @@ static int on_message(sd_event_source *source, int fd, uint32_t events, void *co
         snprintf(broken, sizeof broken, "sent a record %s", fault);
         kill_liar(a, broken);
         /* fall through */
-    default: /* it has ended, or ends, or has no further use; in an exchange it has its deadline */
-        if (a->channel.state != STATE_BUSY)
+    default: /* it has ended, or ends, or has no further use */
+        if (a->channel.state == STATE_BUSY)
+            deadline(c->master, a, CLOSED_MS); /* it may find out by itself, and say so */
+        else
             kill(a->pid, SIGKILL);
         a->io = sd_event_source_disable_unref(a->io);
         channel_close(&a->channel);
@@ -369,6 +421,9 @@ static int on_message(sd_event_source *source, int fd, uint32_t events, void *co
         break;
     case PROTO_OUTCOME:
         on_outcome(c->master, a, &message);
+        break;
+    case PROTO_LOCKED:
+        on_locked(c->master, a, &message);
         break;
     case PROTO_VACANT:
         on_vacant(c->master, a);
@@ -434,6 +489,7 @@ void login_reaped(struct master *m, struct auth *a, int status)
     if (!trial && !a->killed && (!started || w || !recycled))
         log_line(LOG_ERR, LOG_EVENT_CRASH, &about, "%s", why);
     bool short_lived = !recycled && !a->served && base_now_ms() - a->vacant_since < SHORT_LIFE_MS;
+    bool ours = m->serving && a->config == m->config; /* not of a trial that failed */
     release(m, a);
     if (w)
         workers_settle(m, w, false);
@@ -441,7 +497,7 @@ void login_reaped(struct master *m, struct auth *a, int status)
         trial_failed(m, WIFEXITED(status) ? WEXITSTATUS(status) : EX_SOFTWARE, why);
         return;
     }
-    if (!started || short_lived)
+    if (ours && (!started || short_lived))
         back_off(m);
     serve_queue(m);
 }

@@ -152,9 +152,5 @@ int main(int argc, char **argv)
     umask(0022);
     raise_descriptor_limit();
     bound_privileges();
-    if (geteuid() != 0)
-        log_line(LOG_WARNING, LOG_EVENT_OTHER, NULL,
-                 "not root: everything runs as uid %u, without the separation of users",
-                 (unsigned)geteuid());
     return supervise_run(&m);
 }

@@ -38,7 +38,8 @@ struct worker {
     struct channel channel;
     sd_event_source *io, *timer;
     pid_t pid; /* 0 until it is ready */
-    bool ended_by_us;
+    bool ended_by_us, finishing;
+    bool proxied; /* its peer is in proxy_from: the real address is still to come */
     bool summarised;
 
     /* From PROTO_ASSIGN on. */
@@ -66,7 +67,9 @@ struct auth {
     sd_event_source *io, *timer;
     pid_t pid;
     bool retired, awaiting_pong, killed, served;
+    bool owes;             /* the outcome of the exchange under way */
     struct worker *worker; /* whose outcome it owes; NULL if told, or that one is gone */
+    struct worker *holder; /* whose end it waits for ([session] lock=takeover) */
     uint64_t vacant_since;
     char last_error[512];
 };
@@ -122,6 +125,7 @@ struct master {
     sd_event_source *nursery_retry;
 
     struct worker *workers;
+    struct text_list traced;                 /* canonical users whose sessions the log is told of */
     unsigned n_idle, n_starting, n_sessions; /* workers by state */
     uint64_t last_session;
     unsigned arrived;      /* connections since the last tick */
@@ -177,12 +181,18 @@ void workers_connection(struct master *m, int fd, enum proto_door door,
 void workers_tick(struct master *m);
 void workers_reaped(struct master *m, struct worker *w, int status);
 void workers_end(struct master *m, struct worker *w); /* kill it; the reaping follows */
+/* Ask a logged-in session to end at its next command; kill it if it does not within a second. */
+void workers_finish(struct master *m, struct worker *w);
+/* Begin or end the trace of one user's sessions, present and future. False: too many users. */
+bool workers_trace(struct master *m, const char *user, bool on);
+void workers_trace_if_wanted(struct master *m, struct worker *w);
 void workers_settle(struct master *m, struct worker *w, bool failed);
 
 /* login.c: auth processes and the exchanges they serve. */
 struct auth *login_spawn(struct master *m, struct config *config, bool strict);
 void login_wanted(struct master *m, struct worker *w);
-void login_forget(struct master *m, struct worker *w); /* the worker is gone */
+void login_forget(struct master *m, struct worker *w);      /* the worker is gone */
+void login_holder_gone(struct master *m, struct worker *w); /* a lock may be free now */
 void login_retire_all(struct master *m, const struct config *config);
 void login_reaped(struct master *m, struct auth *a, int status);
 void login_tick(struct master *m);

@@ -154,6 +154,7 @@ enum session_end {
     END_STORE,    /* the store failed under the session */
     END_SHUTDOWN, /* the master ended it */
     END_FOREIGN,  /* the client speaks another protocol */
+    END_TAKEOVER, /* the user logged in elsewhere, [session] lock=takeover */
     END_REASONS
 };
 

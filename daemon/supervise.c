@@ -235,5 +235,8 @@ int supervise_run(struct master *m)
     if (m->serving)
         log_line(LOG_NOTICE, LOG_EVENT_STOPPED, NULL, "stopped");
     throttle_free(m->throttle);
+    while (m->traced.n > 0)
+        free(m->traced.items[--m->traced.n]);
+    free(m->traced.items);
     return m->exit_status;
 }

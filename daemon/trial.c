@@ -161,6 +161,10 @@ static bool commit(struct master *m, struct trial *t)
     login_tick(m);
     log_line(LOG_NOTICE, first ? LOG_EVENT_STARTED : LOG_EVENT_RELOADED, NULL, "%s",
              first ? "serving" : "reloaded");
+    if (first && geteuid() != 0)
+        log_line(LOG_WARNING, LOG_EVENT_OTHER, NULL,
+                 "not root: everything runs as uid %u, without the separation of users",
+                 (unsigned)geteuid());
     control_reply(t->reply_fd, 0, "reloaded");
     free(t);
     return true;

@@ -22,6 +22,8 @@ enum {
     WAITING_MAX = 1024,       /* connections that wait for a worker */
     WAITING_MS = 5000,        /* for so long at most */
     CROWDED_LOGIN_MS = 10000, /* the time to log in while every slot is taken */
+    FINISH_MS = 1000,         /* what a session gets to end for another of its user */
+    TRACED_MAX = 64,          /* users whose sessions are traced at a time */
     LATE_MS = 15000,          /* what a worker gets beyond its own deadline before it is killed */
     LEAVING_MS = 5000         /* from its summary to its end */
 };
@@ -57,6 +59,7 @@ static void release(struct master *m, struct worker *w)
 {
     struct generation *g = w->generation;
     login_forget(m, w);
+    login_holder_gone(m, w);
     --*counter(m, w->channel.state);
     *w->link = w->next;
     if (w->next)
@@ -137,6 +140,7 @@ static void assign(struct master *m, struct worker *w, int fd, enum proto_door d
     w->door = door;
     w->peer = *peer;
     w->source = address_source(peer);
+    w->proxied = address_listed(&m->config->listen.proxy_from, peer);
     w->started = base_now_ms();
 
     message_begin(&message, PROTO_ASSIGN);
@@ -146,7 +150,7 @@ static void assign(struct master *m, struct worker *w, int fd, enum proto_door d
     message_put_text(&message, w->peer_text);
     message_put_octets(&message, m->ticket_key, sizeof m->ticket_key);
     message_put_octets(&message, m->old_ticket_key, sizeof m->old_ticket_key);
-    message_put_u32(&message, address_listed(&m->config->listen.proxy_from, peer));
+    message_put_u32(&message, w->proxied);
     message_put_fd(&message, fd);
     enum channel_outcome sent = channel_send(&w->channel, &message, false);
     explicit_bzero(message.data, message.size);
@@ -216,7 +220,8 @@ static bool admit(struct master *m, const struct sockaddr_storage *peer)
     const char *why = NULL;
     if (m->stopping)
         return false;
-    if (sessions_of(m, &source, false) >= m->config->workers.max_per_source)
+    if (!address_listed(&m->config->listen.proxy_from, peer) &&
+        sessions_of(m, &source, false) >= m->config->workers.max_per_source)
         why = "[workers] max_per_source";
     else if (m->n_sessions + m->n_waiting >= m->config->workers.max_sessions && !make_room(m))
         why = "[workers] max_sessions";
@@ -390,6 +395,39 @@ static void on_log(struct worker *w, struct message *message)
     }
 }
 
+/* A proxy's header, as the worker read it: the one claim of a worker that is used, for limits and
+ * the log, and only where the kernel says that the peer is a proxy of ours. */
+static void on_real_address(struct master *m, struct worker *w, struct message *message)
+{
+    char local[PROTO_ADDRESS_MAX], peer[PROTO_ADDRESS_MAX];
+    struct sockaddr_storage address;
+    struct log_about about = workers_about(w);
+    socklen_t size;
+    if (!w->proxied || !message_get_text(message, local, sizeof local) ||
+        !message_get_text(message, peer, sizeof peer) || !address_parse(peer, &address, &size)) {
+        log_line(LOG_ERR, LOG_EVENT_CONTRACT, &about, "killing worker %d: it claims an address",
+                 w->pid);
+        workers_end(m, w);
+        return;
+    }
+    address_unmap(&address);
+    struct address_source source = address_source(&address);
+    bool taken = sessions_of(m, &source, false) < m->config->workers.max_per_source;
+    log_line(taken ? LOG_DEBUG : LOG_NOTICE, LOG_EVENT_OTHER, &about,
+             "%s peer=%s behind proxy=%s%s", taken ? "serving" : "refused", peer, w->peer_text,
+             taken ? "" : ": [workers] max_per_source");
+    w->proxied = false;
+    w->peer = address;
+    w->source = source;
+    address_print(&address, true, w->peer_text);
+    message_clear(message);
+    message_begin(message, PROTO_ADDRESS_TAKEN);
+    message_put_u32(message, taken);
+    message_put_text(message, w->peer_text);
+    if (channel_send(&w->channel, message, false) != CHANNEL_OK)
+        workers_end(m, w);
+}
+
 static void dispatch(struct master *m, struct worker *w, struct message *message)
 {
     switch (message->rule->type) {
@@ -402,6 +440,9 @@ static void dispatch(struct master *m, struct worker *w, struct message *message
         break;
     case PROTO_GRANT_AGAIN:
         login_wanted(m, w);
+        break;
+    case PROTO_REAL_ADDRESS:
+        on_real_address(m, w, message);
         break;
     case PROTO_SUMMARY:
         log_summary(w, message);
@@ -500,6 +541,69 @@ void workers_reaped(struct master *m, struct worker *w, int status)
         generation_release(m, g);
     }
     generation_fill(m);
+}
+
+static int on_unfinished(sd_event_source *source, uint64_t usec, void *context)
+{
+    struct context *c = context;
+    (void)source;
+    (void)usec;
+    workers_end(c->master, c->worker);
+    return 0;
+}
+
+void workers_finish(struct master *m, struct worker *w)
+{
+    struct message message;
+    if (w->finishing)
+        return;
+    w->finishing = true;
+    message_begin(&message, PROTO_FINISH);
+    if (w->channel.fd < 0 || channel_send(&w->channel, &message, false) != CHANNEL_OK)
+        workers_end(m, w);
+    else
+        set_timer(m, w, base_now_ms() + FINISH_MS, on_unfinished);
+}
+
+static void tell_trace(struct worker *w, bool on)
+{
+    struct message message;
+    message_begin(&message, PROTO_TRACE);
+    message_put_u32(&message, on);
+    if (w->channel.fd >= 0)
+        (void)channel_send(&w->channel, &message, false); /* a trace is not worth a session */
+}
+
+static size_t find_traced(const struct master *m, const char *user)
+{
+    size_t i = 0;
+    while (i < m->traced.n && strcmp(m->traced.items[i], user) != 0)
+        i++;
+    return i;
+}
+
+void workers_trace_if_wanted(struct master *m, struct worker *w)
+{
+    if (find_traced(m, w->canonical) < m->traced.n)
+        tell_trace(w, true);
+}
+
+bool workers_trace(struct master *m, const char *user, bool on)
+{
+    size_t at = find_traced(m, user);
+    if (on && at == m->traced.n) {
+        if (at >= TRACED_MAX)
+            return false;
+        m->traced.items = base_realloc(m->traced.items, (at + 1) * sizeof *m->traced.items);
+        m->traced.items[m->traced.n++] = base_strdup(user);
+    } else if (!on && at < m->traced.n) {
+        free(m->traced.items[at]);
+        m->traced.items[at] = m->traced.items[--m->traced.n];
+    }
+    for (struct worker *w = m->workers; w; w = w->next)
+        if (w->channel.state == STATE_MAIL && strcmp(w->canonical, user) == 0)
+            tell_trace(w, on);
+    return true;
 }
 
 static void send_settled(struct master *m, struct worker *w)

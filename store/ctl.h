@@ -69,6 +69,7 @@ int ctl_open_failed(const struct ctl_maildrop *maildrop, enum store_outcome outc
 int ctl_help(struct ctl *ctl);
 int ctl_status(struct ctl *ctl);
 int ctl_reload(struct ctl *ctl);
+int ctl_debug(struct ctl *ctl);
 int ctl_user(struct ctl *ctl);
 int ctl_import(struct ctl *ctl);
 int ctl_export(struct ctl *ctl);

@@ -19,6 +19,10 @@ static const struct ctl_command commands[] = {
     {"reload", "", 0, 0, 0, true, ctl_reload, "Read the configuration again, wait for the outcome",
      "A configuration or certificate that is refused changes nothing: the old one stays, and\n"
      "the reason is printed.\n"},
+    {"debug", "USER on|off", 2, 2, 0, true, ctl_debug,
+     "Write what one user's sessions say to the server's log, or stop it",
+     "Commands and the first lines of their replies, from login on; passwords are masked. Lasts\n"
+     "until it is switched off or the server ends.\n"},
     {"user", "USER", 1, 1, 0, true, ctl_user, "Show how a name maps to a user and a maildrop",
      NULL},
     {"import", "USER PATH...", 2, ANY, CTL_DRY_RUN | CTL_FORMAT | CTL_NO_LIMITS, true, ctl_import,
@@ -134,15 +138,19 @@ static void suggest(const char *const *words, size_t n, char *error, size_t erro
     bool group = is_group(words[0], members, sizeof members);
     snprintf(pair, sizeof pair, "%.*s %.*s", WORD_MAX, words[0], WORD_MAX, n > 1 ? words[1] : "");
     for (size_t i = 0; i < ARRAY_SIZE(commands); i++) {
-        bool two = strchr(commands[i].words, ' ') != NULL;
-        if (two || !group)
-            consider(two ? pair : words[0], commands[i].words, &best, &distance);
+        const char *second = strchr(commands[i].words, ' ');
+        if (second || !group)
+            consider(second ? pair : words[0], commands[i].words, &best, &distance);
+        if (second && strcmp(second + 1, words[0]) == 0) { /* its first word was left out */
+            best = commands[i].words;
+            distance = 0;
+        }
     }
     if (group && n < 2)
         snprintf(error, error_size, "%s needs one of: %s", words[0], members);
     else if (best)
         snprintf(error, error_size, "no command \"%s\": did you mean \"%s\"?",
-                 strchr(best, ' ') || group ? pair : words[0], best);
+                 distance > 0 && (strchr(best, ' ') || group) ? pair : words[0], best);
     else if (group)
         snprintf(error, error_size, "no command \"%s\": %s takes one of: %s", pair, words[0],
                  members);

@@ -75,13 +75,11 @@ static int wait_failed(enum channel_outcome outcome, const char *fault)
 }
 
 /* The answer's text and the status that poplarctl exits with, if there is an answer in time. */
-static int ask(struct channel *channel, enum proto_type type, int wait_ms, char text[REPLY_MAX],
+static int ask(struct channel *channel, struct message *m, int wait_ms, char text[REPLY_MAX],
                int *answer)
 {
     const char *fault = "";
-    struct message *m = base_alloc(sizeof *m);
     struct pollfd poller = {.fd = channel->fd, .events = POLLIN};
-    message_begin(m, type);
     enum channel_outcome outcome = channel_send(channel, m, true);
     if (outcome == CHANNEL_OK) {
         uint64_t now = base_now_ms(), end = now + (uint64_t)wait_ms;
@@ -94,7 +92,6 @@ static int ask(struct channel *channel, enum proto_type type, int wait_ms, char 
         message_get_text(m, text, REPLY_MAX);
     }
     message_clear(m);
-    free(m);
     return outcome == CHANNEL_OK ? 0 : wait_failed(outcome, fault);
 }
 
@@ -112,7 +109,7 @@ static void print_answer(const struct ctl *ctl, const char *text, int answer)
     }
 }
 
-static int exchange(const struct ctl *ctl, enum proto_type type, int wait_ms)
+static int exchange(const struct ctl *ctl, struct message *request, int wait_ms)
 {
     struct channel channel;
     char text[REPLY_MAX] = "";
@@ -120,7 +117,7 @@ static int exchange(const struct ctl *ctl, enum proto_type type, int wait_ms)
     int status = connect_master(ctl, &channel);
     if (status)
         return status;
-    status = ask(&channel, type, wait_ms, text, &answer);
+    status = ask(&channel, request, wait_ms, text, &answer);
     channel_close(&channel);
     if (status)
         return status;
@@ -132,10 +129,31 @@ static int exchange(const struct ctl *ctl, enum proto_type type, int wait_ms)
 
 int ctl_status(struct ctl *ctl)
 {
-    return exchange(ctl, PROTO_STATUS, STATUS_WAIT_MS);
+    struct message m;
+    message_begin(&m, PROTO_STATUS);
+    return exchange(ctl, &m, STATUS_WAIT_MS);
 }
 
 int ctl_reload(struct ctl *ctl)
 {
-    return exchange(ctl, PROTO_RELOAD, RELOAD_WAIT_MS);
+    struct message m;
+    message_begin(&m, PROTO_RELOAD);
+    return exchange(ctl, &m, RELOAD_WAIT_MS);
+}
+
+int ctl_debug(struct ctl *ctl)
+{
+    struct message m;
+    char name[PROTO_USER_MAX + 1];
+    bool on = strcmp(ctl->words[1], "on") == 0;
+    if (!on && strcmp(ctl->words[1], "off") != 0)
+        return ctl_fail(EX_USAGE, "debug %s %s: on or off; see poplarctl help debug", ctl->words[0],
+                        ctl->words[1]);
+    int status = ctl_open_user(ctl, ctl->words[0], name, NULL);
+    if (status)
+        return status;
+    message_begin(&m, PROTO_DEBUG);
+    message_put_text(&m, name);
+    message_put_u32(&m, on);
+    return exchange(ctl, &m, STATUS_WAIT_MS);
 }

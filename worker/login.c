@@ -6,10 +6,14 @@
 #include "worker/login.h"
 #include "daemon/base.h"
 
+#include <poll.h>
 #include <string.h>
 #include <unistd.h>
 
-enum { GRANTS_AGAIN_MAX = 3 }; /* times that granted files may turn out to be replaced */
+enum {
+    GRANTS_AGAIN_MAX = 3,   /* times that granted files may turn out to be replaced */
+    MASTER_WAIT_MS = 60000, /* for the master's answer after login */
+};
 
 /* How an attempt went, beyond what auth can say. */
 enum attempt {
@@ -58,11 +62,33 @@ static bool ask_master(struct session *s, enum proto_type type)
     return outcome == CHANNEL_OK;
 }
 
+/* Until the master speaks or the time to log in is over: an auth process that died between telling
+ * the master and telling us leaves nobody to answer. */
+static bool await_master(struct session *s)
+{
+    struct pollfd watched = {.fd = s->control.fd, .events = POLLIN};
+    uint64_t deadline = s->stream.deadline ? s->stream.deadline : base_now_ms() + MASTER_WAIT_MS;
+    for (;;) {
+        uint64_t now = base_now_ms();
+        if (now >= deadline) {
+            session_end(s, END_LOGIN_TIMEOUT);
+            return false;
+        }
+        if (poll(&watched, 1, (int)(deadline - now)) > 0)
+            return true;
+    }
+}
+
 /* Wait for the master's next record; false when the session is over. */
 static bool hear_master(struct session *s)
 {
     const char *fault = NULL;
-    enum channel_outcome outcome = channel_receive(&s->control, &s->record, true, &fault);
+    enum channel_outcome outcome;
+    if (!await_master(s))
+        return false;
+    do /* orders may come between */
+        outcome = channel_receive(&s->control, &s->record, true, &fault);
+    while (outcome == CHANNEL_OK && session_take_order(s));
     if (outcome != CHANNEL_OK)
         session_lost_master(s, outcome, fault);
     return outcome == CHANNEL_OK;

@@ -73,7 +73,7 @@ static void refuse_unknown(struct session *s, const char *word, size_t size)
         refuse(s, TEXT_UNKNOWN_COMMAND);
 }
 
-static void run_line(struct session *s, const struct line *line)
+static void run_command(struct session *s, const struct line *line)
 {
     struct command_arguments a = {0};
     size_t word = line_word(line->text, line->size);
@@ -96,6 +96,29 @@ static void run_line(struct session *s, const struct line *line)
         session_error(s, CODE_NONE, TEXT_NO_SUCH_MESSAGE);
 }
 
+/* Credentials are none of the log's business, in whatever state they come. */
+static void copy_masked(char *to, size_t size, const struct line *line)
+{
+    size_t word = line_word(line->text, line->size);
+    bool secret = word == 4 && (strncasecmp(line->text, "PASS", 4) == 0 ||
+                                strncasecmp(line->text, "AUTH", 4) == 0);
+    base_copy(to, size, line->text);
+    if (secret)
+        base_copy(to + word, size - word, " ********");
+}
+
+static void run_line(struct session *s, const struct line *line)
+{
+    char traced[256];
+    if (!s->stream.tracing) {
+        run_command(s, line);
+        return;
+    }
+    copy_masked(traced, sizeof traced, line);
+    run_command(s, line);
+    session_trace(s, traced);
+}
+
 /* A TLS client that met the port without TLS: its first octets are a record's type and version. */
 static bool is_tls_hello(const struct session *s)
 {
@@ -112,9 +135,13 @@ static void read_more(struct session *s)
     uint64_t deadline = s->logged_in ? base_now_ms() + s->config->session.idle_timeout * 1000 : 0;
     if (stream_flush(&s->stream) == STREAM_OK) {
         unsigned char *to = line_space(&s->input, &space);
+        s->reading = true;
         if (stream_read(&s->stream, to, space, deadline, &got) == STREAM_OK)
             line_added(&s->input, got);
+        s->reading = false;
     }
+    if (s->finishing)
+        session_end(s, END_TAKEOVER);
     session_check_stream(s);
     if (s->end == 0 && is_tls_hello(s)) {
         session_error(s, CODE_NONE, TEXT_TLS_ON_CLEAR_PORT);

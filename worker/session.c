@@ -7,6 +7,7 @@
 
 #include <stdio.h>
 #include <string.h>
+#include <syslog.h>
 
 static const char *const codes[] = {
     [CODE_NONE] = "",
@@ -94,6 +95,54 @@ void session_lost_master(struct session *s, enum channel_outcome outcome, const 
         snprintf(s->detail, sizeof s->detail, "a record is %s", fault);
     session_end(s, END_SHUTDOWN);
     channel_close(&s->control);
+}
+
+bool session_take_order(struct session *s)
+{
+    switch (s->record.rule->type) {
+    case PROTO_TRACE:
+        s->stream.tracing = message_get_u32(&s->record) != 0;
+        return true;
+    case PROTO_FINISH:
+        s->finishing = true;
+        return true;
+    default:
+        return false;
+    }
+}
+
+bool session_hear_master(struct session *s)
+{
+    const char *fault = "not what may be said now";
+    enum channel_outcome outcome = channel_receive(&s->control, &s->record, false, &fault);
+    if (outcome == CHANNEL_AGAIN)
+        return true;
+    bool good = outcome == CHANNEL_OK && session_take_order(s);
+    if (outcome == CHANNEL_OK)
+        message_clear(&s->record);
+    if (!good) {
+        session_lost_master(s, outcome == CHANNEL_OK ? CHANNEL_BAD : outcome, fault);
+        return false;
+    }
+    if (s->finishing && s->reading)
+        session_end(s, END_TAKEOVER);
+    return s->end == 0;
+}
+
+void session_trace(struct session *s, const char *command)
+{
+    char text[700];
+    struct message *m = &s->record;
+    if (!s->stream.tracing || s->control.fd < 0)
+        return;
+    snprintf(text, sizeof text, "trace: C: %.512s S: %s", command, s->stream.reply);
+    memset(s->stream.reply, 0, sizeof s->stream.reply);
+    s->stream.said = 0;
+    message_begin(m, PROTO_LOG);
+    message_put_u32(m, LOG_INFO);
+    message_put_text(m, text);
+    channel_send(&s->control, m, false); /* a log that is full misses a line */
+    message_clear(m);
 }
 
 /* Printed address, with or without port and brackets, IPv4-mapped made IPv4 by the master. */

@@ -40,6 +40,8 @@ struct session {
     struct view view;
     unsigned char chunk[MAILDROP_CHUNK_SIZE]; /* of a message on its way */
 
+    bool finishing, reading; /* asked to end; waiting for a command */
+
     unsigned end;     /* enum session_end; 0: goes on */
     char detail[256]; /* more about the end, for the log */
     uint64_t retrieved, deleted;
@@ -63,6 +65,15 @@ void session_check_stream(struct session *s);
 
 /* End it because the master broke the contract or is gone; the worker has no other use. */
 void session_lost_master(struct session *s, enum channel_outcome outcome, const char *fault);
+
+/* The master has something to say: a trace to begin or end, or that the session must end at its
+ * next command. False when waiting for the client has no more use. */
+bool session_hear_master(struct session *s);
+/* The same for a record that came where another was waited for; false if it is neither. */
+bool session_take_order(struct session *s);
+
+/* Tell the log of one command and the first line of its reply, when the session is traced. */
+void session_trace(struct session *s, const char *command);
 
 /* Whether this client may send credentials now: [tls] required. */
 bool session_may_log_in(const struct session *s);

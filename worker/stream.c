@@ -52,9 +52,10 @@ static enum stream_outcome wait_for(struct stream *s, short events, uint64_t dea
         int ready = poll(watched, 2, left > WAIT_FOREVER_MS ? WAIT_FOREVER_MS : (int)left);
         if (ready < 0 && errno != EINTR)
             return fail(s, STREAM_CLOSED);
-        if (ready > 0 && watched[1].revents)
+        if (ready > 0 && watched[1].revents &&
+            !(s->on_control && s->on_control(s->control_context)))
             return fail(s, STREAM_CONTROL);
-        if (ready > 0)
+        if (ready > 0 && watched[0].revents)
             return STREAM_OK;
     }
 }
@@ -188,9 +189,21 @@ void stream_added(struct stream *s, size_t size)
     s->filled += size;
 }
 
+static void overhear(struct stream *s, const char *octets, size_t size)
+{
+    for (size_t i = 0; i < size && s->said < sizeof s->reply - 1; i++) {
+        if (octets[i] == '\r')
+            s->said = sizeof s->reply - 1; /* the line is whole */
+        else
+            s->reply[s->said++] = octets[i];
+    }
+}
+
 void stream_put(struct stream *s, const void *octets, size_t size)
 {
     const unsigned char *from = octets;
+    if (s->tracing)
+        overhear(s, octets, size);
     while (size > 0) {
         size_t space;
         unsigned char *to = stream_space(s, 1, &space);

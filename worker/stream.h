@@ -22,7 +22,7 @@ enum stream_outcome {
     STREAM_READ_TIMEOUT,  /* it said nothing until the deadline */
     STREAM_WRITE_TIMEOUT, /* it did not take what we sent */
     STREAM_TLS_FAILED,    /* handshake or record failure; see tls_reason */
-    STREAM_CONTROL,       /* the control channel ended or spoke */
+    STREAM_CONTROL,       /* the master wants the session to end, or is gone */
 };
 
 struct stream {
@@ -33,6 +33,12 @@ struct stream {
     uint64_t deadline;              /* base_now_ms() by which everything must be over; 0: none */
     uint64_t octets_in, octets_out; /* without what TLS adds */
     enum stream_outcome failure;    /* once it failed, it stays so */
+    /* Called when the master speaks while the client is waited for: whether to go on. */
+    bool (*on_control)(void *context);
+    void *control_context;
+    bool tracing;    /* keep the first line of what is put, for the trace */
+    size_t said;     /* octets of it so far */
+    char reply[128]; /* without line end */
     size_t filled;
     unsigned char out[STREAM_BUFFER_SIZE];
 };

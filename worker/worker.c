@@ -45,6 +45,11 @@ static void take_ticket_key(struct session *s)
         memcpy(s->ticket_keys.octets[s->ticket_keys.n++], octets, size);
 }
 
+static bool hear_master(void *session)
+{
+    return session_hear_master(session);
+}
+
 /* Wait for a client; false when none will come. */
 static bool take_client(struct session *s)
 {
@@ -67,6 +72,8 @@ static bool take_client(struct session *s)
     stream_open(&s->stream, message_take_fd(m), s->control.fd,
                 idle < WRITE_TIMEOUT_MS ? idle : WRITE_TIMEOUT_MS);
     message_clear(m);
+    s->stream.on_control = hear_master;
+    s->stream.control_context = s;
     s->control.state = STATE_CLIENT;
     return true;
 }

@@ -1,0 +1,91 @@
+"""Two sessions of one user, and what the log tells of one user's sessions when asked."""
+
+import re
+
+import pytest
+
+from poplar import wait_until
+
+MESSAGE = b"Subject: one\r\n\r\nbody\r\n"
+
+
+def test_takeover(server):
+    """The older session ends without its deletions; the newer one has the maildrop."""
+    p = server(session_lock="takeover")
+    p.add("alice", MESSAGE)
+    old = p.login()
+    old.dele(1)
+    new = p.login("Alice")
+    assert new.stat()[0] == 1
+    with pytest.raises(Exception):
+        old.noop()
+    new.dele(1)
+    new.quit()
+    assert p.login().stat()[0] == 0
+    p.wait_log("session ended: .*user=alice reason=takeover")
+
+
+def test_takeover_of_a_session_that_does_not_read(server):
+    """One that hangs in a write is killed after a second."""
+    p = server(session_lock="takeover")
+    p.add("alice", b"Subject: big\r\n\r\n" + b"x" * 70 + b"\r\n" + b"0123456789\r\n" * 2000000)
+    old = p.connect()
+    old.ask(b"USER alice")
+    assert old.ask(b"PASS secret").startswith(b"+OK")
+    old.send(b"RETR 1\r\n")
+    assert old.line().startswith(b"+OK")  # and no more is read
+    new = p.login()
+    assert new.stat()[0] == 1
+    new.quit()
+
+
+def test_takeover_leaves_a_tools_lock_alone(server):
+    import fcntl
+    import struct
+
+    p = server(session_lock="takeover")
+    p.add("alice", MESSAGE)
+    lock = next(p.state.glob("mail/*/*/alice/lock"))
+    with open(lock, "r+b") as file:
+        # F_OFD_SETLK on byte 0, as poplarctl would
+        fcntl.fcntl(file, 37, struct.pack("hhqqi4x", fcntl.F_WRLCK, 0, 0, 1, 0))
+        with pytest.raises(Exception, match="IN-USE"):
+            p.login()
+    p.login().quit()
+
+
+def test_takeover_in_turn(server):
+    """A row of sessions, each ending the one before."""
+    p = server(session_lock="takeover")
+    p.add("alice", MESSAGE)
+    clients = [p.login() for _ in range(10)]
+    assert clients[-1].stat()[0] == 1
+    wait_until(lambda: len(re.findall("reason=takeover", p.log_text())) == 9, "nine ends")
+
+
+def test_trace_of_one_user(server):
+    """Switched on and off while the session runs; nobody else's, and no password."""
+    p = server()
+    p.add("alice", MESSAGE)
+    p.add("bob", MESSAGE)
+    alice, bob = p.login("alice"), p.login("bob")
+    alice.stat()
+    p.ctl("debug", "ALICE", "on")
+    alice.uidl()
+    bob.list()
+    assert "trace:" in p.wait_log("trace: C: UIDL S: \\+OK.*").group(0)
+    with pytest.raises(Exception):
+        alice.pass_("canary-of-a-confused-client")
+    p.wait_log(r"trace: C: PASS \*+ S: -ERR")
+    assert "canary" not in p.log_text()
+    assert "C: LIST" not in p.log_text()
+    alice.quit()
+    again = p.login("alice")
+    again.noop()
+    p.wait_log("trace: C: NOOP S: \\+OK")
+    p.ctl("debug", "alice", "off")
+    again.rset()
+    again.quit()
+    bob.quit()
+    p.wait_log("user=bob reason=quit")
+    assert "C: RSET" not in p.log_text()
