@@ -143,15 +143,25 @@ struct grant_root *grant_root_open(const struct config *config, char *error, siz
     uid_t uid;
     gid_t gid;
     if (!privileges_lookup(user, &uid, &gid)) {
-        snprintf(error, error_size, "%s: store_user=%s: no such account; make it, or name another",
+        snprintf(error, error_size,
+                 "%s: [server] store_user=%s: no such account; make it with `useradd --system "
+                 "--no-create-home --shell /usr/sbin/nologin %s`, or name another",
+                 config_where(config, "server", "", "store_user"), user, user);
+        return NULL;
+    }
+    if (uid == 0) {
+        snprintf(error, error_size,
+                 "%s: [server] store_user=%s: is root; name an account that owns maildrops and "
+                 "nothing else",
                  config_where(config, "server", "", "store_user"), user);
         return NULL;
     }
     if (geteuid() != 0 && geteuid() != uid) {
-        snprintf(error, error_size,
-                 "%s: store_user=%s: maildrops are opened by root or this user only; be one of "
-                 "them, or name yourself",
-                 config_where(config, "server", "", "store_user"), user);
+        snprintf(
+            error, error_size,
+            "%s: [server] store_user=%s: maildrops are opened by root or this user only; be one of "
+            "them, or name yourself",
+            config_where(config, "server", "", "store_user"), user);
         return NULL;
     }
     struct grant_root *root = base_alloc(sizeof *root);
@@ -160,7 +170,7 @@ struct grant_root *grant_root_open(const struct config *config, char *error, siz
     char *fault = find_fault(root, user);
     if (!fault)
         return root;
-    snprintf(error, error_size, "%s: state_dir=%s: %s",
+    snprintf(error, error_size, "%s: [server] state_dir=%s: %s",
              config_where(config, "server", "", "state_dir"), path, fault);
     free(fault);
     grant_root_close(root);

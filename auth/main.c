@@ -32,6 +32,21 @@ static void settle(pid_t parent)
         fatal(EX_OSERR, "cannot leave directory or groups");
 }
 
+/* Services are looked for here alone: a mistyped directory is not a lack of services. */
+static void check_confdir(struct child *child)
+{
+    const char *dir = child->config->auth.pam_confdir;
+    char line[800];
+    struct stat st;
+    if (!dir || !child->strict || (stat(dir, &st) == 0 && S_ISDIR(st.st_mode)))
+        return;
+    snprintf(line, sizeof line,
+             "%s: [auth] pam_confdir=%s: no such directory; make it, or leave this out for "
+             "/etc/pam.d",
+             config_where(child->config, "auth", "", "pam_confdir"), dir);
+    give_up(child, line);
+}
+
 /* Find the service and hold its modules. One that is missing is a reason not to start, but none
  * to stop serving the others. */
 static void pin_service(struct child *child, struct pam_pins *pins, const char *section,
@@ -44,7 +59,7 @@ static void pin_service(struct child *child, struct pam_pins *pins, const char *
         return;
     }
     const char *where = config_where(child->config, section, name, "pam_service");
-    snprintf(line, sizeof line, "%s: %s", where, problem);
+    snprintf(line, sizeof line, "%s: [%s%s%s] %s", where, section, *name ? " " : "", name, problem);
     if (child->strict)
         give_up(child, line);
     child_log(&child->control, LOG_WARNING, "%s", line);
@@ -62,6 +77,7 @@ int main(void)
     struct grant_root *root = grant_root_open(child.config, error, sizeof error);
     if (!root)
         give_up(&child, error);
+    check_confdir(&child);
     pin_service(&child, &pins, "auth", "", child.config->auth.pam_service);
     for (size_t i = 0; i < child.config->auth.n_domains; i++) {
         const struct config_domain *d = &child.config->auth.domains[i];

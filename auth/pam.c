@@ -94,8 +94,8 @@ bool pam_service_find(const char *service, const char *confdir, char *problem, s
         found = is_in_pam_conf(name);
     if (!found)
         snprintf(problem, size,
-                 "PAM service %s: no readable file %s/%s; install one (packaging/pam has an "
-                 "example) or set pam_service",
+                 "pam_service=%s: no readable file %s/%s; make one with the lines `auth required "
+                 "pam_unix.so` and `account required pam_unix.so`, or set pam_service",
                  name, confdir ? confdir : pam_dirs[0], name);
     return found;
 }

@@ -27,7 +27,8 @@ void child_log(struct channel *control, int priority, const char *format, ...)
     message_begin(&m, PROTO_LOG);
     message_put_u32(&m, (uint32_t)priority);
     message_put_text(&m, text);
-    if (control->fd < 0 || channel_send(control, &m, false) != CHANNEL_OK)
+    enum channel_outcome sent = control->fd < 0 ? CHANNEL_ERROR : channel_send(control, &m, false);
+    if (sent != CHANNEL_OK && sent != CHANNEL_END) /* a master that hung up knows what it needs */
         fprintf(stderr, "%s: %s\n", program_invocation_short_name, text);
 }
 

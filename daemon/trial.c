@@ -22,15 +22,6 @@ static void free_trial(struct trial *t)
     free(t);
 }
 
-static void forget_generation(struct master *m, struct generation *g)
-{
-    if (!g)
-        return;
-    if (g->pid > 0)
-        kill(g->pid, SIGKILL);
-    generation_retire(m, g, false);
-}
-
 void trial_failed(struct master *m, int status, const char *why)
 {
     struct trial *t = m->trial;
@@ -42,7 +33,8 @@ void trial_failed(struct master *m, int status, const char *why)
         t->auth->killed = true;
         kill(t->auth->pid, SIGKILL);
     }
-    forget_generation(m, t->generation);
+    if (t->generation) /* it ends by itself: killed, it could leave its empty directory behind */
+        generation_retire(m, t->generation, false);
     login_retire_all(m, t->config);
     free_trial(t);
     if (m->serving) {

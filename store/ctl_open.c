@@ -76,9 +76,9 @@ static int check_caller(const struct config *config)
     uid_t uid;
     gid_t gid;
     if (!privileges_lookup(config->server.store_user, &uid, &gid))
-        return ctl_fail(EX_CONFIG, "%s: store_user=%s: no such account; make it, or name another",
-                        config_where(config, "server", "", "store_user"),
-                        config->server.store_user);
+        return ctl_fail(
+            EX_CONFIG, "%s: [server] store_user=%s: no such account; make it, or name another",
+            config_where(config, "server", "", "store_user"), config->server.store_user);
     if (geteuid() == 0 || geteuid() == uid)
         return 0;
     return ctl_fail(EX_NOPERM, "the maildrops belong to %s: run poplarctl as root, or as %s",

@@ -1,0 +1,758 @@
+"""Bad input: what is wrong with configuration, files, accounts, sockets and command lines is told
+in one line that says what, where and what to do about it, with a status of sysexits, and nothing
+half-started stays. Also the sockets that systemd passes, good ones and bad ones."""
+
+import contextlib
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+
+import pytest
+
+import poplar
+from poplar import BUILD, make_certificate, wait_until
+
+USAGE, DATAERR, NOINPUT, NOUSER, UNAVAILABLE = 64, 65, 66, 67, 69
+OSFILE, CANTCREAT, NOPERM, CONFIG = 72, 73, 77, 78
+
+MESSAGE = b"Subject: one\r\n\r\nbody\r\n"
+
+root_only = pytest.mark.skipif(not poplar.ROOT, reason="needs root: it becomes another user")
+without_root = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--")
+
+
+@pytest.fixture
+def broken(tmp_path):
+    """A Poplar that is not started: each test breaks something first."""
+    return poplar.Poplar(tmp_path)
+
+
+def in_session(leader):
+    """Processes of this session that still run: daemons' children do not leave theirs."""
+    found = []
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError):
+            fields = open(f"/proc/{name}/stat").read().rsplit(")", 1)[1].split()
+            if int(fields[3]) == leader and fields[0] != "Z":
+                found.append(int(name))
+    return found
+
+
+def listening(port):
+    with socket.socket() as s:
+        return s.connect_ex(("127.0.0.1", port)) == 0
+
+
+def refused(p, status, *words, command=None, served=(), **options):
+    """poplard ends by itself, with this status and one line that has these words in it. Nothing of
+    it is left: no child, no control socket, no door (`served`: other servers' ports)."""
+    before = set(os.listdir(p.run)) if p.run.is_dir() else set()
+    process = subprocess.Popen([str(word) for word in command or p.command()],
+                               stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                               stderr=subprocess.PIPE, text=True, start_new_session=True, **options)
+    try:
+        out, error = process.communicate(timeout=30)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        pytest.fail(f"poplard did not end: {process.communicate()[1]}")
+    assert out == ""
+    # What this kernel lacks for the sandbox may be told beside it.
+    error = re.sub(r"poplard: nursery: workers run without: .*\n", "", error)
+    assert len(error.splitlines()) == 1, error
+    assert error.startswith("poplard: ")
+    for word in words:
+        assert str(word) in error, error
+    assert process.returncode == status, error
+    wait_until(lambda: not in_session(process.pid), "its children are gone")
+    assert (set(os.listdir(p.run)) if p.run.is_dir() else set()) == before
+    assert [port for port in (p.port, p.tls_port) if listening(port)] == list(served)
+    return error
+
+
+def place(p, setting):
+    """FILE:LINE of a setting as it stands in the configuration."""
+    lines = p.config.read_text().splitlines()
+    return f"{p.config}:{lines.index(setting) + 1}: "
+
+
+def starts_again(p):
+    """With the default settings; the proof that what was refused spoilt nothing."""
+    with p:
+        client = p.login()
+        assert client.stat() == (0, 0)
+        client.quit()
+
+
+# The configuration.
+
+@pytest.mark.parametrize("text, words", [
+    ("[server]\nstatedir=/x\n", ("[server] statedir: no such key", "state_dir")),
+    ("[tls]\ncert=/x\n", ("[tls] cert: no such key", "certificate")),
+    ("[tls x]\nminimum=TLSv1.3\n", ("[tls x] minimum: no such key", "certificate, key")),
+    ("[server]\npam_service=x\n", ("[server] pam_service: no such key", "belongs in [auth]")),
+    ("[sever]\nhostname=x\n", ("[sever]: no such section", "server")),
+    ("[Server]\nhostname=x\n", ("[Server]: no such section", "server")),
+    ("[server x]\nhostname=x\n", ("[server x]: no such section",)),
+    ("[domain]\npam_service=x\n", ("[domain]: no such section", "domain NAME")),
+    ("[server]\nhostname\n", ("neither [section] nor key=value",)),
+    ("[server]\nhostname=\n", ("hostname=: must not be empty",)),
+    ("[server]\nstate_dir=state\n", ("state_dir=state: must be an absolute path",)),
+    ("[server]\nlog_to=file\n", ("log_to=file: must be one of auto, journal, syslog, stderr",)),
+    ("[auth]\nfirst_uid=many\n", ("first_uid=many: not a whole number",)),
+    ("[auth]\nfirst_uid=-1\n", ("first_uid=-1: not a whole number",)),
+    ("[auth]\nfirst_uid=0\n", ("first_uid=0: must be between 1 and",)),
+    ("[auth]\ntimeout=5 minutes\n", ("timeout=5 minutes: not a time such as 30s",)),
+    ("[auth]\nsession=true\n", ("session=true: must be yes or no",)),
+    ("[auth]\npam_service=/etc/pam.d/x\n", ("must be a file name, not a path",)),
+    ("[domain x.test]\npam_service=a/b\n", ("[domain x.test] pam_service=a/b",)),
+    ("[auth]\nprocesses_min=40\n", ("processes_min is larger than processes_max",)),
+    ("[workers]\nidle_min=40\n", ("idle_min is larger than idle_max",)),
+    ("[workers]\nidle_max=1\n", ("idle_min is larger than idle_max",)),
+    ("[store]\nmax_message=50MB\n", ("max_message=50MB: not a size such as",)),
+    ("[store]\nmax_message=99999999999999999999\n", ("not a size such as",)),
+    ("[store]\nquota_messages=1 # per user\n", ("not a whole number",)),
+    ("[server]\nhostname=" + "x" * 300 + "\n", ("line longer than 198 octets",)),
+    ("[server]\nhostname=a\0b\n", ("not a text file",)),
+    ("[tls second]\ncertificate=/c\n", ("certificate is set without key",)),
+], ids=lambda value: value.split("\n")[1].replace("\0", "NUL")[:24] if isinstance(value, str) else "")
+@pytest.mark.parametrize("crlf", [False, True], ids=["lf", "crlf"])
+def test_setting(broken, text, words, crlf):
+    """The last line of the file is at fault, and is named."""
+    good = broken.config.read_text()
+    whole = good + text
+    broken.config.write_bytes(whole.replace("\n", "\r\n" if crlf else "\n").encode())
+    line = f"{broken.config}:{whole.count(chr(10))}: "
+    error = refused(broken, CONFIG, line, *words)
+    assert "\r" not in error
+    if not crlf:
+        check = refused(broken, CONFIG, command=[*broken.command(), "--check"])
+        assert check == error
+        ctl = subprocess.run([BUILD / "poplarctl", "--config", broken.config, "status"],
+                             capture_output=True, text=True)
+        assert ctl.returncode == CONFIG
+        assert ctl.stderr.partition(": ")[2] == error.partition(": ")[2]
+
+
+def test_first_mistake_is_told(broken):
+    """A section that is not closed makes what follows it wrong too; it is the one to mend."""
+    broken.config.write_text("[server\nhostname=x\n[auth]\nnonsense=1\n")
+    refused(broken, CONFIG, f"{broken.config}:1: neither [section]")
+
+
+def test_settings_before_a_section(broken):
+    broken.config.write_text("hostname=x\n" + broken.config.read_text())
+    refused(broken, CONFIG, f"{broken.config}:1: []: no such section", "server")
+
+
+def test_snippet_is_named(broken, tmp_path):
+    """Of poplar.conf.d, the file at fault; of several, the first."""
+    snippets = tmp_path / "poplar.conf.d"
+    snippets.mkdir()
+    (snippets / "10-fine.conf").write_text("[auth]\nfirst_uid=500\n")
+    (snippets / "20-bad.conf").write_text("# a comment\n[auth]\nfirst_gid=500\n")
+    (snippets / "30-worse.conf").write_text("nonsense\n")
+    refused(broken, CONFIG, f"{snippets}/20-bad.conf:3: [auth] first_gid: no such key",
+            "first_uid")
+    (snippets / "30-worse.conf").unlink()
+    (snippets / "20-bad.conf").write_text("[workers]\nidle_max=2\n")
+    refused(broken, CONFIG, f"{snippets}/20-bad.conf:2: [workers] idle_min is larger")
+
+
+@pytest.mark.parametrize("octets", [b"", b"# nothing is set\n"], ids=["empty", "comment"])
+def test_nothing_configured(broken, octets):
+    broken.config.write_bytes(octets)
+    refused(broken, CONFIG, broken.config, "[tls] certificate and key are not set", "required=")
+
+
+@pytest.mark.parametrize("octets", [b"\0\xff\0garbage" * 10, b"\x7fELF\2\1\1\0" * 64],
+                         ids=["noise", "program"])
+def test_no_text_file(broken, octets):
+    broken.config.write_bytes(octets)
+    refused(broken, CONFIG, f"{broken.config}:1: ", "not a text file")
+
+
+def test_no_config(broken, tmp_path):
+    poplard = BUILD / "poplard"
+    refused(broken, CONFIG, "/nonexistent/p.conf: No such file",
+            command=[poplard, "--config", "/nonexistent/p.conf"])
+    refused(broken, CONFIG, f"{tmp_path}: Is a directory; name the file",
+            command=[poplard, "--config", tmp_path])
+    if not os.path.exists("/etc/poplar/poplar.conf"):
+        refused(broken, CONFIG, "/etc/poplar/poplar.conf: No such file", "--config",
+                command=[poplard])
+
+
+@root_only
+def test_unreadable_config(broken):
+    broken.config.chmod(0o600)
+    refused(broken, CONFIG, f"{broken.config}: Permission denied; run this as root",
+            command=[*without_root, *broken.command()])
+
+
+@pytest.mark.parametrize("arguments, words", [
+    (["--chek"], ("--chek", "--help")),
+    (["-x"], ("-x", "--help")),
+    (["--check=yes"], ("--check=yes", "--help")),
+    (["--config"], ("--config needs a value", "--help")),
+    (["start"], ("unexpected argument 'start'", "--help")),
+])
+def test_options(broken, arguments, words):
+    refused(broken, USAGE, *words, command=[BUILD / "poplard", *arguments])
+    refused(broken, USAGE, *words, command=[*broken.command(), *arguments])
+
+
+# Certificates and keys.
+
+def test_certificate_without_key(broken):
+    broken.write_config(tls_key=None)
+    refused(broken, CONFIG, place(broken, f"certificate={broken.certificate}"),
+            "[tls] certificate is set without key")
+    broken.write_config(tls_key=broken.key, tls_certificate=None)
+    refused(broken, CONFIG, place(broken, f"key={broken.key}"),
+            "[tls] key is set without certificate")
+
+
+def test_second_certificate_alone(broken):
+    pair = f"[tls second]\ncertificate={broken.certificate}\nkey={broken.key}\n"
+    broken.write_config(tls_key=None, tls_certificate=None, extra=pair)
+    refused(broken, CONFIG, place(broken, f"certificate={broken.certificate}"),
+            "[tls second]: set certificate and key in [tls] first")
+
+
+def test_tls_port_without_certificate(broken):
+    broken.write_config(tls_key=None, tls_certificate=None, tls_required="no")
+    refused(broken, CONFIG, place(broken, f"pop3s=127.0.0.1:{broken.tls_port}"),
+            "[listen] pop3s=", "needs a certificate", "remove pop3s")
+
+
+@pytest.mark.parametrize("which", ["certificate", "key"])
+def test_missing_file(broken, which, tmp_path):
+    missing = tmp_path / "missing.pem"
+    broken.write_config(**{f"tls_{which}": missing})
+    refused(broken, CONFIG, place(broken, f"{which}={missing}"),
+            f"[tls] {which}={missing}: No such file or directory; put it there")
+    broken.write_config(**{f"tls_{which}": tmp_path})
+    refused(broken, CONFIG, place(broken, f"{which}={tmp_path}"), "not a file")
+    os.mkfifo(missing)  # nobody writes to it: opening it must not wait for that
+    broken.write_config(**{f"tls_{which}": missing})
+    refused(broken, CONFIG, place(broken, f"{which}={missing}"), "not a file")
+
+
+@pytest.mark.parametrize("octets", [b"", b"this is none\n", b"\0\xff" * 4096],
+                         ids=["empty", "text", "binary"])
+def test_garbage(broken, tmp_path, octets):
+    garbage = tmp_path / "garbage"
+    garbage.write_bytes(octets)
+    broken.write_config(tls_certificate=garbage)
+    refused(broken, CONFIG, place(broken, f"certificate={garbage}"), "no PEM certificate")
+    broken.write_config(tls_certificate=broken.certificate, tls_key=garbage)
+    refused(broken, CONFIG, place(broken, f"key={garbage}"), "no PEM private key")
+
+
+def test_key_of_another_certificate(broken, tmp_path):
+    key = make_certificate(tmp_path, "other.example.test")[1]
+    broken.write_config(tls_key=key)
+    refused(broken, CONFIG, place(broken, f"key={key}"), "does not belong to", broken.certificate)
+    broken.write_config(tls_key=broken.key)
+    starts_again(broken)
+
+
+def test_certificate_and_key_swapped(broken):
+    broken.write_config(tls_certificate=broken.key, tls_key=broken.certificate)
+    refused(broken, CONFIG, place(broken, f"certificate={broken.key}"), "no PEM certificate")
+
+
+def test_key_with_passphrase(broken, tmp_path):
+    key = tmp_path / "locked.key"
+    subprocess.run(["openssl", "pkey", "-in", broken.key, "-aes128", "-passout", "pass:secret",
+                    "-out", key], check=True, capture_output=True)
+    broken.write_config(tls_key=key)
+    refused(broken, CONFIG, place(broken, f"key={key}"), "passphrase", "openssl pkey")
+
+
+def test_second_certificate_damaged(broken, tmp_path):
+    """Of [tls NAME], too, the line is told."""
+    extra = f"[tls second]\ncertificate={broken.certificate}\nkey={tmp_path}/none.key\n"
+    broken.write_config(extra=extra)
+    refused(broken, CONFIG, place(broken, f"key={tmp_path}/none.key"), "[tls second] key=")
+
+
+def test_ciphers(broken):
+    broken.write_config(tls_ciphers="NONSENSE")
+    refused(broken, CONFIG, place(broken, "ciphers=NONSENSE"), "openssl ciphers")
+
+
+@pytest.mark.skipif(poplar.ROOT and not shutil.which("setpriv"), reason="needs setpriv")
+def test_key_that_may_not_be_read(broken):
+    """Without root, the usual mistake of a developer."""
+    mine = ()
+    if poplar.ROOT:
+        broken.config.chmod(0o644)
+        mine = without_root
+    broken.key.chmod(0o000)
+    refused(broken, CONFIG, place(broken, f"key={broken.key}"),
+            "Permission denied; poplard must be able to read it",
+            command=[*mine, *broken.command()])
+
+
+# Directories, accounts, programs.
+
+def test_state_dir_missing(broken, tmp_path):
+    missing = tmp_path / "none"
+    broken.write_config(server_state_dir=missing)
+    error = refused(broken, CONFIG, place(broken, f"state_dir={missing}"),
+                    f"state_dir={missing}: No such file or directory")
+    if not poplar.ROOT:
+        return
+    remedy = re.search(r"make it: (install .*)$", error)[1]  # as told, and it works
+    subprocess.run(remedy, shell=True, check=True)
+    starts_again(broken)
+
+
+def test_state_dir_is_a_file(broken):
+    broken.write_config(server_state_dir=broken.key)
+    refused(broken, CONFIG, place(broken, f"state_dir={broken.key}"), "Not a directory")
+
+
+def test_state_dir_mode(broken):
+    for mode in (0o720, 0o702, 0o777):
+        broken.state.chmod(mode)
+        error = refused(broken, CONFIG, place(broken, f"state_dir={broken.state}"),
+                        f"mode {mode:04o}")
+    subprocess.run(error.rpartition("; ")[2], shell=True, check=True)
+    starts_again(broken)
+
+
+@root_only
+def test_state_dir_owner(broken):
+    os.chown(broken.state, 0, 0)
+    error = refused(broken, CONFIG, place(broken, f"state_dir={broken.state}"),
+                    "belongs to uid 0, not to")
+    subprocess.run(error.partition("; ")[2], shell=True, check=True)
+    starts_again(broken)
+
+
+@root_only
+@pytest.mark.parametrize("user", ["worker_user", "store_user"])
+def test_users(broken, user):
+    broken.write_config(**{f"server_{user}": "poplar-nobody"})
+    refused(broken, CONFIG, place(broken, f"{user}=poplar-nobody"), f"[server] {user}=",
+            "no such account", "useradd --system")
+    broken.write_config(**{f"server_{user}": "root"})
+    refused(broken, CONFIG, place(broken, f"{user}=root"), f"[server] {user}=root", "root")
+
+
+@pytest.mark.parametrize("section", ["auth", "domain"])
+def test_pam_service_missing(broken, section):
+    if section == "auth":
+        broken.write_config(auth_pam_service="missing")
+    else:
+        broken.write_config(extra="[domain x.test]\npam_service=missing\n")
+    name = "[auth]" if section == "auth" else "[domain x.test]"
+    refused(broken, CONFIG, place(broken, "pam_service=missing"), f"{name} pam_service=missing",
+            f"{broken.confdir}/missing", "auth required")
+    broken.stack("auth required pam_permit.so\naccount required pam_permit.so\n", "missing")
+    starts_again(broken)
+
+
+def test_pam_confdir_missing(broken):
+    broken.write_config(auth_pam_confdir="/nonexistent")
+    refused(broken, CONFIG, place(broken, "pam_confdir=/nonexistent"), "no such directory")
+
+
+def test_pam_service_of_the_system_missing(broken):
+    """Nothing is set, and nothing is there: the place to put it is told."""
+    broken.write_config(auth_pam_confdir=None, auth_pam_service="poplar-test-none")
+    refused(broken, CONFIG, place(broken, "pam_service=poplar-test-none"),
+            "/etc/pam.d/poplar-test-none")
+
+
+@pytest.mark.parametrize("there", [(), ("poplar-worker",), ("poplar-auth",)],
+                         ids=["none", "worker", "auth"])
+def test_program_dir(broken, tmp_path, there):
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    for name in there:
+        (programs / name).symlink_to(BUILD / name)
+    broken.write_config(server_program_dir=programs)
+    lacking = "poplar-auth" if "poplar-worker" in there else "poplar-worker"
+    refused(broken, OSFILE, place(broken, f"program_dir={programs}"), f"{lacking}: No such file")
+
+
+def test_program_not_executable(broken, tmp_path):
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    for name in ("poplar-auth", "poplar-worker"):
+        (programs / name).write_text("not a program\n")
+    broken.write_config(server_program_dir=programs)
+    refused(broken, OSFILE, place(broken, f"program_dir={programs}"), "Permission denied")
+
+
+@pytest.mark.parametrize("run_dir, word", [
+    ("/proc/none", "No such file"), ("/nonexistent/a/b", "No such file"),
+    ("/dev/null", "Not a directory"), ("/tmp/" + "x" * 150, "too long"),
+], ids=["proc", "nonexistent", "file", "long"])
+def test_run_dir(broken, run_dir, word):
+    broken.write_config(server_run_dir=run_dir)
+    refused(broken, CANTCREAT, place(broken, f"run_dir={run_dir}"), "[server] run_dir=", word,
+            "set run_dir")
+    broken.write_config(server_run_dir=broken.run)
+    starts_again(broken)
+
+
+def test_second_poplard(broken, tmp_path):
+    """On the same ports, and on the same run_dir; the first one goes on."""
+    elsewhere = tmp_path / "second"
+    elsewhere.mkdir()
+    elsewhere.chmod(0o755)
+    second = poplar.Poplar(elsewhere, server_run_dir=broken.run)
+    second.run.rmdir()
+    second.run = broken.run
+    with broken:
+        refused(broken, CONFIG, place(broken, f"pop3=127.0.0.1:{broken.port}"),
+                "Address already in use; another server holds this port",
+                served=(broken.port, broken.tls_port))
+        refused(second, CANTCREAT, place(second, f"run_dir={broken.run}"),
+                "another poplard serves there", "stop it")
+        client = broken.login()
+        client.quit()
+        assert b"idle workers" in broken.ctl("status").stdout
+    with second:
+        second.login().quit()
+
+
+# Addresses.
+
+@pytest.mark.parametrize("key", ["pop3", "pop3s"])
+@pytest.mark.parametrize("address", ["nonsense", "127.0.0.1", "127.0.0.1:0", "127.0.0.1:99999",
+                                     "127.0.0.1:pop3", "localhost:1110", "[::1:1110", "::1:1110",
+                                     "*", ":1110", "127.0.0.1:-1", "127.0.0.1:1110x"])
+def test_bad_address(broken, key, address):
+    broken.write_config(**{f"listen_{key}": address})
+    refused(broken, CONFIG, place(broken, f"{key}={address}"), f"[listen] {key}={address}: must be")
+
+
+def test_foreign_address(broken):
+    broken.write_config(listen_pop3="192.0.2.1:1110")
+    refused(broken, CONFIG, place(broken, "pop3=192.0.2.1:1110"), "this host has no such address")
+
+
+def test_port_in_use(broken):
+    with socket.create_server(("127.0.0.1", broken.tls_port)):
+        refused(broken, CONFIG, place(broken, f"pop3s=127.0.0.1:{broken.tls_port}"),
+                "Address already in use; another server holds this port: stop it",
+                served=(broken.tls_port,))
+    starts_again(broken)
+
+
+def test_address_twice(broken):
+    address = f"127.0.0.1:{broken.port}"
+    broken.write_config(listen_pop3s=address)
+    refused(broken, CONFIG, place(broken, f"pop3s={address}"), "named twice under [listen]")
+
+
+@root_only
+def test_low_port_without_root(broken):
+    broken.config.chmod(0o644)
+    broken.write_config(listen_pop3="127.0.0.1:110")
+    start = open("/proc/sys/net/ipv4/ip_unprivileged_port_start").read()
+    if int(start) <= 110:
+        pytest.skip("anybody may bind low ports here")
+    refused(broken, CONFIG, place(broken, "pop3=127.0.0.1:110"), "Permission denied",
+            "need root, or a socket unit", command=[*without_root, *broken.command()])
+
+
+def test_nothing_to_listen_on(broken):
+    broken.write_config(listen_pop3="", listen_pop3s="")
+    refused(broken, CONFIG, broken.config, "nothing to listen on: set [listen]")
+
+
+# Sockets from systemd. The wrapper does what systemd does: it opens them, and becomes poplard.
+
+WRAPPER = """
+import fcntl, os, socket, sys
+
+kinds = {"udp": (socket.AF_INET, socket.SOCK_DGRAM), "tcp": (socket.AF_INET, socket.SOCK_STREAM),
+         "six": (socket.AF_INET6, socket.SOCK_STREAM), "deaf": (socket.AF_INET, socket.SOCK_STREAM),
+         "unix": (socket.AF_UNIX, socket.SOCK_STREAM)}
+names, held = [], []
+for spec in sys.argv[1].split(","):
+    name, kind, place = spec.split("=")
+    s = socket.socket(*kinds[kind])
+    s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if kind == "six":
+        s.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+    s.bind(place if kind == "unix" else ("::" if kind == "six" else "127.0.0.1", int(place)))
+    if kind not in ("udp", "deaf"):
+        s.listen()
+    held.append(fcntl.fcntl(s.detach(), fcntl.F_DUPFD, 100))
+    names.append(name)
+for number, fd in enumerate(held, 3):
+    os.dup2(fd, number)
+    os.close(fd)
+os.environ |= {"LISTEN_FDS": str(len(names)), "LISTEN_PID": str(os.getpid()),
+               "LISTEN_FDNAMES": ":".join(names)}
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+
+def activated(p, *sockets, **settings):
+    """The command that starts poplard on these sockets: NAME=KIND=PORT."""
+    own = p.command()
+    p.write_config(listen_pop3=None, listen_pop3s=None, **settings)
+    return [sys.executable, "-c", WRAPPER, ",".join(sockets), *own]
+
+
+def test_activation(broken):
+    """A session over each of the sockets that were passed; a reload keeps them; they are systemd's,
+    so nobody else's listen addresses appear."""
+    command = activated(broken, f"pop3=tcp={broken.port}", f"pop3s=tcp={broken.tls_port}")
+    broken.command = lambda: command
+    broken.add("alice", MESSAGE)
+    with broken:
+        for tls in (False, True):
+            client = broken.login(tls=tls)
+            assert client.stat()[0] == 1
+            client.quit()
+        held = [broken.connect(tls=tls) for tls in (False, True)]
+        broken.ctl("reload")
+        for raw in held:
+            assert raw.ask(b"QUIT").startswith(b"+OK")
+        for tls in (True, False):
+            broken.login(tls=tls).quit()
+        bad = broken.config.read_text() + "[server]\nnonsense=1\n"
+        broken.config.write_text(bad)
+        assert broken.ctl("reload", check=False).returncode == CONFIG
+        broken.login().quit()
+
+
+def test_activation_of_one_door(broken):
+    """Only what was passed is served, not the built-in addresses too."""
+    command = activated(broken, f"pop3s=tcp={broken.tls_port}")
+    broken.command = lambda: command
+    with broken:
+        broken.login().quit()
+        assert not listening(broken.port)
+
+
+def test_activation_of_both_families(broken, tmp_path):
+    """One socket for IPv6 and IPv4: a client of the latter has its own address in the log and for
+    PAM, not a mapped one."""
+    seen = tmp_path / "items"
+    broken.stack(f"auth required @BUILD@/tests/pam_poplar_test.so items={seen}\n"
+                 "account required pam_permit.so\n")
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        pytest.skip("no IPv6 here")
+    command = activated(broken, f"pop3s=six={broken.tls_port}")
+    broken.command = lambda: command
+    with broken:
+        broken.login().quit()
+        assert "rhost=127.0.0.1 " in seen.read_text() or "rhost=::1 " in seen.read_text()
+        raw = poplar.Raw(socket.create_connection(("127.0.0.1", broken.tls_port), 20))
+        raw.start_tls(broken.tls_context())
+        assert raw.line().startswith(b"+OK")
+        raw.ask(b"USER alice")
+        assert raw.ask(b"PASS secret").startswith(b"+OK")
+        raw.ask(b"QUIT")
+        assert "rhost=127.0.0.1 " in seen.read_text()
+        raw = poplar.Raw(socket.create_connection(("::1", broken.tls_port), 20))
+        raw.start_tls(broken.tls_context())
+        assert raw.line().startswith(b"+OK")
+        raw.ask(b"USER bob")
+        assert raw.ask(b"PASS secret").startswith(b"+OK")
+        raw.ask(b"QUIT")
+        assert "rhost=::1 " in seen.read_text()
+        broken.wait_log(r"peer=127\.0\.0\.1:\d+")
+        assert "::ffff" not in broken.log_text()
+
+
+def test_activation_and_addresses(broken):
+    for setting in ("pop3", "pop3s"):
+        port = poplar.free_port()
+        command = activated(broken, f"pop3=tcp={broken.port}")
+        broken.config.write_text(broken.config.read_text() +
+                                 f"[listen]\n{setting}=127.0.0.1:{port}\n")
+        refused(broken, CONFIG, place(broken, f"{setting}=127.0.0.1:{port}"),
+                "[listen] is set, and systemd passed sockets too", command=command)
+        assert not listening(port)
+
+
+@pytest.mark.parametrize("name", ["other", "connection", "unknown", "poplar.socket", "POP3"])
+def test_activation_of_a_strange_name(broken, name):
+    command = activated(broken, f"pop3=tcp={broken.port}", f"{name}=tcp={broken.tls_port}")
+    refused(broken, CONFIG, f"'{name}'", "FileDescriptorName=pop3 or pop3s", command=command)
+
+
+@pytest.mark.parametrize("kind", ["udp", "unix", "deaf"])
+def test_activation_of_no_listener(broken, kind, tmp_path):
+    """Nothing that accept() would fail on for ever."""
+    where = tmp_path / "socket" if kind == "unix" else broken.port
+    command = activated(broken, f"pop3={kind}={where}")
+    refused(broken, CONFIG, "'pop3'", "ListenStream=", command=command)
+
+
+def test_activation_without_certificate(broken):
+    command = activated(broken, f"pop3s=tcp={broken.tls_port}", tls_certificate=None,
+                        tls_key=None, tls_required="no")
+    refused(broken, CONFIG, broken.config, "pop3s", "needs a certificate", command=command)
+
+
+def test_sockets_for_another_process(broken):
+    """LISTEN_PID of a parent: they are not for poplard, which opens its own."""
+    os.environ |= {"LISTEN_FDS": "1", "LISTEN_PID": "1", "LISTEN_FDNAMES": "pop3"}
+    try:
+        starts_again(broken)
+    finally:
+        for name in ("LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"):
+            del os.environ[name]
+
+
+# poplarctl.
+
+def ctl(p, status, *arguments, words=(), caller=(), **options):
+    """One line on stderr with these words, this status, nothing on stdout."""
+    command = [*caller, BUILD / "poplarctl", "--config", p.config, *arguments]
+    r = subprocess.run([str(word) for word in command], capture_output=True,
+                       **({"input": MESSAGE} | options))
+    error = r.stderr.decode()
+    assert len(error.splitlines()) == 1, error
+    assert error.startswith("poplarctl: ")
+    for word in words:
+        assert str(word) in error, error
+    assert r.stdout == b""
+    assert r.returncode == status, error
+    return error
+
+
+@pytest.mark.parametrize("arguments, words", [
+    ([], ("no command", "--help")),
+    (["statsu"], ('"statsu"', 'did you mean "status"')),
+    (["sttus"], ('did you mean "status"',)),
+    (["mesage", "list", "alice"], ('did you mean "message list"',)),
+    (["message", "lits", "alice"], ('did you mean "message list"',)),
+    (["list", "alice"], ('did you mean "message list"',)),
+    (["message"], ("message needs one of: add, list",)),
+    (["message", "frobnicate", "x"], ("add, list",)),
+    (["frobnicate"], ('no command "frobnicate"', "--help")),
+    (["--jsn", "status"], ('did you mean "--json"',)),
+    (["-x"], ('"-x"', "--help")),
+    (["status", "now"], ("usage: poplarctl status",)),
+    (["status", "--crlf"], ("status takes no --crlf",)),
+    (["import", "alice"], ("usage: poplarctl import USER PATH",)),
+    (["user"], ("usage: poplarctl user USER",)),
+    (["export", "alice"], ("usage: poplarctl export USER DIR",)),
+    (["import", "--format"], ("--format needs a value",)),
+    (["import", "--format", "zip", "alice", "/dev/null"], ("eml, mbox or maildir",)),
+    (["help", "statsu"], ('did you mean "status"',)),
+])
+def test_ctl_usage(broken, arguments, words):
+    ctl(broken, USAGE, *arguments, words=words)
+
+
+@pytest.mark.parametrize("user", ["", ".", "..", "a/b", "../../etc/x", "x" * 251, "a\tb", "a\nb"],
+                         ids=lambda user: repr(user)[:20])
+@pytest.mark.parametrize("command", [["user"], ["message", "list"], ["message", "add"]],
+                         ids=" ".join)
+def test_ctl_names_that_are_none(broken, user, command):
+    error = ctl(broken, NOUSER, *command, user, words=("cannot be a user",))
+    assert "\t" not in error  # nothing raw on a terminal
+    assert os.listdir(broken.state) == []
+
+
+def test_ctl_unknown_user(broken, tmp_path):
+    """By the rules of a login: with accounts required, no maildrop is made for anybody else."""
+    broken.write_config(auth_require_nss="yes", auth_canonical="nss")
+    for command in (["user", "nosuch"], ["message", "add", "nosuch"], ["message", "list", "nosuch"],
+                    ["import", "nosuch", broken.config], ["export", "nosuch", tmp_path / "out"]):
+        ctl(broken, NOUSER, *command, words=("nosuch: no such account", "require_nss"))
+    for command in (["user", "root"], ["message", "add", "root"]):
+        ctl(broken, NOUSER, *command, words=("uid 0 never has a maildrop",))
+    for command in (["user", "daemon"], ["message", "add", "daemon"]):
+        ctl(broken, NOUSER, *command, words=("below [auth] first_uid=1000", "set"))
+    assert os.listdir(broken.state) == []
+
+
+def test_ctl_no_maildrop(broken, tmp_path):
+    for command in (["message", "list", "alice"], ["export", "alice", tmp_path / "out"]):
+        ctl(broken, NOUSER, *command, words=("alice: no maildrop yet",))
+    assert not (tmp_path / "out").exists()
+
+
+def test_ctl_missing_files(broken, tmp_path):
+    """A mistyped path among good ones: nothing is imported."""
+    good = tmp_path / "good.eml"
+    good.write_bytes(MESSAGE)
+    missing = tmp_path / "mising.eml"
+    ctl(broken, NOINPUT, "import", "alice", missing,
+        words=(f"{missing}: No such file", "nothing was imported"))
+    ctl(broken, NOINPUT, "import", "alice", good, missing, words=(missing,))
+    ctl(broken, DATAERR, "import", "alice", tmp_path, words=("no Maildir", "cur/"))
+    ctl(broken, DATAERR, "import", "--format=mbox", "alice", good, words=("no mbox",))
+    ctl(broken, DATAERR, "message", "add", "alice", input=b"", words=("standard input: empty",))
+    assert os.listdir(broken.state) == []
+
+
+def test_ctl_export_nowhere(broken, tmp_path):
+    broken.add("alice", MESSAGE)
+    ctl(broken, CANTCREAT, "export", "alice", "/proc/none/out", words=("/proc/none/out",))
+    ctl(broken, CANTCREAT, "export", "alice", broken.key, words=(broken.key,))
+
+
+@root_only
+def test_ctl_not_allowed(broken, tmp_path):
+    """Somebody without rights gets told whom to be; nothing is done."""
+    tmp_path.chmod(0o755)
+    (tmp_path / "good.eml").write_bytes(MESSAGE)
+    with broken:
+        broken.add("alice", MESSAGE)
+        for command in (["message", "list", "alice"], ["message", "add", "alice"],
+                        ["import", "alice", tmp_path / "good.eml"],
+                        ["export", "alice", "/tmp/none"]):
+            ctl(broken, NOPERM, *command, caller=without_root, words=("run poplarctl as root",))
+        for command in ("status", "reload"):
+            ctl(broken, NOPERM, command, caller=without_root, words=("run poplarctl as root",))
+        assert len(broken.ctl("message", "list", "alice").stdout.splitlines()) == 3
+        assert b"uidl" in broken.ctl("--json", "message", "list", "alice").stdout
+
+
+def test_ctl_without_server(broken):
+    for command in ("status", "reload"):
+        ctl(broken, UNAVAILABLE, command, words=(f"{broken.run}/control", "start it first"))
+    with broken:
+        broken.stop(9)  # its socket stays behind
+    for command in ("status", "reload"):
+        ctl(broken, UNAVAILABLE, command, words=(f"{broken.run}/control", "start it first"))
+    starts_again(broken)
+
+
+def test_ctl_config(broken, tmp_path):
+    missing = tmp_path / "none.conf"
+    good = broken.config
+    broken.config = missing
+    ctl(broken, CONFIG, "status", words=(f"{missing}: No such file",))
+    broken.config = tmp_path
+    ctl(broken, CONFIG, "status", words=(f"{tmp_path}: Is a directory",))
+    broken.config = good
+    broken.write_config(server_state_dir=tmp_path / "none")
+    ctl(broken, CONFIG, "message", "add", "alice",
+        words=(place(broken, f"state_dir={tmp_path}/none"), "make it: install"))
+    broken.write_config(server_state_dir=broken.state)
+    if poplar.ROOT:
+        broken.write_config(server_store_user="poplar-nobody")
+        ctl(broken, CONFIG, "message", "list", "alice",
+            words=(place(broken, "store_user=poplar-nobody"), "no such account"))
+
+
+def test_ctl_output_that_fails(broken):
+    """A full disk behind standard output is no success."""
+    broken.add("alice", MESSAGE)
+    with open("/dev/full", "wb") as full:
+        r = subprocess.run([BUILD / "poplarctl", "--config", broken.config, "message", "list",
+                            "alice"], stdout=full, stderr=subprocess.PIPE)
+    assert r.returncode == 74
+    assert b"standard output: No space left" in r.stderr
