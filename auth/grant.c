@@ -149,13 +149,6 @@ struct grant_root *grant_root_open(const struct config *config, char *error, siz
                  config_where(config, "server", "", "store_user"), user, user);
         return NULL;
     }
-    if (uid == 0) {
-        snprintf(error, error_size,
-                 "%s: [server] store_user=%s: is root; name an account that owns maildrops and "
-                 "nothing else",
-                 config_where(config, "server", "", "store_user"), user);
-        return NULL;
-    }
     if (geteuid() != 0 && geteuid() != uid) {
         snprintf(
             error, error_size,

@@ -5,6 +5,7 @@
  * client, never parses mail, never opens a maildrop before PAM said yes or the master said so.
  */
 #include "auth/service.h"
+#include "daemon/privileges.h"
 
 #include <grp.h>
 #include <signal.h>
@@ -30,6 +31,22 @@ static void settle(pid_t parent)
     signal(SIGPIPE, SIG_IGN);
     if (chdir("/") < 0 || (geteuid() == 0 && setgroups(0, NULL) < 0))
         fatal(EX_OSERR, "cannot leave directory or groups");
+}
+
+/* Maildrops of root's would be opened with root's ids, and no others. */
+static void check_store_user(struct child *child)
+{
+    const char *user = child->config->server.store_user;
+    char line[400];
+    uid_t uid;
+    gid_t gid;
+    if (!privileges_lookup(user, &uid, &gid) || uid != 0)
+        return; /* who is unknown is told by grant_root_open() */
+    snprintf(line, sizeof line,
+             "%s: [server] store_user=%s: is root; name an account that owns maildrops and nothing "
+             "else",
+             config_where(child->config, "server", "", "store_user"), user);
+    give_up(child, line);
 }
 
 /* Services are looked for here alone: a mistyped directory is not a lack of services. */
@@ -74,6 +91,7 @@ int main(void)
 
     child_begin(&child, ROLE_AUTH, NULL, NULL);
     settle(parent);
+    check_store_user(&child);
     struct grant_root *root = grant_root_open(child.config, error, sizeof error);
     if (!root)
         give_up(&child, error);
