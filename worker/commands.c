@@ -173,7 +173,8 @@ static enum command_outcome list(struct session *s, const struct command_argumen
     stream_put_text(&s->stream, "+OK ");
     stream_put_number(&s->stream, view_messages(&s->view));
     stream_put(&s->stream, " ", 1);
-    put_line(s, text_get(TEXT_MESSAGES));
+    session_put_text(s, TEXT_MESSAGES);
+    put_line(s, "");
     for (index = 0; index < view_count(&s->view) && s->stream.failure == STREAM_OK; index++)
         if (view_visible(&s->view, index))
             put(s, "", index);

@@ -14,7 +14,7 @@ static void greet(struct session *s)
     stream_put_text(&s->stream, "+OK Poplar at ");
     stream_put_text(&s->stream, s->config->server.hostname);
     stream_put(&s->stream, " ", 1);
-    stream_put_text(&s->stream, text_get(TEXT_READY));
+    session_put_text(s, TEXT_READY);
     stream_put_text(&s->stream, "\r\n");
 }
 

@@ -59,7 +59,7 @@ static void put_first_line(struct session *s, const struct passage *p, bool whol
     stream_put_text(&s->stream, "+OK ");
     stream_put_number(&s->stream, p->size);
     stream_put(&s->stream, " ", 1);
-    stream_put_text(&s->stream, text_get(TEXT_OCTETS));
+    session_put_text(s, TEXT_OCTETS);
     stream_put_text(&s->stream, "\r\n");
 }
 

@@ -13,14 +13,23 @@ static const char *const codes[] = {
     [CODE_NONE] = "",
     [CODE_AUTH] = "[AUTH] ",
     [CODE_IN_USE] = "[IN-USE] ",
+    [CODE_LOGIN_DELAY] = "[LOGIN-DELAY] ",
     [CODE_SYS_TEMP] = "[SYS/TEMP] ",
     [CODE_SYS_PERM] = "[SYS/PERM] ",
+    [CODE_UTF8] = "[UTF8] ",
 };
+
+void session_put_text(struct session *s, enum text text)
+{
+    char plain[TEXT_MAX + 1];
+    const char *said = text_get(s->language, text);
+    stream_put_text(&s->stream, s->accents ? said : text_fold(said, plain));
+}
 
 void session_ok(struct session *s, enum text text)
 {
     stream_put_text(&s->stream, "+OK ");
-    stream_put_text(&s->stream, text_get(text));
+    session_put_text(s, text);
     stream_put_text(&s->stream, "\r\n");
 }
 
@@ -28,7 +37,7 @@ void session_error(struct session *s, enum session_code code, enum text text)
 {
     stream_put_text(&s->stream, "-ERR ");
     stream_put_text(&s->stream, codes[code]);
-    stream_put_text(&s->stream, text_get(text));
+    session_put_text(s, text);
     stream_put_text(&s->stream, "\r\n");
 }
 

@@ -17,7 +17,15 @@ enum {
 };
 
 /* The extended response codes in use (RFC 2449 section 8, RFC 3206). */
-enum session_code { CODE_NONE, CODE_AUTH, CODE_IN_USE, CODE_SYS_TEMP, CODE_SYS_PERM };
+enum session_code {
+    CODE_NONE,
+    CODE_AUTH,
+    CODE_IN_USE,
+    CODE_LOGIN_DELAY,
+    CODE_SYS_TEMP,
+    CODE_SYS_PERM,
+    CODE_UTF8, /* RFC 6856 section 5 */
+};
 
 struct session {
     const struct config *config;
@@ -36,6 +44,10 @@ struct session {
     unsigned bad;                  /* bad commands so far */
     char user[PROTO_USER_MAX + 1]; /* from USER, waiting for PASS; "" none */
 
+    bool utf8;                   /* UTF8 was given (worker/utf8.h) */
+    bool accents;                /* UTF8 or LANG was: texts may leave ASCII */
+    enum text_language language; /* of texts */
+
     bool logged_in;
     struct view view;
     unsigned char chunk[MAILDROP_CHUNK_SIZE]; /* of a message on its way */
@@ -48,6 +60,8 @@ struct session {
     char tls_version[16], cipher[64];
 };
 
+/* A text alone, in the session's language. */
+void session_put_text(struct session *s, enum text text);
 /* "+OK text" and "-ERR [CODE] text". */
 void session_ok(struct session *s, enum text text);
 void session_error(struct session *s, enum session_code code, enum text text);
