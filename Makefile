@@ -86,6 +86,12 @@ $(B)/tests/pam_%.so: tests/support/pam_%.c
 	$(call say,$@)
 	$(Q)$(compile) -fPIC -shared -o $@ $< -lpam
 
+# A child that breaks the contract, for the system tests.
+$(B)/tests/rogue: $(B)/tests/support/rogue.o $(B)/daemon/child.o $(FLOOR_O)
+	@mkdir -p $(@D)
+	$(call say,$@)
+	$(Q)$(link) -o $@ $^
+
 deps-%:
 	@packaging/install-deps.sh $*
 
@@ -99,7 +105,7 @@ check: deps-build deps-check
 	@$(MAKE) --no-print-directory lint tests
 	@tests/support/check.sh $(B)
 
-tests: all $(UNIT) $(MODULES)
+tests: all $(UNIT) $(MODULES) $(B)/tests/rogue
 
 unit: $(UNIT)
 	@set -e; for t in $(UNIT); do $$t; done

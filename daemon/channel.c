@@ -166,11 +166,12 @@ enum channel_outcome channel_receive(struct channel *c, struct message *m, bool 
         return failed();
     m->size = (size_t)got;
     bool whole = take_control(m, &header);
-    if (got == 0) {
+    if (got == 0 && m->sender == 0 && m->n_fds == 0) {
         message_clear(m);
         return CHANNEL_END;
     }
-    const char *wrong = whole ? find_fault(c, m) : "cut by the kernel";
+    /* An empty record looks like the end, but for what comes with it. */
+    const char *wrong = !whole ? "cut by the kernel" : got == 0 ? "empty" : find_fault(c, m);
     if (wrong) {
         message_clear(m);
         if (fault)

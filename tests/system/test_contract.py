@@ -1,0 +1,673 @@
+"""Records between processes, out of order, malformed or untrue, against a running master: the
+sender is killed, the master lives and says so once, and honest children then serve again.
+
+The rogue children are tests/support/rogue.c; what they do wrong is written here."""
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+from types import SimpleNamespace
+
+import pytest
+
+import poplar
+from poplar import BUILD, wait_until
+
+pytestmark = pytest.mark.skipif(not (BUILD / "tests/rogue").exists(),
+                                reason="tests/rogue is not built: make tests")
+
+MESSAGE = b"Subject: one\r\n\r\nbody\r\n"
+
+
+def run_rogue(option):
+    if not (BUILD / "tests/rogue").exists():
+        return ""
+    return subprocess.run([BUILD / "tests/rogue", option], check=True, capture_output=True,
+                          text=True).stdout
+
+
+def read_rows():
+    """The table of the contract, as the C code has it."""
+    rows = []
+    for line in run_rogue("--rows").splitlines():
+        words = line.split()
+        numbers = [int(words[0]), *map(int, words[2:9])]
+        keys = ("type", "frm", "to", "states", "max_size", "min_fds", "max_fds", "once")
+        rows.append(SimpleNamespace(name=words[1], fields=words[9].strip('"'),
+                                    **dict(zip(keys, numbers))))
+    return rows
+
+
+ROWS = read_rows()
+ROW = {row.name: row for row in ROWS}
+NUMBERS = {k: int(v) for k, v in map(str.split, run_rogue("--names").splitlines())}
+
+
+class Record:
+    """One record as octets, and how many descriptors go with it."""
+
+    def __init__(self, octets, fds=0):
+        self.octets, self.fds = octets, fds
+
+    def __str__(self):
+        return f"{self.fds} {self.octets.hex()}"
+
+
+def field(kind, value):
+    octets = {"u": lambda: struct.pack("<I", value), "q": lambda: struct.pack("<Q", value),
+              "s": lambda: value, "b": lambda: value}[kind]()
+    return struct.pack("<I", len(octets)) + octets
+
+
+def record(name, *values, fds=None):
+    """Well-formed; with no values given, harmless ones."""
+    row = ROW[name]
+    if not values:
+        if name == "ready":
+            values = (NUMBERS["fingerprint"],)
+        else:
+            values = [0 if kind in "uq" else b"x" for kind in row.fields]
+    octets = bytes([row.type]) + b"".join(map(field, row.fields, values))
+    return Record(octets, row.min_fds if fds is None else fds)
+
+
+def malformed(row):
+    """Each way in which this row's record can be wrong by itself, with the word for it."""
+    good = record(row.name)
+    yield "trailing", Record(good.octets + b"\0", good.fds)
+    if row.fields:
+        yield "truncated", Record(good.octets[:-1], good.fds)
+        yield "no field", Record(good.octets[:1], good.fds)
+        yield "length", Record(good.octets[:1] + b"\xff\xff\xff\xff" + good.octets[5:], good.fds)
+    yield "oversized", Record(good.octets + bytes(row.max_size + 1 - len(good.octets)), good.fds)
+    yield "beyond any", Record(good.octets + bytes(NUMBERS["message_max"]), good.fds)
+    yield "more descriptors", Record(good.octets, row.max_fds + 1)
+    yield "many descriptors", Record(good.octets, 16)
+    if row.min_fds:
+        yield "fewer descriptors", Record(good.octets, row.min_fds - 1)
+    if "s" in row.fields:
+        values = [0 if kind in "uq" else b"a\0b" for kind in row.fields]
+        yield "text with NUL", record(row.name, *values)
+
+
+def wrong_records(role, state):
+    """Every row by this sender in this state: as it is where the table forbids it, else in every
+    malformed way; and what is no row at all."""
+    for row in ROWS:
+        allowed = (row.frm & NUMBERS[role] and row.to & NUMBERS["master"]
+                   and row.states & NUMBERS[state])
+        if not allowed:
+            yield row.name, [record(row.name)]
+            continue
+        for how, bad in malformed(row):
+            yield f"{row.name}, {how}", [bad]
+    for number in (0, len(ROWS) + 1, 255):
+        yield f"type {number}", [Record(bytes([number]))]
+    yield "empty", [Record(b"")]
+    yield "empty with descriptors", [Record(b"", 4)]
+
+
+class Rogues:
+    """A server whose program_dir holds rogues in place of some of the real programs."""
+
+    def __init__(self, make, directory, *names, **settings):
+        self.programs = directory / "programs"
+        self.programs.mkdir()
+        self.script = self.programs / "script"
+        self.server = make(start=False, server_program_dir=self.programs, workers_idle_min="1",
+                           workers_idle_max="1", auth_processes_min="1",
+                           auth_throttle_exempt="127.0.0.0/8", **settings)
+        for name in ("poplar-worker", "poplar-auth"):
+            self.put(name, real=name not in names)
+
+    def put(self, name, real=True):
+        path = self.programs / name
+        with contextlib.suppress(FileNotFoundError):
+            path.unlink()
+        path.symlink_to(BUILD / (name if real else "tests/rogue"))
+
+    def start(self):
+        self.server.start()
+        self.master = self.server.process.pid
+        return self.server
+
+    def tell(self, who, *lines):
+        """Leave a script for a role at a moment."""
+        for taken in self.programs.glob("script.*"):
+            taken.unlink()
+        unfinished = self.programs / "unfinished"
+        unfinished.write_text("\n".join((who, *lines)) + "\n")
+        unfinished.rename(self.script)
+
+    def taken(self):
+        """The pid of whoever took the script, once it did."""
+        def find():
+            for path in self.programs.glob("script.*"):
+                return int(path.suffix[1:])
+            return None
+        return wait_until(find, "the script is taken")
+
+    def gone(self, pid):
+        state = self.server.proc_status(pid).get("State", "Z")
+        return state[0] == "Z"
+
+    def punished(self, pid, what):
+        wait_until(lambda: self.gone(pid), f"{what}: {pid} is killed\n{self.server.log_text()}")
+        self.alive(what)
+
+    def alive(self, what):
+        assert self.server.process.poll() is None, f"{what}: the master died"
+        assert self.server.process.pid == self.master
+
+    def honest_again(self):
+        """The real programs come back, by a reload; then everything works."""
+        p = self.server
+        with contextlib.suppress(FileNotFoundError):
+            self.script.unlink()
+        self.put("poplar-worker")
+        self.put("poplar-auth")
+        p.ctl("reload")
+        client = p.login()
+        assert client.retr(1)[1]
+        client.quit()
+        self.alive("after the reload")
+
+    def lines(self, pattern):
+        return re.findall(pattern, self.server.log_text())
+
+
+@pytest.fixture
+def rogues(server, tmp_path):
+    def make(*names, **settings):
+        r = Rogues(server, tmp_path, *names, **settings)
+        r.server.ctl("message", "add", "alice", input=MESSAGE)
+        return r
+    return make
+
+
+CREDENTIALS = (b"PASS", b"alice", b"secret")
+
+# How a worker that has its client gets where the state is.
+WAY = {
+    "client": [],
+    "login": [f"send {record('login-wanted')}" if ROWS else ""],
+    "mail": [f"send {record('login-wanted')}", f"await {ROW['exchange'].type}",
+             f"exchange {record('begin', *CREDENTIALS)}", "verdict"] if ROWS else [],
+    "done": [f"send {record('summary')}"] if ROWS else [],
+}
+
+
+@pytest.mark.parametrize("state", ["starting", "idle", *WAY])
+def test_records_of_a_worker(rogues, state):
+    """Every row that a worker may not send (now), and every malformed one that it may."""
+    r = rogues("poplar-worker", workers_max_sessions="8")
+    p = r.start()
+    for what, records in wrong_records("worker", state):
+        before = len(r.lines("it sent a record"))
+        lines = WAY.get(state, []) + [f"send {one}" for one in records]
+        if state in WAY:
+            r.tell("worker client", *lines)
+            with p.connect(tls=False, greeting=False).sock:
+                pid = r.taken()
+                r.punished(pid, what)
+        else:
+            r.tell(f"worker {state}", *lines)
+            with another_worker(r) if state == "starting" else contextlib.nullcontext():
+                pid = r.taken()
+                r.punished(pid, what)
+        said = wait_until(lambda: r.lines("it sent a record")[before:], what)
+        assert len(said) == 1, what
+        assert r.lines(rf"killing worker {pid}: it sent a record \w+"), what
+    r.honest_again()
+
+
+@contextlib.contextmanager
+def another_worker(r):
+    """A client takes the idle worker, so that another one is made."""
+    with r.server.connect(tls=False, greeting=False).sock:
+        yield
+
+
+@pytest.mark.parametrize("state", ["starting", "idle"])
+def test_records_of_a_nursery(rogues, state):
+    """The same of the nursery. One that starts fails the reload that wanted it, and no more."""
+    r = rogues("poplar-worker")
+    p = r.start()
+    for what, records in wrong_records("nursery", state):
+        before = len(r.lines("killing the nursery: it sent a record"))
+        r.tell(f"nursery {state}", *[f"send {one}" for one in records])
+        if state == "starting":
+            assert p.ctl("reload", check=False).returncode != 0, what
+        pid = r.taken()
+        r.punished(pid, what)
+        wait_until(lambda: r.lines("killing the nursery: it sent a record")[before:], what)
+    r.honest_again()
+
+
+@pytest.mark.parametrize("state", ["starting", "idle", "busy"])
+def test_records_of_an_auth_process(rogues, state):
+    """The same of an auth process: its client is told that logins cannot be checked."""
+    r = rogues("poplar-auth", auth_processes_max="1")
+    p = r.start()
+    for what, records in wrong_records("auth", state):
+        before = len(r.lines("killing auth process"))
+        r.tell(f"auth {state}", *[f"send {one}" for one in records])
+        if state == "starting":
+            assert p.ctl("reload", check=False).returncode != 0, what
+        elif state == "busy":
+            raw = p.connect()
+            raw.ask(b"USER alice")
+            assert raw.ask(b"PASS secret").startswith(b"-ERR [SYS/TEMP]"), what
+            raw.close()
+        pid = r.taken()
+        r.punished(pid, what)
+        said = wait_until(lambda: r.lines("killing auth process")[before:], what)
+        assert len(said) == 1, what
+        if state != "starting":
+            refused_politely(p)
+    r.honest_again()
+
+
+def refused_politely(server):
+    """An exchange that goes by the rules, though with no success: no back-off follows."""
+    raw = server.connect()
+    raw.ask(b"USER alice")
+    assert raw.ask(b"PASS secret").startswith(b"-ERR [SYS/TEMP]")
+    raw.close()
+
+
+def test_records_on_an_exchange(rogues):
+    """What a worker may not tell auth: auth lives, the master kills the worker."""
+    r = rogues("poplar-worker", auth_processes_max="1")
+    p = r.start()
+    auth = wait_until(lambda: p.auths(), "an auth process")
+    bad = [(row.name, record(row.name)) for row in ROWS if row.name != "begin"]
+    bad += [(f"begin, {how}", octets) for how, octets in malformed(ROW["begin"])]
+    bad += [("type 0", Record(b"\0")), ("type 255", Record(b"\xff"))]
+    for what, one in bad:
+        before = len(r.lines("it sent a bad record to auth"))
+        r.tell("worker client", f"send {record('login-wanted')}",
+               f"await {ROW['exchange'].type}", f"exchange {one}")
+        with p.connect(tls=False, greeting=False).sock:
+            pid = r.taken()
+            r.punished(pid, what)
+        assert len(r.lines("it sent a bad record to auth")) == before + 1, what
+        assert p.auths() == auth, what
+    r.honest_again()
+
+
+@pytest.mark.parametrize("values", [
+    (b"PASS", b"alice", b""),
+    (b"PASS", b"alice", b"a\0b"),
+    (b"PASS", b"alice", b"a\r\nb"),
+    (b"PASS", b"alice", b"x" * 501),
+    (b"PASS", b"", b"secret"),
+    (b"PASS", b"../../etc/passwd", b"secret"),
+    (b"PASS", b"a/b", b"secret"),
+    (b"PASS", b".", b"secret"),
+    (b"PASS", b"..", b"secret"),
+    (b"PASS", b"x" * 251, b"secret"),
+    (b"PASS", b"al\tice", b"secret"),
+    (b"M" * 40, b"alice", b"secret"),
+], ids=lambda v: repr(b"|".join(v))[:30])
+def test_credentials_that_no_worker_would_send(rogues, values):
+    """Well-formed, but beyond the bounds that an honest worker keeps: refused, whoever PAM would
+    let in, and nothing is made outside the maildrops."""
+    r = rogues("poplar-worker")
+    p = r.start()
+    r.tell("worker client", f"send {record('login-wanted')}", f"await {ROW['exchange'].type}",
+           f"exchange {record('begin', *values)}", "verdict", "exit 0")
+    with p.connect(tls=False, greeting=False).sock:
+        r.taken()
+        p.wait_log("login failed: .*reason=denied")
+    assert os.listdir(p.state) == ["mail"]
+    r.honest_again()
+
+
+def test_records_of_poplarctl(rogues):
+    """A visitor of the control socket who breaks the contract is shown out; the next is served."""
+    r = rogues()
+    p = r.start()
+    own = [row for row in ROWS if row.frm & NUMBERS["ctl"]]
+    bad = [(row.name, record(row.name)) for row in ROWS if row not in own]
+    bad += [(f"{row.name}, {how}", one) for row in own for how, one in malformed(row)]
+    bad += [("type 0", Record(b"\0")), ("empty", Record(b""))]
+    for what, one in bad:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as s:
+            s.settimeout(20)
+            s.connect(str(p.run / "control"))
+            socket.send_fds(s, [one.octets], [0] * one.fds)
+            with contextlib.suppress(ConnectionResetError):
+                assert s.recv(100) == b"", what
+    assert b"sessions" in p.ctl("status").stdout
+    r.honest_again()
+
+
+# What only the master can see to be wrong, or to be a lie.
+
+def abuse(r, *lines, moment="worker client"):
+    """Run a script in a worker with a client; the worker is killed."""
+    r.tell(moment, *lines)
+    with r.server.connect(tls=False, greeting=False).sock:
+        pid = r.taken()
+        r.punished(pid, lines)
+    return pid
+
+
+def serves(r):
+    """Rogue workers are still made, and reach clients."""
+    r.tell("worker client", "exit 0")
+    with r.server.connect(tls=False, greeting=False).sock:
+        r.taken()
+    wait_until(lambda: not r.script.exists(), "a worker is served")
+
+
+def test_worker_of_another_build(rogues):
+    """A worker whose fingerprint differs from its nursery's is no honest worker."""
+    r = rogues("poplar-worker")
+    p = r.start()
+    for _ in range(20):  # each that is not let go of would count as starting for ever
+        r.tell("worker starting", f"send {record('ready', 1)}")
+        with another_worker(r):
+            r.punished(r.taken(), "fingerprint")
+    serves(r)
+    r.honest_again()
+
+
+def test_login_without_end(rogues):
+    """Attempts are counted by the master: the worker that goes on after the last is killed."""
+    r = rogues("poplar-worker")
+    p = r.start()
+    p.stack("auth required pam_deny.so\naccount required pam_permit.so\n")
+    attempt = [f"send {record('login-wanted')}", f"await {ROW['exchange'].type}",
+               f"exchange {record('begin', *CREDENTIALS)}", "verdict",
+               f"await {ROW['settled'].type}"]
+    abuse(r, *attempt * 20)
+    assert len(r.lines("login failed")) == 3
+    assert len(r.lines("killing worker")) == 1
+    p.stack("auth required pam_permit.so\naccount required pam_permit.so\n")
+    r.honest_again()
+
+
+def test_login_while_the_answer_is_withheld(rogues):
+    """The delay of a failure is the master's too: no second attempt in its time."""
+    r = rogues("poplar-worker", auth_failure_delay="60s")
+    p = r.start()
+    p.stack("auth required pam_deny.so\naccount required pam_permit.so\n")
+    abuse(r, f"send {record('login-wanted')}", f"await {ROW['exchange'].type}",
+          f"exchange {record('begin', *CREDENTIALS)}", "verdict", f"send {record('login-wanted')}")
+    p.stack("auth required pam_permit.so\naccount required pam_permit.so\n")
+    r.honest_again()
+
+
+def test_summary_while_the_answer_is_withheld(rogues):
+    """The session is over, its login is still to be settled: the master must not stumble."""
+    r = rogues("poplar-worker", auth_failure_delay="1s")
+    p = r.start()
+    p.stack("auth required pam_deny.so\naccount required pam_permit.so\n")
+    r.tell("worker client", f"send {record('login-wanted')}", f"await {ROW['exchange'].type}",
+           f"exchange {record('begin', *CREDENTIALS)}", "verdict", f"send {record('summary')}")
+    with p.connect(tls=False, greeting=False).sock:
+        pid = r.taken()
+        r.punished(pid, "a summary, then nothing")  # it stays, and is killed for it
+    p.stack("auth required pam_permit.so\naccount required pam_permit.so\n")
+    r.honest_again()
+
+
+def test_summary_while_waiting_for_an_auth_process(rogues):
+    """The session is over before an auth process was free for it."""
+    r = rogues("poplar-worker", auth_processes_max="1")
+    p = r.start()
+    auth = wait_until(lambda: p.auths(), "an auth process")[0]
+    os.kill(auth, signal.SIGSTOP)
+    r.tell("worker client", f"send {record('login-wanted')}")
+    first = p.connect(tls=False, greeting=False)
+    r.taken()
+    wait_until(lambda: b"1 busy" in p.ctl("status").stdout, "the auth process is taken")
+    r.tell("worker client", f"send {record('login-wanted')}", f"send {record('summary')}")
+    second = p.connect(tls=False, greeting=False)
+    r.taken()
+    p.wait_log("session ended")
+    os.kill(auth, signal.SIGKILL)
+    first.close()
+    second.close()
+    wait_until(lambda: p.auths() and p.auths() != [auth], "another auth process")
+    r.honest_again()
+
+
+def test_grants_without_end(rogues):
+    """PROTO_GRANT_AGAIN: some are honest, more are not."""
+    r = rogues("poplar-worker")
+    p = r.start()
+    again = [f"send {record('grant-again')}", f"await {ROW['exchange'].type}", "verdict"]
+    pid = abuse(r, *WAY["mail"], *again * 20)
+    assert len(r.lines(f"killing worker {pid}")) == 1
+    assert r.lines(f"killing worker {pid}: it asks too often")
+    r.honest_again()
+
+
+def test_two_grants_at_once(rogues):
+    r = rogues("poplar-worker")
+    p = r.start()
+    pid = abuse(r, *WAY["mail"], *[f"send {record('grant-again')}"] * 2)
+    assert r.lines(f"killing worker {pid}: it asks too often")
+    assert p.process.poll() is None
+    r.honest_again()
+
+
+def test_summary_with_forged_lines(rogues):
+    """What a worker says of its session is escaped: it cannot write lines of its own."""
+    r = rogues("poplar-worker")
+    p = r.start()
+    forged = b"a\nFORGED\x1b[31m\xff"
+    r.tell("worker client", f"send {record('log', 3, forged)}",
+           f"send {record('summary', 1, 0, 0, 0, 0, forged, forged, forged)}", "exit 0")
+    with p.connect(tls=False, greeting=False).sock:
+        r.taken()
+        p.wait_log("session ended")
+    assert not [line for line in p.log_text().split("\n") if line.startswith("FORGED")]
+    assert "\x1b" not in p.log_text()
+    r.honest_again()
+
+
+@pytest.mark.parametrize("who", ["nursery", "auth"])
+def test_log_with_forged_lines(rogues, who):
+    r = rogues(f"poplar-{'worker' if who == 'nursery' else 'auth'}")
+    p = r.start()
+    r.tell(f"{who} idle", f"send {record('log', 3, bytes(10 * [10]) + b'FORGED')}")
+    r.taken()
+    p.wait_log("FORGED")
+    assert not [line for line in p.log_text().split("\n") if line.startswith("FORGED")]
+    r.honest_again()
+
+
+def a_line(r):
+    """Something to log."""
+    abuse(r, f"send {record('ping')}")
+    return True
+
+
+def test_flood_of_log_records(rogues):
+    """101: limited and counted; the master does its work meanwhile."""
+    r = rogues("poplar-worker")
+    p = r.start()
+    r.tell("worker idle", *[f"send {record('log', 4, b'flood')}"] * 5000)
+    flooder = r.taken()
+    assert b"sessions" in p.ctl("status").stdout
+    wait_until(lambda: len(r.lines("flood")) > 400, "the flood")
+    os.kill(flooder, signal.SIGKILL)
+    wait_until(lambda: a_line(r) and r.lines(r"\d+ log lines dropped"), "the count")
+    assert len(r.lines("flood")) < 5000
+    r.honest_again()
+
+
+@pytest.mark.parametrize("moment", ["worker idle", "worker client",
+                                    "nursery starting", "nursery idle", "auth starting",
+                                    "auth idle", "auth busy"])
+def test_closed_channel(rogues, moment):
+    """Who closes the channel to the master and stays has no further use: it is killed, and what
+    it stood for is made anew."""
+    r = rogues("poplar-auth" if "auth" in moment else "poplar-worker")
+    p = r.start()
+    r.tell(moment, "close")
+    if moment.endswith("starting"):
+        assert p.ctl("reload", check=False).returncode != 0
+    raw = p.connect(tls=False, greeting=False) if moment == "worker client" else None
+    if moment == "auth busy":
+        raw = p.connect()
+        raw.ask(b"USER alice")
+        assert raw.ask(b"PASS secret").startswith(b"-ERR [SYS/TEMP]")
+    r.punished(r.taken(), moment)
+    if raw:
+        raw.close()
+    if "auth" not in moment:
+        serves(r)
+    r.honest_again()
+
+
+def test_worker_that_leaves_before_it_is_ready(rogues):
+    """Nobody knows its pid yet; the master lets go of it."""
+    r = rogues("poplar-worker")
+    r.start()
+    for _ in range(20):
+        r.tell("worker starting", "exit 1")
+        with another_worker(r):
+            r.taken()
+    serves(r)
+    r.honest_again()
+
+
+def test_crash_while_workers_start(rogues):
+    """A crash ends its whole generation, also the workers that are not ready: they must not count
+    as starting for ever, or none would be made any more."""
+    r = rogues("poplar-worker")
+    r.server.write_config(workers_idle_min="2", workers_idle_max="2")
+    p = r.start()
+    wait_until(lambda: b" 2 idle workers" in p.ctl("status").stdout, "idle workers")
+    for _ in range(3):
+        nursery, *workers = sorted(p.children("poplar-worker"))
+        r.tell("worker starting", f"await {ROW['assign'].type}")
+        os.kill(workers[0], signal.SIGKILL)
+        r.taken()  # it waits, and never says that it is ready
+        os.kill(workers[1], signal.SIGSEGV)
+        wait_until(lambda: b" 2 idle workers" in p.ctl("status").stdout, "idle workers")
+        assert nursery not in p.children("poplar-worker")
+    serves(r)
+    r.honest_again()
+
+
+def test_nursery_answers_for_its_workers(rogues):
+    """A worker's channel on which the nursery itself says ready: it is not a worker."""
+    r = rogues("poplar-worker")
+    p = r.start()
+    nursery = min(p.children("poplar-worker"))
+    r.tell("nursery fork", f"steal {record('ready')}")
+    with another_worker(r):
+        assert r.taken() == nursery
+        r.punished(nursery, "the nursery said ready for a worker")
+    serves(r)
+    r.honest_again()
+
+
+def test_worker_that_is_not_ours(rogues):
+    """A process that is no child of the master's says ready: the master could never reap it."""
+    r = rogues("poplar-worker")
+    p = r.start()
+    r.tell("nursery fork", "spawn")
+    with another_worker(r):
+        nursery = r.taken()
+    p.wait_log("dropping worker .*not the master's child")
+    os.kill(nursery, signal.SIGKILL)
+    serves(r)
+    r.honest_again()
+
+
+def test_fork_failures(rogues):
+    """A nursery that cannot fork, or says so: reported, tried again, no spinning."""
+    r = rogues("poplar-worker")
+    p = r.start()
+    r.tell("nursery idle", *[f"send {record('fork-failed', 11)}"] * 3)
+    r.taken()
+    p.wait_log("cannot fork a worker: Resource temporarily unavailable")
+    r.honest_again()
+
+
+LIES = {
+    "another session": [("outcome", 999, 0, b"alice", 0)],
+    "success without a name": [("outcome", 1, 0, b"", 0)],
+    "a name too long": [("outcome", 1, 0, b"x" * 300, 0)],
+    "no such outcome": [("outcome", 1, 4000, b"alice", 0)],
+    "an outcome twice": [("outcome", 1, 1, b"", 0)] * 2,
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_outcomes_that_cannot_be(rogues, lie):
+    """Auth is believed about users, not about what contradicts the master's own tables."""
+    r = rogues("poplar-auth", auth_processes_max="1")
+    p = r.start()
+    r.tell("auth busy", *[f"send {record(*values)}" for values in LIES[lie]])
+    raw = p.connect()
+    raw.ask(b"USER alice")
+    raw.send(b"PASS secret\r\n")
+    r.punished(r.taken(), lie)
+    assert raw.line().startswith(b"-ERR [SYS/TEMP]") or lie == "an outcome twice"
+    raw.close()
+    assert len(r.lines("killing auth process")) == 1
+    r.honest_again()
+
+
+@pytest.mark.parametrize("outcome", range(12))
+def test_verdict_without_files(rogues, outcome):
+    """An auth process that tells the worker of success without the files, or nonsense: the worker
+    treats it as no verdict; nobody crashes."""
+    r = rogues("poplar-auth")
+    p = r.start()
+    r.tell("auth busy", f"send {record('outcome', 1, 1, b'', 0)}",
+           f"exchange {record('verdict', outcome, b'alice', fds=2)}",
+           f"send {record('vacant')}")
+    raw = p.connect()
+    raw.ask(b"USER alice")
+    assert raw.ask(b"PASS secret").startswith(b"-ERR ")
+    raw.close()
+    assert not r.lines("was ended by signal")
+    r.honest_again()
+
+
+def test_crash_loop_of_auth_processes_backs_off(rogues):
+    """One that is ready and then breaks the contract, again and again: later each time."""
+    r = rogues("poplar-auth")
+    p = r.start()
+    times = []
+    for _ in range(4):
+        r.tell("auth idle", f"send {record('serve')}")
+        r.punished(r.taken(), "auth")
+        times.append(len(r.lines("killing auth process")))
+    assert times == [1, 2, 3, 4]
+    p.wait_log("(?s)in 100 ms.*in 200 ms.*in 400 ms.*new auth process in 800 ms")
+    r.honest_again()
+
+
+@pytest.mark.parametrize("program", ["poplar-worker", "poplar-auth"])
+def test_version_mismatch(rogues, program):
+    """Programs of another build than the running master (a package was upgraded underneath): the
+    reload fails with the remedy, the old ones serve on; a first start fails the same way."""
+    r = rogues()
+    p = r.start()
+    client = p.login()
+    r.put(program, real=False)
+    role = "nursery" if program == "poplar-worker" else "auth"
+    r.tell(f"{role} starting", f"send {record('ready', 1)}")
+    result = p.ctl("reload", check=False)
+    assert result.returncode != 0
+    assert f"{program} is of another version than the running poplard: restart poplard" \
+        in result.stderr.decode() + result.stdout.decode()
+    assert len(r.lines("reload failed.*restart poplard")) == 1
+    assert client.retr(1)[1]
+    client.quit()
+    r.honest_again()
