@@ -191,6 +191,7 @@ void login_wanted(struct master *m, struct worker *w)
 {
     w->asked = base_now_ms();
     if (w->auth || w->queued || w->failures >= MASTER_LOGIN_ATTEMPTS ||
+        w->failures >= MASTER_LOGIN_ATTEMPTS ||
         (w->channel.state == STATE_MAIL && ++w->grants > GRANTS_MAX)) {
         struct log_about about = workers_about(w);
         log_line(LOG_ERR, LOG_EVENT_CONTRACT, &about, "killing worker %d: it asks too often",
