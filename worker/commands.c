@@ -4,6 +4,7 @@
  */
 #include "worker/commands.h"
 #include "daemon/base.h"
+#include "worker/authenticate.h"
 #include "worker/login.h"
 #include "worker/retrieve.h"
 
@@ -23,6 +24,18 @@ static void put_end(struct session *s)
     stream_put_text(&s->stream, ".\r\n");
 }
 
+/* RFC 5034 section 3: all in one line, or no line. */
+static void put_sasl(struct session *s)
+{
+    const char *mechanism;
+    for (size_t n = 0; (mechanism = authenticate_mechanism(s, n)) != NULL; n++) {
+        stream_put_text(&s->stream, n == 0 ? "SASL " : " ");
+        stream_put_text(&s->stream, mechanism);
+    }
+    if (authenticate_mechanism(s, 0))
+        put_line(s, "");
+}
+
 /* RFC 2449 section 5: what is announced is there now; what AUTHORIZATION has is announced in both
  * states, but for STLS (RFC 2595 section 4). */
 static enum command_outcome run_capa(struct session *s, const struct command_arguments *a)
@@ -34,10 +47,11 @@ static enum command_outcome run_capa(struct session *s, const struct command_arg
     put_line(s, "RESP-CODES");
     put_line(s, "AUTH-RESP-CODE");
     put_line(s, "PIPELINING");
-    if (!s->logged_in && !s->stream.tls && tls_available(s->tls))
+    if (!s->logged_in && !session_has_tls(s) && tls_available(s->tls))
         put_line(s, "STLS");
     if (session_may_log_in(s))
         put_line(s, "USER");
+    put_sasl(s);
     put_line(s, "EXPIRE NEVER");
     put_line(s, "IMPLEMENTATION Poplar-" POPLAR_VERSION);
     put_end(s);
@@ -48,8 +62,8 @@ static enum command_outcome run_capa(struct session *s, const struct command_arg
 static enum command_outcome run_stls(struct session *s, const struct command_arguments *a)
 {
     (void)a;
-    if (s->stream.tls || !tls_available(s->tls)) {
-        session_error(s, CODE_NONE, s->stream.tls ? TEXT_TLS_ALREADY : TEXT_TLS_NOT_HERE);
+    if (session_has_tls(s) || !tls_available(s->tls)) {
+        session_error(s, CODE_NONE, session_has_tls(s) ? TEXT_TLS_ALREADY : TEXT_TLS_NOT_HERE);
         return COMMAND_DONE;
     }
     session_ok(s, TEXT_TLS_BEGINS);
@@ -95,7 +109,23 @@ static enum command_outcome run_pass(struct session *s, const struct command_arg
     else if (!login_password_fits(a->text, a->size))
         session_error(s, CODE_NONE, TEXT_PASSWORD_UNFIT);
     else
-        login_try(s, "PASS", user, a->text, a->size);
+        login_try(
+            s, &(struct login_credentials){
+                   .mechanism = "PASS", .user = user, .secret = a->text, .secret_size = a->size});
+    return COMMAND_DONE;
+}
+
+/* Without a mechanism it asks which there are, as clients did before CAPA. */
+static enum command_outcome run_auth(struct session *s, const struct command_arguments *a)
+{
+    const char *mechanism;
+    s->user[0] = '\0';
+    if (a->n > 0)
+        return authenticate_run(s, a->words[0], a->n > 1 ? a->words[1] : NULL);
+    session_ok(s, TEXT_AUTH_MECHANISMS);
+    for (size_t n = 0; (mechanism = authenticate_mechanism(s, n)) != NULL; n++)
+        put_line(s, mechanism);
+    put_end(s);
     return COMMAND_DONE;
 }
 
@@ -248,7 +278,7 @@ static enum command_outcome run_noop(struct session *s, const struct command_arg
 static const struct command authorization[] = {
     {"CAPA", ARGUMENTS_WORDS, 0, 0, run_capa}, {"STLS", ARGUMENTS_WORDS, 0, 0, run_stls},
     {"USER", ARGUMENTS_LINE, 0, 0, run_user},  {"PASS", ARGUMENTS_SECRET, 0, 0, run_pass},
-    {"QUIT", ARGUMENTS_WORDS, 0, 0, run_quit},
+    {"AUTH", ARGUMENTS_WORDS, 0, 2, run_auth}, {"QUIT", ARGUMENTS_WORDS, 0, 0, run_quit},
 };
 
 static const struct command transaction[] = {
@@ -274,8 +304,10 @@ const struct command *commands_find(bool logged_in, const char *name, size_t siz
                      : find_in(authorization, ARRAY_SIZE(authorization), name, size);
 }
 
-size_t commands_line_limit(const char *beginning, size_t size)
+size_t commands_line_limit(const void *context, const char *beginning, size_t size)
 {
+    if (size >= 5 && strncasecmp(beginning, "AUTH ", 5) == 0)
+        return authenticate_line_limit(context);
     bool credential = size >= 5 && (strncasecmp(beginning, "USER ", 5) == 0 ||
                                     strncasecmp(beginning, "PASS ", 5) == 0);
     return credential ? CREDENTIAL_LINE_LIMIT : LINE_LIMIT;

@@ -11,8 +11,10 @@ enum { COMMAND_WORDS_MAX = 2 };
 /* What a command did. Every one of them has answered the client, unless it says otherwise. */
 enum command_outcome {
     COMMAND_DONE,
-    COMMAND_BAD,       /* not answered, nothing done: wrong arguments */
-    COMMAND_NO_MESSAGE /* not answered, nothing done: no message of this number */
+    COMMAND_BAD,        /* not answered, nothing done: wrong arguments */
+    COMMAND_NO_MESSAGE, /* not answered, nothing done: no message of this number */
+    COMMAND_MALFORMED,  /* not answered, nothing done: a line of its exchange is not in its form */
+    COMMAND_TOO_LONG    /* not answered, nothing done: such a line was too long */
 };
 
 /* What stands behind the command's name. */
@@ -39,7 +41,8 @@ struct command {
 /* The command of this name (any case) in the session's state, or NULL. */
 const struct command *commands_find(bool logged_in, const char *name, size_t size);
 
-/* Octets that a line beginning like this may have (RFC 2449 section 4; more for credentials). */
-size_t commands_line_limit(const char *beginning, size_t size);
+/* Octets that a line beginning like this may have (RFC 2449 section 4; more for credentials). The
+ * context is the configuration. */
+size_t commands_line_limit(const void *context, const char *beginning, size_t size);
 
 #endif

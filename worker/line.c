@@ -17,6 +17,8 @@ unsigned char *line_space(struct line_input *in, size_t *size)
         in->end = held;
     }
     *size = sizeof in->octets - held;
+    if (*size > LINE_READ_SIZE)
+        *size = LINE_READ_SIZE;
     return in->octets + held;
 }
 
@@ -43,7 +45,9 @@ void line_release(struct line_input *in)
 
 void line_discard(struct line_input *in)
 {
-    explicit_bzero(in, sizeof *in);
+    /* All that is behind the end was wiped, or was never used. */
+    explicit_bzero(in->octets, in->end);
+    memset(in, 0, offsetof(struct line_input, octets));
 }
 
 const unsigned char *line_held(const struct line_input *in, size_t *size)
@@ -77,13 +81,14 @@ static enum line_outcome go_on_dropping(struct line_input *in, size_t size)
     return LINE_TOO_LONG;
 }
 
-enum line_outcome line_next(struct line_input *in, line_limit *limit, struct line *line)
+enum line_outcome line_next(struct line_input *in, line_limit *limit, const void *context,
+                            struct line *line)
 {
     line_release(in);
     size_t size = find_end(in);
     size_t held = in->end - in->start;
     char *text = (char *)in->octets + in->start;
-    if (!in->dropping && (size ? size : held) > limit(text, held))
+    if (!in->dropping && (size ? size : held) > limit(context, text, held))
         in->dropping = true;
     if (in->dropping)
         return go_on_dropping(in, size);

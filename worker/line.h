@@ -13,7 +13,8 @@
 #include <stdint.h>
 
 enum {
-    LINE_BUFFER_SIZE = 4096,  /* no limit of a line may be larger */
+    LINE_BUFFER_SIZE = 49152, /* no limit of a line may be larger: a token in base64 fits */
+    LINE_READ_SIZE = 4096,    /* octets read at once: a buffer used no further costs no memory */
     LINE_ENDLESS_SIZE = 65536 /* octets without a line end that nobody sends by mistake */
 };
 
@@ -42,14 +43,15 @@ struct line_input {
 };
 
 /* Octets that a line beginning like this may have, line end included. */
-typedef size_t line_limit(const char *beginning, size_t size);
+typedef size_t line_limit(const void *context, const char *beginning, size_t size);
 
 /* Room to read into, never none after LINE_MORE; then how much of it was filled. */
 unsigned char *line_space(struct line_input *in, size_t *size);
 void line_added(struct line_input *in, size_t size);
 
-/* The next line. */
-enum line_outcome line_next(struct line_input *in, line_limit *limit, struct line *line);
+/* The next line. `context` is for the limit. */
+enum line_outcome line_next(struct line_input *in, line_limit *limit, const void *context,
+                            struct line *line);
 
 /* Wipe the line given out last: it is not needed any more. */
 void line_release(struct line_input *in);

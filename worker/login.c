@@ -6,14 +6,10 @@
 #include "worker/login.h"
 #include "daemon/base.h"
 
-#include <poll.h>
 #include <string.h>
 #include <unistd.h>
 
-enum {
-    GRANTS_AGAIN_MAX = 3,   /* times that granted files may turn out to be replaced */
-    MASTER_WAIT_MS = 60000, /* for the master's answer after login */
-};
+enum { GRANTS_AGAIN_MAX = 3 }; /* times that granted files may turn out to be replaced */
 
 /* How an attempt went, beyond what auth can say. */
 enum attempt {
@@ -62,42 +58,10 @@ static bool ask_master(struct session *s, enum proto_type type)
     return outcome == CHANNEL_OK;
 }
 
-/* Until the master speaks or the time to log in is over: an auth process that died between telling
- * the master and telling us leaves nobody to answer. */
-static bool await_master(struct session *s)
-{
-    struct pollfd watched = {.fd = s->control.fd, .events = POLLIN};
-    uint64_t deadline = s->stream.deadline ? s->stream.deadline : base_now_ms() + MASTER_WAIT_MS;
-    for (;;) {
-        uint64_t now = base_now_ms();
-        if (now >= deadline) {
-            session_end(s, END_LOGIN_TIMEOUT);
-            return false;
-        }
-        if (poll(&watched, 1, (int)(deadline - now)) > 0)
-            return true;
-    }
-}
-
-/* Wait for the master's next record; false when the session is over. */
-static bool hear_master(struct session *s)
-{
-    const char *fault = NULL;
-    enum channel_outcome outcome;
-    if (!await_master(s))
-        return false;
-    do /* orders may come between */
-        outcome = channel_receive(&s->control, &s->record, true, &fault);
-    while (outcome == CHANNEL_OK && session_take_order(s));
-    if (outcome != CHANNEL_OK)
-        session_lost_master(s, outcome, fault);
-    return outcome == CHANNEL_OK;
-}
-
 /* The master answers with an exchange or a refusal. */
 static enum attempt take_exchange(struct session *s, struct channel *exchange, uint32_t *refusal)
 {
-    if (!hear_master(s))
+    if (!session_hear_answer(s))
         return ATTEMPT_LOST;
     enum attempt attempt = ATTEMPT_VERDICT;
     if (s->record.rule->type == PROTO_EXCHANGE) {
@@ -134,13 +98,13 @@ static uint32_t take_verdict(struct session *s, struct channel *exchange, int fi
     return outcome;
 }
 
-static void send_credentials(struct session *s, struct channel *exchange, const char *mechanism,
-                             const char *user, const char *secret, size_t secret_size)
+static void send_credentials(struct session *s, struct channel *exchange,
+                             const struct login_credentials *c)
 {
     message_begin(&s->record, PROTO_BEGIN);
-    message_put_text(&s->record, mechanism);
-    message_put_text(&s->record, user);
-    message_put_octets(&s->record, secret, secret_size);
+    message_put_text(&s->record, c->mechanism);
+    message_put_text(&s->record, c->user);
+    message_put_octets(&s->record, c->secret, c->secret_size);
     /* If auth is dead already, the missing verdict will say so. */
     channel_send(exchange, &s->record, true);
     message_clear(&s->record);
@@ -192,23 +156,29 @@ static void succeed(struct session *s, int files[MAILDROP_FILES])
 }
 
 /* The answer to a failure is due when the master says so. */
-static void answer_failure(struct session *s, uint32_t verdict)
+static void answer_failure(struct session *s, const struct login_credentials *c, uint32_t verdict)
 {
-    if (!hear_master(s))
+    bool last = false;
+    if (!session_hear_answer(s))
         return;
-    if (s->record.rule->type != PROTO_SETTLED) {
+    if (s->record.rule->type != PROTO_SETTLED)
         session_lost_master(s, CHANNEL_BAD, "not the end of a failed login");
-    } else {
-        s->control.state = STATE_CLIENT;
-        session_error(s, answers[verdict].code, answers[verdict].text);
-        if (message_get_u32(&s->record) != 0)
-            session_end(s, END_LOGIN_FAILURES);
-    }
+    else
+        last = message_get_u32(&s->record) != 0;
     message_clear(&s->record);
+    if (s->end != 0)
+        return;
+    s->control.state = STATE_CLIENT;
+    if (c->before_denial && answers[verdict].code == CODE_AUTH)
+        c->before_denial(s, c->mechanism);
+    if (s->end != 0)
+        return;
+    session_error(s, answers[verdict].code, answers[verdict].text);
+    if (last)
+        session_end(s, END_LOGIN_FAILURES);
 }
 
-void login_try(struct session *s, const char *mechanism, const char *user, const char *secret,
-               size_t secret_size)
+void login_try(struct session *s, const struct login_credentials *credentials)
 {
     struct channel exchange;
     uint32_t refusal = 0;
@@ -228,10 +198,10 @@ void login_try(struct session *s, const char *mechanism, const char *user, const
     case ATTEMPT_VERDICT:
         break;
     }
-    send_credentials(s, &exchange, mechanism, user, secret, secret_size);
+    send_credentials(s, &exchange, credentials);
     uint32_t verdict = take_verdict(s, &exchange, files);
     if (verdict == LOGIN_OK)
         succeed(s, files);
     else
-        answer_failure(s, verdict);
+        answer_failure(s, credentials, verdict);
 }

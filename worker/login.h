@@ -14,10 +14,17 @@ bool login_name_fits(const char *name, size_t size);
 /* Whether this may go to auth as a password: 1 to PROTO_PASSWORD_MAX octets, no NUL, CR, LF. */
 bool login_password_fits(const char *secret, size_t size);
 
-/* Try to log in and answer the client. `mechanism` is told to auth; the secret is in the input
- * buffer and is wiped as soon as auth has it. On success s->logged_in, and the view is open. Ends
- * the session when there is no going on. */
-void login_try(struct session *s, const char *mechanism, const char *user, const char *secret,
-               size_t secret_size);
+/* What a client logs in with. The mechanism is "PASS", or one of AUTH's in capitals; the secret is
+ * in the input buffer. */
+struct login_credentials {
+    const char *mechanism, *user, *secret;
+    size_t secret_size;
+    /* What is said before the credentials are refused; NULL: nothing. May end the session. */
+    void (*before_denial)(struct session *s, const char *mechanism);
+};
+
+/* Try to log in and answer the client. The secret is wiped as soon as auth has it. On success
+ * s->logged_in, and the view is open. Ends the session when there is no going on. */
+void login_try(struct session *s, const struct login_credentials *credentials);
 
 #endif

@@ -94,6 +94,10 @@ static void run_command(struct session *s, const struct line *line)
         refuse(s, TEXT_ARGUMENTS);
     else if (outcome == COMMAND_NO_MESSAGE)
         session_error(s, CODE_NONE, TEXT_NO_SUCH_MESSAGE);
+    else if (outcome == COMMAND_MALFORMED)
+        refuse(s, TEXT_AUTH_MALFORMED);
+    else if (outcome == COMMAND_TOO_LONG)
+        refuse(s, TEXT_LINE_TOO_LONG);
 }
 
 /* Credentials are none of the log's business, in whatever state they come. */
@@ -127,22 +131,10 @@ static bool is_tls_hello(const struct session *s)
     return !s->spoke && !s->stream.tls && size >= 2 && held[0] == 0x16 && held[1] == 0x03;
 }
 
-/* Read more from the client. Only here is the output sent, so replies to pipelined commands leave
- * together. */
+/* The client's next octets, or what they show at once. */
 static void read_more(struct session *s)
 {
-    size_t space, got;
-    uint64_t deadline = s->logged_in ? base_now_ms() + s->config->session.idle_timeout * 1000 : 0;
-    if (stream_flush(&s->stream) == STREAM_OK) {
-        unsigned char *to = line_space(&s->input, &space);
-        s->reading = true;
-        if (stream_read(&s->stream, to, space, deadline, &got) == STREAM_OK)
-            line_added(&s->input, got);
-        s->reading = false;
-    }
-    if (s->finishing)
-        session_end(s, END_TAKEOVER);
-    session_check_stream(s);
+    session_read_more(s);
     if (s->end == 0 && is_tls_hello(s)) {
         session_error(s, CODE_NONE, TEXT_TLS_ON_CLEAR_PORT);
         session_end(s, END_FOREIGN);
@@ -152,7 +144,7 @@ static void read_more(struct session *s)
 static void step(struct session *s)
 {
     struct line line;
-    switch (line_next(&s->input, commands_line_limit, &line)) {
+    switch (line_next(&s->input, commands_line_limit, s->config, &line)) {
     case LINE_OK:
         s->spoke = true;
         run_line(s, &line);

@@ -5,9 +5,12 @@
 #include "worker/session.h"
 #include "daemon/base.h"
 
+#include <poll.h>
 #include <stdio.h>
 #include <string.h>
 #include <syslog.h>
+
+enum { MASTER_WAIT_MS = 60000 }; /* for the master's answer after login */
 
 static const char *const codes[] = {
     [CODE_NONE] = "",
@@ -106,6 +109,37 @@ void session_lost_master(struct session *s, enum channel_outcome outcome, const 
     channel_close(&s->control);
 }
 
+/* Until the master speaks or the time to log in is over: an auth process that died between telling
+ * the master and telling us leaves nobody to answer. */
+static bool await_master(struct session *s)
+{
+    struct pollfd watched = {.fd = s->control.fd, .events = POLLIN};
+    uint64_t deadline = s->stream.deadline ? s->stream.deadline : base_now_ms() + MASTER_WAIT_MS;
+    for (;;) {
+        uint64_t now = base_now_ms();
+        if (now >= deadline) {
+            session_end(s, END_LOGIN_TIMEOUT);
+            return false;
+        }
+        if (poll(&watched, 1, (int)(deadline - now)) > 0)
+            return true;
+    }
+}
+
+bool session_hear_answer(struct session *s)
+{
+    const char *fault = NULL;
+    enum channel_outcome outcome;
+    if (!await_master(s))
+        return false;
+    do /* orders may come between */
+        outcome = channel_receive(&s->control, &s->record, true, &fault);
+    while (outcome == CHANNEL_OK && session_take_order(s));
+    if (outcome != CHANNEL_OK)
+        session_lost_master(s, outcome, fault);
+    return outcome == CHANNEL_OK;
+}
+
 bool session_take_order(struct session *s)
 {
     switch (s->record.rule->type) {
@@ -154,11 +188,32 @@ void session_trace(struct session *s, const char *command)
     message_clear(m);
 }
 
+void session_read_more(struct session *s)
+{
+    size_t space, got;
+    uint64_t deadline = s->logged_in ? base_now_ms() + s->config->session.idle_timeout * 1000 : 0;
+    if (stream_flush(&s->stream) == STREAM_OK) {
+        unsigned char *to = line_space(&s->input, &space);
+        s->reading = true;
+        if (stream_read(&s->stream, to, space, deadline, &got) == STREAM_OK)
+            line_added(&s->input, got);
+        s->reading = false;
+    }
+    if (s->finishing)
+        session_end(s, END_TAKEOVER);
+    session_check_stream(s);
+}
+
 /* Printed address, with or without port and brackets, IPv4-mapped made IPv4 by the master. */
 static bool is_loopback(const char *address)
 {
     return strncmp(address, "127.", 4) == 0 || strcmp(address, "::1") == 0 ||
            strcmp(address, "[::1]") == 0 || strncmp(address, "[::1]:", 6) == 0;
+}
+
+bool session_has_tls(const struct session *s)
+{
+    return s->stream.tls || s->proxy_tls;
 }
 
 bool session_may_log_in(const struct session *s)
@@ -167,9 +222,9 @@ bool session_may_log_in(const struct session *s)
     case TLS_REQUIRED_NO:
         return true;
     case TLS_REQUIRED_NOT_ON_LOOPBACK:
-        return s->stream.tls || is_loopback(s->peer);
+        return session_has_tls(s) || is_loopback(s->peer);
     default:
-        return s->stream.tls != NULL;
+        return session_has_tls(s);
     }
 }
 

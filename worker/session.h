@@ -35,7 +35,8 @@ struct session {
 
     unsigned door; /* enum proto_door */
     char peer[PROTO_ADDRESS_MAX];
-    bool proxied; /* the peer is a proxy: its header comes before anything else */
+    bool proxied;   /* the peer is a proxy: its header comes before anything else */
+    bool proxy_tls; /* and it has ended TLS for the client */
     struct tls_ticket_keys ticket_keys;
 
     struct stream stream;
@@ -58,6 +59,7 @@ struct session {
     char detail[256]; /* more about the end, for the log */
     uint64_t retrieved, deleted;
     char tls_version[16], cipher[64];
+    char client_name[PROTO_USER_MAX + 1]; /* by a certificate that was verified; "" none */
 };
 
 /* A text alone, in the session's language. */
@@ -85,9 +87,20 @@ void session_lost_master(struct session *s, enum channel_outcome outcome, const 
 bool session_hear_master(struct session *s);
 /* The same for a record that came where another was waited for; false if it is neither. */
 bool session_take_order(struct session *s);
+/* Wait for the master's answer, which is in s->record then. Not for ever: an auth process that died
+ * between telling the master and telling us leaves nobody to answer. False when the session is
+ * over. */
+bool session_hear_answer(struct session *s);
 
 /* Tell the log of one command and the first line of its reply, when the session is traced. */
 void session_trace(struct session *s, const char *command);
+
+/* Send the replies that wait, then read what the client says: only here, so that replies to
+ * pipelined commands leave together. The session may have ended afterwards. */
+void session_read_more(struct session *s);
+
+/* Whether the client's end of the connection is TLS, ours or that of a proxy we believe. */
+bool session_has_tls(const struct session *s);
 
 /* Whether this client may send credentials now: [tls] required. */
 bool session_may_log_in(const struct session *s);

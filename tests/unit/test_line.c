@@ -27,8 +27,9 @@ static void note(struct transcript *t, const char *format, const char *text)
     assert_true(t->size < sizeof t->text);
 }
 
-static size_t limit_of_ten(const char *beginning, size_t size)
+static size_t limit_of_ten(const void *context, const char *beginning, size_t size)
 {
+    (void)context;
     return size >= 2 && memcmp(beginning, "P ", 2) == 0 ? 20 : 10;
 }
 
@@ -36,7 +37,7 @@ static void take_all(struct line_input *in, struct transcript *t)
 {
     struct line line;
     for (;;) {
-        switch (line_next(in, limit_of_ten, &line)) {
+        switch (line_next(in, limit_of_ten, NULL, &line)) {
         case LINE_OK:
             assert_int_equal(line.text[line.size], '\0');
             for (size_t i = 0; i < line.size; i++)
@@ -137,19 +138,19 @@ static void test_what_was_taken_is_wiped(void **state)
     struct line line;
     (void)state;
     add(in, OCTETS("a\r\nsecret\r\npart"));
-    assert_int_equal(line_next(in, limit_of_ten, &line), LINE_OK);
-    assert_int_equal(line_next(in, limit_of_ten, &line), LINE_OK);
+    assert_int_equal(line_next(in, limit_of_ten, NULL, &line), LINE_OK);
+    assert_int_equal(line_next(in, limit_of_ten, NULL, &line), LINE_OK);
     assert_string_equal(line.text, "secret");
     line_release(in);
     assert_false(holds(in, "secre"));
-    assert_int_equal(line_next(in, limit_of_ten, &line), LINE_MORE);
+    assert_int_equal(line_next(in, limit_of_ten, NULL, &line), LINE_MORE);
     add(in, OCTETS("ly\r\n")); /* moved to the front: no copy stays behind */
-    assert_int_equal(line_next(in, limit_of_ten, &line), LINE_OK);
+    assert_int_equal(line_next(in, limit_of_ten, NULL, &line), LINE_OK);
     assert_string_equal(line.text, "partly");
     line_release(in);
     assert_false(holds(in, "part"));
     add(in, OCTETS("a secret that is too long\r\n"));
-    assert_int_equal(line_next(in, limit_of_ten, &line), LINE_TOO_LONG);
+    assert_int_equal(line_next(in, limit_of_ten, NULL, &line), LINE_TOO_LONG);
     assert_false(holds(in, "secret"));
     add(in, OCTETS("secret"));
     line_discard(in);
@@ -167,7 +168,7 @@ static void test_a_line_without_end(void **state)
     do {
         add(in, OCTETS("aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"));
         said += 32;
-        outcome = line_next(in, limit_of_ten, &line);
+        outcome = line_next(in, limit_of_ten, NULL, &line);
     } while (outcome == LINE_MORE);
     assert_int_equal(outcome, LINE_ENDLESS);
     assert_true(said > LINE_ENDLESS_SIZE && said <= LINE_ENDLESS_SIZE + 64);
@@ -274,11 +275,14 @@ static void test_commands(void **state)
     assert_null(commands_find(true, OCTETS("RET")));
     assert_null(commands_find(true, OCTETS("RETRR")));
     assert_null(commands_find(true, OCTETS("")));
-    assert_int_equal(commands_line_limit(OCTETS("PASS x")), 512);
-    assert_int_equal(commands_line_limit(OCTETS("uSeR ")), 512);
-    assert_int_equal(commands_line_limit(OCTETS("PASSx")), 255);
-    assert_int_equal(commands_line_limit(OCTETS("PASS")), 255);
-    assert_int_equal(commands_line_limit(OCTETS("RETR 1")), 255);
+    struct config *config = config_new();
+    assert_int_equal(commands_line_limit(config, OCTETS("PASS x")), 512);
+    assert_int_equal(commands_line_limit(config, OCTETS("uSeR ")), 512);
+    assert_int_equal(commands_line_limit(config, OCTETS("PASSx")), 255);
+    assert_int_equal(commands_line_limit(config, OCTETS("PASS")), 255);
+    assert_int_equal(commands_line_limit(config, OCTETS("RETR 1")), 255);
+    assert_true(commands_line_limit(config, OCTETS("auth p")) > 1336);
+    config_free(config);
 }
 
 int main(void)

@@ -115,11 +115,13 @@ static void test_capabilities(void **state)
     say(&h, "CAPA\r\n");
     expect(&h, "+OK");
     expect_lines(&h, "TOP\r\nUIDL\r\nRESP-CODES\r\nAUTH-RESP-CODE\r\nPIPELINING\r\nSTLS\r\nUSER\r\n"
+                     "SASL PLAIN LOGIN\r\n"
                      "EXPIRE NEVER\r\nIMPLEMENTATION Poplar-" POPLAR_VERSION "\r\n");
     harness_log_in(&h);
     say(&h, "capa\r\n");
     expect(&h, "+OK");
     expect_lines(&h, "TOP\r\nUIDL\r\nRESP-CODES\r\nAUTH-RESP-CODE\r\nPIPELINING\r\nUSER\r\n"
+                     "SASL PLAIN LOGIN\r\n"
                      "EXPIRE NEVER\r\nIMPLEMENTATION Poplar-" POPLAR_VERSION "\r\n");
     quit();
 }
@@ -140,6 +142,7 @@ static void test_credentials_need_tls(void **state)
     say(&h, "CAPA\r\n");
     expect(&h, "+OK");
     expect_lines(&h, "TOP\r\nUIDL\r\nRESP-CODES\r\nAUTH-RESP-CODE\r\nPIPELINING\r\nUSER\r\n"
+                     "SASL PLAIN LOGIN\r\n"
                      "EXPIRE NEVER\r\nIMPLEMENTATION Poplar-" POPLAR_VERSION "\r\n");
     say(&h, "STLS\r\n");
     expect(&h, "-ERR");

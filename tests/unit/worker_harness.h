@@ -60,8 +60,11 @@ struct played {
     unsigned asked;   /* exchanges begun */
     unsigned again;   /* grants asked for again */
     char user[PROTO_USER_MAX + 1], mechanism[32];
-    char secret[PROTO_PASSWORD_MAX + 1];
+    char secret[32768 + 1]; /* the most that token_max can be */
     size_t secret_size;
+    bool refuses_address; /* the answer to PROTO_REAL_ADDRESS */
+    unsigned real_tls;    /* and what it said */
+    char real_local[PROTO_ADDRESS_MAX], real_peer[PROTO_ADDRESS_MAX];
 };
 
 /* PROTO_SUMMARY, and how the process ended. */
@@ -75,7 +78,10 @@ struct summary {
 struct harness {
     struct channel nursery;
     pid_t nursery_pid;
-    char folder[64]; /* of the one maildrop */
+    char folder[64];   /* of the one maildrop */
+    bool proxied;      /* the next client comes through a proxy */
+    X509 *certificate; /* the client's, if it has one */
+    EVP_PKEY *certificate_key;
 
     struct channel worker;
     pid_t worker_pid;
@@ -396,7 +402,7 @@ static inline void played_begin(struct harness *h)
     assert_true(message_get_text(&h->m, h->auth.mechanism, sizeof h->auth.mechanism));
     assert_true(message_get_text(&h->m, h->auth.user, sizeof h->auth.user));
     const unsigned char *secret = message_get_octets(&h->m, &size);
-    assert_true(size <= PROTO_PASSWORD_MAX);
+    assert_true(size < sizeof h->auth.secret);
     memcpy(h->auth.secret, secret, size);
     h->auth.secret[size] = '\0';
     h->auth.secret_size = size;
@@ -458,6 +464,19 @@ static inline void played_summary(struct harness *h)
     assert_true(message_get_text(&h->m, s->detail, sizeof s->detail));
 }
 
+static inline void played_address(struct harness *h)
+{
+    struct played *p = &h->auth;
+    assert_true(h->proxied);
+    assert_true(message_get_text(&h->m, p->real_local, sizeof p->real_local));
+    assert_true(message_get_text(&h->m, p->real_peer, sizeof p->real_peer));
+    p->real_tls = message_get_u32(&h->m);
+    message_begin(&h->m, PROTO_ADDRESS_TAKEN);
+    message_put_u32(&h->m, !p->refuses_address);
+    message_put_text(&h->m, p->real_peer);
+    harness_send(&h->worker, &h->m);
+}
+
 /* One record from the worker, answered. */
 static inline void played_master(struct harness *h)
 {
@@ -472,6 +491,8 @@ static inline void played_master(struct harness *h)
     enum proto_type type = h->m.rule->type;
     if (type == PROTO_SUMMARY)
         played_summary(h);
+    if (type == PROTO_REAL_ADDRESS)
+        played_address(h);
     message_clear(&h->m);
     if (type == PROTO_LOGIN_WANTED || type == PROTO_GRANT_AGAIN)
         played_login(h);
@@ -507,7 +528,7 @@ static inline void harness_connect(struct harness *h, enum proto_door door, cons
     message_put_text(&h->m, peer);
     message_put_octets(&h->m, harness_ticket_key, sizeof harness_ticket_key);
     message_put_octets(&h->m, "", 0);
-    message_put_u32(&h->m, 0);
+    message_put_u32(&h->m, h->proxied);
     message_put_fd(&h->m, sockets[1]);
     assert_int_equal(channel_send(&h->worker, &h->m, true), CHANNEL_OK);
     close(sockets[1]);
@@ -637,6 +658,8 @@ static inline void harness_start_tls(struct harness *h, const char *name, int ve
     h->tls_context = SSL_CTX_new(TLS_client_method());
     SSL_CTX_set_mode(h->tls_context, SSL_MODE_AUTO_RETRY | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER);
     SSL_CTX_set_max_proto_version(h->tls_context, version);
+    if (h->certificate)
+        SSL_CTX_use_cert_and_key(h->tls_context, h->certificate, h->certificate_key, NULL, 1);
     h->tls = SSL_new(h->tls_context);
     SSL_set_fd(h->tls, h->client);
     if (name)
