@@ -169,11 +169,11 @@ static enum command_outcome try(struct session *s, enum sasl_mechanism mechanism
     bool fits = token ? c->secret_size <= s->config->auth.token_max
                       : login_password_fits(c->secret, c->secret_size);
     if (!login_name_fits(c->user, c->user_size)) {
-        session_error(s, CODE_NONE, TEXT_NAME_UNFIT);
+        session_error(s, CODE_AUTH, TEXT_NAME_UNFIT);
     } else if (c->secret_size == 0) {
         session_error(s, CODE_AUTH, TEXT_PASSWORD_EMPTY);
     } else if (!fits) {
-        session_error(s, CODE_NONE, TEXT_PASSWORD_UNFIT);
+        session_error(s, CODE_AUTH, TEXT_PASSWORD_UNFIT);
     } else {
         memcpy(user, c->user, c->user_size);
         user[c->user_size] = '\0';
@@ -222,7 +222,7 @@ static enum command_outcome run_login(struct session *s, char *initial)
     if (got != RESPONSE_OK)
         return refuse(s, got);
     if (!login_name_fits(response.at, response.size)) {
-        session_error(s, CODE_NONE, TEXT_NAME_UNFIT);
+        session_error(s, CODE_AUTH, TEXT_NAME_UNFIT);
         return COMMAND_DONE;
     }
     struct sasl_credentials credentials = {.user = user, .user_size = response.size};

@@ -107,7 +107,7 @@ static enum command_outcome run_pass(struct session *s, const struct command_arg
     else if (a->size == 0)
         session_error(s, CODE_AUTH, TEXT_PASSWORD_EMPTY);
     else if (!login_password_fits(a->text, a->size))
-        session_error(s, CODE_NONE, TEXT_PASSWORD_UNFIT);
+        session_error(s, CODE_AUTH, TEXT_PASSWORD_UNFIT);
     else
         login_try(
             s, &(struct login_credentials){

@@ -373,7 +373,7 @@ static void test_credential_line_limits(void **state)
     say(&h, "USER alice\r\n");
     expect(&h, "+OK");
     say_padded("PASS ", 'p', 508, "\r\n");
-    expect(&h, "-ERR this cannot be a password");
+    expect(&h, "-ERR [AUTH] this cannot be a password");
     assert_int_equal(h.auth.asked, 0);
     h.auth.verdict = LOGIN_DENIED;
     say(&h, "USER alice\r\n");

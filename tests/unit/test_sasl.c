@@ -438,11 +438,11 @@ static void test_refused(void **state)
         {"AUTH PLAIN YWxpY2UAc2VjcmV0\r\n", "-ERR this is not", true},
         {"AUTH PLAIN Ym9iAGFsaWNlAHNlY3JldA==\r\n", "-ERR [AUTH] users act for", false},
         {"AUTH PLAIN AGFsaWNlAA==\r\n", "-ERR [AUTH] the password is empty", false},
-        {"AUTH PLAIN AABzZWNyZXQ=\r\n", "-ERR this cannot be a user name", false},
-        {"AUTH PLAIN AGEvYgBzZWNyZXQ=\r\n", "-ERR this cannot be a user name", false},
-        {"AUTH PLAIN AGEKYgBzZWNyZXQ=\r\n", "-ERR this cannot be a user name", false},
-        {"AUTH PLAIN AGFsaWNlAGEKYg==\r\n", "-ERR this cannot be a password", false},
-        {"AUTH LOGIN =\r\n", "-ERR this cannot be a user name", false},
+        {"AUTH PLAIN AABzZWNyZXQ=\r\n", "-ERR [AUTH] this cannot be a user name", false},
+        {"AUTH PLAIN AGEvYgBzZWNyZXQ=\r\n", "-ERR [AUTH] this cannot be a user name", false},
+        {"AUTH PLAIN AGEKYgBzZWNyZXQ=\r\n", "-ERR [AUTH] this cannot be a user name", false},
+        {"AUTH PLAIN AGFsaWNlAGEKYg==\r\n", "-ERR [AUTH] this cannot be a password", false},
+        {"AUTH LOGIN =\r\n", "-ERR [AUTH] this cannot be a user name", false},
         {"AUTH LOGIN YWxpY2U=\r\n\r\n", "-ERR [AUTH] the password is empty", false},
         {"AUTH LOGIN YWxpY2U=\r\nc2VjcmV\r\n", "-ERR this is not", true},
         {"AUTH PLAIN AAAA AAAA\r\n", "-ERR wrong arguments", true},
@@ -533,7 +533,7 @@ static void test_longest_password(void **state)
     response[250] = response[501] = '\0';
     greeted();
     say_encoded("AUTH PLAIN ", response, sizeof response);
-    expect(&h, "-ERR this cannot be a password");
+    expect(&h, "-ERR [AUTH] this cannot be a password");
     say_encoded("AUTH PLAIN ", response, sizeof response - 1);
     expect(&h, "+OK");
     assert_int_equal(h.auth.secret_size, 500);
@@ -729,7 +729,7 @@ static void test_longest_token(void **state)
                 expect(&h, "+ \r\n");
             }
             say_encoded(step == 0 ? "AUTH OAUTHBEARER " : "", response, size);
-            expect(&h, more ? "-ERR this cannot be a password" : "+OK");
+            expect(&h, more ? "-ERR [AUTH] this cannot be a password" : "+OK");
             assert_int_equal(h.auth.secret_size, more ? 0 : SIZE);
             quit();
         }
