@@ -20,6 +20,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+enum { INCLUDES_MAX = 16 }; /* of each other; a file that includes itself ends libpam */
+
 /* What a status means in the authentication phase and in the account phase. Before the password
  * is known to be right, nothing about the account may show. All others: LOGIN_UNAVAILABLE. */
 static const struct {
@@ -44,28 +46,60 @@ static const struct {
 /* Where Linux-PAM looks for a service, in this order, when it is not told a directory. */
 static const char *const pam_dirs[] = {"/etc/pam.d", "/usr/lib/pam.d"};
 
-/* A regular, readable file with something in it? libpam passes over any other in silence. */
-static bool is_service_file(const char *dir, const char *name)
+/* A regular, readable file with something in it; libpam passes over any other in silence. */
+static FILE *open_file(const char *dir, const char *name)
 {
     char *path = base_format("%s/%s", dir, name);
     struct stat st;
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     bool good = fd >= 0 && fstat(fd, &st) == 0 && S_ISREG(st.st_mode) && st.st_size > 0;
-    base_close(fd);
+    FILE *file = good ? fdopen(fd, "r") : NULL;
+    if (!file)
+        base_close(fd);
     free(path);
-    return good;
+    return file;
 }
 
-/* A line of /etc/pam.conf, which PAM reads only on systems without its directories. */
-static bool is_in_pam_conf(const char *name)
+/* A service has one place when it is told, an included file may be the system's as well. */
+static FILE *open_service(const char *confdir, const char *name, bool included)
+{
+    if (name[0] == '/')
+        return open_file("", name);
+    FILE *file = confdir ? open_file(confdir, name) : NULL;
+    for (size_t i = 0; !file && (!confdir || included) && i < ARRAY_SIZE(pam_dirs); i++)
+        file = open_file(pam_dirs[i], name);
+    return file;
+}
+
+static bool is_word(const char *word, const char *wanted)
+{
+    return word && strcasecmp(word, wanted) == 0;
+}
+
+/* Whether an open file, with what it includes, has a line of this type: 1 or 0; -1: it includes
+ * itself. Closes the file. */
+static int find_line(FILE *file, const char *confdir, const char *type, int depth)
 {
     char *line = NULL;
-    size_t size = 0, length = strlen(name);
-    bool found = false;
-    FILE *file = fopen("/etc/pam.conf", "re");
+    size_t size = 0;
+    int found = 0;
     while (file && !found && getline(&line, &size, file) > 0) {
-        const char *at = line + strspn(line, " \t");
-        found = strncasecmp(at, name, length) == 0 && isblank((unsigned char)at[length]);
+        char *rest = NULL;
+        const char *first = strtok_r(line, " \t\r\n", &rest);
+        const char *second = first ? strtok_r(NULL, " \t\r\n", &rest) : NULL;
+        const char *included = NULL;
+        if (is_word(first, "@include"))
+            included = second;
+        else if (!is_word(first, type))
+            continue;
+        else if (is_word(second, "include") || is_word(second, "substack"))
+            included = strtok_r(NULL, " \t\r\n", &rest);
+        else
+            found = 1;
+        if (included && depth == INCLUDES_MAX)
+            found = -1;
+        else if (included)
+            found = find_line(open_service(confdir, included, true), confdir, type, depth + 1);
     }
     if (file)
         fclose(file);
@@ -73,31 +107,68 @@ static bool is_in_pam_conf(const char *name)
     return found;
 }
 
+/* A line of /etc/pam.conf, which PAM reads only on systems without its directories. */
+static bool is_in_pam_conf(const char *name, const char *type)
+{
+    char *line = NULL;
+    size_t size = 0;
+    bool found = false;
+    FILE *file = fopen("/etc/pam.conf", "re");
+    while (file && !found && getline(&line, &size, file) > 0) {
+        char *rest = NULL;
+        found = is_word(strtok_r(line, " \t\n", &rest), name) &&
+                is_word(strtok_r(NULL, " \t\n", &rest), type);
+    }
+    if (file)
+        fclose(file);
+    free(line);
+    return found;
+}
+
+/* Of a type that the service has no line of, PAM silently takes those of "other". */
+static bool find_lines(const char *name, const char *confdir, bool has_dirs, char *problem,
+                       size_t size)
+{
+    static const char *const types[] = {"auth", "account"};
+    for (size_t i = 0; i < ARRAY_SIZE(types); i++) {
+        bool there = has_dirs
+                         ? find_line(open_service(confdir, name, false), confdir, types[i], 0) > 0
+                         : is_in_pam_conf(name, types[i]);
+        if (!there) {
+            snprintf(problem, size,
+                     "pam_service=%s: the service has no %s line (or includes itself), and PAM "
+                     "would take those of the service other; add one",
+                     name, types[i]);
+            return false;
+        }
+    }
+    return true;
+}
+
 bool pam_service_find(const char *service, const char *confdir, char *problem, size_t size)
 {
     char name[64];
     struct stat st;
-    bool found = false, has_dirs = confdir != NULL;
+    bool has_dirs = confdir != NULL;
     if (!base_copy(name, sizeof name, service) || strchr(name, '/') || name[0] == '.' || !name[0]) {
         snprintf(problem, size, "pam_service=%s: not the name of a PAM service", service);
         return false;
     }
     for (char *at = name; *at; at++) /* pam_start() does the same */
         *at = (char)tolower((unsigned char)*at);
-    if (confdir)
-        found = is_service_file(confdir, name);
-    for (size_t i = 0; !confdir && !found && i < ARRAY_SIZE(pam_dirs); i++) {
+    for (size_t i = 0; i < ARRAY_SIZE(pam_dirs); i++)
         has_dirs = has_dirs || (stat(pam_dirs[i], &st) == 0 && S_ISDIR(st.st_mode));
-        found = is_service_file(pam_dirs[i], name);
+    FILE *file = has_dirs ? open_service(confdir, name, false) : NULL;
+    if (file || (!has_dirs && is_in_pam_conf(name, "auth"))) {
+        if (file)
+            fclose(file);
+        return find_lines(name, confdir, has_dirs, problem, size);
     }
-    if (!found && !has_dirs)
-        found = is_in_pam_conf(name);
-    if (!found)
-        snprintf(problem, size,
-                 "pam_service=%s: no readable file %s/%s; make one with the lines `auth required "
-                 "pam_unix.so` and `account required pam_unix.so`, or set pam_service",
-                 name, confdir ? confdir : pam_dirs[0], name);
-    return found;
+    snprintf(problem, size,
+             "pam_service=%s: no readable file %s/%s; make one with the lines `auth required "
+             "pam_unix.so` and `account required pam_unix.so`, or set pam_service",
+             name, confdir ? confdir : pam_dirs[0], name);
+    return false;
 }
 
 /* One prompt or text of a module; false for what no mail client could answer. */
@@ -194,7 +265,8 @@ enum login_outcome pam_login_check(struct pam_login *login)
         return outcome;
 
     login->asking = true;
-    login->status = pam_authenticate(login->handle, PAM_SILENT | PAM_DISALLOW_NULL_AUTHTOK);
+    if (!login->vouched)
+        login->status = pam_authenticate(login->handle, PAM_SILENT | PAM_DISALLOW_NULL_AUTHTOK);
     login->asking = false;
     bool authenticated = login->status == PAM_SUCCESS;
     if (authenticated)

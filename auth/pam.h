@@ -17,6 +17,7 @@ struct pam_login {
     const char *service, *confdir; /* confdir NULL: the system's */
     const char *user, *secret;     /* the caller's, who wipes the secret */
     const char *peer;              /* PAM_RHOST */
+    bool vouched;                  /* a certificate said who it is: the account phase only */
 
     char name[PROTO_USER_MAX + 1]; /* PAM_USER at the end; empty if it is too long to be one */
     char problem[400];             /* set beside LOGIN_UNAVAILABLE and LOGIN_MISCONFIGURED */
@@ -27,11 +28,13 @@ struct pam_login {
     bool asking; /* the password may be given to a module that asks */
 };
 
-/* Whether the service has a file of its own that can be read: without one PAM would silently use
- * the service "other". If not, `problem` names the path and the remedy. */
+/* Whether the service has a file of its own that can be read, with lines for authentication and
+ * account: without them PAM would silently use those of the service "other". If not, `problem`
+ * names what is missing and the remedy. */
 bool pam_service_find(const char *service, const char *confdir, char *problem, size_t size);
 
-/* Authentication, then the account phase. LOGIN_OK: `name` is whom PAM means. */
+/* Authentication, unless the user is vouched for, then the account phase. LOGIN_OK: `name` is whom
+ * PAM means. */
 enum login_outcome pam_login_check(struct pam_login *login);
 
 /* Credentials and a session, opened and closed again in a child of this process, for modules
