@@ -10,6 +10,7 @@
 #include <time.h>
 
 enum {
+    EXPIRE_MESSAGES = 256,   /* deleted for their age in one transaction */
     PURGE_MESSAGES = 64,     /* removed for good in one transaction */
     PURGE_OCTETS = 16 << 20, /* the same, when messages are large: the WAL must stay small */
     VACUUM_FREE_PAGES = 512, /* free pages from which some are given back to the system */
@@ -27,8 +28,9 @@ static enum store_outcome mark(struct maildrop *m, enum statement which, int64_t
     return handle_finish(m, statement);
 }
 
-/* The size of a message that is not deleted. */
-static enum store_outcome live_size(struct maildrop *m, int64_t id, int64_t *size)
+/* The sizes of a message that is not deleted. */
+static enum store_outcome live_size(struct maildrop *m, int64_t id, int64_t *size,
+                                    int64_t *plain_size)
 {
     sqlite3_stmt *statement;
     enum store_outcome outcome = handle_prepare(m, STATEMENT_LIVE_SIZE, &statement);
@@ -41,7 +43,7 @@ static enum store_outcome live_size(struct maildrop *m, int64_t id, int64_t *siz
         return handle_fail(m, STORE_NOT_FOUND, "message %lld is not there", (long long)id);
     if (outcome != STORE_OK)
         return outcome;
-    if (!handle_column(statement, 0, size))
+    if (!handle_column(statement, 0, size) || !handle_column(statement, 1, plain_size))
         outcome = handle_fail(m, STORE_DAMAGED, "message %lld has no size", (long long)id);
     sqlite3_reset(statement);
     return outcome;
@@ -50,15 +52,17 @@ static enum store_outcome live_size(struct maildrop *m, int64_t id, int64_t *siz
 static enum store_outcome delete_one(struct maildrop *m, int64_t id, int64_t now,
                                      struct maildrop_totals *totals)
 {
-    int64_t size = 0;
-    const enum store_outcome outcome = live_size(m, id, &size);
+    int64_t size = 0, plain_size = 0;
+    const enum store_outcome outcome = live_size(m, id, &size, &plain_size);
 
     if (outcome != STORE_OK)
         return outcome;
-    if (totals->messages == 0 || totals->octets < (uint64_t)size)
+    if (totals->messages == 0 || totals->octets < (uint64_t)size ||
+        totals->plain_octets < (uint64_t)plain_size)
         return handle_fail(m, STORE_DAMAGED, "the totals are smaller than the messages");
     totals->messages--;
     totals->octets -= (uint64_t)size;
+    totals->plain_octets -= (uint64_t)plain_size;
     return mark(m, STATEMENT_MARK_DELETED, id, now);
 }
 
@@ -175,4 +179,100 @@ enum store_outcome maildrop_commit(struct maildrop *maildrop, const int64_t *ret
     if (outcome == STORE_OK)
         purge(maildrop, now, undelete_for);
     return outcome;
+}
+
+/* Messages received before a time, the oldest first, as many as one transaction takes. */
+static enum store_outcome find_due(struct maildrop *m, int64_t before, int64_t *ids, size_t *n)
+{
+    sqlite3_stmt *statement;
+    enum store_outcome outcome = handle_prepare(m, STATEMENT_DUE, &statement);
+
+    *n = 0;
+    if (outcome != STORE_OK)
+        return outcome;
+    sqlite3_bind_int64(statement, 1, before);
+    sqlite3_bind_int64(statement, 2, EXPIRE_MESSAGES);
+    while ((outcome = handle_step(m, statement)) == STORE_OK) {
+        if (!handle_column(statement, 0, &ids[*n])) {
+            outcome = handle_fail(m, STORE_DAMAGED, "an old message has no id");
+            break;
+        }
+        (*n)++;
+    }
+    sqlite3_reset(statement);
+    return outcome == STORE_END ? STORE_OK : outcome;
+}
+
+/* Delete some of what is due; `n` 0 when nothing was. */
+static enum store_outcome expire_some(struct maildrop *m, int64_t before, int64_t now, size_t *n)
+{
+    int64_t ids[EXPIRE_MESSAGES];
+    struct maildrop_totals totals;
+    enum store_outcome outcome = find_due(m, before, ids, n);
+
+    if (outcome != STORE_OK || *n == 0)
+        return outcome;
+    *n = 0;
+    if ((outcome = handle_begin_write(m)) != STORE_OK)
+        return outcome;
+    /* Look again under the lock. */
+    if ((outcome = handle_state(m, &totals)) == STORE_OK)
+        outcome = find_due(m, before, ids, n);
+    for (size_t i = 0; outcome == STORE_OK && i < *n; i++)
+        outcome = delete_one(m, ids[i], now, &totals);
+    if (outcome == STORE_OK)
+        outcome = handle_set_state(m, &totals);
+    outcome = handle_end_write(m, outcome);
+    if (outcome != STORE_OK)
+        *n = 0;
+    return outcome;
+}
+
+enum store_outcome maildrop_expire(struct maildrop *maildrop, uint64_t expire_after,
+                                   uint64_t undelete_for, uint64_t *removed)
+{
+    const int64_t now = (int64_t)time(NULL);
+    enum store_outcome outcome;
+    size_t n = 0;
+
+    *removed = 0;
+    if (expire_after == 0 || expire_after > (uint64_t)now)
+        return STORE_OK;
+    if (maildrop->in_batch)
+        return handle_fail(maildrop, STORE_REFUSED, "a batch of deliveries is open");
+    do {
+        handle_begin_call(maildrop);
+        outcome = expire_some(maildrop, now - (int64_t)expire_after, now, &n);
+        *removed += n;
+    } while (outcome == STORE_OK && n > 0);
+    if (outcome == STORE_OK && *removed > 0)
+        purge(maildrop, now, undelete_for);
+    return outcome;
+}
+
+enum store_outcome maildrop_login(struct maildrop *maildrop, uint64_t delay, uint64_t *wait)
+{
+    const int64_t now = (int64_t)time(NULL);
+    int64_t last = 0;
+    sqlite3_stmt *statement;
+    enum store_outcome outcome;
+
+    handle_begin_call(maildrop);
+    if ((outcome = handle_prepare(maildrop, STATEMENT_LOGIN, &statement)) != STORE_OK ||
+        (outcome = handle_step(maildrop, statement)) != STORE_OK)
+        return outcome == STORE_END ? STORE_DAMAGED : outcome;
+    handle_column(statement, 0, &last); /* what is no time is none */
+    sqlite3_reset(statement);
+    *wait = 0;
+    if (last <= now && (uint64_t)(now - last) < delay) {
+        *wait = delay - (uint64_t)(now - last);
+        return STORE_OK;
+    }
+    if ((outcome = handle_begin_write(maildrop)) != STORE_OK)
+        return outcome;
+    if ((outcome = handle_prepare(maildrop, STATEMENT_SET_LOGIN, &statement)) == STORE_OK) {
+        sqlite3_bind_int64(statement, 1, now);
+        outcome = handle_finish(maildrop, statement);
+    }
+    return handle_end_write(maildrop, outcome);
 }

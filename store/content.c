@@ -7,6 +7,8 @@
  */
 #include "store/handle.h"
 #include "store/schema.h"
+#include "store/surrogate.h"
+#include <stdlib.h>
 #include <string.h>
 
 static uint64_t smaller(uint64_t a, uint64_t b)
@@ -14,28 +16,44 @@ static uint64_t smaller(uint64_t a, uint64_t b)
     return a < b ? a : b;
 }
 
-enum store_outcome maildrop_header_size(struct maildrop *maildrop, int64_t id, uint64_t *octets)
+/* What a message's row says of its header. */
+struct about {
+    int64_t header_size, size, plain_size, form;
+};
+
+static enum store_outcome read_row(struct maildrop *m, int64_t id, struct about *about)
 {
-    int64_t header_size = 0, size = 0;
+    struct about found;
     enum store_outcome outcome;
     sqlite3_stmt *statement;
 
-    handle_begin_call(maildrop);
-    if ((outcome = handle_prepare(maildrop, STATEMENT_HEADER, &statement)) != STORE_OK)
+    handle_begin_call(m);
+    if ((outcome = handle_prepare(m, STATEMENT_HEADER, &statement)) != STORE_OK)
         return outcome;
     sqlite3_bind_int64(statement, 1, id);
-    outcome = handle_step(maildrop, statement);
+    outcome = handle_step(m, statement);
     if (outcome == STORE_END)
-        return handle_fail(maildrop, STORE_NOT_FOUND, "message %lld is not there", (long long)id);
+        return handle_fail(m, STORE_NOT_FOUND, "message %lld is not there", (long long)id);
     if (outcome != STORE_OK)
         return outcome;
-    if (!handle_column(statement, 0, &header_size) || !handle_column(statement, 1, &size) ||
-        header_size > size)
-        outcome =
-            handle_fail(maildrop, STORE_DAMAGED, "message %lld has wrong sizes", (long long)id);
+    if (!handle_column(statement, 0, &found.header_size) ||
+        !handle_column(statement, 1, &found.size) ||
+        !handle_column(statement, 2, &found.plain_size) ||
+        !handle_column(statement, 3, &found.form) || found.header_size > found.size)
+        outcome = handle_fail(m, STORE_DAMAGED, "message %lld has wrong sizes", (long long)id);
     else
-        *octets = (uint64_t)header_size;
+        *about = found;
     sqlite3_reset(statement);
+    return outcome;
+}
+
+enum store_outcome maildrop_header_size(struct maildrop *maildrop, int64_t id, uint64_t *octets)
+{
+    struct about about;
+    const enum store_outcome outcome = read_row(maildrop, id, &about);
+
+    if (outcome == STORE_OK)
+        *octets = (uint64_t)about.header_size;
     return outcome;
 }
 
@@ -107,4 +125,47 @@ enum store_outcome maildrop_read(struct maildrop *maildrop, int64_t id, uint64_t
     } while (part > 0 && filled < size);
     *got = filled;
     return STORE_OK;
+}
+
+/* The size that this message was given at delivery is what clients were told. */
+static bool is_as_told(const struct about *about, size_t made_size)
+{
+    return about->size - about->header_size + (int64_t)made_size == about->plain_size;
+}
+
+enum store_outcome maildrop_surrogate(struct maildrop *maildrop, int64_t id, char **header,
+                                      size_t *size, uint64_t *body)
+{
+    struct about about;
+    char *raw = NULL, *made = NULL;
+    size_t got = 0, made_size = 0;
+    enum surrogate_outcome making;
+    enum store_outcome outcome = read_row(maildrop, id, &about);
+
+    if (outcome != STORE_OK)
+        return outcome;
+    if (about.form != MAILDROP_SURROGATE || about.header_size > SURROGATE_HEADER_MAX)
+        return handle_fail(maildrop, STORE_DAMAGED, "message %lld has no surrogate", (long long)id);
+    raw = malloc((size_t)about.header_size + 1);
+    if (!raw)
+        return handle_fail(maildrop, STORE_MEMORY, "no memory for a header");
+    outcome = maildrop_read(maildrop, id, 0, raw, (size_t)about.header_size, &got);
+    if (outcome != STORE_OK)
+        goto out;
+    making = surrogate_make(raw, got, &made, &made_size);
+    if (making == SURROGATE_NO_MEMORY) {
+        outcome = handle_fail(maildrop, STORE_MEMORY, "no memory for a surrogate");
+    } else if (making != SURROGATE_OK || !is_as_told(&about, made_size)) {
+        outcome = handle_fail(maildrop, STORE_DAMAGED, "message %lld has another surrogate",
+                              (long long)id);
+    } else {
+        *header = made;
+        *size = made_size;
+        *body = (uint64_t)about.header_size;
+        made = NULL;
+    }
+out:
+    free(made);
+    free(raw);
+    return outcome;
 }

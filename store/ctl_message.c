@@ -83,7 +83,7 @@ static int deliver(const struct ctl *ctl, int fd, const struct maildrop_delivery
 
 int ctl_message_add(struct ctl *ctl)
 {
-    struct maildrop_delivery delivery = {0};
+    struct maildrop_delivery delivery = {.utf8_headers = true}; /* a new message: see maildrop.h */
     char name[PROTO_USER_MAX + 1];
     FILE *spooled = NULL;
     int fd;

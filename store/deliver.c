@@ -7,6 +7,7 @@
  */
 #include "store/handle.h"
 #include "store/schema.h"
+#include "store/surrogate.h"
 #include "store/wire.h"
 #include <stdio.h>
 #include <stdlib.h>
@@ -26,6 +27,12 @@ struct intake {
     uint64_t limit; /* octets that the message may have */
     enum store_outcome past_limit;
     struct wire wire;
+    struct surrogate_scan scan; /* of the header, if it may be UTF-8 */
+    char *header;               /* the same, as far as it has a surrogate */
+    size_t header_size, header_room;
+    bool utf8_headers, header_too_large;
+    enum maildrop_form form;
+    uint64_t plain_size;
     uint64_t n_chunks;
     size_t filled;
     char raw[SOURCE_SIZE];
@@ -114,13 +121,45 @@ static enum store_outcome store_chunk(struct intake *in)
     return outcome;
 }
 
+/* Keep the header, which ends somewhere in or after these octets. */
+static enum store_outcome keep_header(struct intake *in, const char *octets, size_t size)
+{
+    const uint64_t before = in->wire.octets - size;
+    char *header;
+
+    if (in->wire.header > 0 && in->wire.header <= before)
+        return STORE_OK;
+    if (in->wire.header > 0)
+        size = (size_t)(in->wire.header - before);
+    surrogate_scan(&in->scan, octets, size);
+    if (size > SURROGATE_HEADER_MAX - in->header_size)
+        in->header_too_large = true;
+    if (in->header_too_large)
+        return STORE_OK;
+    if (size > in->header_room - in->header_size) {
+        header = realloc(in->header, in->header_room * 2 + size);
+        if (!header)
+            return handle_fail(in->m, STORE_MEMORY, "no memory for a header");
+        in->header = header;
+        in->header_room = in->header_room * 2 + size;
+    }
+    memcpy(in->header + in->header_size, octets, size);
+    in->header_size += size;
+    return STORE_OK;
+}
+
 static enum store_outcome take_in(struct intake *in, const char *text, size_t size)
 {
     while (size > 0) {
         size_t used = 0;
-
-        in->filled += wire_convert(&in->wire, text, size, in->chunk + in->filled,
-                                   sizeof(in->chunk) - in->filled, &used);
+        const size_t put = wire_convert(&in->wire, text, size, in->chunk + in->filled,
+                                        sizeof(in->chunk) - in->filled, &used);
+        if (in->utf8_headers) {
+            const enum store_outcome outcome = keep_header(in, in->chunk + in->filled, put);
+            if (outcome != STORE_OK)
+                return outcome;
+        }
+        in->filled += put;
         text += used;
         size -= used;
         if (in->wire.octets > in->limit)
@@ -155,6 +194,32 @@ static enum store_outcome take_all(struct intake *in, maildrop_source *source, v
     return outcome;
 }
 
+/* What sessions without UTF8 will get, now that all of the header is there. */
+static enum store_outcome settle_form(struct intake *in)
+{
+    char *made;
+    size_t size;
+
+    in->form = MAILDROP_AS_IS;
+    in->plain_size = in->wire.octets;
+    if (!surrogate_needed(&in->scan))
+        return STORE_OK;
+    in->form = MAILDROP_UTF8_ONLY;
+    if (in->header_too_large)
+        return STORE_OK;
+    switch (surrogate_make(in->header, in->header_size, &made, &size)) {
+    case SURROGATE_OK:
+        free(made);
+        in->form = MAILDROP_SURROGATE;
+        in->plain_size = in->wire.octets - in->header_size + size;
+        return STORE_OK;
+    case SURROGATE_TOO_LARGE:
+        return STORE_OK;
+    default:
+        return handle_fail(in->m, STORE_MEMORY, "no memory for a surrogate");
+    }
+}
+
 static enum store_outcome add_message(struct intake *in, const char *uidl, int64_t received)
 {
     sqlite3_stmt *statement;
@@ -165,8 +230,10 @@ static enum store_outcome add_message(struct intake *in, const char *uidl, int64
     sqlite3_bind_int64(statement, 1, in->id);
     sqlite3_bind_text(statement, 2, uidl, -1, SQLITE_STATIC);
     sqlite3_bind_int64(statement, 3, (int64_t)in->wire.octets);
-    sqlite3_bind_int64(statement, 4, (int64_t)wire_header(&in->wire));
-    sqlite3_bind_int64(statement, 5, received > 0 ? received : (int64_t)time(NULL));
+    sqlite3_bind_int64(statement, 4, (int64_t)in->plain_size);
+    sqlite3_bind_int64(statement, 5, in->form);
+    sqlite3_bind_int64(statement, 6, (int64_t)wire_header(&in->wire));
+    sqlite3_bind_int64(statement, 7, received > 0 ? received : (int64_t)time(NULL));
     outcome = handle_finish(in->m, statement);
     sqlite3_clear_bindings(statement);
     return outcome;
@@ -191,10 +258,12 @@ static enum store_outcome deliver(struct intake *in, const struct maildrop_deliv
     if ((outcome = check_uidl_free(in->m, uidl)) != STORE_OK ||
         (outcome = set_limits(in, delivery, &totals)) != STORE_OK ||
         (outcome = take_all(in, source, context)) != STORE_OK ||
+        (outcome = settle_form(in)) != STORE_OK ||
         (outcome = add_message(in, uidl, delivery->received)) != STORE_OK)
         return outcome;
     totals.messages++;
     totals.octets += in->wire.octets;
+    totals.plain_octets += in->plain_size;
     totals.last_id = in->id;
     return handle_set_state(in->m, &totals);
 }
@@ -239,6 +308,7 @@ enum store_outcome maildrop_deliver(struct maildrop *maildrop,
         return handle_fail(maildrop, STORE_MEMORY, "no memory for a message's buffers");
     memset(in, 0, offsetof(struct intake, raw));
     in->m = maildrop;
+    in->utf8_headers = delivery->utf8_headers;
     if (maildrop->in_batch) {
         outcome = deliver_in_batch(in, delivery, source, context);
     } else if ((outcome = handle_begin_write(maildrop)) == STORE_OK) {
@@ -247,6 +317,7 @@ enum store_outcome maildrop_deliver(struct maildrop *maildrop,
     }
     if (outcome == STORE_OK && id)
         *id = in->id;
+    free(in->header);
     free(in);
     return outcome;
 }

@@ -20,18 +20,25 @@ static const char *const statement_sql[STATEMENTS] = {
     [STATEMENT_SAVE] = "SAVEPOINT delivery",
     [STATEMENT_RELEASE] = "RELEASE delivery",
     [STATEMENT_UNDO] = "ROLLBACK TO delivery",
-    [STATEMENT_STATE] = "SELECT messages, octets, last_id, guard FROM state WHERE one = 1",
-    [STATEMENT_SET_STATE] =
-        "UPDATE state SET messages = ?1, octets = ?2, last_id = ?3, guard = ?4 WHERE one = 1",
-    [STATEMENT_SNAPSHOT] = "SELECT id, size, uidl FROM message WHERE deleted IS NULL ORDER BY id",
+    [STATEMENT_STATE] =
+        "SELECT messages, octets, plain_octets, last_id, guard FROM state WHERE one = 1",
+    [STATEMENT_SET_STATE] = "UPDATE state SET messages = ?1, octets = ?2, plain_octets = ?3,"
+                            " last_id = ?4, guard = ?5 WHERE one = 1",
+    [STATEMENT_LOGIN] = "SELECT login FROM state WHERE one = 1",
+    [STATEMENT_SET_LOGIN] = "UPDATE state SET login = ?1 WHERE one = 1",
+    [STATEMENT_SNAPSHOT] = "SELECT id, size, plain_size, form, retrieved IS NOT NULL, uidl"
+                           " FROM message WHERE deleted IS NULL ORDER BY id",
     [STATEMENT_NEXT] = "SELECT id, size, header_size, received, coalesce(retrieved, 0),"
                        " coalesce(deleted, 0), uidl FROM message WHERE id > ?1 ORDER BY id LIMIT 1",
-    [STATEMENT_HEADER] = "SELECT header_size, size FROM message WHERE id = ?1",
+    [STATEMENT_HEADER] = "SELECT header_size, size, plain_size, form FROM message WHERE id = ?1",
     [STATEMENT_CONTENT] = "SELECT message.size, chunk.content FROM message"
                           " LEFT JOIN chunk ON chunk.place = ?2 WHERE message.id = ?1",
-    [STATEMENT_LIVE_SIZE] = "SELECT size FROM message WHERE id = ?1 AND deleted IS NULL",
+    [STATEMENT_LIVE_SIZE] =
+        "SELECT size, plain_size FROM message WHERE id = ?1 AND deleted IS NULL",
     [STATEMENT_MARK_RETRIEVED] = "UPDATE message SET retrieved = ?2 WHERE id = ?1",
     [STATEMENT_MARK_DELETED] = "UPDATE message SET deleted = ?2 WHERE id = ?1",
+    [STATEMENT_DUE] = "SELECT id FROM message WHERE deleted IS NULL AND received < ?1"
+                      " ORDER BY received LIMIT ?2",
     [STATEMENT_EXPIRED] = "SELECT id, size FROM message WHERE deleted IS NOT NULL AND deleted <= ?1"
                           " ORDER BY deleted LIMIT ?2",
     [STATEMENT_REMOVE_CHUNKS] = "DELETE FROM chunk WHERE place BETWEEN ?1 AND ?2",
@@ -40,8 +47,8 @@ static const char *const statement_sql[STATEMENTS] = {
     [STATEMENT_VACUUM] = "PRAGMA incremental_vacuum(256)",
     [STATEMENT_HAS_UIDL] = "SELECT 1 FROM message WHERE uidl = ?1",
     [STATEMENT_ADD_CHUNK] = "INSERT INTO chunk(place, content) VALUES (?1, ?2)",
-    [STATEMENT_ADD_MESSAGE] = "INSERT INTO message(id, uidl, size, header_size, received)"
-                              " VALUES (?1, ?2, ?3, ?4, ?5)",
+    [STATEMENT_ADD_MESSAGE] = "INSERT INTO message(id, uidl, size, plain_size, form, header_size,"
+                              " received) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
 };
 
 void handle_begin_call(struct maildrop *m)
@@ -211,7 +218,7 @@ bool handle_column_uidl(sqlite3_stmt *statement, int column, char uidl[MAILDROP_
 enum store_outcome handle_state(struct maildrop *m, struct maildrop_totals *totals)
 {
     struct maildrop_totals found;
-    int64_t messages, octets, last_id, guard;
+    int64_t messages, octets, plain_octets, last_id, guard;
     enum store_outcome outcome;
     sqlite3_stmt *statement;
     bool sound;
@@ -224,14 +231,17 @@ enum store_outcome handle_state(struct maildrop *m, struct maildrop_totals *tota
     if (outcome != STORE_OK)
         return outcome;
     sound = handle_column(statement, 0, &messages) && handle_column(statement, 1, &octets) &&
-            handle_column(statement, 2, &last_id) &&
-            sqlite3_column_type(statement, 3) == SQLITE_INTEGER;
-    guard = sqlite3_column_int64(statement, 3);
+            handle_column(statement, 2, &plain_octets) && handle_column(statement, 3, &last_id) &&
+            sqlite3_column_type(statement, 4) == SQLITE_INTEGER;
+    guard = sqlite3_column_int64(statement, 4);
     sqlite3_reset(statement);
     if (!sound)
         return handle_fail(m, STORE_DAMAGED, "the totals row holds what are no counts");
 
-    found = (struct maildrop_totals){(uint64_t)messages, (uint64_t)octets, last_id};
+    found = (struct maildrop_totals){.messages = (uint64_t)messages,
+                                     .octets = (uint64_t)octets,
+                                     .plain_octets = (uint64_t)plain_octets,
+                                     .last_id = last_id};
     if (guard != schema_guard(&found))
         return handle_fail(m, STORE_DAMAGED, "the totals row contradicts its check value");
     *totals = found;
@@ -247,8 +257,9 @@ enum store_outcome handle_set_state(struct maildrop *m, const struct maildrop_to
         return outcome;
     sqlite3_bind_int64(statement, 1, (int64_t)totals->messages);
     sqlite3_bind_int64(statement, 2, (int64_t)totals->octets);
-    sqlite3_bind_int64(statement, 3, totals->last_id);
-    sqlite3_bind_int64(statement, 4, schema_guard(totals));
+    sqlite3_bind_int64(statement, 3, (int64_t)totals->plain_octets);
+    sqlite3_bind_int64(statement, 4, totals->last_id);
+    sqlite3_bind_int64(statement, 5, schema_guard(totals));
     return handle_finish(m, statement);
 }
 

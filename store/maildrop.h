@@ -40,26 +40,45 @@ enum {
 
 struct maildrop; /* one open maildrop */
 
+/* How a message goes to a session without UTF8 (RFC 6856). A session with it gets every message as
+ * it is stored. */
+enum maildrop_form {
+    MAILDROP_AS_IS,     /* as it is stored, whatever that is */
+    MAILDROP_SURROGATE, /* with the header that maildrop_surrogate() makes, and the same body */
+    MAILDROP_UTF8_ONLY, /* not at all: its header is too large to make a surrogate of */
+};
+
 /* What STAT says, and where the session's view ends. */
 struct maildrop_totals {
     uint64_t messages, octets;
-    int64_t last_id; /* messages delivered later have larger ids: not this session's */
+    uint64_t plain_octets; /* as sessions without UTF8 get the messages */
+    int64_t last_id;       /* messages delivered later have larger ids: not this session's */
 };
 
 /* One message of a snapshot. */
 struct maildrop_entry {
     int64_t id;
-    uint64_t size; /* octets on the wire, without dot-stuffing and terminator */
+    uint64_t size;       /* octets on the wire, without dot-stuffing and terminator */
+    uint64_t plain_size; /* the same for a session without UTF8; `size` unless it is a surrogate */
+    enum maildrop_form form;
+    bool retrieved; /* in an earlier session, which ended with QUIT */
 };
 
 /* The messages of a session in the order of their ids. Memory grows with their number only. */
 struct maildrop_snapshot;
 
 /* A message to deliver. `uidl` NULL: the store makes one. `received` in seconds since the epoch,
- * 0: now. */
+ * 0: now.
+ *
+ * `utf8_headers`: the caller knows this for a new message as of RFC 6532, whose header may be
+ * UTF-8. If it is, sessions without UTF8 get a surrogate (RFC 6858), and its size is settled here.
+ * Without the flag a message is served as it is, for ever: one that moves in from another server
+ * was shown to clients already, with these octets and this size, and must not change under their
+ * eyes. */
 struct maildrop_delivery {
     const char *uidl;
     int64_t received;
+    bool utf8_headers;
     uint64_t max_message;                  /* octets; 0: none */
     uint64_t quota_octets, quota_messages; /* 0: none */
 };
@@ -124,6 +143,25 @@ enum store_outcome maildrop_header_size(struct maildrop *maildrop, int64_t id, u
  * restored can be read. */
 enum store_outcome maildrop_read(struct maildrop *maildrop, int64_t id, uint64_t offset,
                                  void *buffer, size_t size, size_t *got);
+
+/* The header under which a message of the form MAILDROP_SURROGATE goes to a session without UTF8,
+ * with the empty line at its end; the body follows in the content, from `body` on. The caller frees
+ * `header`. */
+enum store_outcome maildrop_surrogate(struct maildrop *maildrop, int64_t id, char **header,
+                                      size_t *size, uint64_t *body);
+
+/* A session begins (RFC 2449 section 6.5): unless one began less than `delay` seconds ago, note
+ * when this one did, durably. `wait` is 0, or how many seconds are left, and then nothing was
+ * noted. A note from the future is a clock put right, and counts as none. */
+enum store_outcome maildrop_login(struct maildrop *maildrop, uint64_t delay, uint64_t *wait);
+
+/* Delete what was received longer ago than `expire_after` seconds (0: nothing ever is), as a client
+ * would: it can be restored for `undelete_for`. Costs one look into an index when nothing is due;
+ * else commits some hundred messages at a time, until none is left. `removed` says how many went,
+ * also on a failure, after which the rest is left to the next call. Not during a session's view:
+ * call before maildrop_totals(), with the session byte of the lock. */
+enum store_outcome maildrop_expire(struct maildrop *maildrop, uint64_t expire_after,
+                                   uint64_t undelete_for, uint64_t *removed);
 
 /* What a session did, committed at once and durably: `retrieved` are marked with the time,
  * `deleted` become invisible (and go for good when `undelete_for` seconds are over; 0: now).

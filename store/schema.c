@@ -10,8 +10,9 @@
 #include <string.h>
 
 /* Small rows for messages, content apart. A chunk's place keeps one message's chunks together and
- * in order without a second index. Totals are one row, changed in the transaction of every change.
- */
+ * in order without a second index. Totals are one row, changed in the transaction of every change;
+ * plain is what sessions without UTF8 are told (enum maildrop_form). login is when a session began
+ * last, 0 where nobody wants to know. */
 static const char create_sql[] =
     "PRAGMA page_size=4096;"
     "PRAGMA auto_vacuum=INCREMENTAL;"
@@ -23,17 +24,22 @@ static const char create_sql[] =
     " one INTEGER PRIMARY KEY CHECK (one = 1),"
     " messages INTEGER NOT NULL CHECK (messages >= 0),"
     " octets INTEGER NOT NULL CHECK (octets >= 0),"
+    " plain_octets INTEGER NOT NULL CHECK (plain_octets >= 0),"
     " last_id INTEGER NOT NULL CHECK (last_id >= messages),"
+    " login INTEGER NOT NULL,"
     " guard INTEGER NOT NULL);"
     "CREATE TABLE message("
     " id INTEGER PRIMARY KEY,"
     " uidl TEXT NOT NULL UNIQUE CHECK (length(uidl) BETWEEN 1 AND 70),"
     " size INTEGER NOT NULL CHECK (size >= 0),"
+    " plain_size INTEGER NOT NULL CHECK (plain_size >= 0),"
+    " form INTEGER NOT NULL CHECK (form BETWEEN 0 AND 2),"
     " header_size INTEGER NOT NULL CHECK (header_size BETWEEN 0 AND size),"
     " received INTEGER NOT NULL,"
     " retrieved INTEGER,"
     " deleted INTEGER);"
     "CREATE INDEX message_deleted ON message(deleted) WHERE deleted IS NOT NULL;"
+    "CREATE INDEX message_received ON message(received) WHERE deleted IS NULL;"
     "CREATE TABLE chunk("
     " place INTEGER PRIMARY KEY,"
     " content BLOB NOT NULL);";
@@ -43,7 +49,8 @@ _Static_assert((SCHEMA_MAJOR << 16 | SCHEMA_MINOR) == 65536, "the SQL above says
 
 int64_t schema_guard(const struct maildrop_totals *totals)
 {
-    const uint64_t parts[] = {totals->messages, totals->octets, (uint64_t)totals->last_id};
+    const uint64_t parts[] = {totals->messages, totals->octets, totals->plain_octets,
+                              (uint64_t)totals->last_id};
     uint64_t hash = 0x504f504c41520001;
 
     for (size_t i = 0; i < sizeof(parts) / sizeof(parts[0]); i++) {
@@ -61,7 +68,7 @@ int schema_create(sqlite3 *db)
 
     if (rc != SQLITE_OK)
         return rc;
-    insert = sqlite3_mprintf("INSERT INTO state VALUES (1, 0, 0, 0, %lld);COMMIT;",
+    insert = sqlite3_mprintf("INSERT INTO state VALUES (1, 0, 0, 0, 0, 0, %lld);COMMIT;",
                              (long long)schema_guard(&none));
     if (!insert)
         return SQLITE_NOMEM;

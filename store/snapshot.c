@@ -50,21 +50,27 @@ static bool make_room(struct maildrop_snapshot *s)
 static enum store_outcome take_row(struct maildrop *m, sqlite3_stmt *statement, int64_t last_id,
                                    struct maildrop_snapshot *s, struct maildrop_totals *seen)
 {
-    int64_t id, size;
+    int64_t id, size, plain_size, form, retrieved;
 
     if (!make_room(s))
         return handle_fail(m, STORE_MEMORY, "no memory for a list of %zu messages", s->n);
     if (!handle_column(statement, 0, &id) || !handle_column(statement, 1, &size) ||
-        id <= seen->last_id || !handle_column_uidl(statement, 2, s->text + s->text_size))
+        !handle_column(statement, 2, &plain_size) || !handle_column(statement, 3, &form) ||
+        !handle_column(statement, 4, &retrieved) || form > MAILDROP_UTF8_ONLY ||
+        id <= seen->last_id || !handle_column_uidl(statement, 5, s->text + s->text_size))
         return handle_fail(m, STORE_DAMAGED, "the row after message %lld is no message",
                            (long long)seen->last_id);
     seen->messages++;
     seen->octets += (uint64_t)size;
+    seen->plain_octets += (uint64_t)plain_size;
     seen->last_id = id;
     if (id > last_id)
         return STORE_OK;
-    s->entries[s->n].id = id;
-    s->entries[s->n].size = (uint64_t)size;
+    s->entries[s->n] = (struct maildrop_entry){.id = id,
+                                               .size = (uint64_t)size,
+                                               .plain_size = (uint64_t)plain_size,
+                                               .form = (enum maildrop_form)form,
+                                               .retrieved = retrieved != 0};
     s->uidls[s->n++] = s->text_size;
     s->text_size += strlen(s->text + s->text_size) + 1;
     return STORE_OK;
@@ -90,7 +96,8 @@ static enum store_outcome take_rows(struct maildrop *m, int64_t last_id,
     }
     if (outcome != STORE_END)
         return outcome;
-    if (seen.messages != now.messages || seen.octets != now.octets || seen.last_id > now.last_id)
+    if (seen.messages != now.messages || seen.octets != now.octets ||
+        seen.plain_octets != now.plain_octets || seen.last_id > now.last_id)
         return handle_fail(m, STORE_DAMAGED, "the totals say %llu messages, there are %llu",
                            (unsigned long long)now.messages, (unsigned long long)seen.messages);
     return STORE_OK;

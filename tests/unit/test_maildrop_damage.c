@@ -108,6 +108,7 @@ static void test_wrong_contents(void **state)
         "UPDATE state SET messages = 0, octets = 0, last_id = 0",
         "PRAGMA ignore_check_constraints=ON; UPDATE state SET messages = 'many'",
         "UPDATE state SET guard = 0",
+        "UPDATE state SET plain_octets = plain_octets + 1",
     };
     size_t size;
     char *sound = read_database(&size);
@@ -151,10 +152,12 @@ static void test_list_contradicts_totals(void **state)
         "DELETE FROM message",
         "UPDATE message SET deleted = 1 WHERE id = 3",
         "UPDATE message SET size = size + 1 WHERE id = 3",
+        "UPDATE message SET plain_size = plain_size + 1 WHERE id = 3",
+        "PRAGMA ignore_check_constraints=ON; UPDATE message SET form = 3 WHERE id = 3",
         "UPDATE message SET uidl = 'a b' WHERE id = 3",
         "PRAGMA ignore_check_constraints=ON; UPDATE message SET uidl = '' WHERE id = 3",
         "UPDATE message SET id = 99 WHERE id = 3",
-        "INSERT INTO message VALUES (99, 'x', 1, 1, 1, NULL, NULL)",
+        "INSERT INTO message VALUES (99, 'x', 1, 1, 0, 1, 1, NULL, NULL)",
     };
     size_t size;
     char *sound = read_database(&size);
@@ -217,7 +220,7 @@ static void test_view_for_table(void **state)
     (void)state;
     snprintf(sql, sizeof(sql),
              "DROP TABLE state; CREATE VIEW state AS SELECT 1 AS one, 0 AS messages, 0 AS octets,"
-             " 0 AS last_id, %lld AS guard",
+             " 0 AS plain_octets, 0 AS last_id, %lld AS guard",
              (long long)schema_guard(&none));
     test_outside(&drop, sql);
     assert_int_equal(try_open(), STORE_DAMAGED);
