@@ -43,6 +43,7 @@ struct exchange {
     char peer[PROTO_ADDRESS_MAX + 1];
     char user[PROTO_USER_MAX + 1]; /* canonical, as far as known */
     const char *pam_service;
+    bool vouched; /* EXTERNAL: the worker checked a certificate, there is no secret */
     char secret[SECRET_MAX + 1];
     uint64_t digest; /* of the secret, when it was refused */
     int files[MAILDROP_FILES];
@@ -63,6 +64,21 @@ static void note(struct service *s, const struct exchange *x, int priority, cons
                   text);
 }
 
+/* Whether the administrator wants this way in. Workers announce no other, but might lie: above all,
+ * none may vouch for users where certificates are not in use. */
+static bool is_open(struct service *s, const struct exchange *x, const char *mechanism)
+{
+    const struct config *config = s->child->config;
+    const struct text_list *list = &config->auth.mechanisms;
+    bool open = strcmp(mechanism, "PASS") == 0;
+    for (size_t i = 0; i < list->n && !open; i++)
+        open = strcasecmp(list->items[i], mechanism) == 0;
+    open = open && (strcasecmp(mechanism, "EXTERNAL") != 0 || config->tls.client_ca);
+    if (!open)
+        note(s, x, LOG_WARNING, "the worker asks for a mechanism that is not configured");
+    return open;
+}
+
 /* An empty secret never reaches a module: some take it for "no password needed". */
 static bool take_secret(const struct config *config, const char *mechanism, struct message *m,
                         char secret[SECRET_MAX + 1])
@@ -71,6 +87,8 @@ static bool take_secret(const struct config *config, const char *mechanism, stru
     uint64_t limit = token ? config->auth.token_max : PROTO_PASSWORD_MAX;
     size_t size;
     const unsigned char *octets = message_get_octets(m, &size);
+    if (strcasecmp(mechanism, "EXTERNAL") == 0)
+        return size == 0;
     if (size == 0 || size > limit || size > SECRET_MAX)
         return false;
     for (size_t i = 0; i < size; i++)
@@ -98,10 +116,11 @@ static enum login_outcome take_credentials(struct service *s, struct exchange *x
     }
     char mechanism[32], given[PROTO_USER_MAX + 1];
     bool good = message_get_text(&s->message, mechanism, sizeof mechanism) &&
-                message_get_text(&s->message, given, sizeof given) &&
+                message_get_text(&s->message, given, sizeof given) && is_open(s, x, mechanism) &&
                 take_secret(s->child->config, mechanism, &s->message, x->secret) &&
                 canonical_fold(s->child->config, given, x->user, &x->pam_service) == CANONICAL_OK;
     message_clear(&s->message);
+    x->vouched = good && strcasecmp(mechanism, "EXTERNAL") == 0;
     return good ? LOGIN_OK : LOGIN_DENIED;
 }
 
@@ -128,7 +147,8 @@ static enum login_outcome run_pam(struct service *s, struct exchange *x)
                               .confdir = config->auth.pam_confdir,
                               .user = x->user,
                               .secret = x->secret,
-                              .peer = x->peer};
+                              .peer = x->peer,
+                              .vouched = x->vouched};
     if (!pam_service_find(login.service, login.confdir, login.problem, sizeof login.problem)) {
         note(s, x, LOG_ERR, login.problem);
         return LOGIN_MISCONFIGURED;

@@ -513,6 +513,24 @@ static bool check_services(const struct config *config, char *error, size_t size
     return true;
 }
 
+static bool check_mechanisms(const struct config *config, char *error, size_t size)
+{
+    static const char *const known[] = {"plain", "login", "external", "xoauth2", "oauthbearer"};
+    const struct text_list *list = &config->auth.mechanisms;
+    for (size_t i = 0; i < list->n; i++) {
+        char choices[64] = "";
+        bool found = false;
+        for (size_t k = 0; k < ARRAY_SIZE(known); k++) {
+            found = found || strcmp(known[k], list->items[i]) == 0;
+            add_word(choices, sizeof choices, known[k]);
+        }
+        if (!found)
+            return refuse(error, size, "%s: [auth] mechanisms=%s: must be one of %s",
+                          config_where(config, "auth", "", "mechanisms"), list->items[i], choices);
+    }
+    return true;
+}
+
 bool config_complete(struct config *config, char *error, size_t error_size)
 {
     if (!config->server.hostname) {
@@ -539,6 +557,7 @@ bool config_complete(struct config *config, char *error, size_t error_size)
                       (unsigned long long)config->auth.processes_min,
                       (unsigned long long)config->auth.processes_max);
     return check_services(config, error, error_size) &&
+           check_mechanisms(config, error, error_size) &&
            check_certificates(config, error, error_size);
 }
 

@@ -349,6 +349,7 @@ static void test_bounds(void **state)
         {"PASS", "%u%{home}", 3, NULL, true},
     };
     stack("~ items=%s conv=prompt", in_base("asked"));
+    set("auth", "mechanisms", "plain, xoauth2, oauthbearer");
     start();
     for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
         unlink(in_base("asked"));
@@ -597,6 +598,72 @@ static void test_module_ends_process(void **state)
     assert_int_equal(channel_receive(&worker, &message, true, NULL), CHANNEL_END);
 }
 
+static void ask_by(const char *mechanism, const char *user, const char *secret)
+{
+    serve(SERVE_LOGIN, "");
+    begin(mechanism, user, secret, strlen(secret));
+}
+
+/* A worker that asks for what is not configured is refused as if the password were wrong, and PAM
+ * is not asked. PASS is always there. */
+static void test_closed_mechanisms(void **state)
+{
+    static const char *const closed[] = {"LOGIN", "XOAUTH2", "EXTERNAL", "", "NTLM"};
+    (void)state;
+    stack("~ items=%s", in_base("asked"));
+    set("auth", "mechanisms", "plain, external"); /* but no client_ca */
+    unlink(in_base("asked"));
+    start();
+    for (size_t i = 0; i < ARRAY_SIZE(closed); i++) {
+        ask_by(closed[i], "daemon", strcmp(closed[i], "EXTERNAL") == 0 ? "" : "secret");
+        expect(LOGIN_DENIED, "", NULL);
+        expect_vacant();
+        assert_int_equal(access(in_base("asked"), F_OK), -1);
+    }
+    expect_logged("mechanism");
+    ask_by("PLAIN", "daemon", "secret");
+    expect(LOGIN_OK, "daemon", NULL);
+    expect_vacant();
+    ask("daemon", "secret");
+    expect(LOGIN_OK, "daemon", NULL);
+    expect_vacant();
+    unlink(in_base("asked"));
+}
+
+/* A certificate's name: canonical as any other, no authentication, but the account phase. */
+static void test_external(void **state)
+{
+    (void)state;
+    stack("~ items=%s", in_base("asked"));
+    set("auth", "mechanisms", "external");
+    set("tls", "client_ca", "/ca.pem");
+    start();
+    ask_by("EXTERNAL", "Daemon", "");
+    expect(LOGIN_OK, "daemon", NULL);
+    expect_vacant();
+    assert_int_equal(access(in_base("asked"), F_OK), -1);
+    ask_by("EXTERNAL", "daemon", "secret");
+    expect(LOGIN_DENIED, "", NULL);
+    expect_vacant();
+    ask_by("EXTERNAL", "root", "");
+    expect(LOGIN_DENIED, "root", NULL);
+    expect_vacant();
+    ask_by("EXTERNAL", "no-such-account", "");
+    expect(LOGIN_DENIED, "no-such-account", NULL);
+    expect_vacant();
+    stack("pam_deny.so");
+    ask_by("EXTERNAL", "daemon", "");
+    expect(LOGIN_ACCOUNT, "daemon", NULL);
+    expect_vacant();
+    ask("daemon", "secret");
+    expect(LOGIN_DENIED, "daemon", NULL);
+    expect_vacant();
+    stack("~ account-prompt");
+    ask_by("EXTERNAL", "daemon", "");
+    expect(LOGIN_UNAVAILABLE, "daemon", NULL);
+    expect_vacant();
+}
+
 static void test_recycling(void **state)
 {
     (void)state;
@@ -760,6 +827,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_module_talks, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_module_changes_process, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_module_ends_process, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_closed_mechanisms, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_external, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_recycling, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_session, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_secret_is_wiped, set_up, tear_down),

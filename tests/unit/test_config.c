@@ -150,6 +150,9 @@ static void refusals(void **state)
         {MINIMAL "[tls other]\ncertificate=/c\nkey=/k\n", "set certificate and key in [tls] first"},
         {MINIMAL "[workers]\nidle_min=9\nidle_max=3\n", "idle_min is larger than idle_max"},
         {MINIMAL "[auth]\npam_service=../x\n", "must be a file name, not a path"},
+        {MINIMAL "[auth]\nmechanisms=plain, cram-md5\n",
+         "[auth] mechanisms=cram-md5: must be one of plain, login, external, xoauth2, oauthbearer"},
+        {MINIMAL "[auth]\nmechanisms=PLAIN\n", "mechanisms=PLAIN: must be one of"},
     };
     for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
         char error[512] = "";
