@@ -81,6 +81,12 @@ $(B)/tests/test_%: $(B)/tests/unit/test_%.o $(MASTER_O) $(CONFIGFILE_O) $(CTL_O)
 	$(call say,$@)
 	$(Q)$(link) -o $@ $^ -lcmocka -lsystemd -linih -ljansson -lpam -lssl -lcrypto -lsqlite3 -lseccomp
 
+# Conversation files against a real worker.
+$(B)/tests/converse: $(B)/tests/protocol/converse.o $(WORKER_O) $(STORE_O) $(TEMPLATE_O) $(CHILD_O) $(FLOOR_O)
+	@mkdir -p $(@D)
+	$(call say,$@)
+	$(Q)$(link) -o $@ $^ -lcmocka -lssl -lcrypto -lsqlite3 -lseccomp
+
 $(B)/tests/pam_%.so: tests/support/pam_%.c
 	@mkdir -p $(@D)
 	$(call say,$@)
@@ -105,7 +111,7 @@ check: deps-build deps-check
 	@$(MAKE) --no-print-directory lint tests
 	@tests/support/check.sh $(B)
 
-tests: all $(UNIT) $(MODULES) $(B)/tests/rogue
+tests: all $(UNIT) $(MODULES) $(B)/tests/converse $(B)/tests/rogue
 
 unit: $(UNIT)
 	@set -e; for t in $(UNIT); do $$t; done

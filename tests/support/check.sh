@@ -16,7 +16,7 @@ number() { # number WORD: the figure before WORD in pytest's last line
     sed -n "s/.*[^0-9]\([0-9][0-9]*\) $1.*/\1/p" "$out" | tail -n 1
 }
 
-for unit in "$build"/tests/test_*; do
+for unit in "$build"/tests/test_* "$build/tests/converse"; do
     case $unit in *.so | *.d | *.o) continue ;; esac
     [ -x "$unit" ] && [ -f "$unit" ] || continue
     "$unit" >"$out" 2>&1
