@@ -71,8 +71,10 @@ static void finish_setting(struct reading *r)
     char what[512];
     if (r->key && !r->failed) {
         char *name = strchr(r->section, ' ');
-        if (name)
+        if (name) {
             *name++ = '\0';
+            name += strspn(name, " \t");
+        }
         char *where = base_format("%s:%d", r->file, r->value_line);
         config_at(r->config, where);
         free(where);

@@ -12,7 +12,8 @@ static const struct proto_rule rules[PROTO_TYPES] = {
 
     /* Set-up: where it was read (file:line), section, name ([tls NAME]; may be empty), key, value. */
     [PROTO_SETTING] = {PROTO_SETTING, "setting", ROLE_MASTER, ROLE_NURSERY | ROLE_AUTH, STATE_STARTING, 8192, 0, 0, 0, "sssss"},
-    /* name ([tls NAME]; empty for [tls]), certificate path for messages; descriptors: chain, key. */
+    /* name ([tls NAME]; empty for [tls]), certificate path for messages; descriptors: chain, key. By
+     * the name " ca", which no section can have, both are the file of [tls] client_ca. */
     [PROTO_CERTIFICATE] = {PROTO_CERTIFICATE, "certificate", ROLE_MASTER, ROLE_NURSERY, STATE_STARTING, 8192, 2, 2, 0, "ss"},
     /* generation; 1 when nothing served before: what is missing is then a reason not to start; key of
      * auth's digests (none for the nursery) */

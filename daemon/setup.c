@@ -65,6 +65,25 @@ static bool send_certificate(struct channel *channel, const struct config *confi
     return sent;
 }
 
+/* Who may issue certificates of clients: one file, but the row wants two descriptors. */
+static bool send_client_ca(struct channel *channel, const struct config *config, char *error,
+                           size_t size)
+{
+    struct message message;
+    const char *path = config->tls.client_ca;
+    int fd = path ? open_or_say(config, "", "client_ca", path, error, size) : -1;
+    if (fd < 0)
+        return !path;
+    message_begin(&message, PROTO_CERTIFICATE);
+    message_put_text(&message, " ca");
+    message_put_text(&message, path);
+    message_put_fd(&message, fd);
+    message_put_fd(&message, fd);
+    bool sent = send_or_say(channel, &message, error, size);
+    base_close(fd);
+    return sent;
+}
+
 bool setup_send(struct channel *channel, const struct config *config, const uint64_t *digest_key,
                 unsigned generation, bool strict, char *error, size_t error_size)
 {
@@ -84,6 +103,8 @@ bool setup_send(struct channel *channel, const struct config *config, const uint
         if (config->tls.certificates[i].certificate &&
             !send_certificate(channel, config, &config->tls.certificates[i], error, error_size))
             return false;
+    if (channel->peer == ROLE_NURSERY && !send_client_ca(channel, config, error, error_size))
+        return false;
     message_begin(&message, PROTO_START);
     message_put_u32(&message, generation);
     message_put_u32(&message, strict);

@@ -4,6 +4,8 @@
  */
 #include "worker/session.h"
 #include "daemon/base.h"
+#include "worker/client_ca.h"
+#include "worker/login.h"
 
 #include <poll.h>
 #include <stdio.h>
@@ -241,6 +243,11 @@ void session_start_tls(struct session *s)
     }
     base_copy(s->tls_version, sizeof s->tls_version, SSL_get_version(tls));
     base_copy(s->cipher, sizeof s->cipher, SSL_get_cipher_name(tls));
+    if (!s->config->tls.client_ca ||
+        !client_ca_name(tls, s->config->tls.client_name == 1, s->client_name,
+                        sizeof s->client_name) ||
+        !login_name_fits(s->client_name, strlen(s->client_name)))
+        s->client_name[0] = '\0';
 }
 
 void session_report(struct session *s)

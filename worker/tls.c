@@ -4,6 +4,7 @@
  */
 #include "worker/tls.h"
 #include "daemon/base.h"
+#include "worker/client_ca.h"
 #include "worker/ticket.h"
 
 #include <openssl/err.h>
@@ -31,6 +32,8 @@ struct tls {
     size_t n;
     struct identity *identities;
     bool strict_alpn;
+    struct client_ca *client_ca;
+    char client_ca_fault[256]; /* why it cannot be used; "" if it can */
 };
 
 static bool refuse(char *error, size_t size, const char *format, ...) PRINTF(3, 4);
@@ -66,6 +69,7 @@ void tls_free(struct tls *tls)
     for (size_t i = 0; i < tls->n; i++)
         clear_identity(&tls->identities[i]);
     free(tls->identities);
+    client_ca_free(tls->client_ca);
     free(tls);
 }
 
@@ -170,12 +174,34 @@ static void load_identity(struct identity *id, int chain_fd, int key_fd)
     ERR_clear_error();
 }
 
+/* Its fault is told as that of an identity. */
+static void load_client_ca(struct tls *tls, int fd)
+{
+    unsigned char *octets = NULL;
+    size_t size;
+    BIO *bio = read_pem(fd, &octets, &size);
+    if (bio)
+        tls->client_ca = client_ca_load(bio);
+    if (!tls->client_ca)
+        snprintf(tls->client_ca_fault, sizeof tls->client_ca_fault,
+                 "holds no PEM certificate that can be read (%s); put those there that issue the "
+                 "clients'",
+                 tls_error());
+    free_pem(bio, octets, size);
+}
+
 bool tls_add(void *context, const char *name, const char *path, int chain_fd, int key_fd,
              char *error, size_t error_size)
 {
     struct tls *tls = context;
-    struct identity id = {.name = base_strdup(name), .path = base_strdup(path)};
     (void)error, (void)error_size;
+    if (strcmp(name, CLIENT_CA_NAME) == 0) {
+        load_client_ca(tls, chain_fd);
+        base_close(chain_fd);
+        base_close(key_fd);
+        return true;
+    }
+    struct identity id = {.name = base_strdup(name), .path = base_strdup(path)};
     load_identity(&id, chain_fd, key_fd);
     base_close(chain_fd);
     base_close(key_fd);
@@ -291,6 +317,10 @@ static bool make_context(struct tls *tls, struct identity *id, const struct conf
                       tls_error());
     if (!use_certificate(c, id))
         return refuse_identity(id, config, false, tls_error(), error, size);
+    if (tls->client_ca && !client_ca_use(tls->client_ca, c))
+        return refuse(error, size, "%s: [tls] client_ca=%s: %s",
+                      config_where(config, "tls", "", "client_ca"), config->tls.client_ca,
+                      tls_error());
     SSL_CTX_set_tlsext_servername_callback(c, choose_identity);
     SSL_CTX_set_tlsext_servername_arg(c, tls);
     SSL_CTX_set_alpn_select_cb(c, choose_protocol, tls);
@@ -342,6 +372,8 @@ static bool warm_up(struct tls *tls, const struct identity *id, int version)
     near = far = NULL;
     SSL_set_connect_state(client);
     SSL_set_alpn_protos(client, (const unsigned char *)"\4pop3", 5);
+    if (tls->client_ca) /* not one that verifies, but all the same it is taken apart and checked */
+        SSL_use_cert_and_key(client, id->leaf, id->key, NULL, 1);
     good = shake_hands(client, server) && talk(client, server);
 out:
     BIO_free(near);
@@ -356,6 +388,10 @@ out:
 bool tls_complete(struct tls *tls, const struct config *config, char *error, size_t error_size)
 {
     tls->strict_alpn = config->tls.alpn == 0;
+    if (*tls->client_ca_fault)
+        return refuse(error, error_size, "%s: [tls] client_ca=%s: %s",
+                      config_where(config, "tls", "", "client_ca"), config->tls.client_ca,
+                      tls->client_ca_fault);
     for (size_t i = 0; i < tls->n; i++) {
         struct identity *id = &tls->identities[i];
         if (*id->fault)

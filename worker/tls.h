@@ -22,7 +22,8 @@ struct tls_ticket_keys {
 struct tls *tls_new(void);
 void tls_free(struct tls *tls); /* NULL is legal */
 
-/* Add a certificate chain and its key, both PEM; a child_certificate, `context` is the struct tls.
+/* Add a certificate chain and its key, both PEM, or by the name CLIENT_CA_NAME the file of [tls]
+ * client_ca, twice (worker/client_ca.h). A child_certificate, `context` is the struct tls.
  * Owns both descriptors. What is wrong with them tls_complete() tells, which knows the line of the
  * configuration they come from. */
 bool tls_add(void *context, const char *name, const char *path, int chain_fd, int key_fd,
