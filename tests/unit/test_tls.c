@@ -10,7 +10,9 @@
 
 #include "certificates.h"
 #include "daemon/base.h"
+#include "worker/client_ca.h"
 #include "worker/tls.h"
+#include <malloc.h>
 #include <openssl/err.h>
 #include <openssl/ssl.h>
 
@@ -310,6 +312,324 @@ static void test_an_expired_certificate_serves(void **state)
     config_free(config);
 }
 
+/* ---- names without end ---- */
+
+/* Each connection asks for another name, and is refused right after its hello (by ALPN), which is
+ * all that a name has to do with. */
+static void test_ten_thousand_names(void **state)
+{
+    struct tls *tls = serve(NULL, NULL);
+    size_t before = 0;
+    (void)state;
+    for (int i = 0; i < 10000; i++) {
+        char name[80];
+        struct connection c = {0};
+        snprintf(name, sizeof name, "host%d.%.40d.example.net", i, i);
+        open_connection(&c, tls, 0);
+        SSL_set_tlsext_host_name(c.client, name);
+        SSL_set_alpn_protos(c.client, (const unsigned char *)"\2h2", 3);
+        assert_int_equal(SSL_do_handshake(c.client), -1);
+        assert_int_equal(SSL_do_handshake(c.server), -1);
+        close_connection(&c);
+        if (i == 100)
+            before = mallinfo2().uordblks;
+    }
+    assert_true(mallinfo2().uordblks < before + 16384);
+    tls_free(tls);
+}
+
+/* ---- certificates of clients ---- */
+
+static struct certificate ca, other_ca;
+
+static int make_authorities(void **state)
+{
+    (void)state;
+    ca = certificate_authority("Clients CA", EVP_EC_gen("P-256"));
+    other_ca = certificate_authority("Other CA", EVP_RSA_gen(2048));
+    return 0;
+}
+
+static int free_authorities(void **state)
+{
+    (void)state;
+    certificate_release(&ca);
+    certificate_release(&other_ca);
+    return 0;
+}
+
+static struct tls *serve_clients_of(const struct certificate *authorities, size_t n)
+{
+    int fds[2];
+    struct tls *tls = tls_new();
+    struct config *config = configure("client_ca", "/etc/ca.pem");
+    certificate_make("mail.example.org", fds);
+    add(tls, "", "/etc/a.pem", fds);
+    certificate_make("*.example.net", fds);
+    add(tls, "net", "/etc/net.pem", fds);
+    fds[0] = certificate_pem(authorities, n);
+    add(tls, CLIENT_CA_NAME, "/etc/ca.pem", (int[]){fds[0], dup(fds[0])});
+    if (!tls_complete(tls, config, error, sizeof error))
+        fail_msg("%s", error);
+    config_free(config);
+    return tls;
+}
+
+/* Connect with a certificate, which may be none; its name as the server takes it, or "". Nothing
+ * that is wrong with it ends the handshake. */
+static const char *named_by(struct tls *tls, const struct certificate *own, bool common_name,
+                            int version)
+{
+    static char name[251];
+    struct connection c = {0};
+    open_connection(&c, tls, version);
+    if (own && SSL_use_cert_and_key(c.client, own->x509, own->key, NULL, 1) != 1)
+        fail_msg("a certificate cannot be used");
+    if (common_name) /* as good an occasion as any to meet the second certificate */
+        SSL_set_tlsext_host_name(c.client, "pop.example.net");
+    shake_hands(&c);
+    assert_true(c.done);
+    if (!client_ca_name(c.server, common_name, name, sizeof name))
+        name[0] = '\0';
+    assert_int_equal(ERR_peek_error(), 0);
+    close_connection(&c);
+    return name;
+}
+
+static void test_client_names(void **state)
+{
+    static const struct {
+        const char *parts[6];
+        const char *address, *common;
+    } cases[] = {
+        {{"CN=Alice", "subjectAltName=email:alice@example.org"}, "alice@example.org", "Alice"},
+        {{"CN=alice", "emailAddress=old@example.org"}, "old@example.org", "alice"},
+        {{"CN=a", "emailAddress=old@example.org", "subjectAltName=DNS:h,email:new@example.org"},
+         "new@example.org",
+         "a"},
+        {{"CN=a", "subjectAltName=email:one@example.org,email:two@example.org"},
+         "one@example.org",
+         "a"},
+        {{"CN=a", "subjectAltName=DNS:alice.example.org"}, "", "a"},
+        {{"CN=\303\251lodie"}, "", "\303\251lodie"},
+        {{"CN=alice", "CN=bob"}, "", ""},
+        {{"CN=a", "emailAddress=alice@x.org", "emailAddress=bob@x.org"}, "", "a"},
+        {{"emailAddress=alice@x.org"}, "alice@x.org", ""},
+        {{"subjectAltName=email:alice@x.org"}, "alice@x.org", ""},
+    };
+    struct tls *tls = serve_clients_of(&ca, 1);
+    (void)state;
+    for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+        struct certificate own =
+            certificate_issue(&ca, EVP_EC_gen("P-256"), -60, 3600, cases[i].parts);
+        assert_string_equal(named_by(tls, &own, false, 0), cases[i].address);
+        assert_string_equal(named_by(tls, &own, true, TLS1_2_VERSION), cases[i].common);
+        certificate_release(&own);
+    }
+    assert_string_equal(named_by(tls, NULL, false, 0), "");
+    tls_free(tls);
+}
+
+/* A name with a NUL in it would be read as a shorter one. */
+static void test_client_name_with_nul(void **state)
+{
+    struct tls *tls = serve_clients_of(&ca, 1);
+    struct certificate own = {X509_new(), EVP_EC_gen("P-256")};
+    (void)state;
+    X509_set_version(own.x509, 2);
+    X509_gmtime_adj(X509_getm_notBefore(own.x509), -60);
+    X509_gmtime_adj(X509_getm_notAfter(own.x509), 3600);
+    X509_set_pubkey(own.x509, own.key);
+    X509_NAME_add_entry_by_txt(X509_get_subject_name(own.x509), "CN", V_ASN1_UTF8STRING,
+                               (const unsigned char *)"alice\0.example.org", 18, -1, 0);
+    X509_set_issuer_name(own.x509, X509_get_subject_name(ca.x509));
+    X509_sign(own.x509, ca.key, EVP_sha256());
+    assert_string_equal(named_by(tls, &own, true, 0), "");
+    certificate_release(&own);
+    tls_free(tls);
+}
+
+static void test_clients_that_do_not_verify(void **state)
+{
+    static const char *const alice[] = {"CN=alice", NULL};
+    static const char *const server_only[] = {"CN=alice", "extendedKeyUsage=serverAuth", NULL};
+    static const char *const client_only[] = {"CN=alice", "extendedKeyUsage=clientAuth", NULL};
+    struct tls *tls = serve_clients_of(&ca, 1);
+    (void)state;
+    struct {
+        struct certificate own;
+        const char *name;
+    } cases[] = {
+        {certificate_issue(&ca, EVP_EC_gen("P-256"), -60, 3600, alice), "alice"},
+        {certificate_issue(&ca, EVP_RSA_gen(2048), -60, 3600, client_only), "alice"},
+        {certificate_issue(&ca, EVP_PKEY_Q_keygen(NULL, NULL, "ED25519"), -60, 3600, alice),
+         "alice"},
+        {certificate_issue(NULL, EVP_EC_gen("P-256"), -60, 3600, alice), ""},
+        {certificate_issue(&other_ca, EVP_EC_gen("P-256"), -60, 3600, alice), ""},
+        {certificate_issue(&ca, EVP_EC_gen("P-256"), -7200, -60, alice), ""},
+        {certificate_issue(&ca, EVP_EC_gen("P-256"), 3600, 7200, alice), ""},
+        {certificate_issue(&ca, EVP_EC_gen("P-256"), -60, 3600, server_only), ""},
+    };
+    /* By the right name, but not by its key. */
+    struct certificate namesake = certificate_authority("Clients CA", EVP_EC_gen("P-256"));
+    struct certificate forged = certificate_issue(&namesake, EVP_EC_gen("P-256"), -60, 3600, alice);
+    for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+        assert_string_equal(named_by(tls, &cases[i].own, true, TLS1_2_VERSION), cases[i].name);
+        assert_string_equal(named_by(tls, &cases[i].own, true, TLS1_3_VERSION), cases[i].name);
+        certificate_release(&cases[i].own);
+    }
+    assert_string_equal(named_by(tls, &forged, true, 0), "");
+    certificate_release(&forged);
+    certificate_release(&namesake);
+    tls_free(tls);
+}
+
+/* The file may name several issuers, and one that is not its own; the client is told which. */
+static void test_issuers(void **state)
+{
+    struct certificate below =
+        certificate_issue(&other_ca, EVP_EC_gen("P-256"), -60, 3600,
+                          (const char *[]){"CN=Below", "basicConstraints=critical,CA:TRUE", NULL});
+    struct certificate both[] = {ca, below};
+    struct tls *tls = serve_clients_of(both, 2);
+    struct certificate by_ca =
+        certificate_issue(&ca, EVP_EC_gen("P-256"), -60, 3600, (const char *[]){"CN=alice", NULL});
+    struct certificate by_below =
+        certificate_issue(&below, EVP_EC_gen("P-256"), -60, 3600, (const char *[]){"CN=bob", NULL});
+    struct certificate by_other = certificate_issue(&other_ca, EVP_EC_gen("P-256"), -60, 3600,
+                                                    (const char *[]){"CN=carol", NULL});
+    struct connection c = {0};
+    (void)state;
+    assert_string_equal(named_by(tls, &by_ca, true, 0), "alice");
+    assert_string_equal(named_by(tls, &by_below, true, 0), "bob");
+    assert_string_equal(named_by(tls, &by_other, true, 0), "");
+    open_connection(&c, tls, 0);
+    shake_hands(&c);
+    const STACK_OF(X509_NAME) *told = SSL_get0_peer_CA_list(c.client);
+    assert_int_equal(sk_X509_NAME_num(told), 2);
+    for (int i = 0; i < 2; i++)
+        assert_int_equal(
+            X509_NAME_cmp(sk_X509_NAME_value(told, i), X509_get_subject_name(both[i].x509)), 0);
+    close_connection(&c);
+    certificate_release(&by_ca);
+    certificate_release(&by_below);
+    certificate_release(&by_other);
+    certificate_release(&below);
+    tls_free(tls);
+}
+
+/* Without client_ca nobody is asked. */
+static void test_no_issuers(void **state)
+{
+    struct tls *tls = serve(NULL, NULL);
+    struct certificate own =
+        certificate_issue(&ca, EVP_EC_gen("P-256"), -60, 3600, (const char *[]){"CN=alice", NULL});
+    (void)state;
+    assert_string_equal(named_by(tls, &own, true, 0), "");
+    certificate_release(&own);
+    tls_free(tls);
+}
+
+/* As resumes(), and the name that the server takes. */
+static bool resumes_as(struct tls *tls, int version, const struct certificate *own,
+                       SSL_SESSION **ticket, const char *expected)
+{
+    char name[251] = "";
+    struct connection c = {.keys = keys_of('a', 0)};
+    open_connection(&c, tls, version);
+    if (*ticket)
+        SSL_set_session(c.client, *ticket);
+    if (own)
+        SSL_use_cert_and_key(c.client, own->x509, own->key, NULL, 1);
+    shake_hands(&c);
+    assert_true(c.done);
+    bool resumed = SSL_session_reused(c.server);
+    client_ca_name(c.server, true, name, sizeof name);
+    assert_string_equal(name, expected);
+    SSL_SESSION_free(*ticket);
+    *ticket = SSL_get1_session(c.client);
+    SSL_shutdown(c.server);
+    SSL_shutdown(c.client);
+    close_connection(&c);
+    return resumed;
+}
+
+/* A ticket keeps the name, but not where others are trusted; and none comes of a bad one. */
+static void test_tickets_of_clients(void **state)
+{
+    static const int versions[] = {TLS1_2_VERSION, TLS1_3_VERSION};
+    static const char *const alice[] = {"CN=alice", NULL};
+    struct certificate more[] = {ca, other_ca};
+    struct tls *tls = serve_clients_of(&ca, 1), *same = serve_clients_of(&ca, 1),
+               *other = serve_clients_of(&other_ca, 1), *both = serve_clients_of(more, 2),
+               *none = serve(NULL, NULL);
+    struct certificate good = certificate_issue(&ca, EVP_EC_gen("P-256"), -60, 3600, alice);
+    struct certificate bad = certificate_issue(NULL, EVP_EC_gen("P-256"), -60, 3600, alice);
+    (void)state;
+    for (size_t i = 0; i < ARRAY_SIZE(versions); i++) {
+        struct tls *const elsewhere[] = {other, both, none};
+        SSL_SESSION *ticket = NULL;
+        for (size_t j = 0; j < ARRAY_SIZE(elsewhere); j++) {
+            assert_false(resumes_as(tls, versions[i], &good, &ticket, "alice"));
+            assert_true(resumes_as(same, versions[i], NULL, &ticket, "alice"));
+            assert_false(resumes_as(elsewhere[j], versions[i], NULL, &ticket, ""));
+            SSL_SESSION_free(ticket);
+            ticket = NULL;
+        }
+        assert_false(resumes_as(tls, versions[i], &bad, &ticket, ""));
+        resumes_as(same, versions[i], NULL, &ticket, "");
+        assert_false(resumes_as(none, versions[i], &good, &ticket, ""));
+        assert_false(resumes_as(tls, versions[i], NULL, &ticket, ""));
+        SSL_SESSION_free(ticket);
+    }
+    certificate_release(&good);
+    certificate_release(&bad);
+    tls_free(tls);
+    tls_free(same);
+    tls_free(other);
+    tls_free(both);
+    tls_free(none);
+}
+
+/* The certificate ends before the ticket that it came by. */
+static void test_ticket_of_an_expired_client(void **state)
+{
+    struct tls *tls = serve_clients_of(&ca, 1);
+    struct certificate own =
+        certificate_issue(&ca, EVP_EC_gen("P-256"), -60, 2, (const char *[]){"CN=alice", NULL});
+    SSL_SESSION *ticket = NULL;
+    (void)state;
+    assert_false(resumes_as(tls, 0, &own, &ticket, "alice"));
+    while (X509_cmp_current_time(X509_get0_notAfter(own.x509)) > 0)
+        usleep(10000);
+    assert_true(resumes_as(tls, 0, NULL, &ticket, ""));
+    SSL_SESSION_free(ticket);
+    certificate_release(&own);
+    tls_free(tls);
+}
+
+static void test_bad_issuers(void **state)
+{
+    static const char *const files[] = {"", "rubbish\n",
+                                        "-----BEGIN CERTIFICATE-----\n!\n"
+                                        "-----END CERTIFICATE-----\n"};
+    (void)state;
+    for (size_t i = 0; i < ARRAY_SIZE(files); i++) {
+        struct config *config = configure("client_ca", "/etc/ca.pem");
+        struct tls *tls = tls_new();
+        int fds[2];
+        certificate_make("a.example.org", fds);
+        add(tls, "", "/etc/a.pem", fds);
+        fds[0] = text_file(files[i]);
+        add(tls, CLIENT_CA_NAME, "/etc/ca.pem", (int[]){fds[0], dup(fds[0])});
+        assert_false(tls_complete(tls, config, error, sizeof error));
+        assert_non_null(strstr(error, "poplar.conf:7: [tls] client_ca=/etc/ca.pem: "));
+        assert_non_null(strstr(error, "no PEM certificate"));
+        tls_free(tls);
+        config_free(config);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -319,6 +639,15 @@ int main(void)
         cmocka_unit_test(test_tickets),
         cmocka_unit_test(test_bad_files),
         cmocka_unit_test(test_an_expired_certificate_serves),
+        cmocka_unit_test(test_ten_thousand_names),
+        cmocka_unit_test(test_client_names),
+        cmocka_unit_test(test_client_name_with_nul),
+        cmocka_unit_test(test_clients_that_do_not_verify),
+        cmocka_unit_test(test_issuers),
+        cmocka_unit_test(test_no_issuers),
+        cmocka_unit_test(test_tickets_of_clients),
+        cmocka_unit_test(test_ticket_of_an_expired_client),
+        cmocka_unit_test(test_bad_issuers),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return cmocka_run_group_tests(tests, make_authorities, free_authorities);
 }
