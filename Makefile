@@ -109,10 +109,16 @@ run: deps-build deps-run
 	@packaging/demo.sh $(B)
 
 check: deps-build deps-check
-	@$(MAKE) --no-print-directory lint tests
+	@$(MAKE) --no-print-directory lint tests trees
 	@tests/support/check.sh $(B)
 
 tests: all $(UNIT) $(MODULES) $(B)/tests/converse $(B)/tests/rogue
+
+# Servers that tests put in front of Poplar, each in a tree of its own: where one cannot be made,
+# its tests are skipped.
+trees:
+	@tests/support/tree.sh haproxy haproxy >/dev/null || true
+	@tests/support/tree.sh nginx nginx libnginx-mod-mail >/dev/null || true
 
 unit: $(UNIT)
 	@set -e; for t in $(UNIT); do $$t; done
@@ -126,6 +132,6 @@ lint:
 clean:
 	rm -rf $(B)
 
-.PHONY: all run check tests unit lint clean
+.PHONY: all run check tests trees unit lint clean
 .SECONDARY:
 -include $(shell find $(B) -name '*.d' -type f 2>/dev/null)

@@ -4,10 +4,11 @@
 set -eu
 
 build='gcc make pkg-config libc6-dev libpam0g-dev libssl-dev libsystemd-dev libsqlite3-dev
-       libseccomp-dev libinih-dev libjansson-dev'
+       libseccomp-dev libinih-dev libjansson-dev libidn-dev'
 run='libpam-pwdfile curl openssl ca-certificates'
 check='clang-format libcmocka-dev libpam-wrapper libpam-pwdfile python3-pytest curl fetchmail mpop
-       getmail6 openssl sqlite3 strace procps util-linux passwd ca-certificates man-db groff-base'
+       getmail6 neomutt libio-socket-ssl-perl claws-mail xvfb testssl.sh openssl sqlite3
+       debootstrap strace procps util-linux passwd ca-certificates man-db groff-base'
 
 wanted=
 for set in "$@"; do

@@ -63,6 +63,17 @@ def free_port():
             return port
 
 
+# getmail6 6.18 forks to deliver and only then catches SIGCHLD: when the child was faster, it waits a
+# minute for nothing (1 of 400 deliveries on a busy machine). Here it waits for the child itself.
+GETMAIL = ("/usr/bin/python3", "-c", """
+import os, runpy
+from getmailcore.baseclasses import ForkingBase
+ForkingBase._prepare_child = lambda self: None
+ForkingBase._wait_for_child = lambda self, pid: os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+runpy.run_path("/usr/bin/getmail", run_name="__main__")
+""")
+
+
 def make_certificate(directory, name, *more_names):
     """A self-signed certificate for the names and 127.0.0.1; paths of certificate and key."""
     certificate, key = directory / f"{name}.pem", directory / f"{name}.key"

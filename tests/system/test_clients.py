@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from poplar import corpus, on_the_wire
+from poplar import GETMAIL, corpus, on_the_wire
 from tap import Tap
 
 pytestmark = pytest.mark.accounts
@@ -186,7 +186,7 @@ verbose = 0
 """)
         subprocess.run(["chown", "-R", "carol", tmp_path], check=True)
         for _ in range(2):
-            result = subprocess.run(["runuser", "-u", "carol", "--", "getmail", "--getmaildir",
+            result = subprocess.run(["runuser", "-u", "carol", "--", *GETMAIL, "--getmaildir",
                                      tmp_path], timeout=200, capture_output=True, text=True)
             assert result.returncode == 0, result.stdout + result.stderr
         assert tap.retrieved() == mail
