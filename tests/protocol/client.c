@@ -114,7 +114,7 @@ static void hear_one(char *line, size_t size, const char *expected)
 
 void run_hear(const char *pattern)
 {
-    char line[OCTETS_MAX];
+    char line[HEARD_MAX];
     hear_one(line, sizeof line, pattern);
     if (!pattern_match(pattern, line))
         wrong("expected '%s', came '%s'", pattern, shown(line, strlen(line)));
@@ -126,20 +126,24 @@ void run_hear_raw(const char *text)
     expected.size = 0;
     octets_add_escaped(&expected, text);
     client_send();
-    while (h.held < expected.size && !h.closed)
-        harness_take(&h);
-    size_t size = h.held < expected.size ? h.held : expected.size;
-    if (size < expected.size || memcmp(h.input, expected.at, size) != 0)
-        wrong("expected '%s', came '%s'", text, shown(h.input, size));
-    h.held -= size;
-    memmove(h.input, h.input + size, h.held);
+    for (size_t at = 0; at < expected.size;) {
+        while (h.held == 0 && !h.closed)
+            harness_take(&h);
+        size_t left = expected.size - at;
+        size_t size = h.held < left ? h.held : left;
+        if (size == 0 || memcmp(h.input, expected.at + at, size) != 0)
+            wrong("expected '%s', came after %zu octets '%s'", text, at, shown(h.input, size));
+        h.held -= size;
+        memmove(h.input, h.input + size, h.held);
+        at += size;
+    }
 }
 
 /* Take in a multi-line reply up to its ".", once. */
 void run_list(const char *text)
 {
-    static char all[OCTETS_MAX];
-    char line[OCTETS_MAX];
+    static char all[HEARD_MAX];
+    char line[HEARD_MAX];
     size_t size = 0;
     (void)text;
     if (w.listed)
@@ -210,7 +214,7 @@ static void end_as(enum session_end end)
 
 void run_closed(const char *reason)
 {
-    char line[OCTETS_MAX];
+    char line[HEARD_MAX];
     unsigned end = END_QUIT;
     while (*reason && end < END_REASONS && strcmp(proto_end_name(end), reason) != 0)
         end++;

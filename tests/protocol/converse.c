@@ -110,7 +110,9 @@ static char *read_file(const char *path)
 
 static void test_conversation(void **state)
 {
-    w = (struct walk){.path = *state, .door = DOOR_POP3, .peer = "192.0.2.7:4711"};
+    w.path = *state;
+    run_door("pop3");
+    run_peer("192.0.2.7:4711");
     h.client = h.worker.fd = h.exchange.fd = h.nursery.fd = -1;
     w.text = read_file(w.path);
     if (!w.text)
@@ -148,7 +150,7 @@ static int clean_up(void **state)
         free(w.accounts[i].answer);
     }
     free(w.text);
-    w = (struct walk){0};
+    memset(&w, 0, sizeof w);
     return 0;
 }
 

@@ -13,7 +13,8 @@ enum {
     ACCOUNTS_MAX = 16,
     NAMES_MAX = 16,
     FILE_MAX = 1 << 16,   /* octets */
-    OCTETS_MAX = 1 << 16, /* of what is said at once, a line heard, a message */
+    OCTETS_MAX = 2 << 20, /* of what is said at once, a message */
+    HEARD_MAX = 1 << 16,  /* of a line heard, a multi-line reply */
     REPLY_MAX = 512,      /* RFC 2449 section 4 */
     UIDL_MAX = 70         /* RFC 1939 section 7 */
 };
