@@ -50,7 +50,7 @@ $(B)/poplard: LDLIBS := -lsystemd -linih
 $(B)/poplar-auth: $(B)/auth/main.o $(AUTH_O) $(TEMPLATE_O) $(CHILD_O) $(FLOOR_O)
 $(B)/poplar-auth: LDLIBS := -lpam
 $(B)/poplar-worker: $(B)/worker/main.o $(WORKER_O) $(STORE_O) $(CHILD_O) $(FLOOR_O)
-$(B)/poplar-worker: LDLIBS := -lssl -lcrypto -lsqlite3 -lseccomp
+$(B)/poplar-worker: LDLIBS := -lssl -lcrypto -lsqlite3 -lseccomp -lidn
 $(B)/poplarctl: $(B)/store/ctl.o $(CTL_O) $(STORE_O) $(B)/auth/grant.o $(B)/auth/canonical.o \
 	$(TEMPLATE_O) $(CONFIGFILE_O) $(B)/daemon/privileges.o $(FLOOR_O)
 $(B)/poplarctl: LDLIBS := -lsqlite3 -linih -ljansson
@@ -79,14 +79,14 @@ $(B)/tests/test_%: $(B)/tests/unit/test_%.o $(MASTER_O) $(CONFIGFILE_O) $(CTL_O)
 		$(WORKER_O) $(STORE_O) $(TEMPLATE_O) $(CHILD_O) $(FLOOR_O)
 	@mkdir -p $(@D)
 	$(call say,$@)
-	$(Q)$(link) -o $@ $^ -lcmocka -lsystemd -linih -ljansson -lpam -lssl -lcrypto -lsqlite3 -lseccomp
+	$(Q)$(link) -o $@ $^ -lcmocka -lsystemd -linih -ljansson -lpam -lssl -lcrypto -lsqlite3 -lseccomp -lidn
 
 # Conversation files against a real worker.
 $(B)/tests/converse: $(patsubst %.c,$(B)/%.o,$(wildcard tests/protocol/*.c)) $(WORKER_O) $(STORE_O) \
 		$(TEMPLATE_O) $(CHILD_O) $(FLOOR_O)
 	@mkdir -p $(@D)
 	$(call say,$@)
-	$(Q)$(link) -o $@ $^ -lcmocka -lssl -lcrypto -lsqlite3 -lseccomp
+	$(Q)$(link) -o $@ $^ -lcmocka -lssl -lcrypto -lsqlite3 -lseccomp -lidn
 
 $(B)/tests/pam_%.so: tests/support/pam_%.c
 	@mkdir -p $(@D)

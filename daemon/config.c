@@ -531,6 +531,18 @@ static bool check_mechanisms(const struct config *config, char *error, size_t si
     return true;
 }
 
+/* The worker has texts in these. */
+static bool check_languages(const struct config *config, char *error, size_t size)
+{
+    const struct text_list *list = &config->server.languages;
+    for (size_t i = 0; i < list->n; i++)
+        if (strcmp(list->items[i], "en") != 0 && strcmp(list->items[i], "fr") != 0)
+            return refuse(error, size, "%s: [server] languages=%s: must be one of en, fr",
+                          config_where(config, "server", "", "languages"), list->items[i]);
+    return list->n > 0 || refuse(error, size, "%s: [server] languages=: must be one of en, fr",
+                                 config_where(config, "server", "", "languages"));
+}
+
 bool config_complete(struct config *config, char *error, size_t error_size)
 {
     if (!config->server.hostname) {
@@ -556,7 +568,8 @@ bool config_complete(struct config *config, char *error, size_t error_size)
                       where_given(config, "auth", "", "processes_min", "processes_max"),
                       (unsigned long long)config->auth.processes_min,
                       (unsigned long long)config->auth.processes_max);
-    return check_services(config, error, error_size) &&
+    return check_languages(config, error, error_size) &&
+           check_services(config, error, error_size) &&
            check_mechanisms(config, error, error_size) &&
            check_certificates(config, error, error_size);
 }

@@ -114,6 +114,7 @@ const char *proto_end_name(unsigned end)
         [END_STORE] = "store",
         [END_SHUTDOWN] = "shutdown",
         [END_FOREIGN] = "foreign-protocol",
+        [END_LOGIN_DELAY] = "login-delay",
         [END_TAKEOVER] = "takeover",
     };
     return end < END_REASONS && names[end] ? names[end] : "unknown";

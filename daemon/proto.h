@@ -150,11 +150,12 @@ enum session_end {
     END_BAD_COMMANDS,
     END_LINE_TOO_LONG,
     END_LOGIN_FAILURES,
-    END_TLS,      /* handshake or record failure */
-    END_STORE,    /* the store failed under the session */
-    END_SHUTDOWN, /* the master ended it */
-    END_FOREIGN,  /* the client speaks another protocol */
-    END_TAKEOVER, /* the user logged in elsewhere, [session] lock=takeover */
+    END_TLS,         /* handshake or record failure */
+    END_STORE,       /* the store failed under the session */
+    END_SHUTDOWN,    /* the master ended it */
+    END_FOREIGN,     /* the client speaks another protocol */
+    END_LOGIN_DELAY, /* logged in too soon after the last time, [session] login_delay */
+    END_TAKEOVER,    /* the user logged in elsewhere, [session] lock=takeover */
     END_REASONS
 };
 

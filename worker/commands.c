@@ -7,11 +7,12 @@
 #include "worker/authenticate.h"
 #include "worker/login.h"
 #include "worker/retrieve.h"
+#include "worker/utf8.h"
 
 #include <string.h>
 #include <strings.h>
 
-enum { LINE_LIMIT = 255, CREDENTIAL_LINE_LIMIT = 512 };
+enum { LINE_LIMIT = 255, CREDENTIAL_LINE_LIMIT = 512, SECONDS_PER_DAY = 86400 };
 
 static void put_line(struct session *s, const char *text)
 {
@@ -36,6 +37,24 @@ static void put_sasl(struct session *s)
         put_line(s, "");
 }
 
+static void put_number(struct session *s, const char *before, uint64_t number)
+{
+    stream_put_text(&s->stream, before);
+    stream_put_number(&s->stream, number);
+    put_line(s, "");
+}
+
+/* RFC 2449 section 6.7, in whole days, of which a message is sure. But 0 would say that nothing may
+ * be left on the server, so what is less than a day is called one. */
+static void put_expire(struct session *s)
+{
+    uint64_t days = s->config->store.expire_after / SECONDS_PER_DAY;
+    if (s->config->store.expire_after == 0)
+        put_line(s, "EXPIRE NEVER");
+    else
+        put_number(s, "EXPIRE ", days > 0 ? days : 1);
+}
+
 /* RFC 2449 section 5: what is announced is there now; what AUTHORIZATION has is announced in both
  * states, but for STLS (RFC 2595 section 4). */
 static enum command_outcome run_capa(struct session *s, const struct command_arguments *a)
@@ -52,7 +71,11 @@ static enum command_outcome run_capa(struct session *s, const struct command_arg
     if (session_may_log_in(s))
         put_line(s, "USER");
     put_sasl(s);
-    put_line(s, "EXPIRE NEVER");
+    if (s->config->session.login_delay > 0)
+        put_number(s, "LOGIN-DELAY ", s->config->session.login_delay);
+    put_expire(s);
+    put_line(s, "UTF8 USER");
+    put_line(s, "LANG");
     put_line(s, "IMPLEMENTATION Poplar-" POPLAR_VERSION);
     put_end(s);
     return COMMAND_DONE;
@@ -71,6 +94,7 @@ static enum command_outcome run_stls(struct session *s, const struct command_arg
     session_check_stream(s);
     line_discard(&s->input);
     explicit_bzero(s->user, sizeof s->user);
+    utf8_begin(s);
     if (s->end == 0)
         session_start_tls(s);
     return COMMAND_DONE;
@@ -177,7 +201,7 @@ static bool find(const struct session *s, const char *word, size_t *index)
 
 static void put_scan(struct session *s, const char *before, size_t index)
 {
-    session_numbers(s, before, index + 1, maildrop_snapshot_entry(s->view.snapshot, index)->size);
+    session_numbers(s, before, index + 1, view_size(&s->view, index));
     put_line(s, "");
 }
 
@@ -260,6 +284,17 @@ static enum command_outcome run_dele(struct session *s, const struct command_arg
     return COMMAND_DONE;
 }
 
+/* RFC 1460: a number that a client left behind may go on from. Not a capability. */
+static enum command_outcome run_last(struct session *s, const struct command_arguments *a)
+{
+    (void)a;
+    if (!s->config->session.last)
+        return COMMAND_UNKNOWN;
+    if (load(s))
+        put_number(s, "+OK ", view_last(&s->view));
+    return COMMAND_DONE;
+}
+
 static enum command_outcome run_rset(struct session *s, const struct command_arguments *a)
 {
     (void)a;
@@ -276,17 +311,20 @@ static enum command_outcome run_noop(struct session *s, const struct command_arg
 }
 
 static const struct command authorization[] = {
-    {"CAPA", ARGUMENTS_WORDS, 0, 0, run_capa}, {"STLS", ARGUMENTS_WORDS, 0, 0, run_stls},
-    {"USER", ARGUMENTS_LINE, 0, 0, run_user},  {"PASS", ARGUMENTS_SECRET, 0, 0, run_pass},
-    {"AUTH", ARGUMENTS_WORDS, 0, 2, run_auth}, {"QUIT", ARGUMENTS_WORDS, 0, 0, run_quit},
+    {"CAPA", ARGUMENTS_WORDS, 0, 0, run_capa},      {"STLS", ARGUMENTS_WORDS, 0, 0, run_stls},
+    {"USER", ARGUMENTS_LINE, 0, 0, run_user},       {"PASS", ARGUMENTS_SECRET, 0, 0, run_pass},
+    {"AUTH", ARGUMENTS_WORDS, 0, 2, run_auth},      {"UTF8", ARGUMENTS_WORDS, 0, 0, utf8_run},
+    {"LANG", ARGUMENTS_WORDS, 0, 1, utf8_run_lang}, {"QUIT", ARGUMENTS_WORDS, 0, 0, run_quit},
 };
 
 static const struct command transaction[] = {
-    {"CAPA", ARGUMENTS_WORDS, 0, 0, run_capa}, {"STAT", ARGUMENTS_WORDS, 0, 0, run_stat},
-    {"LIST", ARGUMENTS_WORDS, 0, 1, run_list}, {"UIDL", ARGUMENTS_WORDS, 0, 1, run_uidl},
-    {"RETR", ARGUMENTS_WORDS, 1, 1, run_retr}, {"TOP", ARGUMENTS_WORDS, 2, 2, run_top},
-    {"DELE", ARGUMENTS_WORDS, 1, 1, run_dele}, {"RSET", ARGUMENTS_WORDS, 0, 0, run_rset},
-    {"NOOP", ARGUMENTS_WORDS, 0, 0, run_noop}, {"QUIT", ARGUMENTS_WORDS, 0, 0, run_quit_update},
+    {"CAPA", ARGUMENTS_WORDS, 0, 0, run_capa},        {"STAT", ARGUMENTS_WORDS, 0, 0, run_stat},
+    {"LIST", ARGUMENTS_WORDS, 0, 1, run_list},        {"UIDL", ARGUMENTS_WORDS, 0, 1, run_uidl},
+    {"RETR", ARGUMENTS_WORDS, 1, 1, run_retr},        {"TOP", ARGUMENTS_WORDS, 2, 2, run_top},
+    {"DELE", ARGUMENTS_WORDS, 1, 1, run_dele},        {"RSET", ARGUMENTS_WORDS, 0, 0, run_rset},
+    {"LAST", ARGUMENTS_WORDS, 0, 0, run_last},        {"UTF8", ARGUMENTS_WORDS, 0, 0, utf8_run},
+    {"LANG", ARGUMENTS_WORDS, 0, 1, utf8_run_lang},   {"NOOP", ARGUMENTS_WORDS, 0, 0, run_noop},
+    {"QUIT", ARGUMENTS_WORDS, 0, 0, run_quit_update},
 };
 
 static const struct command *find_in(const struct command *table, size_t n, const char *name,

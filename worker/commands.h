@@ -12,6 +12,7 @@ enum { COMMAND_WORDS_MAX = 2 };
 enum command_outcome {
     COMMAND_DONE,
     COMMAND_BAD,        /* not answered, nothing done: wrong arguments */
+    COMMAND_UNKNOWN,    /* not answered, nothing done: the configuration takes it away */
     COMMAND_NO_MESSAGE, /* not answered, nothing done: no message of this number */
     COMMAND_MALFORMED,  /* not answered, nothing done: a line of its exchange is not in its form */
     COMMAND_TOO_LONG    /* not answered, nothing done: such a line was too long */

@@ -5,6 +5,7 @@
  */
 #include "worker/login.h"
 #include "daemon/base.h"
+#include "worker/utf8.h"
 
 #include <string.h>
 #include <unistd.h>
@@ -149,6 +150,21 @@ static void succeed(struct session *s, int files[MAILDROP_FILES])
     s->control.state = STATE_MAIL;
     if (open_granted(s, files, &verdict) != ATTEMPT_VERDICT)
         return;
+    uint64_t wait;
+    enum store_outcome outcome = view_begin(&s->view, s->config, &wait);
+    if (outcome != STORE_OK) {
+        enum session_code code = session_store_failed(s, outcome);
+        session_error(s, code, code == CODE_SYS_PERM ? TEXT_STORE_PERM : TEXT_STORE_TEMP);
+        return;
+    }
+    if (wait > 0) {
+        /* RFC 2449 section 8.1.1. The server may close after a login that failed (RFC 1939 section
+         * 4), and does: for the master and for auth this one was good. */
+        session_error(s, CODE_LOGIN_DELAY, TEXT_LOGIN_DELAY);
+        session_end(s, END_LOGIN_DELAY);
+        return;
+    }
+    s->view.utf8 = s->utf8;
     s->logged_in = true;
     s->bad = 0;
     s->stream.deadline = 0;
@@ -178,7 +194,38 @@ static void answer_failure(struct session *s, const struct login_credentials *c,
         session_end(s, END_LOGIN_FAILURES);
 }
 
-void login_try(struct session *s, const struct login_credentials *credentials)
+/* Names go through SASLprep whatever way they come in (RFC 5034 section 4, RFC 6856 section 2.2).
+ * Passwords do after UTF8 only: what PAM compares with was most likely never prepared, and whoever
+ * logs in today with an accent on its own, or in Latin-1, must not be locked out. What the
+ * preparation makes must fit again: a full-width solidus, say, becomes a plain one. False, and the
+ * client is answered, when it does not. */
+static bool prepare(struct session *s, struct login_credentials *c, char *user, char *secret)
+{
+    size_t size;
+    if (!utf8_is_ascii(c->user, strlen(c->user))) {
+        if (!utf8_prepare(c->user, strlen(c->user), user, PROTO_USER_MAX, &size) ||
+            !login_name_fits(user, size)) {
+            session_error(s, CODE_AUTH, TEXT_NAME_UNFIT);
+            return false;
+        }
+        user[size] = '\0';
+        c->user = user;
+    }
+    if (s->utf8 && !utf8_is_ascii(c->secret, c->secret_size)) {
+        if (!utf8_prepare(c->secret, c->secret_size, secret, PROTO_PASSWORD_MAX, &size) ||
+            !login_password_fits(secret, size)) {
+            session_error(s, CODE_AUTH, TEXT_PASSWORD_UNFIT);
+            return false;
+        }
+        c->secret = secret;
+        c->secret_size = size;
+    }
+    return true;
+}
+
+/* `prepared` may hold the secret: PROTO_PASSWORD_MAX octets, wiped as the input buffer is. */
+static void attempt_login(struct session *s, const struct login_credentials *credentials,
+                          char *prepared)
 {
     struct channel exchange;
     uint32_t refusal = 0;
@@ -199,9 +246,19 @@ void login_try(struct session *s, const struct login_credentials *credentials)
         break;
     }
     send_credentials(s, &exchange, credentials);
+    explicit_bzero(prepared, PROTO_PASSWORD_MAX);
     uint32_t verdict = take_verdict(s, &exchange, files);
     if (verdict == LOGIN_OK)
         succeed(s, files);
     else
         answer_failure(s, credentials, verdict);
+}
+
+void login_try(struct session *s, const struct login_credentials *credentials)
+{
+    char user[PROTO_USER_MAX + 1], secret[PROTO_PASSWORD_MAX];
+    struct login_credentials c = *credentials;
+    if (prepare(s, &c, user, secret))
+        attempt_login(s, &c, secret);
+    explicit_bzero(secret, sizeof secret);
 }

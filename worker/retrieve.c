@@ -5,10 +5,20 @@
 #include "worker/retrieve.h"
 #include "worker/wire.h"
 
-/* One message on its way. */
+#include <stdlib.h>
+#include <string.h>
+
+/* In place of a NUL, with [session] nul=replace: one octet, because sizes were told, and one that a
+ * reader can see. */
+enum { NUL_REPLACEMENT = '?' };
+
+/* One message on its way: the header of a surrogate, if it is one, then content of the store. */
 struct passage {
     int64_t id;
-    uint64_t size, offset; /* octets of content; of these, read */
+    uint64_t size, offset; /* octets of both; of these, read */
+    char *header;          /* malloc'd */
+    size_t header_size;
+    uint64_t body; /* where the content begins that follows it */
     struct wire_cut cut;
     struct wire wire;
 };
@@ -20,18 +30,33 @@ static bool store_failed(struct session *s, enum store_outcome outcome)
     return false;
 }
 
+static void replace_nuls(unsigned char *octets, size_t size)
+{
+    for (unsigned char *at = octets; (at = memchr(at, '\0', size - (size_t)(at - octets)));)
+        *at = NUL_REPLACEMENT;
+}
+
 /* The next chunk. A message that ends before its recorded size is damaged. */
 static enum store_outcome read_chunk(struct session *s, struct passage *p, size_t *got)
 {
     uint64_t left = p->size - p->offset;
     size_t wanted = left < sizeof s->chunk ? (size_t)left : sizeof s->chunk;
+    enum store_outcome outcome = STORE_OK;
     *got = 0;
     if (wanted == 0)
         return STORE_OK;
-    enum store_outcome outcome =
-        maildrop_read(s->view.maildrop, p->id, p->offset, s->chunk, wanted, got);
+    if (p->offset < p->header_size) {
+        size_t rest = p->header_size - (size_t)p->offset;
+        *got = wanted < rest ? wanted : rest;
+        memcpy(s->chunk, p->header + p->offset, *got);
+    } else {
+        outcome = maildrop_read(s->view.maildrop, p->id, p->offset - p->header_size + p->body,
+                                s->chunk, wanted, got);
+    }
     if (outcome == STORE_OK && *got == 0)
         return STORE_DAMAGED;
+    if (s->config->session.nul)
+        replace_nuls(s->chunk, *got);
     p->offset += *got;
     return outcome;
 }
@@ -87,27 +112,47 @@ static bool pass(struct session *s, struct passage *p, bool whole)
     return s->stream.failure == STREAM_OK;
 }
 
-static struct passage passage(const struct session *s, size_t index)
+/* A message in the form that this session gets; false, and the client is answered, when it cannot
+ * have it. `passage->cut.header` is set. */
+static bool begin(struct session *s, size_t index, struct passage *p)
 {
     const struct maildrop_entry *entry = maildrop_snapshot_entry(s->view.snapshot, index);
-    return (struct passage){.id = entry->id, .size = entry->size};
+    enum maildrop_form form = s->view.utf8 ? MAILDROP_AS_IS : entry->form;
+    enum store_outcome outcome;
+    *p = (struct passage){.id = entry->id, .size = view_size(&s->view, index)};
+    if (form == MAILDROP_UTF8_ONLY) {
+        session_error(s, CODE_UTF8, TEXT_UTF8_ONLY);
+        return false;
+    }
+    if (form == MAILDROP_SURROGATE) {
+        outcome =
+            maildrop_surrogate(s->view.maildrop, p->id, &p->header, &p->header_size, &p->body);
+        p->cut.header = p->header_size;
+    } else {
+        outcome = maildrop_header_size(s->view.maildrop, p->id, &p->cut.header);
+    }
+    return outcome == STORE_OK || store_failed(s, outcome);
 }
 
 bool retrieve_message(struct session *s, size_t index)
 {
-    struct passage p = passage(s, index);
+    struct passage p;
+    if (!begin(s, index, &p))
+        return false;
     p.cut = (struct wire_cut){.header = p.size};
     bool whole = pass(s, &p, true);
     s->retrieved += whole;
+    free(p.header);
     return whole;
 }
 
 bool retrieve_top(struct session *s, size_t index, uint64_t lines)
 {
-    struct passage p = passage(s, index);
-    enum store_outcome outcome = maildrop_header_size(s->view.maildrop, p.id, &p.cut.header);
-    if (outcome != STORE_OK)
-        return store_failed(s, outcome);
+    struct passage p;
+    if (!begin(s, index, &p))
+        return false;
     p.cut.lines = lines;
-    return pass(s, &p, false);
+    bool whole = pass(s, &p, false);
+    free(p.header);
+    return whole;
 }

@@ -19,21 +19,54 @@ enum store_outcome view_open(struct view *view, const int files[MAILDROP_FILES])
     return maildrop_totals(maildrop, &view->totals);
 }
 
+/* A full disk keeps nobody from their mail: deleting some of it is what makes room. */
+static enum store_outcome unless_full(enum store_outcome outcome)
+{
+    return outcome == STORE_FULL ? STORE_OK : outcome;
+}
+
+enum store_outcome view_begin(struct view *view, const struct config *config, uint64_t *wait)
+{
+    enum store_outcome outcome = STORE_OK;
+    uint64_t removed = 0;
+    *wait = 0;
+    if (config->session.login_delay > 0)
+        outcome = unless_full(maildrop_login(view->maildrop, config->session.login_delay, wait));
+    if (outcome != STORE_OK || *wait > 0)
+        return outcome;
+    outcome = unless_full(maildrop_expire(view->maildrop, config->store.expire_after,
+                                          config->store.undelete_for, &removed));
+    if (outcome == STORE_OK && removed > 0)
+        outcome = maildrop_totals(view->maildrop, &view->totals);
+    return outcome;
+}
+
+bool view_use_utf8(struct view *view)
+{
+    if (!view->told)
+        view->utf8 = true;
+    return view->utf8;
+}
+
 enum store_outcome view_load(struct view *view)
 {
     struct maildrop_snapshot *snapshot = NULL;
+    view->told = true;
     if (view->snapshot)
         return STORE_OK;
     enum store_outcome outcome = maildrop_snapshot(view->maildrop, &view->totals, &snapshot);
     if (outcome != STORE_OK)
         return outcome;
     size_t count = maildrop_snapshot_count(snapshot);
-    uint64_t octets = 0;
-    for (size_t i = 0; i < count; i++)
+    uint64_t octets = 0, plain_octets = 0;
+    for (size_t i = 0; i < count; i++) {
         octets += maildrop_snapshot_entry(snapshot, i)->size;
+        plain_octets += maildrop_snapshot_entry(snapshot, i)->plain_size;
+    }
     /* The session holds the maildrop's lock: the rows cannot have moved since STAT told the
      * totals. If they differ, the file contradicts itself. */
-    if (count != view->totals.messages || octets != view->totals.octets) {
+    if (count != view->totals.messages || octets != view->totals.octets ||
+        plain_octets != view->totals.plain_octets) {
         maildrop_snapshot_free(snapshot);
         return STORE_DAMAGED;
     }
@@ -64,14 +97,30 @@ bool view_find(const struct view *view, uint64_t number, size_t *index)
     return true;
 }
 
+uint64_t view_size(const struct view *view, size_t index)
+{
+    const struct maildrop_entry *entry = maildrop_snapshot_entry(view->snapshot, index);
+    return view->utf8 ? entry->size : entry->plain_size;
+}
+
+uint64_t view_last(const struct view *view)
+{
+    size_t number = view_count(view);
+    while (number > 0 && !(view->marks[number - 1] & MARK_RETRIEVED) &&
+           !maildrop_snapshot_entry(view->snapshot, number - 1)->retrieved)
+        number--;
+    return number;
+}
+
 uint64_t view_messages(const struct view *view)
 {
     return view->totals.messages - view->n_deleted;
 }
 
-uint64_t view_octets(const struct view *view)
+uint64_t view_octets(struct view *view)
 {
-    return view->totals.octets - view->octets_deleted;
+    view->told = true;
+    return (view->utf8 ? view->totals.octets : view->totals.plain_octets) - view->octets_deleted;
 }
 
 void view_mark_retrieved(struct view *view, size_t index)
@@ -84,14 +133,14 @@ void view_mark_deleted(struct view *view, size_t index)
 {
     view->marks[index] |= MARK_DELETED;
     view->n_deleted++;
-    view->octets_deleted += maildrop_snapshot_entry(view->snapshot, index)->size;
+    view->octets_deleted += view_size(view, index);
 }
 
 void view_reset(struct view *view)
 {
     for (size_t i = 0; view->snapshot && i < view_count(view); i++)
-        view->marks[i] &= (unsigned char)~MARK_DELETED;
-    view->n_deleted = 0;
+        view->marks[i] = 0;
+    view->n_deleted = view->n_retrieved = 0;
     view->octets_deleted = 0;
 }
 

@@ -8,11 +8,14 @@
 #ifndef POPLAR_WORKER_VIEW_H
 #define POPLAR_WORKER_VIEW_H
 
+#include "daemon/config.h"
 #include "store/maildrop.h"
 
 struct view {
     struct maildrop *maildrop; /* NULL: not open */
     struct maildrop_totals totals;
+    bool utf8; /* messages go as they are stored, else as old clients can read them */
+    bool told; /* the client knows sizes, so that must not change any more */
     struct maildrop_snapshot *snapshot; /* NULL: not taken yet */
     unsigned char *marks;               /* one octet a message, of the snapshot's count */
     size_t n_deleted, n_retrieved;
@@ -22,6 +25,13 @@ struct view {
 /* Open what was granted (store/maildrop.h owns the descriptors) and read the totals. */
 enum store_outcome view_open(struct view *view, const int files[MAILDROP_FILES]);
 
+/* The session begins: the delay between logins, and the removal of what is too old. `wait` is 0, or
+ * how many seconds this login came too early, and then nothing was done. */
+enum store_outcome view_begin(struct view *view, const struct config *config, uint64_t *wait);
+
+/* From now on messages go as they are stored; false when it is too late for that. */
+bool view_use_utf8(struct view *view);
+
 /* Take the snapshot, if that was not done yet. */
 enum store_outcome view_load(struct view *view);
 
@@ -30,13 +40,21 @@ bool view_find(const struct view *view, uint64_t number, size_t *index);
 bool view_visible(const struct view *view, size_t index);
 size_t view_count(const struct view *view); /* with those marked as deleted */
 
+/* Octets of a message as this session gets it. */
+uint64_t view_size(const struct view *view, size_t index);
+
+/* After view_load(): the highest number of a message that was retrieved, in this session or in an
+ * earlier one; 0 if none was (RFC 1460, LAST). */
+uint64_t view_last(const struct view *view);
+
 /* Without those marked as deleted. */
 uint64_t view_messages(const struct view *view);
-uint64_t view_octets(const struct view *view);
+uint64_t view_octets(struct view *view);
 
 void view_mark_retrieved(struct view *view, size_t index);
 void view_mark_deleted(struct view *view, size_t index);
-/* Forget the deletion marks. */
+/* Forget all marks: those of deletion, and, so that LAST says again what it said at login (RFC
+ * 1460, the example of LAST), those of retrieval. */
 void view_reset(struct view *view);
 
 /* Make the marks durable, all or none. Nothing is written when there are none. */

@@ -153,6 +153,9 @@ static void refusals(void **state)
         {MINIMAL "[auth]\nmechanisms=plain, cram-md5\n",
          "[auth] mechanisms=cram-md5: must be one of plain, login, external, xoauth2, oauthbearer"},
         {MINIMAL "[auth]\nmechanisms=PLAIN\n", "mechanisms=PLAIN: must be one of"},
+        {MINIMAL "[server]\nlanguages=en, de\n",
+         "poplar.conf:4: [server] languages=de: must be one of en, fr"},
+        {MINIMAL "[server]\nlanguages=\n", "[server] languages=: must be one of en, fr"},
     };
     for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
         char error[512] = "";

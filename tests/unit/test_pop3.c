@@ -116,13 +116,15 @@ static void test_capabilities(void **state)
     expect(&h, "+OK");
     expect_lines(&h, "TOP\r\nUIDL\r\nRESP-CODES\r\nAUTH-RESP-CODE\r\nPIPELINING\r\nSTLS\r\nUSER\r\n"
                      "SASL PLAIN LOGIN\r\n"
-                     "EXPIRE NEVER\r\nIMPLEMENTATION Poplar-" POPLAR_VERSION "\r\n");
+                     "EXPIRE NEVER\r\nUTF8 USER\r\nLANG\r\nIMPLEMENTATION Poplar-" POPLAR_VERSION
+                     "\r\n");
     harness_log_in(&h);
     say(&h, "capa\r\n");
     expect(&h, "+OK");
     expect_lines(&h, "TOP\r\nUIDL\r\nRESP-CODES\r\nAUTH-RESP-CODE\r\nPIPELINING\r\nUSER\r\n"
                      "SASL PLAIN LOGIN\r\n"
-                     "EXPIRE NEVER\r\nIMPLEMENTATION Poplar-" POPLAR_VERSION "\r\n");
+                     "EXPIRE NEVER\r\nUTF8 USER\r\nLANG\r\nIMPLEMENTATION Poplar-" POPLAR_VERSION
+                     "\r\n");
     quit();
 }
 
@@ -133,7 +135,8 @@ static void test_credentials_need_tls(void **state)
     say(&h, "CAPA\r\nUSER alice\r\nPASS secret\r\n");
     expect(&h, "+OK");
     expect_lines(&h, "TOP\r\nUIDL\r\nRESP-CODES\r\nAUTH-RESP-CODE\r\nPIPELINING\r\nSTLS\r\n"
-                     "EXPIRE NEVER\r\nIMPLEMENTATION Poplar-" POPLAR_VERSION "\r\n");
+                     "EXPIRE NEVER\r\nUTF8 USER\r\nLANG\r\nIMPLEMENTATION Poplar-" POPLAR_VERSION
+                     "\r\n");
     expect(&h, "-ERR [AUTH] logging in needs TLS");
     expect(&h, "-ERR [AUTH] logging in needs TLS");
     say(&h, "STLS\r\n");
@@ -143,7 +146,8 @@ static void test_credentials_need_tls(void **state)
     expect(&h, "+OK");
     expect_lines(&h, "TOP\r\nUIDL\r\nRESP-CODES\r\nAUTH-RESP-CODE\r\nPIPELINING\r\nUSER\r\n"
                      "SASL PLAIN LOGIN\r\n"
-                     "EXPIRE NEVER\r\nIMPLEMENTATION Poplar-" POPLAR_VERSION "\r\n");
+                     "EXPIRE NEVER\r\nUTF8 USER\r\nLANG\r\nIMPLEMENTATION Poplar-" POPLAR_VERSION
+                     "\r\n");
     say(&h, "STLS\r\n");
     expect(&h, "-ERR");
     harness_log_in(&h);
@@ -265,7 +269,10 @@ static void test_refused_after_login(void **state)
         "TOP 1 -1",
         "TOP",
         "TOP 1 2 3",
-        "LAST",
+        "LAST 1",
+        "UTF8 x",
+        "LANG en fr",
+        "LANG mul",
         "AUTH",
         "USER alice",
         "PASS secret",

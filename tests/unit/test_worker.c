@@ -384,7 +384,8 @@ static void test_without_a_certificate(void **state)
     expect(&h, "+OK");
     expect_lines(&h, "TOP\r\nUIDL\r\nRESP-CODES\r\nAUTH-RESP-CODE\r\nPIPELINING\r\nUSER\r\n"
                      "SASL PLAIN LOGIN\r\n"
-                     "EXPIRE NEVER\r\nIMPLEMENTATION Poplar-" POPLAR_VERSION "\r\n");
+                     "EXPIRE NEVER\r\nUTF8 USER\r\nLANG\r\nIMPLEMENTATION Poplar-" POPLAR_VERSION
+                     "\r\n");
     expect(&h, "-ERR TLS is not available here");
     say(&h, "QUIT\r\n");
     expect(&h, "+OK");

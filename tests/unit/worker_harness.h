@@ -199,7 +199,7 @@ static inline void harness_deliver_octets(struct harness *h, const void *octets,
     int files[MAILDROP_FILES];
     struct maildrop *maildrop;
     struct harness_text text = {octets, size};
-    const struct maildrop_delivery delivery = {0};
+    const struct maildrop_delivery delivery = {.utf8_headers = true};
     assert_true(harness_grant(h, false, files));
     assert_int_equal(maildrop_open(files, &maildrop), STORE_OK);
     assert_int_equal(maildrop_deliver(maildrop, &delivery, harness_read_text, &text, NULL),

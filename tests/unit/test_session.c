@@ -1,0 +1,263 @@
+/*
+ * test_session.c - what a session keeps over its end, and what the administrator makes it do: LAST,
+ * LOGIN-DELAY, EXPIRE, NULs. Against a real worker in its sandbox.
+ */
+#include "worker_harness.h"
+
+#include <time.h>
+
+#define DAY 86400
+
+static struct harness h;
+
+static int clean_up(void **state)
+{
+    (void)state;
+    harness_hang_up(&h);
+    channel_close(&h.worker);
+    channel_close(&h.exchange);
+    harness_stop(&h);
+    return 0;
+}
+
+static void start(const char *setting)
+{
+    harness_start(&h, (const char *[]){"tls.required=no", setting, NULL});
+}
+
+static void greeted(void)
+{
+    harness_connect(&h, DOOR_POP3, "192.0.2.1");
+    expect(&h, "+OK");
+}
+
+static void logged_in(void)
+{
+    greeted();
+    harness_log_in(&h);
+}
+
+static void quit(void)
+{
+    say(&h, "QUIT\r\n");
+    expect(&h, "+OK");
+    expect_close(&h, END_QUIT);
+}
+
+/* Say a command, hear its answer, and what follows if it is more than one line. */
+static void run(const char *command, const char *answer, bool lines)
+{
+    say(&h, command);
+    say(&h, "\r\n");
+    expect(&h, answer);
+    if (lines)
+        free(hear_lines(&h, &(size_t){0}));
+}
+
+/* A line of CAPA, or not. */
+static bool announces(const char *capability)
+{
+    size_t size;
+    char line[100];
+    say(&h, "CAPA\r\n");
+    expect(&h, "+OK");
+    char *all = hear_lines(&h, &size);
+    snprintf(line, sizeof line, "\r\n%s\r\n", capability);
+    bool found = strstr(all, line) != NULL;
+    free(all);
+    return found;
+}
+
+static void deliver(const char *octets, int64_t received)
+{
+    int files[MAILDROP_FILES];
+    struct maildrop *maildrop;
+    struct harness_text text = {octets, strlen(octets)};
+    const struct maildrop_delivery delivery = {.received = received};
+    assert_true(harness_grant(&h, false, files));
+    assert_int_equal(maildrop_open(files, &maildrop), STORE_OK);
+    assert_int_equal(maildrop_deliver(maildrop, &delivery, harness_read_text, &text, NULL),
+                     STORE_OK);
+    maildrop_close(maildrop);
+}
+
+/* RFC 1460: the highest number, not the latest; RSET undoes what this session did to it. */
+static void test_last(void **state)
+{
+    (void)state;
+    start("session.last=yes");
+    for (int i = 0; i < 4; i++)
+        harness_deliver(&h, "Subject: x\r\n\r\n");
+    greeted();
+    run("LAST", "-ERR log in first", false);
+    harness_log_in(&h);
+    run("LAST", "+OK 0\r\n", false);
+    run("RETR 3", "+OK", true);
+    run("LAST", "+OK 3\r\n", false);
+    run("RETR 2", "+OK", true);
+    run("TOP 4 0", "+OK", true);
+    run("LIST", "+OK", true);
+    run("DELE 2", "+OK", false);
+    run("LAST", "+OK 3\r\n", false);
+    quit();
+    /* Two is gone, so three is two. */
+    logged_in();
+    run("LAST", "+OK 2\r\n", false);
+    run("RETR 3", "+OK", true);
+    run("LAST", "+OK 3\r\n", false);
+    run("RSET", "+OK", false);
+    run("LAST", "+OK 2\r\n", false);
+    quit();
+    logged_in();
+    run("LAST", "+OK 2\r\n", false);
+    run("RETR 3", "+OK", true);
+    expect_end(&h, END_DISCONNECT);
+    logged_in();
+    run("LAST", "+OK 2\r\n", false);
+    run("RETR 3", "+OK", true);
+    run("DELE 3", "+OK", false);
+    run("LAST", "+OK 3\r\n", false);
+    quit();
+    logged_in();
+    run("LAST", "+OK 2\r\n", false);
+    assert_false(announces("LAST"));
+    quit();
+}
+
+static void test_no_last(void **state)
+{
+    (void)state;
+    start("session.last=no");
+    logged_in();
+    run("LAST", "-ERR unknown command\r\n", false);
+    quit();
+}
+
+static void test_login_delay(void **state)
+{
+    (void)state;
+    start("session.login_delay=1000s");
+    greeted();
+    assert_true(announces("LOGIN-DELAY 1000"));
+    h.auth.verdict = LOGIN_DENIED;
+    say(&h, "USER alice\r\nPASS wrong\r\n");
+    expect(&h, "+OK");
+    expect(&h, "-ERR [AUTH]");
+    h.auth.verdict = LOGIN_OK;
+    harness_log_in(&h);
+    assert_true(announces("LOGIN-DELAY 1000"));
+    quit();
+    for (int i = 0; i < 2; i++) {
+        greeted();
+        say(&h, "USER alice\r\nPASS secret\r\nSTAT\r\n");
+        expect(&h, "+OK");
+        expect(&h, "-ERR [LOGIN-DELAY] ");
+        expect_close(&h, END_LOGIN_DELAY);
+    }
+    harness_sql(&h, "UPDATE state SET login = login - 1000");
+    logged_in();
+    quit();
+}
+
+static void test_no_login_delay(void **state)
+{
+    (void)state;
+    start("session.login_delay=0");
+    greeted();
+    harness_log_in(&h);
+    say(&h, "CAPA\r\n");
+    expect(&h, "+OK");
+    char *all = hear_lines(&h, &(size_t){0});
+    assert_null(strstr(all, "LOGIN-DELAY"));
+    assert_non_null(strstr(all, "\r\nEXPIRE NEVER\r\n"));
+    free(all);
+    quit();
+    logged_in();
+    quit();
+}
+
+/* Gone before anything is told, and marked as deleted: it can be restored. */
+static void test_expire(void **state)
+{
+    const int64_t now = (int64_t)time(NULL);
+    (void)state;
+    start("store.expire_after=60h");
+    deliver("Subject: old\r\n\r\n", now - 3 * DAY);
+    deliver("Subject: new\r\n\r\n", now - 2 * DAY);
+    deliver("Subject: older\r\n\r\n", now - 9 * DAY);
+    greeted();
+    assert_true(announces("EXPIRE 2"));
+    harness_log_in(&h);
+    run("STAT", "+OK 1 16\r\n", false);
+    run("RETR 1", "+OK 16 octets", true);
+    run("RETR 2", "-ERR no such message", false);
+    assert_true(announces("EXPIRE 2"));
+    quit();
+    assert_int_equal(h.summary.deleted, 0);
+    assert_int_equal(harness_count(&h), 1);
+    harness_sql(&h, "UPDATE message SET deleted = 7 / (deleted > 1000000) WHERE deleted NOT NULL");
+}
+
+/* 0 would mean that nothing may be left on the server. */
+static void test_expire_within_a_day(void **state)
+{
+    (void)state;
+    start("store.expire_after=1h");
+    greeted();
+    assert_true(announces("EXPIRE 1"));
+    quit();
+}
+
+#define NULS "Subject: a\0b\r\n\r\n\0\0c\0\r\n.\0\r\n"
+
+static void retrieve_nuls(const char *stuffed, size_t size)
+{
+    char got[200];
+    size_t length = 0;
+    harness_deliver_octets(&h, NULS, sizeof NULS - 1);
+    logged_in();
+    for (int i = 0; i < 2; i++) {
+        say(&h, i == 0 ? "RETR 1\r\n" : "TOP 1 99\r\n");
+        expect(&h, i == 0 ? "+OK 26 octets" : "+OK");
+        while (h.held < size)
+            harness_take(&h);
+        length = h.held < sizeof got ? h.held : sizeof got;
+        memcpy(got, h.input, length);
+        h.held = 0;
+        assert_int_equal(length, size);
+        assert_memory_equal(got, stuffed, size);
+    }
+    quit();
+}
+
+static void test_nuls_pass(void **state)
+{
+    static const char stuffed[] = "Subject: a\0b\r\n\r\n\0\0c\0\r\n..\0\r\n.\r\n";
+    (void)state;
+    start("session.nul=pass");
+    retrieve_nuls(stuffed, sizeof stuffed - 1);
+}
+
+/* The size that was told stays. */
+static void test_nuls_replaced(void **state)
+{
+    static const char stuffed[] = "Subject: a?b\r\n\r\n??c?\r\n..?\r\n.\r\n";
+    (void)state;
+    start("session.nul=replace");
+    retrieve_nuls(stuffed, sizeof stuffed - 1);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_teardown(test_last, clean_up),
+        cmocka_unit_test_teardown(test_no_last, clean_up),
+        cmocka_unit_test_teardown(test_login_delay, clean_up),
+        cmocka_unit_test_teardown(test_no_login_delay, clean_up),
+        cmocka_unit_test_teardown(test_expire, clean_up),
+        cmocka_unit_test_teardown(test_expire_within_a_day, clean_up),
+        cmocka_unit_test_teardown(test_nuls_pass, clean_up),
+        cmocka_unit_test_teardown(test_nuls_replaced, clean_up),
+    };
+    return cmocka_run_group_tests_name("session", tests, NULL, NULL);
+}
