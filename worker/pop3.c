@@ -5,7 +5,8 @@
 #include "worker/pop3.h"
 #include "daemon/base.h"
 #include "worker/commands.h"
-#include "worker/utf8.h"
+#include "worker/proxied.h"
+#include "worker/proxy.h"
 
 #include <string.h>
 #include <strings.h>
@@ -30,11 +31,11 @@ static void refuse(struct session *s, enum text text)
 }
 
 /* Other protocols that a browser can be made to speak: what follows could be chosen by whoever
- * made the page. */
+ * made the page. And the header of a proxy that is none of ours. */
 static bool is_foreign(const char *word, size_t size)
 {
-    static const char *const verbs[] = {"GET",     "POST",   "PUT",   "HEAD",  "CONNECT",
-                                        "OPTIONS", "DELETE", "PATCH", "TRACE", "PRI"};
+    static const char *const verbs[] = {"GET",    "POST",  "PUT",   "HEAD", "CONNECT", "OPTIONS",
+                                        "DELETE", "PATCH", "TRACE", "PRI",  "PROXY"};
     for (size_t i = 0; i < ARRAY_SIZE(verbs); i++)
         if (strlen(verbs[i]) == size && strncasecmp(verbs[i], word, size) == 0)
             return true;
@@ -93,8 +94,6 @@ static void run_command(struct session *s, const struct line *line)
         outcome = command->run(s, &a);
     if (outcome == COMMAND_BAD)
         refuse(s, TEXT_ARGUMENTS);
-    else if (outcome == COMMAND_UNKNOWN)
-        refuse(s, TEXT_UNKNOWN_COMMAND);
     else if (outcome == COMMAND_NO_MESSAGE)
         session_error(s, CODE_NONE, TEXT_NO_SUCH_MESSAGE);
     else if (outcome == COMMAND_MALFORMED)
@@ -134,10 +133,21 @@ static bool is_tls_hello(const struct session *s)
     return !s->spoke && !s->stream.tls && size >= 2 && held[0] == 0x16 && held[1] == 0x03;
 }
 
+/* A header from where proxy_from does not expect one: what it says of its client is not believed,
+ * so nothing that follows is heard. */
+static bool is_proxy_header(const struct session *s)
+{
+    size_t size;
+    const unsigned char *held = line_held(&s->input, &size);
+    return !s->spoke && proxy_begins(held, size);
+}
+
 /* The client's next octets, or what they show at once. */
 static void read_more(struct session *s)
 {
     session_read_more(s);
+    if (s->end == 0 && is_proxy_header(s))
+        session_end(s, END_FOREIGN);
     if (s->end == 0 && is_tls_hello(s)) {
         session_error(s, CODE_NONE, TEXT_TLS_ON_CLEAR_PORT);
         session_end(s, END_FOREIGN);
@@ -172,7 +182,8 @@ static void step(struct session *s)
  * before they are sent: a client that comes back at once must not find it in use. */
 static void take_leave(struct session *s)
 {
-    if (s->end == END_LOGIN_TIMEOUT && !(s->stream.tls && !SSL_is_init_finished(s->stream.tls))) {
+    bool may_speak = s->stream.tls ? SSL_is_init_finished(s->stream.tls) : s->door == DOOR_POP3;
+    if (s->end == END_LOGIN_TIMEOUT && may_speak) {
         /* The deadline has passed for reading; one line that the socket takes at once may go. */
         s->stream.failure = STREAM_OK;
         session_error(s, CODE_NONE, TEXT_LOGIN_TIMEOUT);
@@ -183,9 +194,10 @@ static void take_leave(struct session *s)
 
 void pop3_serve(struct session *s)
 {
-    utf8_begin(s);
     s->stream.deadline = base_now_ms() + s->config->session.login_timeout * 1000;
-    if (s->door == DOOR_POP3S)
+    if (s->proxied)
+        proxied_begin(s);
+    if (s->end == 0 && s->door == DOOR_POP3S)
         session_start_tls(s);
     if (s->end == 0)
         greet(s);

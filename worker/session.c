@@ -206,8 +206,8 @@ void session_read_more(struct session *s)
     session_check_stream(s);
 }
 
-/* Printed address, with or without port and brackets, IPv4-mapped made IPv4 by the master. */
-static bool is_loopback(const char *address)
+/* The master makes IPv4-mapped addresses IPv4. */
+bool session_is_loopback(const char *address)
 {
     return strncmp(address, "127.", 4) == 0 || strcmp(address, "::1") == 0 ||
            strcmp(address, "[::1]") == 0 || strncmp(address, "[::1]:", 6) == 0;
@@ -224,7 +224,7 @@ bool session_may_log_in(const struct session *s)
     case TLS_REQUIRED_NO:
         return true;
     case TLS_REQUIRED_NOT_ON_LOOPBACK:
-        return session_has_tls(s) || is_loopback(s->peer);
+        return session_has_tls(s) || (!s->far && session_is_loopback(s->peer));
     default:
         return session_has_tls(s);
     }

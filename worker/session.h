@@ -37,6 +37,7 @@ struct session {
     char peer[PROTO_ADDRESS_MAX];
     bool proxied;   /* the peer is a proxy: its header comes before anything else */
     bool proxy_tls; /* and it has ended TLS for the client */
+    bool far;       /* the client is not on this machine, even if `peer` looks so */
     struct tls_ticket_keys ticket_keys;
 
     struct stream stream;
@@ -101,6 +102,9 @@ void session_read_more(struct session *s);
 
 /* Whether the client's end of the connection is TLS, ours or that of a proxy we believe. */
 bool session_has_tls(const struct session *s);
+
+/* Whether a printed address, with or without port and brackets, is this machine's to itself. */
+bool session_is_loopback(const char *address);
 
 /* Whether this client may send credentials now: [tls] required. */
 bool session_may_log_in(const struct session *s);
