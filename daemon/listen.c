@@ -164,45 +164,52 @@ static bool reuse_passed(struct opening *o)
     return o->n > 0;
 }
 
-/* What was configured, where it does not go with what systemd passed. */
-static bool check(struct opening *o)
+/* Whether a file says it; of what is built in, one may be left out. */
+static bool is_given(const struct opening *o, const char *key)
 {
+    return config_where(o->config, "listen", "", key)[0] == '/';
+}
+
+/* What of the configuration does not go together, or not with what systemd passed. Told before a
+ * port is bound: a port that is taken is no reason to look there first. */
+static bool check(const struct opening *o)
+{
+    bool passed_tls = false;
+    for (size_t i = 0; i < o->n; i++)
+        passed_tls |= o->made[i].door == DOOR_POP3S;
+    bool given_tls = is_given(o, "pop3s") && o->config->listen.pop3s.n > 0;
     bool certificate = o->config->tls.certificates[0].certificate != NULL;
-    bool passed = false;
-    if (!certificate && o->config->tls.required == TLS_REQUIRED_YES) {
+    if (!certificate && o->config->tls.required == TLS_REQUIRED_YES)
         snprintf(o->error, o->error_size,
                  "%s: [tls] certificate and key are not set: name a certificate, or allow logins "
                  "without TLS by [tls] required=not-on-loopback",
                  o->config->where);
+    else if (o->n > 0 && o->config->listen.explicit_addresses)
+        snprintf(o->error, o->error_size,
+                 "%s: [listen] is set, and systemd passed sockets too: keep one of the two",
+                 config_where(o->config, "listen", "", is_given(o, "pop3") ? "pop3" : "pop3s"));
+    else if (!certificate && (passed_tls || given_tls))
+        snprintf(o->error, o->error_size,
+                 "%s: [listen] pop3s%s: needs a certificate: set [tls] certificate and key, or "
+                 "remove pop3s",
+                 passed_tls ? o->config->where : config_where(o->config, "listen", "", "pop3s"),
+                 passed_tls ? " (from systemd)" : "");
+    else
+        return true;
+    return false;
+}
+
+static bool bind_all(struct opening *o)
+{
+    bool tls = o->config->tls.certificates[0].certificate != NULL;
+    if (!open_all(o, DOOR_POP3, "pop3", &o->config->listen.pop3) ||
+        (tls && !open_all(o, DOOR_POP3S, "pop3s", &o->config->listen.pop3s)))
         return false;
-    }
-    for (size_t i = 0; i < o->n; i++) {
-        passed |= o->made[i].passed;
-        if (o->made[i].door == DOOR_POP3S && !certificate) {
-            snprintf(o->error, o->error_size,
-                     "%s: [listen] pop3s=%s: needs a certificate: set [tls] certificate and key, "
-                     "or remove pop3s",
-                     o->made[i].passed ? o->config->where
-                                       : config_where(o->config, "listen", "", "pop3s"),
-                     o->made[i].passed ? "(from systemd)" : o->made[i].text);
-            return false;
-        }
-    }
-    if (passed && o->config->listen.explicit_addresses) {
-        snprintf(
-            o->error, o->error_size,
-            "%s: [listen] is set, and systemd passed sockets too: keep one of the two",
-            config_where(o->config, "listen", "",
-                         *config_where(o->config, "listen", "", "pop3") == 'b' ? "pop3s" : "pop3"));
-        return false;
-    }
-    if (o->n == 0) {
+    if (o->n == 0)
         snprintf(o->error, o->error_size,
                  "%s: nothing to listen on: set [listen] pop3 or pop3s, or start a socket unit",
                  o->config->where);
-        return false;
-    }
-    return true;
+    return o->n > 0;
 }
 
 bool listen_open(const struct config *config, struct listener *old, size_t n_old,
@@ -210,15 +217,9 @@ bool listen_open(const struct config *config, struct listener *old, size_t n_old
 {
     struct opening o = {
         .config = config, .old = old, .n_old = n_old, .error = error, .error_size = error_size};
-    bool certificate = config->tls.certificates[0].certificate != NULL;
-    bool good = reuse_passed(&o) || passed_by_systemd(&o);
-    if (good && o.n > 0 && !config->listen.explicit_addresses)
-        good = check(&o);
-    else if (good)
-        good = open_all(&o, DOOR_POP3, "pop3", &config->listen.pop3) &&
-               (!(certificate || config->listen.explicit_addresses) ||
-                open_all(&o, DOOR_POP3S, "pop3s", &config->listen.pop3s)) &&
-               check(&o);
+    bool good = (reuse_passed(&o) || passed_by_systemd(&o)) && check(&o);
+    if (good && o.n == 0)
+        good = bind_all(&o);
     if (!good) {
         listen_close(o.made, o.n);
         return false;

@@ -225,7 +225,15 @@ def test_second_certificate_alone(broken):
 def test_tls_port_without_certificate(broken):
     broken.write_config(tls_key=None, tls_certificate=None, tls_required="no")
     refused(broken, CONFIG, place(broken, f"pop3s=127.0.0.1:{broken.tls_port}"),
-            "[listen] pop3s=", "needs a certificate", "remove pop3s")
+            "[listen] pop3s: needs a certificate", "remove pop3s")
+    # Where nobody asked for it, the TLS port is left out.
+    broken.write_config(listen_pop3s=None)
+    with broken:
+        raw = broken.connect(tls=False)
+        assert raw.ask(b"USER alice").startswith(b"+OK")
+        assert raw.ask(b"PASS secret").startswith(b"+OK")
+        raw.ask(b"QUIT")
+        assert not listening(995)
 
 
 @pytest.mark.parametrize("which", ["certificate", "key"])
@@ -438,6 +446,14 @@ def test_bad_address(broken, key, address):
 def test_foreign_address(broken):
     broken.write_config(listen_pop3="192.0.2.1:1110")
     refused(broken, CONFIG, place(broken, "pop3=192.0.2.1:1110"), "this host has no such address")
+
+
+def test_mistakes_before_ports(broken):
+    """What is wrong in the file is told whether or not its ports are free."""
+    with socket.create_server(("127.0.0.1", broken.port)):
+        broken.write_config(tls_certificate=None, tls_key=None)
+        refused(broken, CONFIG, broken.config, "[tls] certificate and key are not set",
+                served=(broken.port,))
 
 
 def test_port_in_use(broken):
