@@ -7,6 +7,7 @@
 #include "worker/commands.h"
 #include "worker/proxied.h"
 #include "worker/proxy.h"
+#include "worker/utf8.h"
 
 #include <string.h>
 #include <strings.h>
@@ -94,6 +95,8 @@ static void run_command(struct session *s, const struct line *line)
         outcome = command->run(s, &a);
     if (outcome == COMMAND_BAD)
         refuse(s, TEXT_ARGUMENTS);
+    else if (outcome == COMMAND_UNKNOWN)
+        refuse(s, TEXT_UNKNOWN_COMMAND);
     else if (outcome == COMMAND_NO_MESSAGE)
         session_error(s, CODE_NONE, TEXT_NO_SUCH_MESSAGE);
     else if (outcome == COMMAND_MALFORMED)
@@ -194,6 +197,7 @@ static void take_leave(struct session *s)
 
 void pop3_serve(struct session *s)
 {
+    utf8_begin(s);
     s->stream.deadline = base_now_ms() + s->config->session.login_timeout * 1000;
     if (s->proxied)
         proxied_begin(s);
