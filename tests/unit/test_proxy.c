@@ -349,7 +349,7 @@ static void test_stls_behind_a_header(void **state)
     say_header(OCTETS(V2 "\x21\x11\0\xc" ADDRESSES_4));
     expect(&h, "+OK Poplar");
     expect_capability("STLS", true);
-    expect_capability("USER", false);
+    expect_capability("\r\nUSER\r\n", false);
     say(&h, "STLS\r\n");
     expect(&h, "+OK");
     harness_start_tls(&h, NULL, 0);
@@ -392,7 +392,7 @@ static void test_assumed_tls(void **state)
     h.proxied = false; /* of others nothing is assumed */
     harness_connect(&h, DOOR_POP3, "192.0.2.1:1");
     expect(&h, "+OK Poplar");
-    expect_capability("USER", false);
+    expect_capability("\r\nUSER\r\n", false);
     expect_capability("STLS", true);
     quit();
 }
@@ -415,7 +415,7 @@ static void test_loopback(void **state)
         harness_connect(&h, DOOR_POP3, cases[i].proxy);
         say(&h, cases[i].header);
         expect(&h, "+OK Poplar");
-        expect_capability("USER", cases[i].may);
+        expect_capability("\r\nUSER\r\n", cases[i].may);
         say(&h, "USER alice\r\n");
         expect(&h, cases[i].may ? "+OK" : "-ERR [AUTH]");
         quit();
