@@ -24,8 +24,10 @@ FLOOR := base proto message channel config
 CHILD := child privileges
 CTL_FLOOR := configfile
 MASTER := $(filter-out $(FLOOR) $(CHILD) $(CTL_FLOOR) main,$(notdir $(basename $(wildcard daemon/*.c))))
-STORE := $(filter-out mktemplate ctl%,$(notdir $(basename $(wildcard store/*.c))))
-CTL := $(filter-out ctl,$(notdir $(basename $(wildcard store/ctl*.c))))
+# Of the store, what only poplarctl does is no part of a worker.
+TOOLS := backup check leaf manage salvage
+STORE := $(filter-out mktemplate ctl% $(TOOLS),$(notdir $(basename $(wildcard store/*.c))))
+CTL := $(TOOLS) $(filter-out ctl,$(notdir $(basename $(wildcard store/ctl*.c))))
 AUTH := $(filter-out main,$(notdir $(basename $(wildcard auth/*.c))))
 WORKER := $(filter-out main,$(notdir $(basename $(wildcard worker/*.c))))
 
@@ -53,7 +55,7 @@ $(B)/poplar-worker: $(B)/worker/main.o $(WORKER_O) $(STORE_O) $(CHILD_O) $(FLOOR
 $(B)/poplar-worker: LDLIBS := -lssl -lcrypto -lsqlite3 -lseccomp -lidn
 $(B)/poplarctl: $(B)/store/ctl.o $(CTL_O) $(STORE_O) $(B)/auth/grant.o $(B)/auth/canonical.o \
 	$(TEMPLATE_O) $(CONFIGFILE_O) $(B)/daemon/privileges.o $(FLOOR_O)
-$(B)/poplarctl: LDLIBS := -lsqlite3 -linih -ljansson
+$(B)/poplarctl: LDLIBS := -lsqlite3 -linih -ljansson -lcrypto
 
 $(PROGRAMS:%=$(B)/%):
 	$(call say,$@)

@@ -276,3 +276,22 @@ enum store_outcome maildrop_login(struct maildrop *maildrop, uint64_t delay, uin
     }
     return handle_end_write(maildrop, outcome);
 }
+
+enum store_outcome maildrop_purge(struct maildrop *maildrop, uint64_t undelete_for,
+                                  uint64_t *removed)
+{
+    const int64_t now = (int64_t)time(NULL);
+    enum store_outcome outcome;
+    size_t n = 0;
+
+    *removed = 0;
+    if (undelete_for > (uint64_t)now)
+        return STORE_OK;
+    if (maildrop->in_batch)
+        return handle_fail(maildrop, STORE_REFUSED, "a batch of deliveries is open");
+    handle_begin_call(maildrop);
+    outcome = purge_some(maildrop, now - (int64_t)undelete_for, &n);
+    if (outcome == STORE_OK)
+        *removed = n;
+    return outcome;
+}

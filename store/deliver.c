@@ -87,21 +87,37 @@ static void set_limit(struct intake *in, uint64_t limit, enum store_outcome past
     }
 }
 
+/* What was set for this maildrop goes before what holds for all. */
+static enum store_outcome own_limit(struct intake *in, const char *name, uint64_t *limit)
+{
+    int64_t value = 0;
+    const enum store_outcome outcome = handle_setting(in->m, name, &value);
+
+    if (outcome == STORE_OK)
+        *limit = (uint64_t)value;
+    return outcome == STORE_END ? STORE_OK : outcome;
+}
+
 static enum store_outcome set_limits(struct intake *in, const struct maildrop_delivery *delivery,
                                      const struct maildrop_totals *totals)
 {
+    uint64_t octets = delivery->quota_octets, messages = delivery->quota_messages;
+    enum store_outcome outcome;
+
     in->limit = LARGEST;
     in->past_limit = STORE_TOO_LARGE;
+    if (delivery->no_limits)
+        return STORE_OK;
+    if ((outcome = own_limit(in, MAILDROP_QUOTA_OCTETS, &octets)) != STORE_OK ||
+        (outcome = own_limit(in, MAILDROP_QUOTA_MESSAGES, &messages)) != STORE_OK)
+        return outcome;
     if (delivery->max_message > 0)
         set_limit(in, delivery->max_message, STORE_TOO_LARGE);
-    if (delivery->quota_messages > 0 && totals->messages >= delivery->quota_messages)
+    if (messages > 0 && totals->messages >= messages)
         return handle_fail(in->m, STORE_OVER_QUOTA, "the maildrop holds %llu messages",
                            (unsigned long long)totals->messages);
-    if (delivery->quota_octets > 0)
-        set_limit(in,
-                  delivery->quota_octets > totals->octets ? delivery->quota_octets - totals->octets
-                                                          : 0,
-                  STORE_OVER_QUOTA);
+    if (octets > 0)
+        set_limit(in, octets > totals->octets ? octets - totals->octets : 0, STORE_OVER_QUOTA);
     return STORE_OK;
 }
 

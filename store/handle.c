@@ -7,6 +7,7 @@
 #include "store/handle.h"
 #include "store/lock.h"
 #include "store/schema.h"
+#include "store/vfs.h"
 #include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -49,6 +50,7 @@ static const char *const statement_sql[STATEMENTS] = {
     [STATEMENT_ADD_CHUNK] = "INSERT INTO chunk(place, content) VALUES (?1, ?2)",
     [STATEMENT_ADD_MESSAGE] = "INSERT INTO message(id, uidl, size, plain_size, form, header_size,"
                               " received) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+    [STATEMENT_SETTING] = "SELECT value FROM setting WHERE name = ?1",
 };
 
 void handle_begin_call(struct maildrop *m)
@@ -263,6 +265,24 @@ enum store_outcome handle_set_state(struct maildrop *m, const struct maildrop_to
     return handle_finish(m, statement);
 }
 
+enum store_outcome handle_setting(struct maildrop *m, const char *name, int64_t *value)
+{
+    sqlite3_stmt *statement;
+    enum store_outcome outcome;
+
+    if (m->minor < 1)
+        return STORE_END;
+    if ((outcome = handle_prepare(m, STATEMENT_SETTING, &statement)) != STORE_OK)
+        return outcome;
+    sqlite3_bind_text(statement, 1, name, -1, SQLITE_STATIC);
+    outcome = handle_step(m, statement);
+    if (outcome == STORE_OK && !handle_column(statement, 0, value))
+        outcome = handle_fail(m, STORE_DAMAGED, "setting %s is no number", name);
+    sqlite3_reset(statement);
+    sqlite3_clear_bindings(statement);
+    return outcome;
+}
+
 enum store_outcome handle_begin_write(struct maildrop *m)
 {
     enum store_outcome outcome;
@@ -275,7 +295,10 @@ enum store_outcome handle_begin_write(struct maildrop *m)
         return handle_fail(m, outcome,
                            outcome == STORE_BUSY ? "the write lock is held by another"
                                                  : "the lock file cannot be locked");
-    outcome = handle_run(m, STATEMENT_BEGIN_WRITE);
+    if (vfs_unlinked())
+        outcome = handle_fail(m, STORE_STALE, "a file of the maildrop was removed or replaced");
+    else
+        outcome = handle_run(m, STATEMENT_BEGIN_WRITE);
     if (outcome != STORE_OK)
         lock_release(m->lock_fd, MAILDROP_LOCK_WRITE);
     return outcome;

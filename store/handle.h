@@ -45,6 +45,7 @@ enum statement {
     STATEMENT_HAS_UIDL,
     STATEMENT_ADD_CHUNK,
     STATEMENT_ADD_MESSAGE,
+    STATEMENT_SETTING,
     STATEMENTS
 };
 
@@ -52,6 +53,7 @@ struct maildrop {
     sqlite3 *db;
     int lock_fd;
     sqlite3_stmt *statements[STATEMENTS];
+    int minor; /* version of the schema */
     unsigned patience_ms;
     uint64_t deadline; /* of the call under way, on lock_clock() */
     int wal_frames;    /* in the WAL after our last commit */
@@ -92,6 +94,9 @@ bool handle_column_uidl(sqlite3_stmt *statement, int column, char uidl[MAILDROP_
 /* The totals row, read and checked, or written. */
 enum store_outcome handle_state(struct maildrop *m, struct maildrop_totals *totals);
 enum store_outcome handle_set_state(struct maildrop *m, const struct maildrop_totals *totals);
+
+/* What an administrator set for this maildrop. STORE_END: nothing. */
+enum store_outcome handle_setting(struct maildrop *m, const char *name, int64_t *value);
 
 /* Take the write lock and begin a write transaction; neither is held unless this is STORE_OK. */
 enum store_outcome handle_begin_write(struct maildrop *m);

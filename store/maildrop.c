@@ -131,6 +131,29 @@ static enum store_outcome check_schema(struct maildrop *m)
     return outcome;
 }
 
+/* An older minor version lacks tables: add them, unless somebody else just did. Where there is no
+ * room or no time for it the maildrop is served as it is, and the next opener tries again. */
+static enum store_outcome bring_up_to_date(struct maildrop *m)
+{
+    enum store_outcome outcome;
+    int minor;
+
+    m->minor = schema_minor(m->db);
+    if (m->minor < 0)
+        return handle_outcome(m, sqlite3_errcode(m->db));
+    if (m->minor >= SCHEMA_MINOR)
+        return STORE_OK;
+    if ((outcome = handle_begin_write(m)) == STORE_OK) {
+        minor = schema_minor(m->db);
+        if (minor >= 0 && minor < SCHEMA_MINOR)
+            outcome = handle_outcome(m, schema_upgrade(m->db, minor));
+        outcome = handle_end_write(m, outcome);
+    }
+    if (outcome == STORE_OK)
+        m->minor = SCHEMA_MINOR;
+    return outcome == STORE_BUSY || outcome == STORE_FULL ? STORE_OK : outcome;
+}
+
 static enum store_outcome open_database(struct maildrop *m)
 {
     const char *name = maildrop_file_names[MAILDROP_DB];
@@ -196,7 +219,9 @@ enum store_outcome maildrop_open(const int files[MAILDROP_FILES], struct maildro
      * -wal and -shm. If they went before, nobody else will ever see what is written to ours; and
      * whatever else seemed wrong came from reading them. */
     if (vfs_unlinked())
-        outcome = handle_fail(m, STORE_STALE, "mail.db-wal or mail.db-shm was removed");
+        outcome = handle_fail(m, STORE_STALE, "a file of the maildrop was removed or replaced");
+    if (outcome == STORE_OK)
+        outcome = bring_up_to_date(m);
     if (outcome != STORE_OK) {
         memcpy(open_error, m->error, sizeof(open_error));
         maildrop_close(m);

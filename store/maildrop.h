@@ -80,8 +80,13 @@ struct maildrop_delivery {
     int64_t received;
     bool utf8_headers;
     uint64_t max_message;                  /* octets; 0: none */
-    uint64_t quota_octets, quota_messages; /* 0: none */
+    uint64_t quota_octets, quota_messages; /* 0: none; the maildrop's own settings go before them */
+    bool no_limits;                        /* neither these nor the maildrop's own */
 };
+
+/* Settings that a maildrop may have of its own; 0: no limit. */
+#define MAILDROP_QUOTA_OCTETS   "quota_octets"
+#define MAILDROP_QUOTA_MESSAGES "quota_messages"
 
 /* Supplies raw message text: up to `size` octets, 0 at the end, -1 on an error. */
 typedef ssize_t maildrop_source(void *context, void *buffer, size_t size);
@@ -185,5 +190,10 @@ enum store_outcome maildrop_deliver(struct maildrop *maildrop,
  * undoes them all. */
 enum store_outcome maildrop_batch_begin(struct maildrop *maildrop);
 enum store_outcome maildrop_batch_end(struct maildrop *maildrop, bool commit);
+
+/* Remove for good some of what was deleted `undelete_for` seconds ago or earlier, in one bounded
+ * transaction, and give room back to the system. `removed` 0: nothing was left. */
+enum store_outcome maildrop_purge(struct maildrop *maildrop, uint64_t undelete_for,
+                                  uint64_t *removed);
 
 #endif

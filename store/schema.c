@@ -44,8 +44,25 @@ static const char create_sql[] =
     " place INTEGER PRIMARY KEY,"
     " content BLOB NOT NULL);";
 
+/* What each minor version added to the one before; the first of them is made by create_sql. Later
+ * versions only add: an older program serves them as they are.
+ *
+ * 1: setting, what an administrator set for this maildrop alone; imported, digests by which
+ *    messages that moved in are known when they come again, also after they were deleted. kept
+ *    says whether the message came with the UIDL of its old server. */
+static const char *const minor_sql[] = {
+    [1] = "CREATE TABLE setting("
+          " name TEXT PRIMARY KEY,"
+          " value INTEGER NOT NULL CHECK (value >= 0)) WITHOUT ROWID;"
+          "CREATE TABLE imported("
+          " key BLOB PRIMARY KEY CHECK (length(key) = 16),"
+          " kept INTEGER NOT NULL) WITHOUT ROWID;"
+          "PRAGMA user_version=65537;",
+};
+
 _Static_assert(SCHEMA_APPLICATION_ID == 1347375180, "the SQL above says the same");
-_Static_assert((SCHEMA_MAJOR << 16 | SCHEMA_MINOR) == 65536, "the SQL above says the same");
+_Static_assert((SCHEMA_MAJOR << 16 | SCHEMA_MINOR) == 65537, "the SQL above says the same");
+_Static_assert(sizeof(minor_sql) / sizeof(minor_sql[0]) == SCHEMA_MINOR + 1, "a step for each");
 
 int64_t schema_guard(const struct maildrop_totals *totals)
 {
@@ -74,6 +91,15 @@ int schema_create(sqlite3 *db)
         return SQLITE_NOMEM;
     rc = sqlite3_exec(db, insert, NULL, NULL, NULL);
     sqlite3_free(insert);
+    return rc == SQLITE_OK ? schema_upgrade(db, 0) : rc;
+}
+
+int schema_upgrade(sqlite3 *db, int minor)
+{
+    int rc = SQLITE_OK;
+
+    while (rc == SQLITE_OK && minor < SCHEMA_MINOR)
+        rc = sqlite3_exec(db, minor_sql[++minor], NULL, NULL, NULL);
     return rc;
 }
 
@@ -115,11 +141,11 @@ static const struct setting settings[] = {
     {"PRAGMA cell_size_check=ON", "PRAGMA cell_size_check", "1"},
     {"PRAGMA temp_store=MEMORY", "PRAGMA temp_store", "2"},
     {"PRAGMA mmap_size=0", NULL, "0"},
-    {"PRAGMA locking_mode=NORMAL", NULL, "normal"},
 };
 
-/* These look at the file first. */
+/* These look at the file first, or make no sense for one that is only read. */
 static const struct setting file_settings[] = {
+    {"PRAGMA locking_mode=NORMAL", NULL, "normal"},
     {"PRAGMA synchronous=FULL", "PRAGMA synchronous", "2"},
     {"PRAGMA wal_autocheckpoint=0", NULL, "0"},
     {"PRAGMA journal_size_limit=1048576", NULL, "1048576"},
@@ -186,19 +212,36 @@ enum store_outcome schema_harden(sqlite3 *db)
 
 enum store_outcome schema_check(sqlite3 *db, int *rc)
 {
-    char mode[24], identity[24], version[24];
+    char mode[24];
     enum store_outcome outcome;
 
     outcome = apply(db, file_settings, sizeof(file_settings) / sizeof(file_settings[0]), rc);
     if (outcome != STORE_OK)
         return outcome;
-    if ((*rc = ask(db, "PRAGMA journal_mode", mode, sizeof(mode))) != SQLITE_OK ||
-        (*rc = ask(db, "PRAGMA application_id", identity, sizeof(identity))) != SQLITE_OK ||
+    if ((*rc = ask(db, "PRAGMA journal_mode", mode, sizeof(mode))) != SQLITE_OK)
+        return STORE_IO;
+    return strcmp(mode, "wal") == 0 ? schema_identify(db, rc) : STORE_DAMAGED;
+}
+
+enum store_outcome schema_identify(sqlite3 *db, int *rc)
+{
+    char identity[24], version[24];
+
+    if ((*rc = ask(db, "PRAGMA application_id", identity, sizeof(identity))) != SQLITE_OK ||
         (*rc = ask(db, "PRAGMA user_version", version, sizeof(version))) != SQLITE_OK)
         return STORE_IO;
-    if (strcmp(mode, "wal") != 0 || atol(identity) != SCHEMA_APPLICATION_ID)
+    if (atol(identity) != SCHEMA_APPLICATION_ID)
         return STORE_DAMAGED;
     if (atol(version) >> 16 > SCHEMA_MAJOR)
         return STORE_NEWER;
     return atol(version) >> 16 == SCHEMA_MAJOR ? STORE_OK : STORE_DAMAGED;
+}
+
+int schema_minor(sqlite3 *db)
+{
+    char version[24];
+
+    if (ask(db, "PRAGMA user_version", version, sizeof(version)) != SQLITE_OK)
+        return -1;
+    return (int)(atol(version) & 0xffff);
 }

@@ -10,7 +10,7 @@
 enum {
     SCHEMA_APPLICATION_ID = 0x504f504c, /* "POPL" */
     SCHEMA_MAJOR = 1,                   /* a newer one is refused untouched */
-    SCHEMA_MINOR = 0,                   /* a newer one is served */
+    SCHEMA_MINOR = 1,                   /* a newer one is served, an older one brought up to it */
     SCHEMA_PAGE_SIZE = 4096,
 
     /* The place of a chunk: the message's id shifted by this, plus the chunk's number. */
@@ -21,6 +21,13 @@ enum {
  * result code. */
 int schema_create(sqlite3 *db);
 
+/* The minor version of a maildrop whose major one is ours; -1 if it cannot be told. */
+int schema_minor(sqlite3 *db);
+
+/* Bring a maildrop of an older minor version up to ours: to be called in a write transaction.
+ * SQLite's result code. */
+int schema_upgrade(sqlite3 *db, int minor);
+
 /* Bring a fresh connection into the mode that the store relies on, each setting read back. A
  * setting that does not take is STORE_REFUSED. Reads nothing from the file. */
 enum store_outcome schema_harden(sqlite3 *db);
@@ -28,6 +35,9 @@ enum store_outcome schema_harden(sqlite3 *db);
 /* The settings that do read the file, and its identity: WAL mode, application_id, user_version.
  * STORE_OK, STORE_DAMAGED, STORE_NEWER, or `*rc` when SQLite failed (then STORE_IO). */
 enum store_outcome schema_check(sqlite3 *db, int *rc);
+
+/* Of these the identity alone: all that can be asked of a backup, which nobody writes to. */
+enum store_outcome schema_identify(sqlite3 *db, int *rc);
 
 /* A check value over the totals row: SQLite has no checksums, and a flipped bit there would show
  * an empty maildrop to a client, which then forgets its UIDLs. */

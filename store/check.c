@@ -1,0 +1,323 @@
+/*
+ * check.c - whether a maildrop is sound: SQLite's own check, then what the store promises.
+ *
+ * Runs in poplarctl only, over a file that may be damaged in any way. It must never change it, and
+ * never call sound what a session would refuse.
+ */
+#include "store/check.h"
+#include "store/handle.h"
+#include "store/schema.h"
+#include "store/wire.h"
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { PROBLEMS_MAX = 100 }; /* that SQLite's own check may find before it gives up */
+
+/* One check under way. */
+struct check {
+    struct maildrop *m;
+    check_report *report;
+    void *context;
+    bool ended; /* `report` wants no more */
+    uint64_t octets;
+    struct maildrop_totals seen; /* of messages that are not deleted; last_id of all */
+    char scratch[2 * MAILDROP_CHUNK_SIZE];
+};
+
+static void found(struct check *c, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+static void found(struct check *c, const char *format, ...)
+{
+    char damage[300];
+    va_list arguments;
+
+    va_start(arguments, format);
+    vsnprintf(damage, sizeof(damage), format, arguments);
+    va_end(arguments);
+    if (!c->ended)
+        c->ended = !c->report(c->context, damage, c->octets);
+}
+
+static void progress(struct check *c, uint64_t octets)
+{
+    c->octets += octets;
+    if (!c->ended)
+        c->ended = !c->report(c->context, NULL, c->octets);
+}
+
+/* A statement; a failure is a damage as well, and ends this part of the check only. */
+static sqlite3_stmt *prepare(struct check *c, const char *sql, const char *what)
+{
+    sqlite3_stmt *statement = NULL;
+
+    if (sqlite3_prepare_v2(c->m->db, sql, -1, &statement, NULL) == SQLITE_OK)
+        return statement;
+    found(c, "%s: %s", what, sqlite3_errmsg(c->m->db));
+    return NULL;
+}
+
+/* Whether there is a row; a failure is reported. */
+static bool step(struct check *c, sqlite3_stmt *statement, const char *what)
+{
+    const int rc = sqlite3_step(statement);
+
+    if (rc != SQLITE_ROW && rc != SQLITE_DONE)
+        found(c, "%s: %s", what, sqlite3_errmsg(c->m->db));
+    return rc == SQLITE_ROW;
+}
+
+/* Pages, trees, indexes, constraints: SQLite knows best. */
+static void check_integrity(struct check *c)
+{
+    char sql[48];
+    sqlite3_stmt *statement;
+
+    snprintf(sql, sizeof(sql), "PRAGMA integrity_check(%d)", PROBLEMS_MAX);
+    if (!(statement = prepare(c, sql, "integrity")))
+        return;
+    while (!c->ended && step(c, statement, "integrity")) {
+        const char *text = (const char *)sqlite3_column_text(statement, 0);
+
+        if (text && strcmp(text, "ok") != 0)
+            found(c, "SQLite: %s", text);
+    }
+    sqlite3_finalize(statement);
+}
+
+/* What the schema must consist of. Whatever else is there was put there by somebody. */
+static const char *const tables[] = {"state", "message", "chunk", "setting", "imported"};
+static const char *const indexes[] = {"message_deleted", "message_received"};
+
+static bool is_listed(const char *const *list, size_t n, const char *name)
+{
+    for (size_t i = 0; i < n; i++) {
+        if (strcmp(list[i], name) == 0)
+            return true;
+    }
+    return false;
+}
+
+static void check_schema(struct check *c)
+{
+    const size_t n_tables = sizeof(tables) / sizeof(tables[0]);
+    const size_t n_indexes = sizeof(indexes) / sizeof(indexes[0]);
+    sqlite3_stmt *statement = prepare(c, "SELECT type, name FROM sqlite_schema", "schema");
+    size_t tables_seen = 0, indexes_seen = 0;
+
+    while (statement && !c->ended && step(c, statement, "schema")) {
+        const char *type = (const char *)sqlite3_column_text(statement, 0);
+        const char *name = (const char *)sqlite3_column_text(statement, 1);
+
+        if (!type || !name)
+            found(c, "schema: an entry without a name");
+        else if (strcmp(type, "table") == 0 && is_listed(tables, n_tables, name))
+            tables_seen++;
+        else if (strcmp(type, "index") == 0 && is_listed(indexes, n_indexes, name))
+            indexes_seen++;
+        else if (strncmp(name, "sqlite_", 7) != 0 && c->m->minor <= SCHEMA_MINOR)
+            found(c, "schema: holds a %s %s that is not Poplar's", type, name);
+    }
+    sqlite3_finalize(statement);
+    if (!statement || c->ended)
+        return;
+    if (tables_seen < (c->m->minor >= 1 ? n_tables : n_tables - 2))
+        found(c, "schema: a table is missing");
+    if (indexes_seen < n_indexes)
+        found(c, "schema: an index is missing");
+}
+
+/* One message's row, as far as it can be believed. */
+struct row {
+    int64_t id, size, plain_size, form, header_size;
+    bool deleted, sound;
+};
+
+static void take_row(struct check *c, sqlite3_stmt *statement, struct row *row)
+{
+    char uidl[MAILDROP_UIDL_MAX + 1];
+    int64_t received;
+
+    *row = (struct row){.id = sqlite3_column_int64(statement, 0)};
+    row->deleted = sqlite3_column_type(statement, 6) != SQLITE_NULL;
+    row->sound =
+        handle_column(statement, 1, &row->size) && handle_column(statement, 2, &row->plain_size) &&
+        handle_column(statement, 3, &row->form) && handle_column(statement, 4, &row->header_size) &&
+        row->header_size <= row->size && row->form <= MAILDROP_UTF8_ONLY;
+    if (!row->sound)
+        found(c, "message %lld: its sizes are none", (long long)row->id);
+    if (row->id <= 0)
+        found(c, "message %lld: an id is above 0", (long long)row->id);
+    if (!handle_column_uidl(statement, 5, uidl))
+        found(c, "message %lld: its UIDL is none", (long long)row->id);
+    if (!handle_column(statement, 7, &received))
+        found(c, "message %lld: its time of receipt is none", (long long)row->id);
+    if (row->sound && row->form == MAILDROP_AS_IS && row->plain_size != row->size)
+        found(c, "message %lld: two sizes for one form", (long long)row->id);
+    if (row->id > c->seen.last_id)
+        c->seen.last_id = row->id;
+    if (row->deleted || !row->sound)
+        return;
+    c->seen.messages++;
+    c->seen.octets += (uint64_t)row->size;
+    c->seen.plain_octets += (uint64_t)row->plain_size;
+}
+
+/* Line ends are as the store keeps them where converting adds nothing. */
+static bool is_wire_text(struct check *c, struct wire *wire, const void *text, size_t size)
+{
+    size_t used = 0;
+
+    return wire_convert(wire, text, size, c->scratch, sizeof(c->scratch), &used) == size;
+}
+
+/* The chunk that the walk stands on: whether it is the one that is due, and as long as it must be.
+ */
+static bool check_chunk(struct check *c, const struct row *row, sqlite3_stmt *chunks, bool more,
+                        int64_t number, int64_t length)
+{
+    if (!more || sqlite3_column_int64(chunks, 0) != (row->id << SCHEMA_CHUNK_BITS) + number) {
+        found(c, "message %lld: chunk %lld is missing", (long long)row->id, (long long)number);
+        return false;
+    }
+    if (sqlite3_column_type(chunks, 1) != SQLITE_BLOB ||
+        sqlite3_column_bytes(chunks, 1) != length) {
+        found(c, "message %lld: chunk %lld has the wrong length", (long long)row->id,
+              (long long)number);
+        return false;
+    }
+    return true;
+}
+
+/* A message's chunks, from the statement that walks all of them in order; `more` says whether it
+ * stands on one. False if any is not right. */
+static bool check_chunks(struct check *c, const struct row *row, sqlite3_stmt *chunks, bool *more)
+{
+    struct wire wire = {0};
+    bool bare = false;
+
+    for (int64_t left = row->size, number = 0; left > 0; number++) {
+        const int64_t length = left < MAILDROP_CHUNK_SIZE ? left : MAILDROP_CHUNK_SIZE;
+
+        if (!check_chunk(c, row, chunks, *more, number, length))
+            return false;
+        bare |= !is_wire_text(c, &wire, sqlite3_column_blob(chunks, 1), (size_t)length);
+        left -= length;
+        progress(c, (uint64_t)length);
+        *more = !c->ended && step(c, chunks, "content");
+    }
+    if (bare || wire_unfinished(&wire))
+        found(c, "message %lld: a line does not end in CRLF", (long long)row->id);
+    else if ((int64_t)wire_header(&wire) != row->header_size)
+        found(c, "message %lld: its header has %llu octets, its row says %lld", (long long)row->id,
+              (unsigned long long)wire_header(&wire), (long long)row->header_size);
+    return true;
+}
+
+/* Chunks below a place that belong to nobody. */
+static void check_orphans(struct check *c, sqlite3_stmt *chunks, bool *more, int64_t below)
+{
+    int64_t said = -1;
+
+    while (*more && !c->ended && sqlite3_column_int64(chunks, 0) < below) {
+        const int64_t id = sqlite3_column_int64(chunks, 0) >> SCHEMA_CHUNK_BITS;
+
+        if (id != said)
+            found(c, "content without a message: a chunk of message %lld", (long long)id);
+        said = id;
+        *more = step(c, chunks, "content");
+    }
+}
+
+/* What a session without UTF8 was told of a message must be what it will get. */
+static void check_surrogate(struct check *c, const struct row *row)
+{
+    char *header = NULL;
+    size_t size;
+    uint64_t body;
+
+    if (row->form != MAILDROP_SURROGATE)
+        return;
+    if (maildrop_surrogate(c->m, row->id, &header, &size, &body) != STORE_OK)
+        found(c, "message %lld: its form for old clients has another size", (long long)row->id);
+    free(header);
+}
+
+/* Messages and chunks side by side: both are in the order of their ids. */
+static void check_messages(struct check *c)
+{
+    sqlite3_stmt *rows = prepare(c,
+                                 "SELECT id, size, plain_size, form, header_size, uidl, deleted,"
+                                 " received FROM message ORDER BY id",
+                                 "messages");
+    sqlite3_stmt *chunks = prepare(c, "SELECT place, content FROM chunk ORDER BY place", "content");
+    bool more = chunks && step(c, chunks, "content");
+
+    while (rows && chunks && !c->ended && step(c, rows, "messages")) {
+        struct row row;
+
+        take_row(c, rows, &row);
+        if (row.id <= 0 || row.id >> (63 - SCHEMA_CHUNK_BITS) > 0)
+            continue;
+        check_orphans(c, chunks, &more, row.id << SCHEMA_CHUNK_BITS);
+        if (row.sound && check_chunks(c, &row, chunks, &more)) {
+            check_surrogate(c, &row);
+            if (more && !c->ended && sqlite3_column_int64(chunks, 0) >> SCHEMA_CHUNK_BITS == row.id)
+                found(c, "message %lld: more chunks than its size has", (long long)row.id);
+        }
+        while (more && !c->ended && sqlite3_column_int64(chunks, 0) >> SCHEMA_CHUNK_BITS == row.id)
+            more = step(c, chunks, "content");
+    }
+    if (rows && chunks)
+        check_orphans(c, chunks, &more, INT64_MAX);
+    sqlite3_finalize(rows);
+    sqlite3_finalize(chunks);
+}
+
+static void check_totals(struct check *c)
+{
+    struct maildrop_totals totals;
+
+    if (handle_state(c->m, &totals) != STORE_OK) {
+        found(c, "totals: %s", maildrop_error(c->m));
+        return;
+    }
+    if (totals.messages != c->seen.messages || totals.octets != c->seen.octets)
+        found(c, "totals: they say %llu messages of %llu octets, there are %llu of %llu",
+              (unsigned long long)totals.messages, (unsigned long long)totals.octets,
+              (unsigned long long)c->seen.messages, (unsigned long long)c->seen.octets);
+    else if (totals.plain_octets != c->seen.plain_octets)
+        found(c, "totals: they say %llu octets for old clients, there are %llu",
+              (unsigned long long)totals.plain_octets, (unsigned long long)c->seen.plain_octets);
+    if (c->seen.last_id > totals.last_id)
+        found(c, "totals: message %lld is above the last id %lld", (long long)c->seen.last_id,
+              (long long)totals.last_id);
+}
+
+enum store_outcome check_run(struct maildrop *maildrop, check_report *report, void *context)
+{
+    struct check *c = calloc(1, sizeof(*c));
+    enum store_outcome outcome;
+
+    if (!c)
+        return handle_fail(maildrop, STORE_MEMORY, "no memory for a check");
+    c->m = maildrop;
+    c->report = report;
+    c->context = context;
+    handle_begin_call(maildrop);
+    if ((outcome = handle_run(maildrop, STATEMENT_BEGIN_READ)) != STORE_OK)
+        goto out;
+    check_integrity(c);
+    if (!c->ended)
+        check_schema(c);
+    if (!c->ended)
+        check_messages(c);
+    if (!c->ended)
+        check_totals(c);
+out:
+    if (!sqlite3_get_autocommit(maildrop->db))
+        sqlite3_exec(maildrop->db, "ROLLBACK", NULL, NULL, NULL);
+    free(c);
+    return outcome;
+}
