@@ -121,23 +121,56 @@ static enum canonical_outcome look_up(const char *name, char spelled[PROTO_USER_
     return outcome;
 }
 
-enum canonical_outcome canonical_finish(const struct config *config, const char *pam_user,
-                                        char name[PROTO_USER_MAX + 1])
+enum canonical_outcome canonical_account(const struct config *config, const char *given,
+                                         char name[PROTO_USER_MAX + 1], uid_t *uid)
 {
     char folded[PROTO_USER_MAX + 1], spelled[PROTO_USER_MAX + 1];
     const char *service;
-    uid_t uid;
-    enum canonical_outcome outcome = canonical_fold(config, pam_user, folded, &service);
+    enum canonical_outcome outcome = canonical_fold(config, given, folded, &service);
     if (outcome != CANONICAL_OK)
         return outcome;
-
-    bool by_pam = config->auth.canonical == CANONICAL_PAM;
-    outcome = look_up(folded, spelled, &uid);
-    if (outcome == CANONICAL_OK && (uid == 0 || uid == UID_NOBODY || uid < config->auth.first_uid))
+    outcome = look_up(folded, spelled, uid);
+    if (outcome == CANONICAL_OK &&
+        (*uid == 0 || *uid == UID_NOBODY || *uid < config->auth.first_uid))
         return CANONICAL_REFUSED;
-    if (outcome == CANONICAL_UNKNOWN && by_pam && !config->auth.require_nss)
+    bool by_account = outcome == CANONICAL_OK && config->auth.canonical == CANONICAL_NSS;
+    base_copy(name, PROTO_USER_MAX + 1, by_account ? spelled : folded);
+    return outcome;
+}
+
+enum canonical_outcome canonical_uid(const char *account, uid_t *uid)
+{
+    char spelled[PROTO_USER_MAX + 1];
+    return look_up(account, spelled, uid);
+}
+
+bool canonical_without_detail(const struct config *config, const char *given,
+                              char shorter[PROTO_RECIPIENT_MAX + 1])
+{
+    const struct text_list *delimiters = &config->delivery.recipient_delimiter;
+    const char *domain = strrchr(given, '@');
+    size_t local = domain ? (size_t)(domain - given) : strlen(given), kept = local;
+    for (size_t i = 0; i < delimiters->n; i++) {
+        size_t before = strcspn(given, delimiters->items[i]);
+        kept = before < kept ? before : kept;
+    }
+    if (kept == 0 || kept == local || strlen(given) > PROTO_RECIPIENT_MAX)
+        return false;
+    memcpy(shorter, given, kept);
+    base_copy(shorter + kept, PROTO_RECIPIENT_MAX + 1 - kept, given + local);
+    return true;
+}
+
+enum canonical_outcome canonical_finish(const struct config *config, const char *pam_user,
+                                        char name[PROTO_USER_MAX + 1])
+{
+    char found[PROTO_USER_MAX + 1];
+    uid_t uid;
+    enum canonical_outcome outcome = canonical_account(config, pam_user, found, &uid);
+    if (outcome == CANONICAL_UNKNOWN && config->auth.canonical == CANONICAL_PAM &&
+        !config->auth.require_nss)
         outcome = CANONICAL_OK;
     if (outcome == CANONICAL_OK)
-        base_copy(name, PROTO_USER_MAX + 1, by_pam ? folded : spelled);
+        base_copy(name, PROTO_USER_MAX + 1, found);
     return outcome;
 }

@@ -8,6 +8,7 @@
  */
 #include "auth/service.h"
 #include "auth/canonical.h"
+#include "auth/recipient.h"
 #include "auth/selfcheck.h"
 
 #include <errno.h>
@@ -45,8 +46,8 @@ struct exchange {
     const char *pam_service;
     bool vouched; /* EXTERNAL: the worker checked a certificate, there is no secret */
     char secret[SECRET_MAX + 1];
-    uint64_t digest; /* of the secret, when it was refused */
-    int files[MAILDROP_FILES];
+    uint64_t digest;               /* of the secret, when it was refused */
+    int files[MAILDROP_FILES + 1]; /* -1 after the last */
 };
 
 static void tell_master(struct service *s)
@@ -215,7 +216,7 @@ static void announce(struct service *s, struct exchange *x, enum login_outcome o
     message_begin(m, PROTO_VERDICT);
     message_put_u32(m, outcome);
     message_put_text(m, outcome == LOGIN_OK ? x->user : "");
-    for (unsigned i = 0; outcome == LOGIN_OK && i < MAILDROP_FILES; i++)
+    for (unsigned i = 0; outcome == LOGIN_OK && x->files[i] >= 0; i++)
         message_put_fd(m, x->files[i]);
     channel_send(&x->worker, m, false); /* a worker that is gone needs no answer */
     m->n_fds = 0;                       /* still ours */
@@ -232,27 +233,51 @@ static uint64_t digest_secret(uint64_t key, const char *secret)
     return digest;
 }
 
+static enum login_outcome log_in(struct service *s, struct exchange *x)
+{
+    enum login_outcome outcome = take_credentials(s, x);
+    if (outcome == LOGIN_OK)
+        outcome = run_pam(s, x);
+    if (outcome == LOGIN_DENIED && x->secret[0])
+        x->digest = digest_secret(s->child->digest_key, x->secret);
+    explicit_bzero(x->secret, sizeof x->secret);
+    return outcome == LOGIN_OK ? open_maildrop(s, x) : outcome;
+}
+
+/* Mail on its way in: no credentials, the peer's uid stands for them. */
+static enum login_outcome find_recipient(struct service *s, struct exchange *x, const char *address,
+                                         uid_t peer, bool open)
+{
+    char error[512];
+    enum login_outcome outcome = recipient_open(s->child->config, s->root, address, peer, open,
+                                                x->user, x->files, error, sizeof error);
+    note(s, x, outcome == LOGIN_UNAVAILABLE ? LOG_WARNING : LOG_ERR, error);
+    return outcome;
+}
+
 static void serve(struct service *s)
 {
     struct message *m = &s->message;
-    struct exchange x = {.files = {-1, -1, -1, -1}};
+    char named[PROTO_RECIPIENT_MAX + 1];
+    struct exchange x = {.files = {-1, -1, -1, -1, -1}};
     x.session = message_get_u64(m);
     uint32_t wanted = message_get_u32(m);
-    if (!message_get_text(m, x.user, sizeof x.user) || !message_get_text(m, x.peer, sizeof x.peer))
+    if (!message_get_text(m, named, sizeof named) || !message_get_text(m, x.peer, sizeof x.peer))
         child_lost_master(CHANNEL_BAD, "with a text too long");
+    message_get_u32(m); /* the door */
+    uid_t peer = message_get_u32(m);
     channel_open(&x.worker, message_take_fd(m), ROLE_AUTH, ROLE_WORKER, STATE_EXCHANGE);
     message_clear(m);
 
-    enum login_outcome outcome = LOGIN_OK;
-    if (wanted != SERVE_GRANT)
-        outcome = take_credentials(s, &x);
-    if (outcome == LOGIN_OK && wanted != SERVE_GRANT)
-        outcome = run_pam(s, &x);
-    if (outcome == LOGIN_DENIED && x.secret[0])
-        x.digest = digest_secret(s->child->digest_key, x.secret);
-    explicit_bzero(x.secret, sizeof x.secret);
-    if (outcome == LOGIN_OK)
+    enum login_outcome outcome;
+    if (wanted == SERVE_CHECK || wanted == SERVE_DELIVER) {
+        outcome = find_recipient(s, &x, named, peer, wanted == SERVE_DELIVER);
+    } else if (wanted == SERVE_GRANT) {
+        base_copy(x.user, sizeof x.user, named);
         outcome = open_maildrop(s, &x);
+    } else {
+        outcome = log_in(s, &x);
+    }
     announce(s, &x, outcome);
     channel_close(&x.worker);
     for (unsigned i = 0; i < MAILDROP_FILES; i++)

@@ -70,6 +70,10 @@ static const struct word client_name[] = {{"email", 0}, {"cn", 1}, {NULL, 0}};
 static const struct word session_lock[] = {
     {"refuse", LOCK_REFUSE}, {"takeover", LOCK_TAKEOVER}, {NULL, 0}};
 static const struct word nul[] = {{"pass", 0}, {"replace", 1}, {NULL, 0}};
+static const struct word over_quota[] = {
+    {"defer", OVER_QUOTA_DEFER}, {"reject", OVER_QUOTA_REJECT}, {NULL, 0}};
+static const struct word accept_whom[] = {
+    {"account", ACCEPT_ACCOUNT}, {"maildrop", ACCEPT_MAILDROP}, {"any", ACCEPT_ANY}, {NULL, 0}};
 
 #define AT(member) offsetof(struct config, member)
 
@@ -89,6 +93,7 @@ static const struct setting settings[] = {
 
     {"listen", "pop3", KIND_LIST, AT(listen.pop3), "127.0.0.1:110, [::1]:110", NULL, 0, 0},
     {"listen", "pop3s", KIND_LIST, AT(listen.pop3s), "127.0.0.1:995, [::1]:995", NULL, 0, 0},
+    {"listen", "lmtp", KIND_LIST, AT(listen.lmtp), NULL, NULL, 0, 0},
     {"listen", "proxy_from", KIND_LIST, AT(listen.proxy_from), "", NULL, 0, 0},
     {"listen", "proxy_tls", KIND_WORD, AT(listen.proxy_tls), "header", proxy_tls, 0, 0},
 
@@ -135,9 +140,14 @@ static const struct setting settings[] = {
     {"store", "create", KIND_FLAG, AT(store.create), "yes", NULL, 0, 0},
     {"store", "quota_octets", KIND_SIZE, AT(store.quota_octets), "0", NULL, 0, 0},
     {"store", "quota_messages", KIND_NUMBER, AT(store.quota_messages), "0", NULL, 0, 0},
+    {"store", "over_quota", KIND_WORD, AT(store.over_quota), "defer", over_quota, 0, 0},
     {"store", "max_message", KIND_SIZE, AT(store.max_message), "50M", NULL, 1, 1000000000},
     {"store", "expire_after", KIND_TIME, AT(store.expire_after), "0", NULL, 0, 0},
     {"store", "undelete_for", KIND_TIME, AT(store.undelete_for), "7d", NULL, 0, 0},
+
+    {"delivery", "accept", KIND_WORD, AT(delivery.accept), "account", accept_whom, 0, 0},
+    {"delivery", "recipient_delimiter", KIND_LIST, AT(delivery.recipient_delimiter), "+", NULL, 0, 0},
+    {"delivery", "trusted", KIND_LIST, AT(delivery.trusted), "root, postfix, Debian-exim", NULL, 0, 0},
 };
 /* clang-format on */
 
@@ -555,6 +565,12 @@ bool config_complete(struct config *config, char *error, size_t error_size)
         list_add(&config->server.local_domains, config->server.hostname,
                  strlen(config->server.hostname));
         list_add(&config->server.local_domains, "localhost", strlen("localhost"));
+    }
+    if (strcmp(config_where(config, "listen", "", "lmtp"), BUILT_IN) == 0) {
+        char *path = base_format("%s/lmtp.sock", config->server.run_dir);
+        list_clear(&config->listen.lmtp);
+        list_add(&config->listen.lmtp, path, strlen(path));
+        free(path);
     }
     if (config->workers.idle_min > config->workers.idle_max)
         return refuse(error, error_size,

@@ -25,6 +25,10 @@ enum canonical_by { CANONICAL_NSS, CANONICAL_PAM };
 enum username_case { USERNAME_LOWERCASE, USERNAME_KEEP };
 enum strip_domain { STRIP_LOCAL, STRIP_ALWAYS, STRIP_NEVER };
 
+enum over_quota { OVER_QUOTA_DEFER, OVER_QUOTA_REJECT };
+/* What makes a recipient: an account in NSS, a maildrop that is there, any name that may be one. */
+enum delivery_accept { ACCEPT_ACCOUNT, ACCEPT_MAILDROP, ACCEPT_ANY };
+
 /* [tls NAME]: one more certificate, chosen by SNI. */
 struct config_certificate {
     char *name; /* "" for [tls] itself */
@@ -56,6 +60,7 @@ struct config {
     } server;
     struct {
         struct text_list pop3, pop3s;
+        struct text_list lmtp;       /* paths of unix sockets; RUN_DIR/lmtp.sock, when not set */
         struct text_list proxy_from; /* addresses and prefixes whose PROXY header is believed */
         unsigned proxy_tls;      /* 0 header: TLS if it says so; 1 assume: the proxy ended TLS */
         bool explicit_addresses; /* pop3 or pop3s stands in the file */
@@ -104,10 +109,16 @@ struct config {
     struct {
         bool create;
         uint64_t quota_octets, quota_messages; /* 0: none */
+        unsigned over_quota;                   /* enum over_quota */
         uint64_t max_message;
         uint64_t undelete_for;
         uint64_t expire_after; /* 0: never */
     } store;
+    struct {
+        unsigned accept;                      /* enum delivery_accept */
+        struct text_list recipient_delimiter; /* any character of these begins a detail */
+        struct text_list trusted;             /* accounts that may deliver to every maildrop */
+    } delivery;
 
     char *where; /* where the next config_set() was read; after the last one, the file */
     struct config_given *given;

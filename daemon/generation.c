@@ -75,7 +75,7 @@ void generation_retire(struct master *m, struct generation *g, bool crash)
     if (crash && g->pid > 0)
         kill(g->pid, SIGKILL);
     for (struct worker *w = m->workers; w; w = w->next) {
-        bool logged_in = w->channel.state & (STATE_MAIL | STATE_DONE);
+        bool logged_in = w->channel.state & (STATE_MAIL | STATE_DELIVERY | STATE_DONE);
         if (w->generation == g && crash && !logged_in)
             workers_end(m, w);
     }

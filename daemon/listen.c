@@ -37,18 +37,34 @@ static void add(struct opening *o, int fd, enum proto_door door, bool passed, co
         (struct listener){.fd = fd, .door = door, .passed = passed, .text = base_strdup(text)};
 }
 
-/* One passed socket: a listening TCP socket by its name's door. systemd hands them over blocking
- * (NonBlocking= is off), and a second accept() would then hold up the loop. */
+/* The door of a descriptor's name; 0 for a name that is none. */
+static enum proto_door door_named(const char *name)
+{
+    enum proto_door door = DOOR_POP3;
+    while (door < DOORS && strcmp(proto_door_name(door), name) != 0)
+        door++;
+    return door < DOORS ? door : 0;
+}
+
+/* One passed socket: a listening TCP or unix socket by its name's door. systemd hands them over
+ * blocking (NonBlocking= is off), and a second accept() would then hold up the loop. */
 static bool take_passed(struct opening *o, int fd, const char *name)
 {
-    bool tls = strcmp(name, "pop3s") == 0;
+    enum proto_door door = door_named(name);
     int flags = fcntl(fd, F_GETFL);
-    if (!tls && strcmp(name, "pop3") != 0)
-        snprintf(o->error, o->error_size,
-                 "systemd passed a socket named '%s': set FileDescriptorName=pop3 or pop3s in its "
-                 "unit",
-                 name);
-    else if (sd_is_socket(fd, AF_INET, SOCK_STREAM, 1) <= 0 &&
+    if (door == 0)
+        snprintf(
+            o->error, o->error_size,
+            "systemd passed a socket named '%s': set FileDescriptorName=pop3, pop3s or lmtp in "
+            "its unit",
+            name);
+    else if (door == DOOR_LMTP && sd_is_socket(fd, AF_UNIX, SOCK_STREAM, 1) <= 0)
+        snprintf(
+            o->error, o->error_size,
+            "systemd passed as '%s' what is no listening unix socket: set ListenStream=PATH and "
+            "Accept=no in its unit",
+            name);
+    else if (door != DOOR_LMTP && sd_is_socket(fd, AF_INET, SOCK_STREAM, 1) <= 0 &&
              sd_is_socket(fd, AF_INET6, SOCK_STREAM, 1) <= 0)
         snprintf(
             o->error, o->error_size,
@@ -59,7 +75,7 @@ static bool take_passed(struct opening *o, int fd, const char *name)
         snprintf(o->error, o->error_size, "the socket '%s' passed by systemd: %s", name,
                  strerror(errno));
     else {
-        add(o, fd, tls ? DOOR_POP3S : DOOR_POP3, true, name);
+        add(o, fd, door, true, name);
         return true;
     }
     return false;
@@ -147,6 +163,27 @@ static bool open_one(struct opening *o, enum proto_door door, const char *key, c
     return false;
 }
 
+static bool open_lmtp(struct opening *o)
+{
+    for (size_t i = 0; i < o->config->listen.lmtp.n; i++) {
+        char why[256];
+        const char *path = o->config->listen.lmtp.items[i];
+        int fd = inherit(o, DOOR_LMTP, path);
+        bool inherited = fd >= 0;
+        if (!inherited)
+            fd = delivery_bind(path, why, sizeof why);
+        if (fd >= 0) {
+            add(o, fd, DOOR_LMTP, false, path);
+            o->made[o->n - 1].owned = !inherited;
+            continue;
+        }
+        snprintf(o->error, o->error_size, "%s: [listen] lmtp=%s: %s",
+                 config_where(o->config, "listen", "", "lmtp"), path, why);
+        return false;
+    }
+    return true;
+}
+
 static bool open_all(struct opening *o, enum proto_door door, const char *key,
                      const struct text_list *list)
 {
@@ -154,6 +191,23 @@ static bool open_all(struct opening *o, enum proto_door door, const char *key,
         if (!open_one(o, door, key, list->items[i]))
             return false;
     return true;
+}
+
+/* Whether systemd passed sockets for mail that comes in, or for clients. */
+static bool is_passed(const struct opening *o, bool lmtp)
+{
+    for (size_t i = 0; i < o->n; i++)
+        if (o->made[i].passed && (o->made[i].door == DOOR_LMTP) == lmtp)
+            return true;
+    return false;
+}
+
+static bool has_pop3(const struct opening *o)
+{
+    for (size_t i = 0; i < o->n; i++)
+        if (o->made[i].door != DOOR_LMTP)
+            return true;
+    return false;
 }
 
 static bool reuse_passed(struct opening *o)
@@ -170,6 +224,14 @@ static bool is_given(const struct opening *o, const char *key)
     return config_where(o->config, "listen", "", key)[0] == '/';
 }
 
+/* The key of sockets that systemd passed as well; NULL when there is none. */
+static const char *find_twice(const struct opening *o)
+{
+    if (is_passed(o, false) && o->config->listen.explicit_addresses)
+        return is_given(o, "pop3") ? "pop3" : "pop3s";
+    return is_passed(o, true) && is_given(o, "lmtp") ? "lmtp" : NULL;
+}
+
 /* What of the configuration does not go together, or not with what systemd passed. Told before a
  * port is bound: a port that is taken is no reason to look there first. */
 static bool check(const struct opening *o)
@@ -179,15 +241,16 @@ static bool check(const struct opening *o)
         passed_tls |= o->made[i].door == DOOR_POP3S;
     bool given_tls = is_given(o, "pop3s") && o->config->listen.pop3s.n > 0;
     bool certificate = o->config->tls.certificates[0].certificate != NULL;
+    const char *twice = find_twice(o);
     if (!certificate && o->config->tls.required == TLS_REQUIRED_YES)
         snprintf(o->error, o->error_size,
                  "%s: [tls] certificate and key are not set: name a certificate, or allow logins "
                  "without TLS by [tls] required=not-on-loopback",
                  o->config->where);
-    else if (o->n > 0 && o->config->listen.explicit_addresses)
+    else if (twice)
         snprintf(o->error, o->error_size,
                  "%s: [listen] is set, and systemd passed sockets too: keep one of the two",
-                 config_where(o->config, "listen", "", is_given(o, "pop3") ? "pop3" : "pop3s"));
+                 config_where(o->config, "listen", "", twice));
     else if (!certificate && (passed_tls || given_tls))
         snprintf(o->error, o->error_size,
                  "%s: [listen] pop3s%s: needs a certificate: set [tls] certificate and key, or "
@@ -202,14 +265,16 @@ static bool check(const struct opening *o)
 static bool bind_all(struct opening *o)
 {
     bool tls = o->config->tls.certificates[0].certificate != NULL;
+    if (is_passed(o, false))
+        return true;
     if (!open_all(o, DOOR_POP3, "pop3", &o->config->listen.pop3) ||
         (tls && !open_all(o, DOOR_POP3S, "pop3s", &o->config->listen.pop3s)))
         return false;
-    if (o->n == 0)
+    if (!has_pop3(o))
         snprintf(o->error, o->error_size,
                  "%s: nothing to listen on: set [listen] pop3 or pop3s, or start a socket unit",
                  o->config->where);
-    return o->n > 0;
+    return has_pop3(o);
 }
 
 bool listen_open(const struct config *config, struct listener *old, size_t n_old,
@@ -217,9 +282,8 @@ bool listen_open(const struct config *config, struct listener *old, size_t n_old
 {
     struct opening o = {
         .config = config, .old = old, .n_old = n_old, .error = error, .error_size = error_size};
-    bool good = (reuse_passed(&o) || passed_by_systemd(&o)) && check(&o);
-    if (good && o.n == 0)
-        good = bind_all(&o);
+    bool good = (reuse_passed(&o) || passed_by_systemd(&o)) && check(&o) && bind_all(&o) &&
+                (is_passed(&o, true) || open_lmtp(&o));
     if (!good) {
         listen_close(o.made, o.n);
         return false;
@@ -234,9 +298,23 @@ void listen_close(struct listener *listeners, size_t n)
     for (size_t i = 0; i < n; i++) {
         sd_event_source_disable_unref(listeners[i].io);
         base_close(listeners[i].fd);
+        if (listeners[i].owned)
+            unlink(listeners[i].text);
         free(listeners[i].text);
     }
     free(listeners);
+}
+
+void listen_replace(struct listener *old, size_t n_old, struct listener *fresh, size_t n)
+{
+    for (size_t i = 0; i < n_old; i++)
+        for (size_t k = 0; k < n; k++)
+            if (old[i].owned && fresh[k].door == DOOR_LMTP &&
+                strcmp(old[i].text, fresh[k].text) == 0) {
+                fresh[k].owned = true;
+                old[i].owned = false;
+            }
+    listen_close(old, n_old);
 }
 
 static void enable_all(struct master *m, int enabled)

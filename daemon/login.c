@@ -104,7 +104,9 @@ static void pair(struct master *m, struct auth *a, struct worker *w)
     struct message message;
     char peer[PROTO_ADDRESS_MAX];
     int ends[2];
-    bool grant = w->channel.state == STATE_MAIL;
+    enum proto_service service = w->channel.state == STATE_MAIL       ? SERVE_GRANT
+                                 : w->channel.state == STATE_DELIVERY ? w->service
+                                                                      : SERVE_LOGIN;
     if (channel_pair(ends, false) < 0) {
         log_line(LOG_ERR, LOG_EVENT_OTHER, NULL, "cannot pair a login: %s", strerror(errno));
         refuse(m, w, REFUSED_BUSY);
@@ -113,10 +115,13 @@ static void pair(struct master *m, struct auth *a, struct worker *w)
     address_print(&w->peer, false, peer);
     message_begin(&message, PROTO_SERVE);
     message_put_u64(&message, w->session);
-    message_put_u32(&message, grant ? SERVE_GRANT : SERVE_LOGIN);
-    message_put_text(&message, grant ? w->canonical : "");
+    message_put_u32(&message, service);
+    message_put_text(&message, service == SERVE_GRANT   ? w->canonical
+                               : service == SERVE_LOGIN ? ""
+                                                        : w->recipient);
     message_put_text(&message, peer);
     message_put_u32(&message, w->door);
+    message_put_u32(&message, w->uid);
     message_put_fd(&message, ends[0]);
     bool paired = channel_send(&a->channel, &message, false) == CHANNEL_OK;
     if (paired) {
@@ -145,27 +150,44 @@ static struct auth *idle_auth(struct master *m)
     return NULL;
 }
 
+/* Deliveries that may have an auth process now: half of what there may be, so that a flood of mail
+ * over a slow directory leaves logins the rest. */
+static unsigned delivery_slots(const struct master *m)
+{
+    uint64_t most = (m->config->auth.processes_max + 1) / 2, used = 0;
+    for (const struct auth *a = m->auths; a; a = a->next)
+        used += a->worker && a->worker->door == DOOR_LMTP;
+    return used < most ? (unsigned)(most - used) : 0;
+}
+
+/* Logins before deliveries: a client waits for the one, a queue for the other. */
 static struct worker *longest_queued(struct master *m)
 {
-    struct worker *first = NULL;
-    for (struct worker *w = m->workers; w; w = w->next)
-        if (w->queued && !w->ended_by_us && (!first || w->asked < first->asked))
-            first = w;
-    return first;
+    struct worker *first = NULL, *delivery = NULL;
+    for (struct worker *w = m->workers; w; w = w->next) {
+        struct worker **best = w->door == DOOR_LMTP ? &delivery : &first;
+        if (w->queued && !w->ended_by_us && (!*best || w->asked < (*best)->asked))
+            *best = w;
+    }
+    return first || delivery_slots(m) == 0 ? first : delivery;
 }
 
 /* Start what is missing: processes_min, and one for each login that waits, up to processes_max. */
 static void grow(struct master *m)
 {
-    unsigned there = 0, starting = 0, queued = 0;
+    unsigned there = 0, starting = 0, queued = 0, deliveries = 0, slots;
     if (m->stopping || !m->serving || base_now_ms() < m->auth_retry_at)
-        return;
+        return; /* before a first start is through there is no configuration to go by */
+    slots = delivery_slots(m);
     for (struct auth *a = m->auths; a; a = a->next) {
         there += !a->retired;
         starting += !a->retired && a->channel.state == STATE_STARTING;
     }
-    for (struct worker *w = m->workers; w; w = w->next)
-        queued += w->queued;
+    for (struct worker *w = m->workers; w; w = w->next) {
+        queued += w->queued && w->door != DOOR_LMTP;
+        deliveries += w->queued && w->door == DOOR_LMTP;
+    }
+    queued += deliveries < slots ? deliveries : slots;
     while (there < m->config->auth.processes_max &&
            (there < m->config->auth.processes_min || starting < queued)) {
         if (!login_spawn(m, m->config, false))
@@ -289,7 +311,7 @@ static void on_outcome(struct master *m, struct auth *a, struct message *message
         workers_end(m, w);
         return;
     }
-    if (w->channel.state == STATE_MAIL)
+    if (w->channel.state & (STATE_MAIL | STATE_DELIVERY))
         return; /* a grant: nobody's state changes */
     if (outcome == LOGIN_OK)
         login_succeeded(m, w, user);
@@ -458,6 +480,9 @@ struct auth *login_spawn(struct master *m, struct config *config, bool strict)
     m->auths = a;
     *c = (struct context){m, a};
     sd_event_add_io(m->event, &a->io, a->channel.fd, EPOLLIN, on_message, c);
+    /* An outcome is told to us before the worker: it must be heard before what that one says next.
+     */
+    sd_event_source_set_priority(a->io, SD_EVENT_PRIORITY_IMPORTANT);
     sd_event_source_set_destroy_callback(a->io, free);
     setup_send(&a->channel, config, &m->digest_key, 0, strict, a->last_error, sizeof a->last_error);
     return a;

@@ -49,7 +49,10 @@ struct worker {
     char peer_text[PROTO_ADDRESS_MAX];
     struct address_source source;
     uint64_t started;
-    char user[PROTO_USER_MAX * 4 + 1]; /* canonical, escaped; from auth only */
+    uid_t uid;                               /* LMTP: the peer's, from the kernel */
+    char recipient[PROTO_RECIPIENT_MAX + 1]; /* LMTP: the one asked about */
+    enum proto_service service;              /* LMTP: what for */
+    char user[PROTO_USER_MAX * 4 + 1];       /* canonical, escaped; from auth only */
     char canonical[PROTO_USER_MAX + 1];
 
     /* While STATE_LOGIN. */
@@ -79,6 +82,7 @@ struct listener {
     int fd;
     enum proto_door door;
     bool passed; /* by systemd */
+    bool owned;  /* a unix socket whose name goes with it */
     char *text;  /* the address as configured, or the descriptor's name */
     sd_event_source *io;
 };
@@ -146,6 +150,7 @@ struct master {
     uint64_t watchdog_ms, watchdog_fed;
     char status[256]; /* as systemd was told it last */
     uint64_t total_sessions, total_logins, total_failures, refused;
+    uint64_t total_delivered; /* copies, by their workers' word */
 };
 
 /* trial.c: the first start and every reload. */
@@ -204,8 +209,24 @@ bool login_ping(struct master *m); /* false: the last one pinged has not answere
 bool listen_open(const struct config *config, struct listener *old, size_t n_old,
                  struct listener **listeners, size_t *n, char *error, size_t error_size);
 void listen_close(struct listener *listeners, size_t n);
+/* Close those of the configuration before; names that go on belong to `fresh` from now on. */
+void listen_replace(struct listener *old, size_t n_old, struct listener *fresh, size_t n);
 bool listen_attach(struct master *m); /* start accepting */
 void listen_detach(struct master *m);
+
+/* delivery.c: the master's part of LMTP. */
+/* A listening unix socket that everybody may connect to, its directory made if it is missing. -1
+ * with words and a remedy in `why`. */
+int delivery_bind(const char *path, char *why, size_t size);
+/* Whose process is at the other end, by the kernel. */
+uid_t delivery_peer(int fd);
+/* A file without a name in state_dir, for one message on its way in; -1 and errno. */
+int delivery_spool(const struct config *config);
+/* Sessions that a uid has with us. */
+unsigned delivery_sessions_of(const struct master *m, uid_t uid);
+/* PROTO_RECIPIENT: note what it asks, then login_wanted(). */
+void delivery_asked(struct master *m, struct worker *w, struct message *message);
+void delivery_log_summary(struct master *m, struct worker *w, struct message *message);
 
 /* control.c: poplarctl's socket. */
 bool control_open(struct master *m, char *error, size_t error_size);

@@ -4,7 +4,8 @@
 #include "daemon/proto.h"
 
 #define CHILD   (ROLE_NURSERY | ROLE_WORKER | ROLE_AUTH)
-#define SESSION (STATE_CLIENT | STATE_LOGIN | STATE_MAIL)
+#define SESSION (STATE_CLIENT | STATE_LOGIN | STATE_MAIL | STATE_DELIVERY)
+#define ASKING  (STATE_LOGIN | STATE_MAIL | STATE_DELIVERY)
 
 /* clang-format off */
 static const struct proto_rule rules[PROTO_TYPES] = {
@@ -31,17 +32,20 @@ static const struct proto_rule rules[PROTO_TYPES] = {
     [PROTO_FORK_FAILED] = {PROTO_FORK_FAILED, "fork-failed", ROLE_NURSERY, ROLE_MASTER, STATE_IDLE, 64, 0, 0, 0, "u"},
 
     /* A session. session, door, local address, peer address, ticket keys: current, previous; 1 when
-     * the peer is a proxy whose header comes first. Descriptor: the client. */
-    [PROTO_ASSIGN] = {PROTO_ASSIGN, "assign", ROLE_MASTER, ROLE_WORKER, STATE_IDLE, 512, 1, 1, 1, "qussbbu"},
+     * the peer is a proxy whose header comes first. Descriptors: the client; for LMTP a spool file. */
+    [PROTO_ASSIGN] = {PROTO_ASSIGN, "assign", ROLE_MASTER, ROLE_WORKER, STATE_IDLE, 512, 1, 2, 1, "qussbbu"},
     [PROTO_LOGIN_WANTED] = {PROTO_LOGIN_WANTED, "login-wanted", ROLE_WORKER, ROLE_MASTER, STATE_CLIENT, 16, 0, 0, 0, ""},
     [PROTO_GRANT_AGAIN] = {PROTO_GRANT_AGAIN, "grant-again", ROLE_WORKER, ROLE_MASTER, STATE_MAIL, 16, 0, 0, 0, ""},
+    /* the recipient's address without brackets and quotes, enum recipient_purpose */
+    [PROTO_RECIPIENT] = {PROTO_RECIPIENT, "recipient", ROLE_WORKER, ROLE_MASTER, STATE_DELIVERY, 512, 0, 0, 0, "su"},
     /* Descriptor: the worker's end of the exchange. */
-    [PROTO_EXCHANGE] = {PROTO_EXCHANGE, "exchange", ROLE_MASTER, ROLE_WORKER, STATE_LOGIN | STATE_MAIL, 16, 1, 1, 0, ""},
+    [PROTO_EXCHANGE] = {PROTO_EXCHANGE, "exchange", ROLE_MASTER, ROLE_WORKER, ASKING, 16, 1, 1, 0, ""},
     /* enum login_refusal */
-    [PROTO_LOGIN_REFUSED] = {PROTO_LOGIN_REFUSED, "login-refused", ROLE_MASTER, ROLE_WORKER, STATE_LOGIN | STATE_MAIL, 64, 0, 0, 0, "u"},
+    [PROTO_LOGIN_REFUSED] = {PROTO_LOGIN_REFUSED, "login-refused", ROLE_MASTER, ROLE_WORKER, ASKING, 64, 0, 0, 0, "u"},
     /* 1 when this was the last attempt of the connection */
     [PROTO_SETTLED] = {PROTO_SETTLED, "settled", ROLE_MASTER, ROLE_WORKER, STATE_LOGIN, 64, 0, 0, 0, "u"},
-    /* enum session_end, messages retrieved, deleted, octets in, out, TLS version, cipher, text on a store failure */
+    /* enum session_end, messages retrieved, deleted (LMTP: delivered, refused), octets in, out, TLS
+     * version, cipher, text on a store failure */
     [PROTO_SUMMARY] = {PROTO_SUMMARY, "summary", ROLE_WORKER, ROLE_MASTER, SESSION, 1024, 0, 0, 1, "uqqqqsss"},
 
     /* local address, peer address (each with port, as printed), 1 when the proxy's client used TLS */
@@ -52,9 +56,9 @@ static const struct proto_rule rules[PROTO_TYPES] = {
     /* 1 on, 0 off */
     [PROTO_TRACE] = {PROTO_TRACE, "trace", ROLE_MASTER, ROLE_WORKER, STATE_MAIL | STATE_DONE, 64, 0, 0, 0, "u"},
 
-    /* An exchange. session, enum proto_service, user (SERVE_GRANT), peer address without port, door.
-     * Descriptor: auth's end. */
-    [PROTO_SERVE] = {PROTO_SERVE, "serve", ROLE_MASTER, ROLE_AUTH, STATE_IDLE, 512, 1, 1, 0, "qussu"},
+    /* An exchange. session, enum proto_service, user (SERVE_GRANT) or recipient, peer address without
+     * port, door, the peer's uid (LMTP). Descriptor: auth's end. */
+    [PROTO_SERVE] = {PROTO_SERVE, "serve", ROLE_MASTER, ROLE_AUTH, STATE_IDLE, 512, 1, 1, 0, "qussuu"},
     /* session, enum login_outcome, canonical user (also of a failure, as far as known), keyed digest of a refused secret */
     [PROTO_OUTCOME] = {PROTO_OUTCOME, "outcome", ROLE_AUTH, ROLE_MASTER, STATE_BUSY, 512, 0, 0, 0, "qusq"},
     /* session, canonical user */
@@ -120,6 +124,16 @@ const char *proto_end_name(unsigned end)
     return end < END_REASONS && names[end] ? names[end] : "unknown";
 }
 
+const char *proto_door_name(unsigned door)
+{
+    static const char *const names[DOORS] = {
+        [DOOR_POP3] = "pop3",
+        [DOOR_POP3S] = "pop3s",
+        [DOOR_LMTP] = "lmtp",
+    };
+    return door < DOORS && names[door] ? names[door] : "unknown";
+}
+
 const char *proto_outcome_name(unsigned outcome)
 {
     static const char *const names[LOGIN_OUTCOMES] = {
@@ -134,6 +148,8 @@ const char *proto_outcome_name(unsigned outcome)
         [LOGIN_STORE_TEMP] = "store-temporary",
         [LOGIN_STORE_PERM] = "store-permanent",
         [LOGIN_BROKEN] = "contract-broken",
+        [LOGIN_NO_USER] = "no-such-user",
+        [LOGIN_FORBIDDEN] = "not-by-this-peer",
     };
     return outcome < LOGIN_OUTCOMES ? names[outcome] : "unknown";
 }

@@ -17,12 +17,15 @@
 
 /* Descriptors at a child's start: 0, 1 and 2 as usual, the channel to the master on 3. A worker
  * meets the rest in this order because recvmsg() hands out the lowest free number, and its
- * sandbox ties the store's system calls to the numbers from PROTO_FD_GRANT on. */
+ * sandbox ties the store's system calls to the numbers from PROTO_FD_GRANT on. A worker that takes
+ * mail in has its spool file before the exchange, which moves that and the grant up by one. */
 enum proto_fd {
     PROTO_FD_CONTROL = 3,
     PROTO_FD_CLIENT = 4,   /* worker: the client's socket, from PROTO_ASSIGN */
-    PROTO_FD_EXCHANGE = 5, /* worker: its end of one exchange with auth */
-    PROTO_FD_GRANT = 6,    /* worker: lock, database, -wal, -shm (order: store/files.h) */
+    PROTO_FD_SPOOL = 5,    /* LMTP worker: an unlinked file, from PROTO_ASSIGN */
+    PROTO_FD_EXCHANGE = 5, /* worker: its end of one exchange with auth; 6 for LMTP */
+    PROTO_FD_GRANT = 6,    /* worker: lock, database, -wal, -shm (order: store/files.h); 7 on */
+    PROTO_FD_END = 11,     /* a worker has no descriptor from here on */
 };
 
 /* A set of roles: who may send or receive a row. */
@@ -45,6 +48,7 @@ enum proto_state {
     STATE_BUSY = 1 << 5,     /* auth: an exchange is under way */
     STATE_DONE = 1 << 6,     /* worker: summary sent, the end follows */
     STATE_EXCHANGE = 1 << 7, /* the channel of one exchange: nothing decided */
+    STATE_DELIVERY = 1 << 8, /* worker: a client that delivers by LMTP; it never logs in */
 };
 
 enum proto_type {
@@ -79,6 +83,7 @@ enum proto_type {
     PROTO_STATUS,        /* poplarctl asks for the master's state */
     PROTO_RELOAD,        /* poplarctl asks for a reload and waits */
     PROTO_REPLY,         /* the answer to either */
+    PROTO_RECIPIENT,     /* an LMTP client named a recipient, or its mail is ready for it */
     PROTO_TYPES          /* one past the last */
 };
 
@@ -88,6 +93,7 @@ enum {
     PROTO_FIELDS_MAX = 12,     /* fields in a row */
 
     PROTO_USER_MAX = 250,      /* octets in a user name */
+    PROTO_RECIPIENT_MAX = 320, /* octets in a recipient's address, RFC 5321 section 4.5.3.1 */
     PROTO_PASSWORD_MAX = 500,  /* octets in a password; a token may have [auth] token_max */
     PROTO_ADDRESS_MAX = 64,    /* octets of a printed address, with port and brackets */
     PROTO_DIGEST_KEY_SIZE = 8, /* octets of the key of auth's digests of refused secrets */
@@ -108,8 +114,16 @@ struct proto_rule {
 
 /* What PROTO_SERVE asks for. */
 enum proto_service {
-    SERVE_LOGIN = 1, /* check credentials, then open the maildrop */
-    SERVE_GRANT = 2, /* open the maildrop of a user who is logged in already */
+    SERVE_LOGIN = 1,   /* check credentials, then open the maildrop */
+    SERVE_GRANT = 2,   /* open the maildrop of a user who is logged in already */
+    SERVE_CHECK = 3,   /* LMTP: may this peer deliver to this recipient, and is there one? */
+    SERVE_DELIVER = 4, /* LMTP: the same, and open the maildrop */
+};
+
+/* What PROTO_RECIPIENT asks for. */
+enum recipient_purpose {
+    RECIPIENT_CHECK = 1,
+    RECIPIENT_OPEN = 2,
 };
 
 /* How a login ended (PROTO_OUTCOME, PROTO_VERDICT). Texts for people are the worker's. */
@@ -125,6 +139,8 @@ enum login_outcome {
     LOGIN_STORE_TEMP,    /* the maildrop could not be opened: disk full, out of descriptors */
     LOGIN_STORE_PERM,    /* the maildrop is not what it must be: ownership, links, file types */
     LOGIN_BROKEN,        /* the worker broke the contract; the master only hears this */
+    LOGIN_NO_USER,       /* delivery: there is no such recipient */
+    LOGIN_FORBIDDEN,     /* delivery: not into this maildrop, not by this peer */
     LOGIN_OUTCOMES
 };
 
@@ -138,6 +154,8 @@ enum login_refusal {
 enum proto_door {
     DOOR_POP3 = 1,
     DOOR_POP3S = 2,
+    DOOR_LMTP = 3, /* a unix socket */
+    DOORS
 };
 
 /* Why a session ended (PROTO_SUMMARY). */
@@ -173,6 +191,7 @@ const struct proto_rule *proto_rule(unsigned type);
 /* A name for logs; "unknown" for what is none. Never NULL. */
 const char *proto_role_name(enum proto_role role);
 const char *proto_end_name(unsigned end);
+const char *proto_door_name(unsigned door);
 const char *proto_outcome_name(unsigned outcome);
 
 /* A fingerprint of the whole table, sent with PROTO_READY: processes of different builds that

@@ -144,7 +144,7 @@ static bool commit(struct master *m, struct trial *t)
     m->serving = true;
     m->announced = false;
     m->nursery_failures = 0;
-    listen_close(old, n_old);
+    listen_replace(old, n_old, m->listeners, m->n_listeners);
     listen_attach(m);
     if (before)
         login_retire_all(m, before);

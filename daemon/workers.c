@@ -34,6 +34,7 @@ struct context {
 };
 
 static const char refusal[] = "-ERR [SYS/TEMP] Too many connections, try again later\r\n";
+static const char lmtp_refusal[] = "421 4.3.2 Too many connections, try again later\r\n";
 
 struct log_about workers_about(const struct worker *w)
 {
@@ -87,8 +88,9 @@ void workers_end(struct master *m, struct worker *w)
 /* Say no on a connection, in the clear only: on a TLS port there is no way to say it. */
 static void refuse(struct master *m, int fd, enum proto_door door)
 {
+    const char *text = door == DOOR_LMTP ? lmtp_refusal : refusal;
     m->refused++;
-    if (door == DOOR_POP3 && write(fd, refusal, sizeof refusal - 1) < 0) {
+    if (door != DOOR_POP3S && write(fd, text, strlen(text)) < 0) {
         /* A client that cannot even take this has left. */
     }
     base_close(fd);
@@ -131,7 +133,15 @@ static void assign(struct master *m, struct worker *w, int fd, enum proto_door d
     socklen_t size = sizeof local;
     char local_text[PROTO_ADDRESS_MAX];
     struct message message;
+    bool lmtp = door == DOOR_LMTP;
+    int spool = lmtp ? delivery_spool(m->config) : -1;
 
+    if (lmtp && spool < 0) {
+        log_line(LOG_ERR, LOG_EVENT_REFUSED, NULL,
+                 "refused a delivery: no spool file in [server] state_dir: %s", strerror(errno));
+        refuse(m, fd, door);
+        return;
+    }
     getsockname(fd, (struct sockaddr *)&local, &size);
     address_unmap(&local);
     address_print(&local, true, local_text);
@@ -142,25 +152,32 @@ static void assign(struct master *m, struct worker *w, int fd, enum proto_door d
     w->source = address_source(peer);
     w->proxied = address_listed(&m->config->listen.proxy_from, peer);
     w->started = base_now_ms();
+    if (lmtp) {
+        w->uid = delivery_peer(fd);
+        snprintf(w->peer_text, sizeof w->peer_text, "unix:%u", (unsigned)w->uid);
+    }
 
     message_begin(&message, PROTO_ASSIGN);
     message_put_u64(&message, w->session);
     message_put_u32(&message, door);
     message_put_text(&message, local_text);
     message_put_text(&message, w->peer_text);
-    message_put_octets(&message, m->ticket_key, sizeof m->ticket_key);
-    message_put_octets(&message, m->old_ticket_key, sizeof m->old_ticket_key);
+    message_put_octets(&message, m->ticket_key, lmtp ? 0 : sizeof m->ticket_key);
+    message_put_octets(&message, m->old_ticket_key, lmtp ? 0 : sizeof m->old_ticket_key);
     message_put_u32(&message, w->proxied);
     message_put_fd(&message, fd);
+    if (lmtp)
+        message_put_fd(&message, spool);
     enum channel_outcome sent = channel_send(&w->channel, &message, false);
     explicit_bzero(message.data, message.size);
     base_close(fd);
-    enter(m, w, STATE_CLIENT);
+    base_close(spool);
+    enter(m, w, lmtp ? STATE_DELIVERY : STATE_CLIENT);
     m->total_sessions++;
-    if (sent == CHANNEL_OK)
-        late_timer(m, w);
-    else
+    if (sent != CHANNEL_OK)
         workers_end(m, w);
+    else if (!lmtp)
+        late_timer(m, w);
 }
 
 static struct worker *idle_worker(struct master *m)
@@ -212,16 +229,29 @@ static bool make_room(struct master *m)
     return victim >= 0;
 }
 
+/* Whether a source has as many sessions as it may. On a unix socket it is an account, and root's
+ * own transports are not counted: nobody else may take every slot. */
+static bool has_too_many(const struct master *m, int fd, enum proto_door door,
+                         const struct sockaddr_storage *peer)
+{
+    if (door != DOOR_LMTP) {
+        struct address_source source = address_source(peer);
+        return !address_listed(&m->config->listen.proxy_from, peer) &&
+               sessions_of(m, &source, false) >= m->config->workers.max_per_source;
+    }
+    uid_t uid = delivery_peer(fd);
+    return uid != 0 && delivery_sessions_of(m, uid) >= m->config->workers.max_per_source;
+}
+
 /* Whether the limits let this connection in. */
-static bool admit(struct master *m, const struct sockaddr_storage *peer)
+static bool admit(struct master *m, int fd, enum proto_door door,
+                  const struct sockaddr_storage *peer)
 {
     char text[PROTO_ADDRESS_MAX];
-    struct address_source source = address_source(peer);
     const char *why = NULL;
     if (m->stopping)
         return false;
-    if (!address_listed(&m->config->listen.proxy_from, peer) &&
-        sessions_of(m, &source, false) >= m->config->workers.max_per_source)
+    if (has_too_many(m, fd, door, peer))
         why = "[workers] max_per_source";
     else if (m->n_sessions + m->n_waiting >= m->config->workers.max_sessions && !make_room(m))
         why = "[workers] max_sessions";
@@ -238,7 +268,7 @@ void workers_connection(struct master *m, int fd, enum proto_door door,
                         const struct sockaddr_storage *peer)
 {
     m->arrived++;
-    if (!admit(m, peer)) {
+    if (!admit(m, fd, door, peer)) {
         refuse(m, fd, door);
         return;
     }
@@ -375,11 +405,10 @@ static void log_summary(struct worker *w, struct message *message)
              "session ended: peer=%s door=%s user=%s reason=%s retrieved=%" PRIu64
              " deleted=%" PRIu64 " in=%" PRIu64 " out=%" PRIu64 " ms=%" PRIu64
              " tls=%s cipher=%s%s%s%s",
-             w->peer_text, w->door == DOOR_POP3S ? "pop3s" : "pop3", *w->user ? w->user : "-",
+             w->peer_text, proto_door_name(w->door), *w->user ? w->user : "-",
              proto_end_name(reason), retrieved, deleted, in, out, base_now_ms() - w->started,
              *tls ? tls : "-", *cipher ? cipher : "-", *detail ? " detail=\"" : "",
              *detail ? seen : "", *detail ? "\"" : "");
-    w->summarised = true;
 }
 
 static void on_log(struct worker *w, struct message *message)
@@ -444,8 +473,15 @@ static void dispatch(struct master *m, struct worker *w, struct message *message
     case PROTO_REAL_ADDRESS:
         on_real_address(m, w, message);
         break;
+    case PROTO_RECIPIENT:
+        delivery_asked(m, w, message);
+        break;
     case PROTO_SUMMARY:
-        log_summary(w, message);
+        if (w->door == DOOR_LMTP)
+            delivery_log_summary(m, w, message);
+        else
+            log_summary(w, message);
+        w->summarised = true;
         login_forget(m, w);
         enter(m, w, STATE_DONE);
         set_timer(m, w, base_now_ms() + LEAVING_MS, on_late);
@@ -517,7 +553,7 @@ void workers_reaped(struct master *m, struct worker *w, int status)
 {
     struct generation *g = w->generation;
     struct log_about about = workers_about(w);
-    bool logged_in = w->channel.state & (STATE_MAIL | STATE_DONE);
+    bool logged_in = w->channel.state & (STATE_MAIL | STATE_DELIVERY | STATE_DONE);
     bool signalled = WIFSIGNALED(status);
     bool probe = signalled && !w->ended_by_us && pool_is_probe(WTERMSIG(status), logged_in);
     pid_t pid = w->pid;

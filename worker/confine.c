@@ -144,8 +144,7 @@ bool confine_process(const struct config *config, char *missing, size_t missing_
 
 bool confine_worker(void)
 {
-    const struct rlimit descriptors = {PROTO_FD_GRANT + MAILDROP_FILES,
-                                       PROTO_FD_GRANT + MAILDROP_FILES};
+    const struct rlimit descriptors = {PROTO_FD_END, PROTO_FD_END};
     const struct rlimit none = {0, 0};
     return setrlimit(RLIMIT_NOFILE, &descriptors) == 0 && setrlimit(RLIMIT_NPROC, &none) == 0;
 }

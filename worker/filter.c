@@ -24,6 +24,7 @@
 enum scope {
     SCOPE_ANY,
     SCOPE_NO_EXEC,      /* memory that is not executable */
+    SCOPE_FILES,        /* on granted descriptors and the spool */
     SCOPE_GRANTED,      /* on granted descriptors */
     SCOPE_LOCKING,      /* on granted descriptors, to lock and unlock ranges */
     SCOPE_GRANTED_STAT, /* on granted descriptors, of the descriptor itself */
@@ -53,10 +54,10 @@ static const struct row rows[] = {
     {{"clock_gettime64", "clock_gettime"}, SCOPE_ANY, "deadlines, where there is no vDSO for it"},
     {{"restart_syscall"}, SCOPE_ANY, "a poll goes on after stop and continue"},
     {{"getpid"}, SCOPE_ANY, "OpenSSL's generator notices a fork by it"},
-    {{"pread64"}, SCOPE_GRANTED, "SQLite reads the maildrop"},
-    {{"pwrite64"}, SCOPE_GRANTED, "SQLite writes the maildrop"},
+    {{"pread64"}, SCOPE_FILES, "SQLite reads the maildrop; a message leaves the spool"},
+    {{"pwrite64"}, SCOPE_FILES, "SQLite writes the maildrop; a message comes in"},
     {{"fdatasync"}, SCOPE_GRANTED, "a commit is durable"},
-    {{"ftruncate64", "ftruncate"}, SCOPE_GRANTED, "SQLite sizes -wal and -shm"},
+    {{"ftruncate64", "ftruncate"}, SCOPE_FILES, "SQLite sizes -wal and -shm; the spool is emptied"},
     {{"fcntl64", "fcntl"}, SCOPE_LOCKING, "SQLite's locks, the maildrop's write lock"},
     {{"newfstatat"}, SCOPE_GRANTED_STAT, "SQLite and the link check look at size and links"},
 };
@@ -86,11 +87,13 @@ static struct scmp_arg_cmp equal(unsigned argument, int value)
         .arg = argument, .op = SCMP_CMP_EQ, .datum_a = (scmp_datum_t)value};
 }
 
-static int allow_granted(scmp_filter_ctx context, int number, const struct scmp_arg_cmp *more)
+/* On descriptors from `first` on: where a spool moves the grant up, its numbers are as good. */
+static int allow_granted(scmp_filter_ctx context, int number, int first,
+                         const struct scmp_arg_cmp *more)
 {
     int result = 0;
-    for (int i = 0; i < MAILDROP_FILES && result == 0; i++) {
-        struct scmp_arg_cmp both[2] = {equal(0, PROTO_FD_GRANT + i)};
+    for (int fd = first; fd < PROTO_FD_END && result == 0; fd++) {
+        struct scmp_arg_cmp both[2] = {equal(0, fd)};
         if (more)
             both[1] = *more;
         result = seccomp_rule_add_array(context, SCMP_ACT_ALLOW, number, more ? 2 : 1, both);
@@ -109,14 +112,16 @@ static int allow(scmp_filter_ctx context, const struct row *row, int number)
         return seccomp_rule_add(context, SCMP_ACT_ALLOW, number, 0);
     case SCOPE_NO_EXEC:
         return seccomp_rule_add_array(context, SCMP_ACT_ALLOW, number, 1, &no_exec);
+    case SCOPE_FILES:
+        return allow_granted(context, number, PROTO_FD_SPOOL, NULL);
     case SCOPE_GRANTED:
-        return allow_granted(context, number, NULL);
+        return allow_granted(context, number, PROTO_FD_GRANT, NULL);
     case SCOPE_GRANTED_STAT:
-        return allow_granted(context, number, &itself);
+        return allow_granted(context, number, PROTO_FD_GRANT, &itself);
     case SCOPE_LOCKING:
         for (size_t i = 0; i < ARRAY_SIZE(locking) && result == 0; i++) {
             struct scmp_arg_cmp command = equal(1, locking[i]);
-            result = allow_granted(context, number, &command);
+            result = allow_granted(context, number, PROTO_FD_GRANT, &command);
         }
         return result;
     }
@@ -223,6 +228,7 @@ void filter_print(FILE *to)
     static const char *const scopes[] = {
         [SCOPE_ANY] = "",
         [SCOPE_NO_EXEC] = "never executable",
+        [SCOPE_FILES] = "granted descriptors, spool",
         [SCOPE_GRANTED] = "granted descriptors",
         [SCOPE_LOCKING] = "granted descriptors, locks",
         [SCOPE_GRANTED_STAT] = "granted descriptors, no path",

@@ -56,6 +56,12 @@ const unsigned char *line_held(const struct line_input *in, size_t *size)
     return in->octets + in->start + in->given;
 }
 
+void line_take(struct line_input *in, size_t size)
+{
+    line_release(in);
+    drop(in, size);
+}
+
 /* Octets up to and with the first LF; 0 if there is none yet. */
 static size_t find_end(struct line_input *in)
 {

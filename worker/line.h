@@ -59,8 +59,9 @@ void line_release(struct line_input *in);
 /* Forget and wipe everything held. */
 void line_discard(struct line_input *in);
 
-/* What is held and not yet given out. */
+/* What is held and not yet given out; then how much of it was used, and is wiped. */
 const unsigned char *line_held(const struct line_input *in, size_t *size);
+void line_take(struct line_input *in, size_t size);
 
 /* Whether this is well-formed UTF-8 without control characters. */
 bool line_is_text(const char *text, size_t size);

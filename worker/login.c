@@ -5,19 +5,13 @@
  */
 #include "worker/login.h"
 #include "daemon/base.h"
+#include "worker/exchange.h"
 #include "worker/utf8.h"
 
 #include <string.h>
 #include <unistd.h>
 
 enum { GRANTS_AGAIN_MAX = 3 }; /* times that granted files may turn out to be replaced */
-
-/* How an attempt went, beyond what auth can say. */
-enum attempt {
-    ATTEMPT_VERDICT, /* auth decided; see the outcome */
-    ATTEMPT_REFUSED, /* the master had none to give; see the refusal */
-    ATTEMPT_LOST     /* the session has ended */
-};
 
 /* What the client is told about a verdict. */
 static const struct answer {
@@ -59,46 +53,6 @@ static bool ask_master(struct session *s, enum proto_type type)
     return outcome == CHANNEL_OK;
 }
 
-/* The master answers with an exchange or a refusal. */
-static enum attempt take_exchange(struct session *s, struct channel *exchange, uint32_t *refusal)
-{
-    if (!session_hear_answer(s))
-        return ATTEMPT_LOST;
-    enum attempt attempt = ATTEMPT_VERDICT;
-    if (s->record.rule->type == PROTO_EXCHANGE) {
-        channel_open(exchange, message_take_fd(&s->record), ROLE_WORKER, ROLE_AUTH, STATE_EXCHANGE);
-    } else if (s->record.rule->type == PROTO_LOGIN_REFUSED) {
-        *refusal = message_get_u32(&s->record);
-        attempt = ATTEMPT_REFUSED;
-    } else {
-        session_lost_master(s, CHANNEL_BAD, "not the answer to what was asked");
-        attempt = ATTEMPT_LOST;
-    }
-    message_clear(&s->record);
-    return attempt;
-}
-
-/* Auth's verdict. An exchange that ends without one is an auth process that died. The store's
- * system calls work on fixed numbers only, which are the lowest free ones here. */
-static uint32_t take_verdict(struct session *s, struct channel *exchange, int files[MAILDROP_FILES])
-{
-    uint32_t outcome = LOGIN_UNAVAILABLE;
-    struct message *m = &s->record;
-    if (channel_receive(exchange, m, true, NULL) == CHANNEL_OK) {
-        outcome = message_get_u32(m);
-        if (outcome >= LOGIN_OUTCOMES || (outcome == LOGIN_OK) != (m->n_fds == MAILDROP_FILES))
-            outcome = LOGIN_UNAVAILABLE;
-        for (int i = 0; outcome == LOGIN_OK && i < MAILDROP_FILES; i++) {
-            files[i] = message_take_fd(m);
-            if (files[i] != PROTO_FD_GRANT + i)
-                bug("a granted descriptor has another number than the sandbox expects");
-        }
-        message_clear(m);
-    }
-    channel_close(exchange);
-    return outcome;
-}
-
 static void send_credentials(struct session *s, struct channel *exchange,
                              const struct login_credentials *c)
 {
@@ -129,12 +83,12 @@ static enum attempt open_granted(struct session *s, int files[MAILDROP_FILES], u
         uint32_t refusal = 0;
         if (!ask_master(s, PROTO_GRANT_AGAIN))
             return ATTEMPT_LOST;
-        enum attempt attempt = take_exchange(s, &exchange, &refusal);
+        enum attempt attempt = exchange_take(s, &exchange, &refusal);
         if (attempt == ATTEMPT_LOST)
             return attempt;
         *verdict = LOGIN_UNAVAILABLE;
         if (attempt == ATTEMPT_VERDICT)
-            *verdict = take_verdict(s, &exchange, files);
+            *verdict = exchange_verdict(s, &exchange, NULL, files);
         if (*verdict != LOGIN_OK) {
             base_copy(s->detail, sizeof s->detail, "the maildrop could not be granted again");
             session_end(s, END_STORE);
@@ -234,7 +188,7 @@ static void attempt_login(struct session *s, const struct login_credentials *cre
     if (!ask_master(s, PROTO_LOGIN_WANTED))
         return;
     s->control.state = STATE_LOGIN;
-    switch (take_exchange(s, &exchange, &refusal)) {
+    switch (exchange_take(s, &exchange, &refusal)) {
     case ATTEMPT_LOST:
         return;
     case ATTEMPT_REFUSED:
@@ -247,7 +201,7 @@ static void attempt_login(struct session *s, const struct login_credentials *cre
     }
     send_credentials(s, &exchange, credentials);
     explicit_bzero(prepared, PROTO_PASSWORD_MAX);
-    uint32_t verdict = take_verdict(s, &exchange, files);
+    uint32_t verdict = exchange_verdict(s, &exchange, NULL, files);
     if (verdict == LOGIN_OK)
         succeed(s, files);
     else

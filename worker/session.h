@@ -33,7 +33,8 @@ struct session {
     struct channel control; /* to the master */
     struct message record;  /* the one being sent or received */
 
-    unsigned door; /* enum proto_door */
+    uint64_t number; /* by which the log names this session */
+    unsigned door;   /* enum proto_door */
     char peer[PROTO_ADDRESS_MAX];
     bool proxied;   /* the peer is a proxy: its header comes before anything else */
     bool proxy_tls; /* and it has ended TLS for the client */

@@ -7,6 +7,7 @@
 #include "daemon/base.h"
 #include "daemon/privileges.h"
 #include "worker/confine.h"
+#include "worker/lmtp.h"
 #include "worker/pop3.h"
 
 #include <string.h>
@@ -61,7 +62,7 @@ static bool take_client(struct session *s)
         _exit(PROTO_EXIT_CONTRACT);
     if (outcome != CHANNEL_OK)
         return false;
-    (void)message_get_u64(m);
+    s->number = message_get_u64(m);
     s->door = message_get_u32(m);
     if (!message_get_text(m, local, sizeof local) || !message_get_text(m, s->peer, sizeof s->peer))
         _exit(PROTO_EXIT_CONTRACT);
@@ -71,10 +72,13 @@ static bool take_client(struct session *s)
     uint64_t idle = s->config->session.idle_timeout * 1000;
     stream_open(&s->stream, message_take_fd(m), s->control.fd,
                 idle < WRITE_TIMEOUT_MS ? idle : WRITE_TIMEOUT_MS);
+    int spool = message_take_fd(m);
+    if (s->door == DOOR_LMTP && spool != PROTO_FD_SPOOL)
+        _exit(PROTO_EXIT_CONTRACT);
     message_clear(m);
     s->stream.on_control = hear_master;
     s->stream.control_context = s;
-    s->control.state = STATE_CLIENT;
+    s->control.state = s->door == DOOR_LMTP ? STATE_DELIVERY : STATE_CLIENT;
     return true;
 }
 
@@ -93,7 +97,10 @@ void worker_live(const struct heritage *heritage, int control_fd)
 
     report_ready(s);
     if (take_client(s)) {
-        pop3_serve(s);
+        if (s->door == DOOR_LMTP)
+            lmtp_serve(s, PROTO_FD_SPOOL);
+        else
+            pop3_serve(s);
         session_report(s);
     }
     _exit(PROTO_EXIT_DONE);

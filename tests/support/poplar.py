@@ -96,6 +96,7 @@ class Poplar:
         self.port, self.tls_port = free_port(), free_port()
         self.state = self.directory / "state"
         self.run = self.directory / "run"
+        self.lmtp = self.run / "lmtp.sock"
         self.confdir = self.directory / "pam.d"
         self.config = self.directory / "poplar.conf"
         self.log_file = self.directory / "log"
@@ -129,7 +130,8 @@ class Poplar:
                        "state_dir": self.state, "run_dir": self.run, "log_to": "stderr",
                        "log_level": "debug",
                        "worker_user": worker if ROOT else me, "store_user": store if ROOT else me},
-            "listen": {"pop3": f"127.0.0.1:{self.port}", "pop3s": f"127.0.0.1:{self.tls_port}"},
+            "listen": {"pop3": f"127.0.0.1:{self.port}", "pop3s": f"127.0.0.1:{self.tls_port}",
+                       "lmtp": self.lmtp},
             "tls": {"certificate": self.certificate, "key": self.key},
             "auth": {"failure_delay": "0"},
         }

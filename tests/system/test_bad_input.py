@@ -297,6 +297,7 @@ def test_ciphers(broken):
 def test_key_that_may_not_be_read(broken):
     """Without root, the usual mistake of a developer."""
     mine = ()
+    broken.write_config(listen_lmtp="")  # its directory is root's
     if poplar.ROOT:
         broken.config.chmod(0o644)
         mine = without_root
@@ -601,7 +602,7 @@ def test_activation_and_addresses(broken):
 @pytest.mark.parametrize("name", ["other", "connection", "unknown", "poplar.socket", "POP3"])
 def test_activation_of_a_strange_name(broken, name):
     command = activated(broken, f"pop3=tcp={broken.port}", f"{name}=tcp={broken.tls_port}")
-    refused(broken, CONFIG, f"'{name}'", "FileDescriptorName=pop3 or pop3s", command=command)
+    refused(broken, CONFIG, f"'{name}'", "FileDescriptorName=pop3, pop3s or lmtp", command=command)
 
 
 @pytest.mark.parametrize("kind", ["udp", "unix", "deaf"])

@@ -165,6 +165,9 @@ static void start(void)
     channel_open(&master, ends[0], ROLE_MASTER, ROLE_AUTH, STATE_IDLE);
 }
 
+/* Of an LMTP client, by the kernel's word. */
+static uid_t peer_uid;
+
 static void serve(enum proto_service service, const char *user)
 {
     int ends[2];
@@ -176,6 +179,7 @@ static void serve(enum proto_service service, const char *user)
     message_put_text(&message, user);
     message_put_text(&message, "192.0.2.7");
     message_put_u32(&message, DOOR_POP3);
+    message_put_u32(&message, peer_uid);
     message_put_fd(&message, ends[0]);
     assert_int_equal(channel_send(&master, &message, true), CHANNEL_OK);
     close(ends[0]);

@@ -168,7 +168,7 @@ static void wrong_state(void **state)
     (void)state;
     for (unsigned type = 1; type < PROTO_TYPES; type++) {
         const struct proto_rule *rule = proto_rule(type);
-        for (unsigned bit = STATE_STARTING; bit <= STATE_EXCHANGE; bit <<= 1) {
+        for (unsigned bit = STATE_STARTING; bit <= STATE_DELIVERY; bit <<= 1) {
             struct channel sender, receiver;
             struct message m;
             if (rule->states & bit)

@@ -151,6 +151,10 @@ static void test_every_call(void **state)
 static void test_granted_descriptors(void **state)
 {
     const struct attempt allowed[] = {
+        {SYS_pread64, {PROTO_FD_SPOOL}},
+        {SYS_pwrite64, {PROTO_FD_SPOOL}},
+        {SYS_ftruncate, {PROTO_FD_SPOOL}},
+        {SYS_pread64, {PROTO_FD_END - 1}},
         {SYS_pread64, {PROTO_FD_GRANT}},
         {SYS_pwrite64, {PROTO_FD_GRANT + 3}},
         {SYS_fdatasync, {PROTO_FD_GRANT + 1}},
@@ -162,8 +166,10 @@ static void test_granted_descriptors(void **state)
         {SYS_mmap, {0, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1}},
     };
     const struct attempt killed[] = {
-        {SYS_pread64, {PROTO_FD_GRANT - 1}},
-        {SYS_pread64, {PROTO_FD_GRANT + MAILDROP_FILES}},
+        {SYS_pread64, {PROTO_FD_CLIENT}},
+        {SYS_pread64, {PROTO_FD_END}},
+        {SYS_fcntl, {PROTO_FD_SPOOL, F_OFD_SETLK}},
+        {SYS_newfstatat, {PROTO_FD_SPOOL, EMPTY, 0, AT_EMPTY_PATH}},
         {SYS_pwrite64, {STDERR_FILENO}},
         {SYS_ftruncate, {PROTO_FD_CLIENT}},
         {SYS_fdatasync, {PROTO_FD_EXCHANGE}},
@@ -201,7 +207,7 @@ static int try_outside(void)
     if (!confine_worker())
         return 5;
     for (int fd = 0; fd >= 0; fd = dup(STDERR_FILENO))
-        if (fd >= PROTO_FD_GRANT + MAILDROP_FILES)
+        if (fd >= PROTO_FD_END)
             return 6;
     if (*missing)
         return 7;

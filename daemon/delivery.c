@@ -1,0 +1,190 @@
+/*
+ * delivery.c - the master's part of LMTP: the sockets that everybody on the machine may connect to,
+ * whose process is at the other end, and the file that a message lies in until it is delivered.
+ * Runs in the master, as root. Never reads what a client sent; recipients are text to pass on to
+ * auth, which decides.
+ */
+#include "daemon/base.h"
+#include "daemon/master.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <libgen.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/fsuid.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+static const char *remedy(int error)
+{
+    switch (error) {
+    case ENOENT:
+        return "make the directory it is in";
+    case EACCES:
+    case EPERM:
+    case EROFS:
+        return "poplard must be able to write there";
+    default:
+        return "name another path";
+    }
+}
+
+static void make_directory(const char *path)
+{
+    char *copy = base_strdup(path);
+    mkdir(dirname(copy), 0755); /* bind() says what is wrong with it */
+    free(copy);
+}
+
+/* Remove a socket that nobody serves any more; false with words when something else is there. */
+static bool clear_place(const struct sockaddr_un *address, char *why, size_t size)
+{
+    struct stat st;
+    if (lstat(address->sun_path, &st) < 0)
+        return true; /* bind() says why, if there is a reason */
+    if (!S_ISSOCK(st.st_mode)) {
+        snprintf(why, size, "there is a file that is no socket; remove it, or name another path");
+        return false;
+    }
+    int probe = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    bool served = connect(probe, (const struct sockaddr *)address, sizeof *address) == 0 ||
+                  errno == EAGAIN || errno == EPROTOTYPE;
+    base_close(probe);
+    if (served)
+        snprintf(why, size, "another server holds this socket: stop it, or name another path");
+    else
+        unlink(address->sun_path);
+    return !served;
+}
+
+/* The mode is set before there is a name: the directory may be somebody else's, and what has the
+ * name a moment later may be another file. */
+static int bind_open_to_all(const struct sockaddr_un *address)
+{
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    if (fd < 0)
+        return -1;
+    mode_t before = umask(0);
+    bool bound = fchmod(fd, 0666) == 0 &&
+                 bind(fd, (const struct sockaddr *)address, sizeof *address) == 0 &&
+                 listen(fd, SOMAXCONN) == 0;
+    umask(before);
+    if (bound)
+        return fd;
+    base_close(fd);
+    return -1;
+}
+
+int delivery_bind(const char *path, char *why, size_t size)
+{
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    if (path[0] != '/') {
+        snprintf(why, size, "must be an absolute path");
+        return -1;
+    }
+    if (!base_copy(address.sun_path, sizeof address.sun_path, path)) {
+        snprintf(why, size, "longer than the %zu octets that the path of a socket may have",
+                 sizeof address.sun_path - 1);
+        return -1;
+    }
+    make_directory(path);
+    if (!clear_place(&address, why, size))
+        return -1;
+    int fd = bind_open_to_all(&address);
+    if (fd < 0)
+        snprintf(why, size, "%s; %s", strerror(errno), remedy(errno));
+    return fd;
+}
+
+uid_t delivery_peer(int fd)
+{
+    struct ucred peer = {.uid = (uid_t)-1};
+    socklen_t size = sizeof peer;
+    getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size);
+    return peer.uid;
+}
+
+/* Where the file system has no files without a name, one that loses it at once. */
+static int open_unnamed(const char *dir)
+{
+    int fd = open(dir, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+    if (fd >= 0 || (errno != EOPNOTSUPP && errno != EISDIR && errno != ENOENT))
+        return fd;
+    char *path = base_format("%s/spool-XXXXXX", dir);
+    fd = mkostemp(path, O_CLOEXEC);
+    if (fd >= 0)
+        unlink(path);
+    free(path);
+    return fd;
+}
+
+/* Under the ids of state_dir's owner, for the file system only, as auth opens maildrops: what lies
+ * there counts against the store's quota, and root's powers over files are not needed. */
+int delivery_spool(const struct config *config)
+{
+    struct stat st;
+    const char *dir = config->server.state_dir;
+    if (geteuid() != 0)
+        return open_unnamed(dir);
+    if (stat(dir, &st) < 0)
+        return -1;
+    setfsgid(st.st_gid);
+    setfsuid(st.st_uid);
+    int fd = open_unnamed(dir);
+    int why = errno;
+    setfsuid(0);
+    setfsgid(getegid());
+    errno = why;
+    return fd;
+}
+
+unsigned delivery_sessions_of(const struct master *m, uid_t uid)
+{
+    unsigned n = 0;
+    for (const struct worker *w = m->workers; w; w = w->next)
+        n += w->channel.state == STATE_DELIVERY && w->uid == uid;
+    return n;
+}
+
+void delivery_asked(struct master *m, struct worker *w, struct message *message)
+{
+    char recipient[sizeof w->recipient];
+    bool fits = message_get_text(message, recipient, sizeof recipient);
+    uint32_t purpose = fits ? message_get_u32(message) : 0;
+    if (purpose != RECIPIENT_CHECK && purpose != RECIPIENT_OPEN) {
+        struct log_about about = workers_about(w);
+        log_line(LOG_ERR, LOG_EVENT_CONTRACT, &about,
+                 "killing worker %d: it asks about a recipient that cannot be", w->pid);
+        workers_end(m, w);
+        return;
+    }
+    base_copy(w->recipient, sizeof w->recipient, recipient);
+    w->service = purpose == RECIPIENT_OPEN ? SERVE_DELIVER : SERVE_CHECK;
+    login_wanted(m, w);
+}
+
+void delivery_log_summary(struct master *m, struct worker *w, struct message *message)
+{
+    char detail[512], seen[1024];
+    struct log_about about = workers_about(w);
+    unsigned reason = message_get_u32(message);
+    uint64_t delivered = message_get_u64(message), refused = message_get_u64(message);
+    uint64_t in = message_get_u64(message), out = message_get_u64(message);
+    if (!message_get_text(message, detail, sizeof detail) || /* TLS version and cipher: none */
+        !message_get_text(message, detail, sizeof detail) ||
+        !message_get_text(message, detail, sizeof detail))
+        detail[0] = '\0';
+    base_escape(seen, sizeof seen, detail);
+    log_line(*detail ? LOG_WARNING : LOG_INFO, LOG_EVENT_SESSION, &about,
+             "session ended: peer=%s door=lmtp reason=%s delivered=%" PRIu64 " refused=%" PRIu64
+             " in=%" PRIu64 " out=%" PRIu64 " ms=%" PRIu64 "%s%s%s",
+             w->peer_text, proto_end_name(reason), delivered, refused, in, out,
+             base_now_ms() - w->started, *detail ? " detail=\"" : "", *detail ? seen : "",
+             *detail ? "\"" : "");
+    m->total_delivered += delivered;
+}

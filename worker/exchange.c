@@ -1,0 +1,58 @@
+/*
+ * exchange.c - see exchange.h. Runs in a worker, inside its sandbox. Auth is trusted more than we
+ * are, but a process that died in the middle says nothing, and that is not a yes.
+ */
+#include "worker/exchange.h"
+#include "daemon/base.h"
+
+enum attempt exchange_take(struct session *s, struct channel *exchange, uint32_t *refusal)
+{
+    if (!session_hear_answer(s))
+        return ATTEMPT_LOST;
+    enum attempt attempt = ATTEMPT_VERDICT;
+    if (s->record.rule->type == PROTO_EXCHANGE) {
+        channel_open(exchange, message_take_fd(&s->record), ROLE_WORKER, ROLE_AUTH, STATE_EXCHANGE);
+    } else if (s->record.rule->type == PROTO_LOGIN_REFUSED) {
+        *refusal = message_get_u32(&s->record);
+        attempt = ATTEMPT_REFUSED;
+    } else {
+        session_lost_master(s, CHANNEL_BAD, "not the answer to what was asked");
+        attempt = ATTEMPT_LOST;
+    }
+    message_clear(&s->record);
+    return attempt;
+}
+
+/* The store's system calls work on fixed numbers only, which are the lowest free ones here. */
+static void take_files(struct session *s, int files[MAILDROP_FILES])
+{
+    int first = PROTO_FD_GRANT + (s->door == DOOR_LMTP);
+    for (int i = 0; i < MAILDROP_FILES; i++) {
+        files[i] = message_take_fd(&s->record);
+        if (files[i] != first + i)
+            bug("a granted descriptor has another number than the sandbox expects");
+    }
+}
+
+uint32_t exchange_verdict(struct session *s, struct channel *exchange, char *user,
+                          int files[MAILDROP_FILES])
+{
+    struct message *m = &s->record;
+    uint32_t outcome = LOGIN_UNAVAILABLE;
+    if (channel_receive(exchange, m, true, NULL) == CHANNEL_OK) {
+        char named[PROTO_USER_MAX + 1];
+        unsigned expected = files ? MAILDROP_FILES : 0;
+        outcome = message_get_u32(m);
+        bool good = message_get_text(m, named, sizeof named) && outcome < LOGIN_OUTCOMES &&
+                    m->n_fds == (outcome == LOGIN_OK ? expected : 0);
+        if (!good)
+            outcome = LOGIN_UNAVAILABLE;
+        if (outcome == LOGIN_OK && files)
+            take_files(s, files);
+        if (outcome == LOGIN_OK && user)
+            base_copy(user, PROTO_USER_MAX + 1, named);
+        message_clear(m);
+    }
+    channel_close(exchange);
+    return outcome;
+}

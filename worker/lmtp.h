@@ -1,0 +1,45 @@
+/*
+ * lmtp.h - one LMTP session (RFC 2033): mail on its way into maildrops.
+ */
+#ifndef POPLAR_WORKER_LMTP_H
+#define POPLAR_WORKER_LMTP_H
+
+#include "worker/lmtp_parse.h"
+#include "worker/lmtp_reply.h"
+#include "worker/session.h"
+#include "worker/spool.h"
+
+enum { LMTP_RECIPIENTS_MAX = 100 /* of one message, RFC 5321 section 4.5.3.1.8 */ };
+
+struct lmtp_recipient {
+    struct lmtp_path path;
+    char name[PROTO_USER_MAX + 1]; /* whose maildrop it is, by auth's word */
+};
+
+/* What a session knows beyond what every session does. Starts as all zeros. */
+struct lmtp {
+    struct session *s;
+    struct spool spool;
+    char client[256]; /* as it calls itself; "": no LHLO yet */
+
+    /* The transaction. */
+    bool begun;            /* MAIL was taken */
+    bool chunked;          /* BDAT was */
+    bool too_large;        /* the message has grown past [store] max_message */
+    struct lmtp_mail mail; /* the sender */
+    size_t n;
+    struct lmtp_recipient to[LMTP_RECIPIENTS_MAX];
+};
+
+/* Serve the client of s->stream, with a spool file on `spool_fd`, until the session ends; then
+ * s->end says why and the connection is closed. */
+void lmtp_serve(struct session *s, int spool_fd);
+
+/* lmtp_deliver.c: */
+/* Whose maildrop is that, and may this client deliver to it? LMTP_RECIPIENT_OK fills to->name. The
+ * session may have ended afterwards. */
+enum lmtp_reply lmtp_check_recipient(struct lmtp *l, struct lmtp_recipient *to);
+/* Store the spooled message in one maildrop; LMTP_DELIVERED means that it is on disk. */
+enum lmtp_reply lmtp_deliver(struct lmtp *l, const struct lmtp_recipient *to);
+
+#endif

@@ -1,0 +1,202 @@
+/*
+ * lmtp_deliver.c - from a recipient to a stored message: asks auth through the master, opens what
+ * it grants, stores, closes. Runs in a worker, inside its sandbox. Holds one maildrop at a time.
+ *
+ * What goes wrong is the sender's queue's to keep: 5xx is said only of what will not get better by
+ * itself. A damaged file is not the sender's fault and will be repaired.
+ */
+#include "daemon/base.h"
+#include "worker/exchange.h"
+#include "worker/lmtp.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <syslog.h>
+#include <time.h>
+
+enum {
+    GRANTS_AGAIN_MAX = 3, /* times that granted files may turn out to be replaced */
+    HEAD_MAX = 2560       /* octets put before a message: three addresses, two names */
+};
+
+/* What the store reads: our own header, then the spool. */
+struct source {
+    const struct spool *spool;
+    const char *head;
+    size_t head_size, head_read;
+    uint64_t offset;
+};
+
+static void tell_log(struct lmtp *l, int priority, const char *format, ...) PRINTF(3, 4);
+
+static void tell_log(struct lmtp *l, int priority, const char *format, ...)
+{
+    char text[960];
+    struct session *s = l->s;
+    va_list arguments;
+    if (s->control.fd < 0 || priority > (int)s->config->server.log_level)
+        return;
+    va_start(arguments, format);
+    vsnprintf(text, sizeof text, format, arguments);
+    va_end(arguments);
+    message_begin(&s->record, PROTO_LOG);
+    message_put_u32(&s->record, (uint32_t)priority);
+    message_put_text(&s->record, text);
+    channel_send(&s->control, &s->record, true);
+}
+
+/* How auth answers, or LOGIN_UNAVAILABLE where it cannot. The session may have ended. */
+static uint32_t ask(struct lmtp *l, const char *recipient, enum recipient_purpose purpose,
+                    char name[PROTO_USER_MAX + 1], int files[MAILDROP_FILES])
+{
+    struct session *s = l->s;
+    struct channel exchange;
+    uint32_t refusal;
+    message_begin(&s->record, PROTO_RECIPIENT);
+    message_put_text(&s->record, recipient);
+    message_put_u32(&s->record, purpose);
+    enum channel_outcome sent = channel_send(&s->control, &s->record, true);
+    if (sent != CHANNEL_OK) {
+        session_lost_master(s, sent, NULL);
+        return LOGIN_UNAVAILABLE;
+    }
+    if (exchange_take(s, &exchange, &refusal) != ATTEMPT_VERDICT)
+        return LOGIN_UNAVAILABLE;
+    return exchange_verdict(s, &exchange, name, files);
+}
+
+static enum lmtp_reply reply_to_verdict(uint32_t verdict)
+{
+    switch (verdict) {
+    case LOGIN_OK:
+        return LMTP_RECIPIENT_OK;
+    case LOGIN_NO_USER:
+        return LMTP_NO_SUCH_USER;
+    case LOGIN_FORBIDDEN:
+        return LMTP_FORBIDDEN;
+    default:
+        return LMTP_TRY_LATER;
+    }
+}
+
+enum lmtp_reply lmtp_check_recipient(struct lmtp *l, struct lmtp_recipient *to)
+{
+    uint32_t verdict = ask(l, to->path.mailbox, RECIPIENT_CHECK, to->name, NULL);
+    if (verdict != LOGIN_OK)
+        tell_log(l, LOG_NOTICE, "refused to=<%s> from=<%s> reason=%s", to->path.text,
+                 l->mail.from.text, proto_outcome_name(verdict));
+    return reply_to_verdict(verdict);
+}
+
+static enum lmtp_reply reply_to_store(const struct lmtp *l, enum store_outcome outcome)
+{
+    switch (outcome) {
+    case STORE_OK:
+        return LMTP_DELIVERED;
+    case STORE_OVER_QUOTA:
+        return l->s->config->store.over_quota == OVER_QUOTA_REJECT ? LMTP_QUOTA_REJECT
+                                                                   : LMTP_QUOTA_DEFER;
+    case STORE_TOO_LARGE:
+        return LMTP_TOO_LARGE;
+    case STORE_FULL:
+        return LMTP_STORE_FULL;
+    case STORE_BUSY:
+        return LMTP_BUSY;
+    default:
+        return LMTP_TRY_LATER;
+    }
+}
+
+/* RFC 5322 section 3.3. Not by strftime(), which would look for /etc/localtime again. */
+static void print_date(char *text, size_t size)
+{
+    static const char days[][4] = {"Sun", "Mon", "Tue", "Wed", "Thu", "Fri", "Sat"};
+    static const char months[][4] = {"Jan", "Feb", "Mar", "Apr", "May", "Jun",
+                                     "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"};
+    const time_t now = time(NULL);
+    struct tm t = {0};
+    localtime_r(&now, &t);
+    long east = t.tm_gmtoff / 60;
+    snprintf(text, size, "%s, %d %s %d %02d:%02d:%02d %c%02ld%02ld", days[t.tm_wday % 7], t.tm_mday,
+             months[t.tm_mon % 12], t.tm_year + 1900, t.tm_hour, t.tm_min, t.tm_sec,
+             east < 0 ? '-' : '+', labs(east) / 60, labs(east) % 60);
+}
+
+/* RFC 5321 section 4.4: final delivery adds Return-Path, and every hop a Received. */
+static size_t print_head(const struct lmtp *l, const struct lmtp_recipient *to, const char *name,
+                         char head[HEAD_MAX])
+{
+    char date[64];
+    print_date(date, sizeof date);
+    int size = snprintf(head, HEAD_MAX,
+                        "Return-Path: <%s>\r\n"
+                        "Delivered-To: %s\r\n"
+                        "Received: from %s (%s)\r\n"
+                        "\tby %s (Poplar) with %s id %llu\r\n"
+                        "\tfor <%s>; %s\r\n",
+                        l->mail.from.text, name, l->client, l->s->peer,
+                        l->s->config->server.hostname, l->mail.utf8 ? "UTF8LMTP" : "LMTP",
+                        (unsigned long long)l->s->number, to->path.text, date);
+    return size > 0 && size < HEAD_MAX ? (size_t)size : 0;
+}
+
+static ssize_t read_source(void *context, void *buffer, size_t size)
+{
+    struct source *source = context;
+    size_t left = source->head_size - source->head_read;
+    if (left > 0) {
+        size = size < left ? size : left;
+        memcpy(buffer, source->head + source->head_read, size);
+        source->head_read += size;
+        return (ssize_t)size;
+    }
+    ssize_t got = spool_read(source->spool, source->offset, buffer, size);
+    source->offset += got > 0 ? (uint64_t)got : 0;
+    return got;
+}
+
+/* Open what was granted, store, close; the log is told how that went. */
+static enum store_outcome store(struct lmtp *l, const struct lmtp_recipient *to, const char *name,
+                                const int files[MAILDROP_FILES])
+{
+    const struct config *config = l->s->config;
+    char head[HEAD_MAX];
+    struct source source = {.spool = &l->spool, .head = head};
+    source.head_size = print_head(l, to, name, head);
+    /* The message's own size was measured as it came in. */
+    const struct maildrop_delivery delivery = {.quota_octets = config->store.quota_octets,
+                                               .quota_messages = config->store.quota_messages,
+                                               .utf8_headers = l->mail.utf8};
+    struct maildrop *maildrop = NULL;
+    enum store_outcome outcome = maildrop_open(files, &maildrop);
+    if (outcome == STORE_OK)
+        outcome = maildrop_deliver(maildrop, &delivery, read_source, &source, NULL);
+    if (outcome == STORE_OK)
+        tell_log(l, LOG_INFO, "delivered user=%s octets=%llu from=<%s> to=<%s>", name,
+                 (unsigned long long)(source.head_size + spool_size(&l->spool)), l->mail.from.text,
+                 to->path.text);
+    else if (outcome != STORE_STALE)
+        tell_log(l, outcome == STORE_OVER_QUOTA ? LOG_NOTICE : LOG_WARNING,
+                 "not delivered user=%s from=<%s> to=<%s> reason=%s: %s", name, l->mail.from.text,
+                 to->path.text, maildrop_outcome_name(outcome), maildrop_error(maildrop));
+    maildrop_close(maildrop);
+    return outcome;
+}
+
+enum lmtp_reply lmtp_deliver(struct lmtp *l, const struct lmtp_recipient *to)
+{
+    enum store_outcome outcome = STORE_STALE;
+    for (int again = 0; outcome == STORE_STALE && again <= GRANTS_AGAIN_MAX; again++) {
+        char name[PROTO_USER_MAX + 1];
+        int files[MAILDROP_FILES];
+        uint32_t verdict = ask(l, to->path.mailbox, RECIPIENT_OPEN, name, files);
+        if (verdict != LOGIN_OK) {
+            tell_log(l, LOG_WARNING, "not delivered to=<%s> from=<%s> reason=%s", to->path.text,
+                     l->mail.from.text, proto_outcome_name(verdict));
+            return reply_to_verdict(verdict);
+        }
+        outcome = store(l, to, name, files);
+    }
+    return reply_to_store(l, outcome);
+}
