@@ -158,6 +158,25 @@ static void test_what_was_taken_is_wiped(void **state)
     free(in);
 }
 
+/* However much room there is, no more of it is used than what came needs. */
+static void test_room(void **state)
+{
+    struct line_input *in = base_alloc(sizeof *in);
+    size_t held = 0, size;
+    (void)state;
+    for (unsigned char *to; held < LINE_BUFFER_SIZE; held += size) {
+        to = line_space(in, &size);
+        assert_true(size > 0 && size <= LINE_READ_SIZE);
+        assert_true(to + size <= in->octets + sizeof in->octets);
+        memset(to, 'a', size);
+        line_added(in, size);
+    }
+    line_discard(in);
+    for (size_t i = 0; i < sizeof in->octets; i++)
+        assert_int_equal(in->octets[i], 0);
+    free(in);
+}
+
 static void test_a_line_without_end(void **state)
 {
     struct line_input *in = base_alloc(sizeof *in);
@@ -290,6 +309,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_lines_at_every_cut),
         cmocka_unit_test(test_what_was_taken_is_wiped),
+        cmocka_unit_test(test_room),
         cmocka_unit_test(test_a_line_without_end),
         cmocka_unit_test(test_text),
         cmocka_unit_test(test_numbers),

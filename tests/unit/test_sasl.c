@@ -579,6 +579,67 @@ static void test_user_is_forgotten(void **state)
     quit();
 }
 
+/* It may take the worker a moment from sending the credentials to forgetting them. */
+static bool forgets(const char *octets)
+{
+    uint64_t deadline = base_now_ms() + 5000;
+    while (harness_remembers(h.worker_pid, octets))
+        if (base_now_ms() > deadline)
+            return false;
+    return true;
+}
+
+#define SECRET "Kiebitz-und-Pappel-7341-in-der-Feldmark-zu-Grasdorf"
+
+/* Neither it, nor a piece of base64 that no reply happens to fall on all of. */
+static void look_for_the_secret(struct harness *at)
+{
+    (void)at;
+    assert_true(forgets(SECRET));
+    assert_true(forgets("S2llYml0ei11bmQtUGFwcGVsLTczNDEtaW4tZGVyLUZlbGRtYXJrLXp1LUdyYXNkb3Jm"));
+}
+
+/* However an exchange ends, and before auth has decided, the worker has no secret any more. The
+ * secret stands where a group of base64 begins. */
+static void test_secrets_are_forgotten(void **state)
+{
+    static const struct {
+        const char *said, *encoded; /* and behind it this, in base64 */
+        size_t size;
+        const char *heard;
+    } cases[] = {
+        {"AUTH PLAIN ", OCTETS("\0u\0" SECRET), "+OK"},
+        {"AUTH PLAIN\r\n", OCTETS("\0u\0" SECRET), "+OK"},
+        {"AUTH LOGIN dQ==\r\n", OCTETS(SECRET), "+OK"},
+        {"AUTH PLAIN ", OCTETS("\0other\0u\0" SECRET), "-ERR"},
+        {"AUTH PLAIN ", OCTETS(SECRET), "-ERR"},
+        {"AUTH PLAIN ", OCTETS("b\0u\0xx" SECRET), "-ERR"},
+        {"AUTH LOGIN dQ==\r\n", OCTETS(SECRET "\n"), "-ERR"},
+        {"AUTH CRAM-MD5 ", OCTETS(SECRET), "-ERR"},
+        {"AUTH PLAIN =", OCTETS(SECRET), "-ERR"},
+        {"AUTH PLAIN\r\n=", OCTETS(SECRET), "-ERR"},
+    };
+    (void)state;
+    if (geteuid() != 0)
+        skip();
+    for (size_t i = 0; i < 2 * ARRAY_SIZE(cases); i++) {
+        size_t n = i / 2;
+        harness_connect(&h, i % 2 ? DOOR_POP3S : DOOR_POP3, "192.0.2.1");
+        if (i % 2)
+            harness_start_tls(&h, NULL, 0);
+        expect(&h, "+OK");
+        h.auth.while_deciding = look_for_the_secret;
+        say(&h, cases[n].said);
+        if (strstr(cases[n].said, "\r\n"))
+            expect(&h, "+ ");
+        say_encoded("", cases[n].encoded, cases[n].size);
+        expect(&h, cases[n].heard);
+        assert_int_equal(h.auth.asked, cases[n].heard[0] == '+');
+        look_for_the_secret(&h);
+        quit();
+    }
+}
+
 static void expect_capability(const char *line, bool there)
 {
     size_t size;
@@ -765,6 +826,7 @@ int main(void)
         WITH(set_up, test_denied),
         WITH(set_up, test_disconnect_in_an_exchange),
         WITH(set_up, test_user_is_forgotten),
+        WITH(set_up, test_secrets_are_forgotten),
         WITH(set_up_tls, test_needs_tls),
         WITH(set_up_tokens, test_xoauth2),
         WITH(set_up_tokens, test_refused_tokens),

@@ -610,9 +610,8 @@ static void test_ticket_of_an_expired_client(void **state)
 
 static void test_bad_issuers(void **state)
 {
-    static const char *const files[] = {"", "rubbish\n",
-                                        "-----BEGIN CERTIFICATE-----\n!\n"
-                                        "-----END CERTIFICATE-----\n"};
+    static const char broken[] = "-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----\n";
+    static const char *const files[] = {"", "rubbish\n", broken};
     (void)state;
     for (size_t i = 0; i < ARRAY_SIZE(files); i++) {
         struct config *config = configure("client_ca", "/etc/ca.pem");

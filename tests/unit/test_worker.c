@@ -93,31 +93,6 @@ static void test_confinement(void **state)
     expect_close(&h, END_QUIT);
 }
 
-/* Whether the octets are anywhere in a process's writable memory. */
-static bool remembers(pid_t pid, const char *octets)
-{
-    char path[64], line[512];
-    bool found = false;
-    snprintf(path, sizeof path, "/proc/%d/maps", (int)pid);
-    FILE *maps = fopen(path, "r");
-    snprintf(path, sizeof path, "/proc/%d/mem", (int)pid);
-    int memory = open(path, O_RDONLY | O_CLOEXEC);
-    assert_true(maps && memory >= 0);
-    while (fgets(line, sizeof line, maps) && !found) {
-        unsigned long start, end;
-        char rights[8];
-        if (sscanf(line, "%lx-%lx %7s", &start, &end, rights) != 3 || rights[1] != 'w')
-            continue;
-        char *copy = base_alloc(end - start);
-        ssize_t got = pread(memory, copy, end - start, (off_t)start);
-        found = got > 0 && memmem(copy, (size_t)got, octets, strlen(octets)) != NULL;
-        free(copy);
-    }
-    fclose(maps);
-    close(memory);
-    return found;
-}
-
 /* Before auth has decided, the worker has no password any more. */
 static const char *secret_sent;
 
@@ -129,7 +104,7 @@ static void nap_ms(long ms)
 static void look_for_the_secret(struct harness *at)
 {
     nap_ms(30);
-    assert_false(remembers(at->worker_pid, secret_sent));
+    assert_false(harness_remembers(at->worker_pid, secret_sent));
 }
 
 /* The name shows that the search works. The secret is long, so that no later reply of the worker
@@ -149,7 +124,7 @@ static void test_the_password_is_forgotten(void **state)
         expect(&h, "+OK");
         say(&h, "USER Zaunkoenig-5519\r\n");
         expect(&h, "+OK");
-        assert_true(remembers(h.worker_pid, "Zaunkoenig-5519"));
+        assert_true(harness_remembers(h.worker_pid, "Zaunkoenig-5519"));
         memset(filler, 'x', sizeof filler);
         filler[sizeof filler - 1] = '\0';
         snprintf(line, sizeof line, "PASS %s%s\r\n", filler, secret);
@@ -158,7 +133,7 @@ static void test_the_password_is_forgotten(void **state)
         say(&h, line);
         expect(&h, "+OK");
         assert_non_null(strstr(h.auth.secret, secret));
-        assert_false(remembers(h.worker_pid, secret));
+        assert_false(harness_remembers(h.worker_pid, secret));
         say(&h, "QUIT\r\n");
         expect(&h, "+OK");
         expect_close(&h, END_QUIT);

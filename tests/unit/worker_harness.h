@@ -726,6 +726,33 @@ static inline void expect_close_at(struct harness *h, enum session_end end, cons
 }
 #define expect_close(h, end) expect_close_at(h, end, __FILE__, __LINE__)
 
+/* Whether the octets are anywhere in a process's writable memory. */
+static inline bool harness_remembers(pid_t pid, const char *octets)
+{
+    char path[64], line[512];
+    bool found = false;
+    snprintf(path, sizeof path, "/proc/%d/maps", (int)pid);
+    FILE *maps = fopen(path, "r");
+    snprintf(path, sizeof path, "/proc/%d/mem", (int)pid);
+    int memory = open(path, O_RDONLY | O_CLOEXEC);
+    assert_true(maps && memory >= 0);
+    while (fgets(line, sizeof line, maps) && !found) {
+        unsigned long start, end;
+        char rights[8];
+        if (sscanf(line, "%lx-%lx %7s", &start, &end, rights) != 3 || rights[1] != 'w')
+            continue;
+        if (end - start > 1UL << 30) /* a sanitizer's books */
+            continue;
+        char *copy = base_alloc(end - start);
+        ssize_t got = pread(memory, copy, end - start, (off_t)start);
+        found = got > 0 && memmem(copy, (size_t)got, octets, strlen(octets)) != NULL;
+        free(copy);
+    }
+    fclose(maps);
+    close(memory);
+    return found;
+}
+
 static inline void harness_stop(struct harness *h)
 {
     int status;
