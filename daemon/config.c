@@ -17,6 +17,8 @@
 /* Where a key was set that nobody set. */
 #define BUILT_IN "built-in default"
 
+enum { SHORTEST_EXPIRY = 86400 }; /* seconds: EXPIRE counts in days, and 0 means something else */
+
 enum kind {
     KIND_TEXT,   /* char * */
     KIND_PATH,   /* char *, absolute */
@@ -584,6 +586,11 @@ bool config_complete(struct config *config, char *error, size_t error_size)
                       where_given(config, "auth", "", "processes_min", "processes_max"),
                       (unsigned long long)config->auth.processes_min,
                       (unsigned long long)config->auth.processes_max);
+    if (config->store.expire_after > 0 && config->store.expire_after < SHORTEST_EXPIRY)
+        return refuse(error, error_size,
+                      "%s: [store] expire_after is less than a day, which POP3 cannot announce "
+                      "(RFC 2449 section 6.7): set 0 for never, or 1d and more",
+                      config_where(config, "store", "", "expire_after"));
     return check_languages(config, error, error_size) &&
            check_services(config, error, error_size) &&
            check_mechanisms(config, error, error_size) &&

@@ -44,15 +44,15 @@ static void put_number(struct session *s, const char *before, uint64_t number)
     put_line(s, "");
 }
 
-/* RFC 2449 section 6.7, in whole days, of which a message is sure. But 0 would say that nothing may
- * be left on the server, so what is less than a day is called one. */
+/* RFC 2449 section 6.7, in whole days, of which a message is sure. 0 would say that nothing may be
+ * left on the server; the configuration has no time below a day. */
 static void put_expire(struct session *s)
 {
     uint64_t days = s->config->store.expire_after / SECONDS_PER_DAY;
     if (s->config->store.expire_after == 0)
         put_line(s, "EXPIRE NEVER");
     else
-        put_number(s, "EXPIRE ", days > 0 ? days : 1);
+        put_number(s, "EXPIRE ", days);
 }
 
 /* RFC 2449 section 5: what is announced is there now; what AUTHORIZATION has is announced in both

@@ -149,6 +149,7 @@ static void refusals(void **state)
         {"[tls]\ncertificate=c\n", "must be an absolute path"},
         {MINIMAL "[tls other]\ncertificate=/c\nkey=/k\n", "set certificate and key in [tls] first"},
         {MINIMAL "[workers]\nidle_min=9\nidle_max=3\n", "idle_min is larger than idle_max"},
+        {MINIMAL "[store]\nexpire_after=23h\n", "expire_after is less than a day"},
         {MINIMAL "[auth]\npam_service=../x\n", "must be a file name, not a path"},
         {MINIMAL "[auth]\nmechanisms=plain, cram-md5\n",
          "[auth] mechanisms=cram-md5: must be one of plain, login, external, xoauth2, oauthbearer"},

@@ -198,16 +198,6 @@ static void test_expire(void **state)
     harness_sql(&h, "UPDATE message SET deleted = 7 / (deleted > 1000000) WHERE deleted NOT NULL");
 }
 
-/* 0 would mean that nothing may be left on the server. */
-static void test_expire_within_a_day(void **state)
-{
-    (void)state;
-    start("store.expire_after=1h");
-    greeted();
-    assert_true(announces("EXPIRE 1"));
-    quit();
-}
-
 #define NULS "Subject: a\0b\r\n\r\n\0\0c\0\r\n.\0\r\n"
 
 static void retrieve_nuls(const char *stuffed, size_t size)
@@ -255,7 +245,6 @@ int main(void)
         cmocka_unit_test_teardown(test_login_delay, clean_up),
         cmocka_unit_test_teardown(test_no_login_delay, clean_up),
         cmocka_unit_test_teardown(test_expire, clean_up),
-        cmocka_unit_test_teardown(test_expire_within_a_day, clean_up),
         cmocka_unit_test_teardown(test_nuls_pass, clean_up),
         cmocka_unit_test_teardown(test_nuls_replaced, clean_up),
     };
