@@ -29,7 +29,7 @@ TOOLS := backup check leaf manage salvage
 STORE := $(filter-out mktemplate ctl% $(TOOLS),$(notdir $(basename $(wildcard store/*.c))))
 CTL := $(TOOLS) $(filter-out ctl,$(notdir $(basename $(wildcard store/ctl*.c))))
 AUTH := $(filter-out main,$(notdir $(basename $(wildcard auth/*.c))))
-WORKER := $(filter-out main,$(notdir $(basename $(wildcard worker/*.c))))
+WORKER := $(filter-out main poplar_deliver,$(notdir $(basename $(wildcard worker/*.c))))
 
 FLOOR_O := $(FLOOR:%=$(B)/daemon/%.o)
 CHILD_O := $(CHILD:%=$(B)/daemon/%.o)
@@ -41,7 +41,7 @@ AUTH_O := $(AUTH:%=$(B)/auth/%.o)
 WORKER_O := $(WORKER:%=$(B)/worker/%.o)
 TEMPLATE_O := $(B)/store/template.o
 
-PROGRAMS := poplard poplar-auth poplar-worker poplarctl
+PROGRAMS := poplard poplar-auth poplar-worker poplarctl poplar-deliver
 UNIT := $(patsubst tests/unit/%.c,$(B)/tests/%,$(wildcard tests/unit/test_*.c))
 MODULES := $(patsubst tests/support/%.c,$(B)/tests/%.so,$(wildcard tests/support/pam_*.c))
 
@@ -56,6 +56,8 @@ $(B)/poplar-worker: LDLIBS := -lssl -lcrypto -lsqlite3 -lseccomp -lidn
 $(B)/poplarctl: $(B)/store/ctl.o $(CTL_O) $(STORE_O) $(B)/auth/grant.o $(B)/auth/canonical.o \
 	$(TEMPLATE_O) $(CONFIGFILE_O) $(B)/daemon/privileges.o $(FLOOR_O)
 $(B)/poplarctl: LDLIBS := -lsqlite3 -linih -ljansson -lcrypto
+$(B)/poplar-deliver: $(B)/worker/poplar_deliver.o $(CONFIGFILE_O) $(FLOOR_O)
+$(B)/poplar-deliver: LDLIBS := -linih
 
 $(PROGRAMS:%=$(B)/%):
 	$(call say,$@)

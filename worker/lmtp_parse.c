@@ -84,7 +84,9 @@ static enum lmtp_fault take_path(const char *text, bool may_be_null, struct lmtp
         return LMTP_BAD_SYNTAX;
     if (*text == '@') { /* appendix C: to be ignored */
         text += strcspn(text, ":>");
-        text += *text == ':';
+        if (*text++ != ':')
+            return LMTP_BAD_PATH;
+        may_be_null = false;
     }
     size_t size = take_mailbox(text, &meant);
     if (text[size] != '>' || (size == 0 && !may_be_null))

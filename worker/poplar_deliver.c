@@ -1,0 +1,296 @@
+/*
+ * poplar_deliver.c - poplar-deliver: a message on standard input into somebody's maildrop, for
+ * transports that can run a program but speak no LMTP: .forward, procmail, mailbox_command, cron.
+ *
+ * Run by anybody, as himself, without any privilege: it speaks LMTP (RFC 2033) to poplard's socket,
+ * and the server decides by its uid whose maildrop it may reach. The exit status is one of
+ * sysexits.h, for the transport. Must never say that a message is delivered before the server did,
+ * nor end one that it could not read to its end.
+ */
+#include "daemon/base.h"
+#include "daemon/configfile.h"
+
+#include <errno.h>
+#include <getopt.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/time.h>
+#include <sys/un.h>
+#include <sysexits.h>
+#include <unistd.h>
+
+#define DEFAULT_CONFIG "/etc/poplar/poplar.conf"
+
+enum { PATIENCE_S = 600, REPLY_MAX = 1024 };
+
+static const char usage[] =
+    "usage: poplar-deliver [-f SENDER] [--config FILE | --socket PATH] USER\n"
+    "Put the message on standard input into USER's maildrop.\n"
+    "  -f, --from SENDER  the envelope sender; without it, none (<>)\n"
+    "  --config FILE      take the socket's path from here, not from " DEFAULT_CONFIG "\n"
+    "  --socket PATH      poplard's LMTP socket\n"
+    "  --version, --help\n";
+
+struct options {
+    const char *sender, *config, *socket, *user;
+};
+
+/* The server's end: a stream to read replies from, and one to write to. */
+struct server {
+    FILE *in, *out;
+    char reply[REPLY_MAX]; /* the last one's last line */
+};
+
+static void parse_options(int argc, char **argv, struct options *options)
+{
+    static const struct option known[] = {
+        {"from", required_argument, NULL, 'f'},   {"config", required_argument, NULL, 'c'},
+        {"socket", required_argument, NULL, 's'}, {"version", no_argument, NULL, 'v'},
+        {"help", no_argument, NULL, 'h'},         {NULL, 0, NULL, 0}};
+    int option;
+    while ((option = getopt_long(argc, argv, "f:", known, NULL)) != -1) {
+        switch (option) {
+        case 'f':
+            options->sender = optarg;
+            break;
+        case 'c':
+            options->config = optarg;
+            break;
+        case 's':
+            options->socket = optarg;
+            break;
+        case 'v':
+            puts("poplar-deliver " POPLAR_VERSION);
+            exit(EX_OK);
+        case 'h':
+            fputs(usage, stdout);
+            exit(EX_OK);
+        default:
+            fputs(usage, stderr);
+            exit(EX_USAGE);
+        }
+    }
+    if (argc - optind != 1 || (options->config && options->socket)) {
+        fputs(usage, stderr);
+        exit(EX_USAGE);
+    }
+    options->user = argv[optind];
+}
+
+/* What is wrong with a configuration is not the message's fault: the transport keeps it. */
+static char *find_socket(const struct options *options)
+{
+    char error[2048];
+    if (options->socket)
+        return base_strdup(options->socket);
+    const char *file = options->config ? options->config : DEFAULT_CONFIG;
+    struct config *config;
+    if (!options->config && access(file, R_OK) < 0) {
+        config = config_new(); /* not there, or not for us to read */
+        if (!config_complete(config, error, sizeof error))
+            fatal(EX_TEMPFAIL, "%s", error);
+    } else if (!(config = configfile_read(file, error, sizeof error))) {
+        fatal(EX_TEMPFAIL, "%s", error);
+    }
+    if (config->listen.lmtp.n == 0)
+        fatal(EX_TEMPFAIL, "%s: [listen] lmtp is empty; name a socket by --socket", file);
+    char *path = base_strdup(config->listen.lmtp.items[0]);
+    config_free(config);
+    return path;
+}
+
+static void connect_to(struct server *server, const char *path)
+{
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    const struct timeval patience = {.tv_sec = PATIENCE_S};
+    if (!base_copy(address.sun_path, sizeof address.sun_path, path))
+        fatal(EX_USAGE, "%s: too long for the path of a socket", path);
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (fd < 0 || connect(fd, (struct sockaddr *)&address, sizeof address) < 0)
+        fatal(EX_TEMPFAIL, "%s: %s; is poplard running?", path, strerror(errno));
+    setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
+    setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience);
+    server->in = fdopen(fd, "r");
+    server->out = fdopen(dup(fd), "w");
+    if (!server->in || !server->out)
+        fatal(EX_TEMPFAIL, "%s", strerror(errno));
+}
+
+/* A reply to its last line; its code. Whatever keeps it from us, nothing was delivered. */
+static int hear(struct server *server)
+{
+    char *line = server->reply;
+    bool sent = fflush(server->out) == 0;
+    do {
+        if (!fgets(line, REPLY_MAX, server->in))
+            fatal(EX_TEMPFAIL, "the server is gone%s%s", sent ? "" : ": ",
+                  sent ? "" : strerror(errno));
+    } while (strlen(line) > 3 && line[3] == '-');
+    line[strcspn(line, "\r\n")] = '\0';
+    return atoi(line);
+}
+
+static bool reply_has(const struct server *server, const char *enhanced)
+{
+    return strlen(server->reply) > 4 && strncmp(server->reply + 4, enhanced, strlen(enhanced)) == 0;
+}
+
+/* The transport's view of a refusal. */
+static int status_of(const struct server *server, int code)
+{
+    if (code / 100 != 5)
+        return EX_TEMPFAIL;
+    if (reply_has(server, "5.1.1"))
+        return EX_NOUSER;
+    if (reply_has(server, "5.7.1"))
+        return EX_NOPERM;
+    if (reply_has(server, "5.2.2"))
+        return EX_CANTCREAT;
+    if (reply_has(server, "5.1.3") || reply_has(server, "5.1.7") || reply_has(server, "5.6.7"))
+        return EX_DATAERR;
+    return EX_UNAVAILABLE;
+}
+
+static void expect(struct server *server, int expected)
+{
+    char seen[REPLY_MAX];
+    int code = hear(server);
+    base_escape(seen, sizeof seen, server->reply);
+    if (code / 100 != expected)
+        fatal(status_of(server, code), "%s", seen);
+}
+
+static bool has_high_bit(const char *text)
+{
+    while (*text && !((unsigned char)*text & 0x80))
+        text++;
+    return *text;
+}
+
+static bool has_control(const char *text)
+{
+    for (; *text; text++)
+        if ((unsigned char)*text < 0x20 || *text == 0x7f)
+            return true;
+    return false;
+}
+
+/* An address in brackets, its local part quoted where it must be (RFC 5321 section 4.1.2). Brackets
+ * that are there already do not count. */
+static void put_path(FILE *out, const char *address)
+{
+    size_t size = strlen(address);
+    if (size >= 2 && address[0] == '<' && address[size - 1] == '>') {
+        address++;
+        size -= 2;
+    }
+    const char *at = memrchr(address, '@', size);
+    size_t local = at ? (size_t)(at - address) : size;
+    size_t plain = strcspn(address, "<>()[],;:@\\\" ");
+    bool quoted = size > 0 && (plain < local || local == 0) && address[0] != '"';
+    fputc('<', out);
+    if (quoted)
+        fputc('"', out);
+    for (size_t i = 0; i < local; i++) {
+        if (quoted && (address[i] == '"' || address[i] == '\\'))
+            fputc('\\', out);
+        fputc(address[i], out);
+    }
+    if (quoted)
+        fputc('"', out);
+    fwrite(address + local, 1, size - local, out);
+    fputc('>', out);
+}
+
+static void begin(struct server *server, const struct options *options)
+{
+    const char *sender = options->sender ? options->sender : "";
+    if (has_control(sender) || has_control(options->user) || !*options->user)
+        fatal(EX_DATAERR, "an address with control characters, or none");
+    expect(server, 2);
+    fputs("LHLO localhost\r\n", server->out);
+    expect(server, 2);
+    fputs("MAIL FROM:", server->out);
+    put_path(server->out, sender);
+    fprintf(server->out, " BODY=8BITMIME%s\r\n",
+            has_high_bit(sender) || has_high_bit(options->user) ? " SMTPUTF8" : "");
+    expect(server, 2);
+    fputs("RCPT TO:", server->out);
+    put_path(server->out, options->user);
+    fputs("\r\n", server->out);
+    expect(server, 2);
+    fputs("DATA\r\n", server->out);
+    expect(server, 3);
+}
+
+/* The message on its way out, an octet at a time. */
+struct copy {
+    FILE *out;
+    int last; /* the octet before; a line begins after LF */
+};
+
+static void put_octet(struct copy *copy, int c)
+{
+    if (c == '.' && copy->last == '\n')
+        putc_unlocked('.', copy->out);
+    if (c == '\n' && copy->last != '\r')
+        putc_unlocked('\r', copy->out);
+    putc_unlocked(c, copy->out);
+    copy->last = c;
+}
+
+/* Programs that keep mail in mbox files put a "From " line first, which is none of the message. */
+static void skip_mbox_line(struct copy *copy)
+{
+    static const char from[] = "From ";
+    size_t same = 0;
+    int c;
+    while ((c = getchar()) == from[same])
+        if (++same == strlen(from)) {
+            do
+                c = getchar();
+            while (c != '\n' && c != EOF);
+            return;
+        }
+    for (size_t i = 0; i < same; i++)
+        put_octet(copy, from[i]);
+    if (c != EOF)
+        put_octet(copy, c);
+}
+
+/* Line ends become CR LF, dots at the beginning of lines double (RFC 5321 section 4.5.2). */
+static void send_message(struct server *server)
+{
+    struct copy copy = {server->out, '\n'};
+    int c;
+    skip_mbox_line(&copy);
+    while (!ferror(server->out) && (c = getc_unlocked(stdin)) != EOF)
+        put_octet(&copy, c);
+    if (ferror(stdin))
+        fatal(EX_TEMPFAIL, "the message cannot be read: %s", strerror(errno));
+    if (copy.last != '\n')
+        put_octet(&copy, '\n');
+    fputs(".\r\n", server->out);
+    expect(server, 2);
+    fputs("QUIT\r\n", server->out);
+    fflush(server->out); /* what is said to that changes nothing */
+}
+
+int main(int argc, char **argv)
+{
+    struct options options = {0};
+    struct server server;
+    parse_options(argc, argv, &options);
+    signal(SIGPIPE, SIG_IGN);
+    char *path = find_socket(&options);
+    connect_to(&server, path);
+    free(path);
+    begin(&server, &options);
+    send_message(&server);
+    fclose(server.in);
+    fclose(server.out);
+    return EX_OK;
+}
