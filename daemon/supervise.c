@@ -14,7 +14,12 @@
 #include <systemd/sd-daemon.h>
 #include <unistd.h>
 
-enum { TICK_MS = 1000, TICKET_KEY_MS = 3600 * 1000, LAST_REAP_MS = 2000 };
+enum {
+    TICK_MS = 1000,
+    TICKET_KEY_MS = 3600 * 1000,
+    LAST_REAP_MS = 2000,
+    PROVEN_MS = 10000 /* a nursery this old ends a row of failures */
+};
 
 void master_timer(struct master *m, sd_event_source **timer, uint64_t at,
                   sd_event_time_handler_t handler, void *context)
@@ -112,6 +117,8 @@ static int on_tick(sd_event_source *source, uint64_t usec, void *context)
     (void)usec;
     rotate_ticket_keys(m, now);
     if (m->serving) {
+        if (m->current && now - m->current->born > PROVEN_MS)
+            m->nursery_failures = 0;
         if (m->current && now - m->current->born > m->config->workers.layout_max_age * 1000)
             generation_replace(m, "layout_max_age is over");
         workers_tick(m);

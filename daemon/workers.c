@@ -379,7 +379,6 @@ static void on_ready(struct master *m, struct worker *w, struct message *message
         workers_end(m, w);
         return;
     }
-    m->nursery_failures = 0;
     if (m->waiting && w->generation == m->current) {
         struct waiting *waiting = next_waiting(m);
         assign(m, w, waiting->fd, waiting->door, &waiting->peer);

@@ -40,11 +40,20 @@ def private_etc():
         subprocess.run(["chpasswd"], input=f"{user}:{password}\n", text=True, check=True)
 
 
+def reachable_programs():
+    """Some tests run the programs as other users, for whom the way to a clone may be closed."""
+    build = Path(os.environ["POPLAR_SCRATCH"]) / "build"
+    build.mkdir()
+    subprocess.run(["mount", "--bind", poplar.BUILD, build], check=True)
+    poplar.BUILD = build
+
+
 def pytest_configure(config):
     config.addinivalue_line("markers", "accounts: needs real system accounts in a private /etc")
     if poplar.NAMESPACES:
         raise_loopback()
         private_etc()
+        reachable_programs()
 
 
 def pytest_collection_modifyitems(items):
