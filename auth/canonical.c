@@ -107,7 +107,8 @@ static enum canonical_outcome look_up(const char *name, char spelled[PROTO_USER_
     } while ((error == ERANGE && size <= ENTRY_SIZE_MAX) || error == EINTR);
 
     enum canonical_outcome outcome = CANONICAL_OK;
-    if (error != 0 && error != ENOENT && error != ESRCH)
+    /* Who is not there is no error here, whatever else is: nslcd that is down says ENOENT. */
+    if (error != 0)
         outcome = CANONICAL_UNAVAILABLE;
     else if (!found)
         outcome = CANONICAL_UNKNOWN;

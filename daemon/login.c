@@ -166,7 +166,7 @@ static struct worker *longest_queued(struct master *m)
     struct worker *first = NULL, *delivery = NULL;
     for (struct worker *w = m->workers; w; w = w->next) {
         struct worker **best = w->door == DOOR_LMTP ? &delivery : &first;
-        if (w->queued && !w->ended_by_us && (!*best || w->asked < (*best)->asked))
+        if (w->queued && !w->auth && !w->ended_by_us && (!*best || w->asked < (*best)->asked))
             *best = w;
     }
     return first || delivery_slots(m) == 0 ? first : delivery;
@@ -212,7 +212,10 @@ static void serve_queue(struct master *m)
 void login_wanted(struct master *m, struct worker *w)
 {
     w->asked = base_now_ms();
-    if (w->auth || w->queued || w->failures >= MASTER_LOGIN_ATTEMPTS ||
+    /* An auth process that died is known to the worker, by end-of-file, before it is to us: a
+     * delivery that asks again then waits until that one is reaped. */
+    bool owed = w->auth && w->channel.state != STATE_DELIVERY;
+    if (owed || w->queued || w->failures >= MASTER_LOGIN_ATTEMPTS ||
         w->failures >= MASTER_LOGIN_ATTEMPTS ||
         (w->channel.state == STATE_MAIL && ++w->grants > GRANTS_MAX)) {
         struct log_about about = workers_about(w);

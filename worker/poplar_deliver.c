@@ -271,8 +271,10 @@ static void send_message(struct server *server)
         put_octet(&copy, c);
     if (ferror(stdin))
         fatal(EX_TEMPFAIL, "the message cannot be read: %s", strerror(errno));
-    if (copy.last != '\n')
+    if (copy.last != '\n') {
+        put_octet(&copy, '\r');
         put_octet(&copy, '\n');
+    }
     fputs(".\r\n", server->out);
     expect(server, 2);
     fputs("QUIT\r\n", server->out);

@@ -1,0 +1,926 @@
+"""Mail comes in: LMTP (RFC 2033) over the unix socket, and poplar-deliver in front of it, against a
+running server with real accounts."""
+
+import contextlib
+import fcntl
+import os
+import pwd
+import re
+import signal
+import smtplib
+import socket
+import stat
+import struct
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+import poplar
+from poplar import Raw, wait_until
+
+pytestmark = pytest.mark.accounts
+
+MESSAGE = b"From: x@example.org\r\nSubject: one\r\n\r\nbody\r\n"
+
+
+class Lmtp(Raw):
+    """A client that says what it is told, and reads whole replies."""
+
+    def __init__(self, path, hello=True):
+        sock = socket.socket(socket.AF_UNIX)
+        sock.settimeout(60)
+        sock.connect(str(path))
+        super().__init__(sock)
+        self.sock.settimeout(60)
+        self.greeting = self.reply()
+        if hello:
+            assert self.say(b"LHLO client.example")[:3] == b"250"
+
+    def reply(self):
+        """The lines of one reply, without line ends."""
+        lines = []
+        while True:
+            lines.append(self.line().rstrip(b"\r\n"))
+            if lines[-1][3:4] != b"-":
+                return b"\n".join(lines)
+
+    def say(self, command):
+        self.send(command + b"\r\n")
+        return self.reply()
+
+    def begin(self, *recipients, sender=b"<sender@example.org>", parameters=b""):
+        """MAIL and RCPT; the replies to RCPT."""
+        assert self.say(b"MAIL FROM:" + sender + parameters)[:5] == b"250 2"
+        return [self.say(b"RCPT TO:<" + r + b">") for r in recipients]
+
+    def data(self, message, answers=1):
+        """A whole message, dots doubled; the replies to it."""
+        assert self.say(b"DATA")[:3] == b"354"
+        self.send(re.sub(rb"(?m)^\.", b"..", message) + b".\r\n")
+        return [self.reply() for _ in range(answers)]
+
+    def deliver(self, *recipients, message=MESSAGE, **options):
+        replies = self.begin(*recipients, **options)
+        assert all(r[:3] == b"250" for r in replies), replies
+        return self.data(message, len(recipients))
+
+
+@pytest.fixture
+def start(server):
+    def make(**settings):
+        return server(**{"pam_unix": True, "tls_required": "no", "server_stop_grace": "0",
+                         "auth_throttle_exempt": "127.0.0.0/8"} | settings)
+    return make
+
+
+PASSWORDS = {"alice": "secret", "bob": "bob's own pass word", "carol": "carolcarol"}
+
+
+@contextlib.contextmanager
+def session(p, user="alice"):
+    """A logged-in POP3 session; it ends with QUIT."""
+    raw = p.connect()
+    assert raw.ask(b"USER " + user.encode()).startswith(b"+OK")
+    answer = raw.ask(b"PASS " + PASSWORDS.get(user, "any").encode())
+    assert answer.startswith(b"+OK"), answer
+    yield raw
+    assert raw.ask(b"QUIT").startswith(b"+OK")
+    raw.close()
+
+
+def mail_of(p, user="alice"):
+    """Every message, by a session of its own."""
+    with session(p, user) as raw:
+        count = int(raw.ask(b"STAT").split()[1])
+        found = []
+        for n in range(1, count + 1):
+            assert raw.ask(b"RETR %d" % n).startswith(b"+OK")
+            found.append(b"".join(raw.multi()))
+    return found
+
+
+def body(message):
+    """Without what delivery put before it."""
+    head = re.match(rb"Return-Path: <[^\r]*>\r\nDelivered-To: [^\r]*\r\n"
+                    rb"Received: from [^\r]*\r\n\tby [^\r]*\r\n\tfor [^\r]*\r\n", message)
+    assert head, message[:400]
+    return message[head.end():]
+
+
+@contextlib.contextmanager
+def as_user(name):
+    """Connections made meanwhile are that user's, to whom asks the kernel."""
+    os.seteuid(pwd.getpwnam(name).pw_uid)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+@contextlib.contextmanager
+def write_lock(p, user):
+    with open(p.maildrop(user) / "lock", "r+b") as file:
+        fcntl.fcntl(file, fcntl.F_OFD_SETLK,
+                    struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 1, 1, 0))
+        yield
+
+
+# The conversation.
+
+def test_whole_conversation(start):
+    p = start()
+    c = Lmtp(p.lmtp, hello=False)
+    assert c.greeting.startswith(b"220 pop.example.test ")
+    offered = c.say(b"LHLO client.example").split(b"\n")
+    assert {line[4:] for line in offered[1:]} == {
+        b"PIPELINING", b"8BITMIME", b"SMTPUTF8", b"ENHANCEDSTATUSCODES", b"CHUNKING",
+        b"SIZE 52428800"}
+    assert c.deliver(b"alice@pop.example.test") == [b"250 2.0.0 Delivered"]
+    assert c.say(b"QUIT")[:5] == b"221 2"
+    assert c.rest() == b""
+    message, = mail_of(p)
+    assert body(message) == MESSAGE
+    lines = message.split(b"\r\n")
+    assert lines[0] == b"Return-Path: <sender@example.org>"
+    assert lines[1] == b"Delivered-To: alice"
+    assert lines[2] == b"Received: from client.example (unix:0)"
+    assert re.fullmatch(rb"\tby pop.example.test \(Poplar\) with LMTP id \d+", lines[3])
+    assert re.fullmatch(rb"\tfor <alice@pop.example.test>; \w{3}, \d+ \w{3} \d{4} [\d:]{8} [+-]\d{4}",
+                        lines[4])
+    p.wait_log(r"delivered user=alice octets=\d+ from=<sender@example.org> "
+               r"to=<alice@pop.example.test>")
+    p.wait_log(r"session ended: peer=unix:0 door=lmtp reason=quit delivered=1 refused=0 ")
+
+
+def test_smtplib(start):
+    """Python's own client."""
+    p = start()
+    with smtplib.LMTP(str(p.lmtp)) as c:
+        c.sendmail("sender@example.org", ["alice"], MESSAGE)
+    assert [body(m) for m in mail_of(p)] == [MESSAGE]
+
+
+def test_recipients(start):
+    """Names, cases, domains and details end in the account's maildrop, and no others are there."""
+    p = start()
+    c = Lmtp(p.lmtp)
+    names = [b"alice", b"ALICE", b"alice@localhost", b"Alice@POP.example.test", b"alice+lists",
+             b"alice+a+b@localhost", b'"alice"@localhost']
+    for name in names:
+        assert c.deliver(name) == [b"250 2.0.0 Delivered"], name
+    assert c.say(b"MAIL FROM:<>")[:5] == b"250 2"
+    for name in [b"nobody-here", b"alice@elsewhere.example", b"+alice", b"root", b"daemon",
+                 b"alicealice", b'"al ice"', b'"../../etc/passwd"', b'"."', b"alice-lists",
+                 b"x" * 300]:
+        assert c.say(b"RCPT TO:<" + name + b">") == b"550 5.1.1 No such user", name
+    assert c.say(b"DATA")[:9] == b"503 5.5.1"
+    assert len(mail_of(p)) == len(names)
+    assert not list(p.state.glob("mail/??/??/*+*"))
+    p.wait_log(r"refused to=<nobody-here> from=<> reason=no-such-user")
+
+
+def test_detail_of_an_account_that_has_the_delimiter(start):
+    """The full name first: only where that is no account is there a detail in it."""
+    p = start(delivery_recipient_delimiter="-, +")
+    for name in ("dash", "dash-board"):
+        subprocess.run(["useradd", "--no-create-home", name], check=True)
+    try:
+        c = Lmtp(p.lmtp)
+        assert c.deliver(b"dash-board", b"dash-x", b"dash+board") == [b"250 2.0.0 Delivered"] * 3
+        assert int(p.ctl("message", "list", "dash-board").stdout.split()[-4]) == 1
+        assert sorted(d.name for d in p.state.glob("mail/??/??/*")) == ["dash", "dash-board"]
+    finally:
+        for name in ("dash", "dash-board"):
+            subprocess.run(["userdel", name], check=True)
+
+
+def test_no_delimiter(start):
+    p = start(delivery_recipient_delimiter="")
+    assert Lmtp(p.lmtp).begin(b"alice+x") == [b"550 5.1.1 No such user"]
+
+
+def test_two_recipients_of_which_one_is_over_quota(start):
+    p = start(store_quota_messages="1")
+    p.add("alice", MESSAGE)
+    c = Lmtp(p.lmtp)
+    assert c.deliver(b"alice", b"bob") == [b"452 4.2.2 The maildrop is full",
+                                           b"250 2.0.0 Delivered"]
+    assert (len(mail_of(p)), len(mail_of(p, "bob"))) == (1, 1)
+    p.wait_log(r"not delivered user=alice .* reason=over quota")
+
+
+def test_over_quota_rejected(start):
+    p = start(store_quota_octets="1K", store_over_quota="reject")
+    c = Lmtp(p.lmtp)
+    assert c.deliver(b"alice", message=MESSAGE + b"x" * 1000 + b"\r\n") == [
+        b"552 5.2.2 The maildrop is full"]
+    assert c.deliver(b"alice") == [b"250 2.0.0 Delivered"]
+    assert len(mail_of(p)) == 1
+
+
+def test_one_maildrop_named_twice(start):
+    """Stored once, answered for each (RFC 2033 section 4.2)."""
+    p = start()
+    c = Lmtp(p.lmtp)
+    assert c.deliver(b"alice", b"bob", b"ALICE@localhost", b"alice+x") == [
+        b"250 2.0.0 Delivered"] * 4
+    assert (len(mail_of(p)), len(mail_of(p, "bob"))) == (1, 1)
+
+
+def test_many_recipients(start):
+    p = start()
+    c = Lmtp(p.lmtp)
+    replies = c.begin(*[b"alice+%d" % n for n in range(101)])
+    assert [r[:9] for r in replies] == [b"250 2.1.5"] * 100 + [b"452 4.5.3"]
+    assert c.data(MESSAGE, 100) == [b"250 2.0.0 Delivered"] * 100
+    assert len(mail_of(p)) == 1
+
+
+def test_null_sender_and_source_route(start):
+    p = start()
+    c = Lmtp(p.lmtp)
+    c.deliver(b"alice", sender=b"<>")
+    c.deliver(b"alice", sender=b"<@one.example,@two.example:x@example.org>")
+    first, second = mail_of(p)
+    assert first.startswith(b"Return-Path: <>\r\n")
+    assert second.startswith(b"Return-Path: <x@example.org>\r\n")
+
+
+def test_pipelining(start):
+    """All in one segment, two messages."""
+    p = start()
+    c = Lmtp(p.lmtp, hello=False)
+    c.send(b"LHLO me\r\nMAIL FROM:<>\r\nRCPT TO:<nobody-here>\r\nRCPT TO:<alice>\r\nDATA\r\n"
+           b"one\r\n.\r\nRSET\r\nMAIL FROM:<>\r\nRCPT TO:<alice>\r\nRCPT TO:<bob>\r\nDATA\r\n"
+           b".\r\nNOOP\r\nQUIT\r\n")
+    replies = [c.reply()[:3] for _ in range(14)]
+    assert replies == [b"250", b"250", b"550", b"250", b"354", b"250", b"250", b"250", b"250",
+                       b"250", b"354", b"250", b"250", b"250"]
+    assert c.reply()[:3] == b"221"
+    assert [body(m) for m in mail_of(p)] == [b"one\r\n", b""]
+
+
+def test_octet_by_octet(start):
+    p = start()
+    c = Lmtp(p.lmtp)
+    c.begin(b"alice")
+    assert c.say(b"DATA")[:3] == b"354"
+    for octet in b"..a\r\n\r\n...\r\nx\r.\r\n.\r\n":
+        c.send(bytes([octet]))
+    assert c.reply() == b"250 2.0.0 Delivered"
+    assert body(mail_of(p)[0]) == b".a\r\n\r\n..\r\nx\r.\r\n"
+
+
+def test_chunks(start):
+    """RFC 3030: octets as they are, dots and all."""
+    p = start()
+    c = Lmtp(p.lmtp)
+    c.begin(b"alice", b"bob")
+    c.send(b"BDAT 7\r\n.\r\nx\r\n.BDAT 0\r\nBDAT 6 last\r\n\r\n..\r\nNOOP\r\n")
+    replies = [c.reply() for _ in range(5)]
+    assert replies == [b"250 2.0.0 Chunk taken"] * 2 + [b"250 2.0.0 Delivered"] * 2 + [
+        b"250 2.0.0 Ok"]
+    for user in ("alice", "bob"):
+        assert body(mail_of(p, user)[0]) == b".\r\nx\r\n.\r\n..\r\n"
+
+
+def test_content(start):
+    """8 bit, NUL, bare line ends, long lines: bare LF is made a line end, the rest is kept."""
+    p = start()
+    c = Lmtp(p.lmtp)
+    lines = [bytes(range(256)).replace(b"\r", b"").replace(b"\n", b""), b"a\0b", b"x" * 200_000,
+             b".", b"..", b"tail without end"]
+    message = b"Subject: \xe9\r\n\r\n" + b"\r\n".join(lines) + b"\r\n"
+    c.deliver(b"alice", message=message, parameters=b" BODY=8BITMIME")
+    c.begin(b"alice")
+    c.send(b"BDAT 11 LAST\r\na\nb\n.\nc\rd\ne")
+    assert c.reply() == b"250 2.0.0 Delivered"
+    first, second = mail_of(p)
+    assert body(first) == message
+    assert body(second) == b"a\r\nb\r\n.\r\nc\rd\r\ne\r\n"
+
+
+def test_no_smuggling(start):
+    """A bare LF ends no message: what somebody wrote after it stays text."""
+    p = start()
+    c = Lmtp(p.lmtp)
+    for end in (b"\n.\n", b"\n.\r\n", b"\r\n.\n", b"\r.\r", b"\r\n.\r"):
+        c.begin(b"alice")
+        assert c.say(b"DATA")[:3] == b"354"
+        c.send(b"x" + end + b"MAIL FROM:<>\r\nRCPT TO:<bob>\r\nDATA\r\nfaked\r\n.\r\n")
+        assert c.reply() == b"250 2.0.0 Delivered", end
+        assert c.say(b"NOOP")[:3] == b"250"
+    assert all(b"faked" in m for m in mail_of(p))
+    assert mail_of(p, "bob") == []
+
+
+def test_utf8(start):
+    """RFC 6531: addresses in UTF-8 with SMTPUTF8, and not without."""
+    p = start()
+    c = Lmtp(p.lmtp)
+    assert c.say("MAIL FROM:<é@example.org>".encode())[:9] == b"553 5.6.7"
+    assert c.deliver(b"alice", sender="<é@example.org>".encode(), parameters=b" SMTPUTF8",
+                     message="Subject: é\r\n\r\nx\r\n".encode()) == [b"250 2.0.0 Delivered"]
+    c.begin()
+    assert c.say("RCPT TO:<é>".encode())[:9] == b"553 5.6.7"
+    c.say(b"RSET")
+    assert c.begin("é".encode(), parameters=b" SMTPUTF8") == [b"550 5.1.1 No such user"]
+    raw = p.connect(tls=False)
+    assert raw.ask(b"UTF8").startswith(b"+OK")
+    raw.ask(b"USER alice")
+    raw.ask(b"PASS secret")
+    assert raw.ask(b"RETR 1").startswith(b"+OK")
+    message = b"".join(raw.multi())
+    assert message.startswith("Return-Path: <é@example.org>".encode())
+    assert b"with UTF8LMTP id" in message
+    assert raw.ask(b"QUIT").startswith(b"+OK")
+
+
+# What is refused.
+
+def test_too_large(start):
+    """The rest is swallowed, and the connection goes on."""
+    p = start(store_max_message="100K")
+    c = Lmtp(p.lmtp)
+    big = b"x" * 998 + b"\r\n"
+    assert c.say(b"MAIL FROM:<> SIZE=102401") == b"552 5.3.4 Message too large"
+    assert c.say(b"MAIL FROM:<> SIZE=18446744073709551617") == b"552 5.3.4 Message too large"
+    assert c.deliver(b"alice", b"bob", message=big * 3000) == [b"552 5.3.4 Message too large"] * 2
+    assert c.deliver(b"alice", message=big * 103) == [b"552 5.3.4 Message too large"]
+    assert c.deliver(b"alice", message=big * 102) == [b"250 2.0.0 Delivered"]
+    c.begin(b"alice")
+    c.send(b"BDAT 102000\r\n" + big * 102 + b"BDAT 401\r\n" + b"x" * 401 + b"BDAT 2 LAST\r\n\r\n")
+    assert [c.reply()[:9] for _ in range(3)] == [b"250 2.0.0", b"552 5.3.4", b"552 5.3.4"]
+    assert c.deliver(b"alice") == [b"250 2.0.0 Delivered"]
+    assert len(mail_of(p)) == 2
+
+
+BAD = {
+    b"EHLO x": b"500 5.5.1", b"HELO x": b"500 5.5.1", b"TURN": b"500 5.5.1", b"": b"500 5.5.1",
+    b"LHLO": b"501 5.5.4", b"LHLO a b": b"501 5.5.4", b"LHLO a)": b"501 5.5.4",
+    b"RCPT TO:<alice>": b"503 5.5.1", b"DATA": b"503 5.5.1", b"MAIL TO:<x>": b"501 5.5.4",
+    b"MAIL FROM:x": b"501 5.5.4", b"MAIL FROM:<x@>": b"501 5.1.7",
+    b"MAIL FROM:<x> BODY=BINARYMIME": b"501 5.5.4", b"MAIL FROM:<x> AUTH=<>": b"555 5.5.4",
+    b"MAIL FROM:<x> SIZE=1x": b"501 5.5.4", b"NO\0OP": b"500 5.5.2", b"NOOP \xff": b"500 5.5.2",
+    b"QUIT now": b"501 5.5.4", b"RSET now": b"501 5.5.4", b"VRFY": b"501 5.5.4",
+    b"NOOP " + b"x" * 506: b"500 5.5.2", b"MAIL FROM:<" + b"x" * 560 + b">": b"500 5.5.2",
+}
+
+
+@pytest.mark.parametrize("command", BAD)
+def test_bad_command(unix, command):
+    c = Lmtp(unix.lmtp)
+    assert c.say(command)[:9] == BAD[command]
+    assert c.say(b"VRFY alice")[:3] == b"252"
+    assert c.say(b"NOOP " + b"x" * 505) == b"250 2.0.0 Ok"
+    assert c.say(b"quit ")[:3] == b"221"
+
+
+def test_order(unix):
+    c = Lmtp(unix.lmtp, hello=False)
+    assert c.say(b"MAIL FROM:<>")[:9] == b"503 5.5.1"
+    c.say(b"LHLO x")
+    c.begin(b"alice")
+    assert c.say(b"MAIL FROM:<>")[:9] == b"503 5.5.1"
+    assert c.say(b"RCPT TO:<alice> X=Y")[:9] == b"555 5.5.4"
+    assert c.say(b"RCPT TO:<>")[:9] == b"501 5.1.3"
+    c.send(b"BDAT 1\r\nx")
+    assert c.reply()[:3] == b"250"
+    assert c.say(b"DATA")[:9] == b"503 5.5.1"
+    assert c.say(b"LHLO again")[:3] == b"250"  # RFC 5321 section 4.1.4: as RSET
+    assert c.say(b"DATA")[:9] == b"503 5.5.1"
+    c.send(b"BDAT 6 LAST\r\nRSET\r\nBDAT 6\r\nQUIT\r\nNOOP\r\n")  # swallowed, as commands they are not
+    assert [c.reply()[:3] for _ in range(3)] == [b"503", b"503", b"250"]
+    assert c.say(b"QUIT")[:3] == b"221"
+
+
+@pytest.mark.parametrize("argument", [b"", b"x", b"-1", b"18446744073709551616", b"6 FIRST"])
+def test_bad_chunk(unix, argument):
+    """Where a chunk ends cannot be known: nothing that follows is a command."""
+    c = Lmtp(unix.lmtp)
+    c.begin(b"alice")
+    assert c.say(b"BDAT " + argument)[:9] == b"501 5.5.4"
+    assert c.rest() == b""
+
+
+def test_endless_line(unix):
+    c = Lmtp(unix.lmtp)
+    with contextlib.suppress(OSError):
+        for _ in range(20):
+            c.send(b"x" * 10_000)
+    assert c.rest().startswith(b"500 5.5.2")
+
+
+def test_bad_commands_without_end(start):
+    p = start()
+    c = Lmtp(p.lmtp)
+    replies = [c.say(b"NONSENSE")[:9] for _ in range(20)]
+    assert replies == [b"500 5.5.1"] * 19 + [b"421 4.7.0"]
+    assert c.rest() == b""
+    p.wait_log("door=lmtp reason=bad-commands")
+
+
+def test_idle(start):
+    p = start(session_idle_timeout="1s")
+    c = Lmtp(p.lmtp)
+    assert c.rest() == b"421 4.4.2 Nothing said for too long\r\n"
+    c = Lmtp(p.lmtp)
+    c.begin(b"alice")
+    assert c.say(b"DATA")[:3] == b"354"
+    c.send(b"half a message\r\n")
+    assert c.rest().startswith(b"421 4.4.2")
+    p.wait_log("door=lmtp reason=idle")
+    assert mail_of(p) == []
+
+
+def test_client_leaves(start):
+    """In the middle of a message: nothing is stored. After the dot: all of it may be."""
+    p = start()
+    for sent in (b"DATA\r\nhalf", b"DATA\r\nhalf\r\n.", b"DATA\r\nhalf\r\n.\r", b"BDAT 9 LAST\r\nhalf"):
+        c = Lmtp(p.lmtp)
+        c.begin(b"alice")
+        c.send(sent)
+        c.close()
+    wait_until(lambda: len(re.findall("door=lmtp reason=disconnect", p.log_text())) == 4, "the ends")
+    assert mail_of(p) == []
+
+
+# Who may deliver to whom.
+
+def test_only_into_ones_own(start):
+    p = start()
+    with as_user("alice"):
+        c = Lmtp(p.lmtp)
+    assert c.begin(b"alice", b"alice+x@localhost", b"bob", b"nobody-here") == [
+        b"250 2.1.5 Recipient ok", b"250 2.1.5 Recipient ok",
+        b"550 5.7.1 Not into this maildrop by you", b"550 5.1.1 No such user"]
+    assert c.data(MESSAGE, 2) == [b"250 2.0.0 Delivered"] * 2
+    message, = mail_of(p)
+    assert b"(unix:%d)" % pwd.getpwnam("alice").pw_uid in message
+    assert mail_of(p, "bob") == []
+    p.wait_log(r"refused to=<bob> .* reason=not-by-this-peer")
+
+
+def test_trusted_user(start):
+    p = start(delivery_trusted="no-such-account, bob")
+    with as_user("bob"):
+        c = Lmtp(p.lmtp)
+    assert c.deliver(b"alice") == [b"250 2.0.0 Delivered"]
+    with as_user("carol"):
+        c = Lmtp(p.lmtp)
+    assert c.begin(b"alice") == [b"550 5.7.1 Not into this maildrop by you"]
+
+
+def test_connections_of_one_user(start):
+    """Nobody but root takes every slot; logins go on."""
+    p = start(workers_max_per_source="3")
+    with as_user("alice"):
+        held = [Lmtp(p.lmtp) for _ in range(3)]
+        assert Lmtp(p.lmtp, hello=False).greeting == (
+            b"421 4.3.2 Too many connections, try again later")
+    held += [Lmtp(p.lmtp) for _ in range(5)]
+    with as_user("bob"):
+        assert Lmtp(p.lmtp).deliver(b"bob") == [b"250 2.0.0 Delivered"]
+    assert len(mail_of(p, "bob")) == 1
+
+
+def test_accept_maildrop(start):
+    """A recipient is who has a maildrop already."""
+    p = start(delivery_accept="maildrop")
+    p.add("bob", MESSAGE)
+    c = Lmtp(p.lmtp)
+    assert c.begin(b"alice", b"bob", b"bob+x") == [
+        b"550 5.1.1 No such user", b"250 2.1.5 Recipient ok", b"250 2.1.5 Recipient ok"]
+    assert c.data(MESSAGE, 2) == [b"250 2.0.0 Delivered"] * 2
+    assert not list(p.state.glob("mail/??/??/alice"))
+
+
+def test_create_no(start):
+    p = start(store_create="no")
+    assert Lmtp(p.lmtp).begin(b"alice") == [b"550 5.1.1 No such user"]
+
+
+def test_accept_any(start):
+    """Virtual users: whatever name a maildrop may have."""
+    p = start(pam_unix=False, delivery_accept="any", extra_domain="[domain virt.example]\n")
+    c = Lmtp(p.lmtp)
+    assert c.deliver(b"someone@virt.example", b"Someone+x@VIRT.example") == [
+        b"250 2.0.0 Delivered"] * 2
+    assert c.begin(b'"a/b"@virt.example', b"root") == [b"550 5.1.1 No such user"] * 2
+    assert [d.name for d in p.state.glob("mail/??/??/*")] == ["someone@virt.example"]
+    with as_user("alice"):
+        c = Lmtp(p.lmtp)
+    assert c.begin(b"someone@virt.example") == [b"550 5.7.1 Not into this maildrop by you"]
+
+
+# What fails is the queue's to keep.
+
+def test_directory_down(start):
+    """A look-up that fails is never "no such user"; some modules call that ENOENT."""
+    p = start()
+    c = Lmtp(p.lmtp)
+    services, passwd = Path("/etc/nsswitch.conf"), Path("/etc/passwd")
+    before = services.read_text()
+    services.write_text("passwd: files\ngroup: files\n")  # the one that fails is the last
+    passwd.rename("/etc/passwd.away")
+    try:
+        assert c.begin(b"alice", b"nobody-here") == [
+            b"451 4.3.0 Mail cannot be taken now, try later"] * 2
+        passwd.symlink_to("passwd")
+        assert c.say(b"RCPT TO:<alice>")[:9] == b"451 4.3.0"
+    finally:
+        Path("/etc/passwd.away").rename(passwd)
+        services.write_text(before)
+    p.wait_log(r"look-up of account 'alice' failed")
+    assert c.say(b"RSET") and c.deliver(b"alice") == [b"250 2.0.0 Delivered"]
+
+
+def test_auth_dies(start):
+    p = start()
+    for pid in p.auths():
+        os.kill(pid, signal.SIGSTOP)
+    c = Lmtp(p.lmtp)
+    c.say(b"MAIL FROM:<>")
+    c.send(b"RCPT TO:<alice>\r\n")
+    wait_until(lambda: b"busy" in p.ctl("status").stdout and
+               not re.search(rb"\(0 busy\)", p.ctl("status").stdout), "an exchange")
+    for pid in p.auths():
+        os.kill(pid, signal.SIGKILL)
+    assert c.reply()[:9] == b"451 4.3.0"
+    wait_until(lambda: c.say(b"RCPT TO:<alice>")[:3] == b"250", "new ones")
+    assert c.data(MESSAGE) == [b"250 2.0.0 Delivered"]
+
+
+def test_damaged(start):
+    """Mail does not bounce because a file is damaged; others get theirs."""
+    p = start()
+    p.add("alice", MESSAGE)
+    drop = p.maildrop("alice")
+    with open(drop / "mail.db", "r+b") as file:
+        file.write(b"x" * 4096)
+    c = Lmtp(p.lmtp)
+    assert c.deliver(b"alice", b"bob") == [b"451 4.3.0 Mail cannot be taken now, try later",
+                                           b"250 2.0.0 Delivered"]
+    p.wait_log(r"not delivered user=alice .* reason=damaged maildrop: ")
+
+
+def test_planted_files(start):
+    """A link in the maildrop's place: auth says so at RCPT already, and it is not 550."""
+    p = start()
+    p.add("alice", MESSAGE)
+    drop = p.maildrop("alice")
+    (drop / "lock").unlink()
+    (drop / "lock").symlink_to("/etc/shadow")
+    assert Lmtp(p.lmtp).begin(b"alice")[0][:9] == b"451 4.3.0"
+    p.wait_log(r"lock: a symbolic link")
+
+
+def test_stale_files(start):
+    """-wal went while nobody looked: the next opener has another."""
+    p = start()
+    c = Lmtp(p.lmtp)
+    for _ in range(3):
+        assert c.deliver(b"alice") == [b"250 2.0.0 Delivered"]
+        subprocess.run([sys.executable, "-c", "import sqlite3, sys\n"
+                        "c = sqlite3.connect(sys.argv[1])\n"
+                        "c.execute('PRAGMA wal_checkpoint(TRUNCATE)')\nc.close()",
+                        p.maildrop("alice") / "mail.db"], check=True)
+        for file in p.maildrop("alice").iterdir():
+            os.chown(file, p.state.stat().st_uid, p.state.stat().st_gid)
+    assert len(mail_of(p)) == 3
+
+
+def test_locked(start):
+    """Somebody holds the write lock: busy, and nothing is half-stored."""
+    p = start()
+    p.add("alice", MESSAGE)
+    c = Lmtp(p.lmtp)
+    with write_lock(p, "alice"):
+        assert c.deliver(b"alice", b"bob") == [
+            b"451 4.3.2 The maildrop cannot be had now, try later", b"250 2.0.0 Delivered"]
+    assert c.deliver(b"alice") == [b"250 2.0.0 Delivered"]
+    assert len(mail_of(p)) == 2
+
+
+def test_during_a_session(start):
+    """83: the session's list does not move; the next one has the message."""
+    p = start()
+    c = Lmtp(p.lmtp)
+    c.deliver(b"alice")
+    with session(p) as raw:
+        assert raw.ask(b"STAT").startswith(b"+OK 1 ")
+        assert c.deliver(b"alice") == [b"250 2.0.0 Delivered"]
+        assert raw.ask(b"STAT").startswith(b"+OK 1 ")
+        assert raw.ask(b"DELE 1").startswith(b"+OK")
+        assert c.deliver(b"alice") == [b"250 2.0.0 Delivered"]
+    assert len(mail_of(p)) == 2
+
+
+@pytest.fixture
+def small_disk(start):
+    """state_dir is a file system of its own; a way to use up what is free."""
+    p = start(start=False)
+    owner = p.state.stat()
+    subprocess.run(["mount", "-t", "tmpfs", "-o",
+                    f"size=8m,mode=0700,uid={owner.st_uid},gid={owner.st_gid}", "tmpfs", p.state],
+                   check=True)
+
+    def use_up(leave):
+        with open(p.state / "ballast", "wb", buffering=0) as file:
+            with contextlib.suppress(OSError):
+                while True:
+                    file.write(bytes(4096))
+            file.truncate(max(0, os.fstat(file.fileno()).st_size // 4096 * 4096 - leave))
+
+    p.use_up = use_up
+    p.free = lambda: (p.state / "ballast").unlink()
+    try:
+        yield p.start()
+    finally:
+        p.stop()
+        subprocess.run(["umount", p.state], check=True)
+
+
+@pytest.mark.parametrize("leave", [0, 4096, 16384])
+def test_disk_full(small_disk, leave):
+    """Under the maildrop and under the message on its way; all goes on when there is room."""
+    p = small_disk
+    c = Lmtp(p.lmtp)
+    assert c.deliver(b"alice") == [b"250 2.0.0 Delivered"]
+    p.use_up(leave)
+    assert c.deliver(b"alice", message=b"x" * 60_000 + b"\r\n")[0][:9] == b"451 4.3.1"
+    assert c.deliver(b"alice", b"bob", message=(b"x" * 998 + b"\r\n") * 1000) == [
+        b"452 4.3.1 No room for this message, try later"] * 2
+    p.free()
+    assert c.deliver(b"alice", message=(b"x" * 998 + b"\r\n") * 1000) == [b"250 2.0.0 Delivered"]
+    assert len(mail_of(p)) == 2
+    assert mail_of(p, "bob") == []
+
+
+def test_worker_killed(start):
+    """Anywhere: what was not acknowledged to the last is not there, or there whole."""
+    p = start()
+    c = Lmtp(p.lmtp)
+    c.begin(b"alice")
+    assert c.say(b"DATA")[:3] == b"354"
+    c.send(b"x" * 1_000_000)
+    worker, = p.serving()
+    os.kill(worker, signal.SIGKILL)
+    assert c.rest() == b""
+    assert mail_of(p) == []
+    assert Lmtp(p.lmtp).deliver(b"alice") == [b"250 2.0.0 Delivered"]
+
+
+# The socket.
+
+def test_socket_comes_and_goes(start):
+    p = start()
+    status = p.lmtp.stat()
+    assert stat.S_ISSOCK(status.st_mode) and stat.S_IMODE(status.st_mode) == 0o666
+    held = Lmtp(p.lmtp)
+    p.process.send_signal(signal.SIGHUP)
+    p.wait_notified("READY=1")
+    assert p.lmtp.stat().st_ino == status.st_ino
+    assert Lmtp(p.lmtp).deliver(b"alice") == [b"250 2.0.0 Delivered"]
+    assert held.deliver(b"alice") == [b"250 2.0.0 Delivered"]
+    elsewhere = p.directory / "made" / "socket"
+    p.write_config(listen_lmtp=elsewhere)
+    p.process.send_signal(signal.SIGHUP)
+    p.wait_notified("READY=1")
+    assert Lmtp(elsewhere).deliver(b"alice") == [b"250 2.0.0 Delivered"]
+    assert not p.lmtp.exists()
+    p.write_config(listen_lmtp="")
+    p.process.send_signal(signal.SIGHUP)
+    p.wait_notified("READY=1")
+    assert not elsewhere.exists()
+    assert len(mail_of(p)) == 3
+
+
+def test_socket_left_over(start):
+    """One that nobody serves is replaced; another server's, or a file, is an error."""
+    p = start()
+    p.stop(signal.SIGKILL)
+    assert p.lmtp.exists()
+    p.start()
+    assert Lmtp(p.lmtp).deliver(b"alice") == [b"250 2.0.0 Delivered"]
+    before = p.lmtp.stat().st_ino
+    (p.directory / "second").mkdir()
+    second = poplar.Poplar(p.directory / "second", listen_lmtp=p.lmtp)
+    result = subprocess.run(second.command(), capture_output=True, text=True)
+    assert result.returncode == 78
+    assert f"[listen] lmtp={p.lmtp}: another server holds this socket" in result.stderr
+    file = p.directory / "file"
+    file.write_text("precious")
+    second.write_config(listen_lmtp=file)
+    result = subprocess.run(second.command(), capture_output=True, text=True)
+    assert result.returncode == 78 and "no socket" in result.stderr
+    second.write_config(listen_lmtp="lmtp.sock")
+    result = subprocess.run(second.command(), capture_output=True, text=True)
+    assert result.returncode == 78 and "must be an absolute path" in result.stderr
+    assert file.read_text() == "precious" and p.lmtp.stat().st_ino == before
+    assert Lmtp(p.lmtp).deliver(b"alice") == [b"250 2.0.0 Delivered"]
+
+
+PASS_ON = """
+import os, socket, sys
+s = socket.socket(socket.AF_UNIX)
+s.bind(sys.argv[1])
+os.chmod(sys.argv[1], 0o666)
+s.listen()
+os.dup2(s.fileno(), 3)
+os.set_inheritable(3, True)
+os.environ.update(LISTEN_FDS="1", LISTEN_PID=str(os.getpid()), LISTEN_FDNAMES="lmtp")
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+
+def test_socket_from_systemd(start):
+    """It takes the place of the configured one; POP3 is bound as configured."""
+    p = start(start=False, listen_lmtp=None)
+    passed = p.directory / "passed"
+    command = p.command
+    p.command = lambda *more: [sys.executable, "-c", PASS_ON, str(passed), *command(*more)]
+    p.start()
+    assert Lmtp(passed).deliver(b"alice") == [b"250 2.0.0 Delivered"]
+    assert not p.lmtp.exists()
+    p.process.send_signal(signal.SIGHUP)
+    p.wait_notified("READY=1")
+    assert Lmtp(passed).deliver(b"alice") == [b"250 2.0.0 Delivered"]
+    assert len(mail_of(p)) == 2
+    p.write_config(listen_lmtp=p.lmtp)
+    assert p.ctl("reload", check=False).returncode == 78
+
+
+# poplar-deliver.
+
+def deliver(p, *arguments, message=MESSAGE, user=None, where=None, **options):
+    where = where if where is not None else ["--config", str(p.config)]
+    return subprocess.run([poplar.BUILD / "poplar-deliver", *where, *arguments], input=message,
+                          user=user, capture_output=True, **options)
+
+
+def test_pipe(start):
+    """As a user into one's own; LF becomes CRLF, dots are kept, a "From " line goes."""
+    p = start()
+    p.config.chmod(0o644)
+    lines = b"Subject: x\n\n.\n..\n.x\nFrom here\n\xe9\0\nno end"
+    for before in (b"From x@y Sat Nov 21 12:00:00 2026\n", b"From \r\n", b""):
+        result = deliver(p, "-f", "x@y.example", "alice", message=before + lines, user="alice")
+        assert (result.returncode, result.stderr) == (0, b"")
+    socket_too = deliver(p, "--from", "<>", "alice@localhost", message=lines, user="alice",
+                         where=["--socket", p.lmtp])
+    assert socket_too.returncode == 0
+    messages = mail_of(p)
+    assert [body(m) for m in messages] == [lines.replace(b"\n", b"\r\n") + b"\r\n"] * 4
+    assert messages[0].startswith(b"Return-Path: <x@y.example>\r\n")
+    assert messages[3].startswith(b"Return-Path: <>\r\n")
+
+
+@pytest.mark.parametrize("text", [b"", b"F", b"From", b"From ", b"From x", b"\n", b".", b".\n",
+                                  b"Fro\n", b"FrFrom \n", b"a\r\nb\r\n", b"a\rb", b"\r"])
+def test_pipe_small(unix, text):
+    user = "carol"
+    assert deliver(unix, user, message=text).returncode == 0
+    expected = re.sub(rb"\AFrom [^\n]*\n?", b"", text)
+    with session(unix, user) as raw:
+        assert raw.ask(b"RETR 1").startswith(b"+OK")
+        assert body(b"".join(raw.multi())) == poplar.on_the_wire(expected)
+        raw.ask(b"DELE 1")
+
+
+def test_pipe_statuses(start):
+    p = start(store_quota_messages="1", store_over_quota="reject", store_max_message="10K")
+    p.config.chmod(0o644)
+    assert deliver(p, "alice").returncode == 0
+    assert deliver(p, "nobody-here").returncode == 67
+    assert deliver(p, "bob", user="alice").returncode == 77
+    over = deliver(p, "alice")
+    assert over.returncode == 73 and b"552 5.2.2 The maildrop is full" in over.stderr
+    assert deliver(p, "bob", message=b"x" * 20_000).returncode == 69
+    assert deliver(p, "-f", "x@no domain", "bob").returncode == 65
+    assert deliver(p, "bo\nb").returncode == 65
+    assert deliver(p).returncode == 64
+    assert deliver(p, "--nonsense", "bob").returncode == 64
+    assert deliver(p, "bob", "alice").returncode == 64
+    assert deliver(p, "--socket", "/x", "bob").returncode == 64
+    assert deliver(p, "bob", where=["--socket", "/nonexistent"]).returncode == 75
+    assert deliver(p, "bob", where=["--config", "/nonexistent"]).returncode == 75
+    p.write_config(store_over_quota="defer")
+    p.ctl("reload")
+    assert deliver(p, "alice").returncode == 75
+    with subprocess.Popen([poplar.BUILD / "poplar-deliver", "--config", p.config, "bob"],
+                          stdin=subprocess.PIPE) as broken:
+        broken.stdin.write(b"half a message\n")
+        broken.stdin.flush()
+        wait_until(p.serving, "the connection")
+        broken.kill()
+    assert mail_of(p, "bob") == []
+    p.stop()
+    assert deliver(p, "bob").returncode == 75
+
+
+def test_pipe_names_that_need_quotes(start):
+    p = start(pam_unix=False, delivery_accept="any")
+    for name in ("two words", 'a"b', "DOMAIN\\user", "<x>"[1:-1], "semi;colon"):
+        assert deliver(p, name).returncode == 0, name
+        drop, = [d for d in p.state.glob("mail/??/??/*") if d.name == name.lower()]
+        assert drop.is_dir()
+
+
+# Much of it.
+
+def test_large_message_in_constant_memory(start):
+    """100 MB: below 8 MiB above an idle session, coming in and going out."""
+    p = start(store_max_message="200M")
+    c = Lmtp(p.lmtp)
+
+    def peak(pid):
+        return int(p.proc_status(pid)["VmHWM"].split()[0])
+    worker, = p.serving()
+    idle = peak(worker)
+    c.begin(b"alice")
+    assert c.say(b"DATA")[:3] == b"354"
+    line = b"x" * 1_048_574 + b"\r\n"
+    for _ in range(100):
+        c.send(line)
+    c.send(b".\r\n")
+    assert c.reply() == b"250 2.0.0 Delivered"
+    assert peak(worker) - idle < 8192
+    c.close()
+    with open("/dev/zero", "rb") as zero, subprocess.Popen(
+            [poplar.BUILD / "poplar-deliver", "--config", p.config, "bob"],
+            stdin=subprocess.PIPE) as pipe:
+        tool = 0
+        for _ in range(20):
+            pipe.stdin.write(zero.read(1 << 20))
+            tool = max(tool, int(p.proc_status(pipe.pid)["VmHWM"].split()[0]))
+        pipe.stdin.close()
+        assert pipe.wait(60) == 0
+    assert tool < 8192
+    with session(p) as raw:
+        assert int(raw.ask(b"STAT").split()[2]) > 100 << 20
+
+
+def test_many_at_once(start):
+    """2,000 messages over 10 connections to 20 users, 10 sessions fetch and delete meanwhile: each
+    that was acknowledged is there, or was fetched, once and whole."""
+    p = start(pam_unix=False, delivery_accept="any", workers_max_per_source="100")
+    users = [f"user{n}" for n in range(20)]
+    sent, fetched, problems = [], [], []
+    sending = threading.Event()
+    sending.set()
+
+    def guarded(work, *arguments):
+        try:
+            work(*arguments)
+        except BaseException as problem:  # noqa: BLE001 a thread's failure is the test's
+            problems.append(problem)
+
+    def send(k):
+        c = Lmtp(p.lmtp)
+        for n in range(200):
+            user = users[(k * 7 + n) % 20]
+            token = f"{k}-{n}-{user}".encode()
+            text = b"Token: " + token + b"\r\n\r\n" + b"x" * (n * 37 % 3000) + b"\r\n"
+            if c.deliver(user.encode(), message=text) == [b"250 2.0.0 Delivered"]:
+                sent.append(token)
+
+    def take(user, raw):
+        got = []
+        count = int(raw.ask(b"STAT").split()[1])
+        for n in range(1, count + 1):
+            assert raw.ask(b"RETR %d" % n).startswith(b"+OK")
+            text = body(b"".join(raw.multi()))
+            token = re.match(rb"Token: (\S+)\r\n\r\nx*\r\n\Z", text)
+            assert token and token[1].endswith(user.encode()), text[:80]
+            got.append(token[1])
+            assert raw.ask(b"DELE %d" % n).startswith(b"+OK")
+        return got
+
+    def fetch(k):
+        rounds = 0
+        while sending.is_set() or rounds == 0:
+            rounds += 1
+            for user in users[2 * k:2 * k + 2]:
+                with session(p, user) as raw:
+                    got = take(user, raw)
+                fetched.extend(got)
+
+    senders = [threading.Thread(target=guarded, args=(send, k)) for k in range(10)]
+    fetchers = [threading.Thread(target=guarded, args=(fetch, k)) for k in range(10)]
+    for thread in senders + fetchers:
+        thread.start()
+    for thread in senders:
+        thread.join(120)
+    sending.clear()
+    for thread in fetchers:
+        thread.join(120)
+    assert not problems, problems[:3]
+    assert len(sent) == 2000
+    for user in users:
+        with session(p, user) as raw:
+            fetched.extend(take(user, raw))
+    assert sorted(fetched) == sorted(sent)
