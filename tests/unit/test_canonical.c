@@ -155,12 +155,67 @@ static void test_finish(void **state)
     }
 }
 
+/* Addresses and what is left of them without their detail; NULL: they have none. */
+static void test_detail(void **state)
+{
+    static const struct {
+        const char *delimiters, *given, *shorter;
+    } cases[] = {
+        {"+", "alice+lists", "alice"},
+        {"+", "alice+a+b@example.org", "alice@example.org"},
+        {"+", "alice+@example.org", "alice@example.org"},
+        {"+", "alice@example.org", NULL},
+        {"+", "alice@ex+ample.org", NULL},
+        {"+", "+alice@example.org", NULL},
+        {"+", "+", NULL},
+        {"+", "", NULL},
+        {"+", "alice-x", NULL},
+        {"+, -", "alice-x+y", "alice"},
+        {"+-", "alice+x-y", "alice"},
+        {"+", "a+b@c@example.org", "a@example.org"},
+        {"", "alice+lists", NULL},
+    };
+    (void)state;
+    for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+        char shorter[PROTO_RECIPIENT_MAX + 1];
+        struct config *config = configure("lowercase", "local");
+        set(config, "delivery", "", "recipient_delimiter", cases[i].delimiters);
+        bool has = canonical_without_detail(config, cases[i].given, shorter);
+        if (has != (cases[i].shorter != NULL) || (has && strcmp(shorter, cases[i].shorter) != 0))
+            fail_msg("'%s' without a detail of '%s'", cases[i].given, cases[i].delimiters);
+        config_free(config);
+    }
+}
+
+/* For delivery: the account's name and uid, or what a maildrop without an account would be. */
+static void test_account(void **state)
+{
+    char name[PROTO_USER_MAX + 1];
+    uid_t uid = 0;
+    struct config *config = configure("lowercase", "local");
+    const struct passwd *daemon = getpwnam("daemon");
+    (void)state;
+    set(config, "auth", "", "first_uid", "1");
+    assert_int_equal(canonical_account(config, "Daemon@LOCALHOST", name, &uid), CANONICAL_OK);
+    assert_string_equal(name, "daemon");
+    assert_int_equal(uid, daemon->pw_uid);
+    assert_int_equal(canonical_account(config, "Nobody-Here@x.net", name, &uid), CANONICAL_UNKNOWN);
+    assert_string_equal(name, "nobody-here@x.net");
+    assert_int_equal(canonical_account(config, "root", name, &uid), CANONICAL_REFUSED);
+    assert_int_equal(canonical_account(config, "a/b", name, &uid), CANONICAL_MALFORMED);
+    /* By its very name: rules are not asked. */
+    assert_int_equal(canonical_uid("root", &uid), CANONICAL_OK);
+    assert_int_equal(uid, 0);
+    assert_int_equal(canonical_uid("nobody-here", &uid), CANONICAL_UNKNOWN);
+    config_free(config);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_fold),
-        cmocka_unit_test(test_fold_length),
-        cmocka_unit_test(test_finish),
+        cmocka_unit_test(test_fold),    cmocka_unit_test(test_fold_length),
+        cmocka_unit_test(test_finish),  cmocka_unit_test(test_detail),
+        cmocka_unit_test(test_account),
     };
     return cmocka_run_group_tests_name("canonical", tests, NULL, NULL);
 }
