@@ -112,7 +112,7 @@ run: deps-build deps-run
 	@$(MAKE) --no-print-directory all
 	@packaging/demo.sh $(B)
 
-check: deps-build deps-check
+check: deps-build deps-check $(if $(filter 1,$(LONG)),deps-long)
 	@$(MAKE) --no-print-directory lint tests trees
 	@tests/support/check.sh $(B)
 

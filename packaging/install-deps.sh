@@ -7,8 +7,9 @@ build='gcc make pkg-config libc6-dev libpam0g-dev libssl-dev libsystemd-dev libs
        libseccomp-dev libinih-dev libjansson-dev libidn-dev'
 run='libpam-pwdfile curl openssl ca-certificates'
 check='clang-format libcmocka-dev libpam-wrapper libpam-pwdfile python3-pytest curl fetchmail mpop
-       getmail6 neomutt libio-socket-ssl-perl claws-mail xvfb testssl.sh openssl sqlite3
+       getmail6 neomutt libio-socket-ssl-perl testssl.sh openssl sqlite3
        debootstrap strace procps util-linux passwd ca-certificates man-db groff-base'
+long='claws-mail xvfb' # hundreds of megabytes on a bare machine
 
 wanted=
 for set in "$@"; do
@@ -16,7 +17,8 @@ for set in "$@"; do
     build) wanted="$wanted $build" ;;
     run) wanted="$wanted $run" ;;
     check) wanted="$wanted $check" ;;
-    *) echo "install-deps.sh: no set '$set': build, run or check" >&2; exit 64 ;;
+    long) wanted="$wanted $long" ;;
+    *) echo "install-deps.sh: no set '$set': build, run, check or long" >&2; exit 64 ;;
     esac
 done
 

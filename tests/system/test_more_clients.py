@@ -6,6 +6,7 @@ import os
 import poplib
 import pty
 import select
+import shutil
 import signal
 import subprocess
 import time
@@ -307,6 +308,8 @@ def prepare_claws(server, tls, directory, remove):
     return claws, mail / "inbox"
 
 
+@pytest.mark.skipif(not (shutil.which("claws-mail") and shutil.which("Xvfb")),
+                    reason="no graphical client, it is large: LONG=1 make check installs it")
 @DOORS
 def test_claws_mail(letters, tls, tmp_path, display):
     """A graphical client, its window on a screen that nobody sees."""
