@@ -98,12 +98,18 @@ static void feed_watchdog(struct master *m, uint64_t now)
 {
     if (m->watchdog_ms == 0 || now - m->watchdog_fed < m->watchdog_ms / 3)
         return;
-    if (m->serving && (!m->current || m->current->awaiting_pong))
+    bool nursery = !m->serving || (m->current && !m->current->awaiting_pong);
+    if (!nursery || !login_ping(m)) {
+        if (!m->starved)
+            log_line(LOG_ERR, LOG_EVENT_OTHER, NULL,
+                     "%s does not answer: systemd's watchdog is not fed until it does",
+                     nursery ? "an idle auth process" : "the nursery");
+        m->starved = true;
         return;
-    if (!login_ping(m))
-        return;
+    }
     if (m->current)
         generation_ping(m->current);
+    m->starved = false;
     m->watchdog_fed = now;
     sd_notify(0, "WATCHDOG=1");
 }
