@@ -24,14 +24,21 @@ enum ctl_option {
     CTL_FORMAT = 1 << 5,
     CTL_NO_LIMITS = 1 << 6,
     CTL_CRLF = 1 << 7,
+    CTL_YES = 1 << 8,
+    CTL_ALL = 1 << 9,
+    CTL_UIDL = 1 << 10,
+    CTL_UIDL_TEMPLATE = 1 << 11,
+    CTL_UIDL_CAPTURE = 1 << 12,
+    CTL_DELETED = 1 << 13,
 };
 
 /* One invocation. */
 struct ctl {
-    unsigned options;        /* set of enum ctl_option */
-    const char *config_file; /* --config */
-    const char *format;      /* --format; NULL: not given */
-    size_t n_words;          /* everything else; after parsing, the command's own arguments */
+    unsigned options;                           /* set of enum ctl_option */
+    const char *config_file;                    /* --config */
+    const char *format;                         /* --format; NULL: not given */
+    const char *uidl, *uidl_format, *uidl_list; /* the same */
+    size_t n_words; /* everything else; after parsing, the command's own arguments */
     const char **words;
     struct config *config; /* NULL for commands that need none */
 };
@@ -55,10 +62,22 @@ struct ctl_maildrop {
 int ctl_open_user(const struct ctl *ctl, const char *given, char name[PROTO_USER_MAX + 1],
                   const char **pam_service);
 
-/* Open the maildrop of a user named as above, made if `create`. The session byte of its lock is
- * not taken: for commands that add and read. 0, or an exit status after saying why. */
-int ctl_open_maildrop(const struct ctl *ctl, const char *given, bool create,
+/* How to open a maildrop; nothing of these: as it is, to add and to read. */
+enum ctl_open {
+    CTL_OPEN_CREATE = 1 << 0,  /* make it if there is none */
+    CTL_OPEN_SESSION = 1 << 1, /* take the session byte of its lock: what a client sees changes */
+    CTL_OPEN_NAMED = 1 << 2,   /* the name is that of a maildrop already: ctl_drops.h */
+    CTL_OPEN_QUIET = 1 << 3,   /* say nothing when a session holds it */
+};
+
+/* Open the maildrop of a user named as above. One that is there can be opened when its account is
+ * gone. 0, or an exit status after saying why; EX_TEMPFAIL when a session holds it. */
+int ctl_open_maildrop(const struct ctl *ctl, const char *given, unsigned how,
                       struct ctl_maildrop *opened);
+/* Whether there is a maildrop of this canonical name. What cannot be seen is not. */
+bool ctl_open_exists(const struct ctl *ctl, const char *name);
+/* As far as the name: of a maildrop that is there, or an account. */
+int ctl_open_name(const struct ctl *ctl, const char *given, char name[PROTO_USER_MAX + 1]);
 void ctl_open_close(struct ctl_maildrop *opened);
 
 /* Say that the store failed while `doing` (NULL: opening), and return the exit status for it. */
@@ -75,5 +94,20 @@ int ctl_import(struct ctl *ctl);
 int ctl_export(struct ctl *ctl);
 int ctl_message_add(struct ctl *ctl);
 int ctl_message_list(struct ctl *ctl);
+int ctl_message_show(struct ctl *ctl);
+int ctl_message_delete(struct ctl *ctl);
+int ctl_message_restore(struct ctl *ctl);
+int ctl_mailbox_list(struct ctl *ctl);
+int ctl_mailbox_show(struct ctl *ctl);
+int ctl_mailbox_create(struct ctl *ctl);
+int ctl_mailbox_delete(struct ctl *ctl);
+int ctl_mailbox_set(struct ctl *ctl);
+int ctl_mailbox_check(struct ctl *ctl);
+int ctl_mailbox_backup(struct ctl *ctl);
+int ctl_mailbox_restore(struct ctl *ctl);
+int ctl_mailbox_compact(struct ctl *ctl);
+int ctl_mailbox_salvage(struct ctl *ctl);
+int ctl_mailbox_upgrade(struct ctl *ctl);
+int ctl_expire(struct ctl *ctl);
 
 #endif

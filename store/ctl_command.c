@@ -11,7 +11,10 @@
 enum {
     ANY = 1 << 20, /* more arguments than a command line can hold */
     WORD_MAX = 40, /* octets compared when looking for the nearest word */
-    COMMAND_OPTIONS = CTL_DRY_RUN | CTL_FORMAT | CTL_NO_LIMITS | CTL_CRLF
+    COMMAND_OPTIONS = CTL_DRY_RUN | CTL_FORMAT | CTL_NO_LIMITS | CTL_CRLF | CTL_YES | CTL_ALL |
+                      CTL_UIDL | CTL_UIDL_TEMPLATE | CTL_UIDL_CAPTURE | CTL_DELETED,
+    IMPORT_OPTIONS = CTL_DRY_RUN | CTL_FORMAT | CTL_NO_LIMITS | CTL_ALL | CTL_UIDL |
+                     CTL_UIDL_TEMPLATE | CTL_UIDL_CAPTURE
 };
 
 static const struct ctl_command commands[] = {
@@ -23,18 +26,56 @@ static const struct ctl_command commands[] = {
      "Write what one user's sessions say to the server's log, or stop it",
      "Commands and the first lines of their replies, from login on; passwords are masked. Lasts\n"
      "until it is switched off or the server ends.\n"},
-    {"user", "USER", 1, 1, 0, true, ctl_user, "Show how a name maps to a user and a maildrop",
-     NULL},
-    {"import", "USER PATH...", 2, ANY, CTL_DRY_RUN | CTL_FORMAT | CTL_NO_LIMITS, true, ctl_import,
-     "Add messages from a message file, an mbox or a Maildir",
-     "A directory with cur/ and new/ is a Maildir, a file whose name ends in .eml one message,\n"
-     "a file that begins with \"From \" an mbox, any other file one message. Importing twice\n"
-     "adds the messages twice.\n"},
-    {"export", "USER DIR", 2, 2, CTL_CRLF, true, ctl_export, "Write all messages into a Maildir",
-     "DIR is made if it is not there. In an existing Maildir the messages are added.\n"},
+    {"user", "USER", 1, 1, 0, true, ctl_user,
+     "Show how a name maps to a user and a maildrop, and its limits", NULL},
+    {"import", "USER PATH...", 2, ANY, IMPORT_OPTIONS, true, ctl_import,
+     "Add messages from an mbox, a Maildir, a Cyrus mailbox or message files",
+     "UIDLs are kept as the old server had them, so that no client downloads twice: from\n"
+     "dovecot-uidlist, courierpop3dsizelist, cyrus.index, X-UIDL or X-UID headers in an mbox, or "
+     "a\n"
+     "capture of the old account (--uidl-list). Importing again adds only what is new.\n"
+     "--all DIR takes DIR/USER, DIR/USER/Maildir and DIR/DOMAIN/USER: see poplarctl(8).\n"},
+    {"export", "USER DIR", 2, 2, CTL_CRLF | CTL_FORMAT, true, ctl_export,
+     "Write all messages into a Maildir, or an mbox",
+     "DIR is made if it is not there. In an existing Maildir the messages are added. With\n"
+     "--format=mbox the second argument is a file, which must not be there yet.\n"},
+    {"expire", "[USER...]", 0, ANY, 0, true, ctl_expire,
+     "Delete what is past expire_after, and remove what is past undelete_for",
+     "Without USER: in all maildrops. Those in use are passed over until the next time.\n"},
+    {"mailbox list", "", 0, 0, 0, true, ctl_mailbox_list, "List all maildrops", NULL},
+    {"mailbox show", "USER", 1, 1, 0, true, ctl_mailbox_show, "Show what a maildrop holds", NULL},
+    {"mailbox create", "USER", 1, 1, 0, true, ctl_mailbox_create, "Make an empty maildrop", NULL},
+    {"mailbox delete", "USER", 1, 1, CTL_YES, true, ctl_mailbox_delete,
+     "Delete a maildrop with all its mail", "Without --yes it asks on a terminal.\n"},
+    {"mailbox set", "USER KEY=VALUE...", 2, ANY, 0, true, ctl_mailbox_set,
+     "Give a maildrop limits of its own",
+     "KEY is quota_octets or quota_messages. 0 is no limit; an empty value goes back to that of\n"
+     "the configuration.\n"},
+    {"mailbox check", "USER", 1, 1, CTL_ALL, true, ctl_mailbox_check, "Look for damage; name each",
+     "Reads everything, changes nothing, needs no pause.\n"},
+    {"mailbox backup", "USER FILE", 2, 2, CTL_ALL, true, ctl_mailbox_backup,
+     "Write a maildrop into a file while it is in use",
+     "--all DIR writes DIR/NAME/mail.db for each, except those unchanged since the last time.\n"},
+    {"mailbox restore", "USER FILE", 2, 2, CTL_YES, true, ctl_mailbox_restore,
+     "Put a backup in the place of what a maildrop holds",
+     "Mail that came since the backup is lost; without --yes it asks on a terminal.\n"},
+    {"mailbox compact", "USER", 1, 1, CTL_ALL, true, ctl_mailbox_compact,
+     "Give unused room in a maildrop's file back to the system", NULL},
+    {"mailbox salvage", "USER DIR", 2, 2, CTL_CRLF, true, ctl_mailbox_salvage,
+     "Write every readable message of a damaged maildrop into a Maildir",
+     "The maildrop stays as it is. Delete it, then import DIR: UIDLs are kept.\n"},
+    {"mailbox upgrade", "USER", 1, 1, CTL_ALL, true, ctl_mailbox_upgrade,
+     "Bring a maildrop up to this version", "The first login does it too.\n"},
     {"message add", "USER", 1, 1, CTL_NO_LIMITS, true, ctl_message_add,
      "Add the message on standard input", NULL},
-    {"message list", "USER", 1, 1, 0, true, ctl_message_list, "List a user's messages", NULL},
+    {"message list", "USER", 1, 1, CTL_DELETED, true, ctl_message_list, "List a user's messages",
+     NULL},
+    {"message show", "USER ID", 2, 2, CTL_CRLF, true, ctl_message_show,
+     "Print a message; --json prints what is known of it", NULL},
+    {"message delete", "USER ID...", 2, ANY, 0, true, ctl_message_delete,
+     "Delete messages, as a client would", NULL},
+    {"message restore", "USER ID...", 2, ANY, 0, true, ctl_message_restore,
+     "Make deleted messages visible again", "\"message list --deleted\" shows their ids.\n"},
     {"help", "[COMMAND]", 0, 2, 0, false, ctl_help, "Explain a command, or list them all", NULL},
 };
 
@@ -52,9 +93,15 @@ static const struct option options[] = {
     {"help", 'h', CTL_HELP, NULL, "explain, and do nothing"},
     {"version", 'V', CTL_VERSION, NULL, "print the version, and do nothing"},
     {"dry-run", 0, CTL_DRY_RUN, NULL, "read everything, add nothing"},
-    {"format", 0, CTL_FORMAT, "eml|mbox|maildir", "what every PATH is, instead of looking"},
+    {"format", 0, CTL_FORMAT, "FORMAT", "eml, mbox, maildir or cyrus, instead of looking"},
     {"no-limits", 0, CTL_NO_LIMITS, NULL, "ignore max_message and the quota"},
     {"crlf", 0, CTL_CRLF, NULL, "keep line ends as CRLF instead of LF"},
+    {"yes", 0, CTL_YES, NULL, "do not ask"},
+    {"all", 0, CTL_ALL, NULL, "all maildrops, instead of USER"},
+    {"deleted", 0, CTL_DELETED, NULL, "those that can be restored"},
+    {"uidl", 0, CTL_UIDL, "KIND", "where UIDLs come from, instead of looking"},
+    {"uidl-format", 0, CTL_UIDL_TEMPLATE, "TEXT", "Dovecot's pop3_uidl_format"},
+    {"uidl-list", 0, CTL_UIDL_CAPTURE, "FILE", "what the old server says to UIDL and LIST"},
 };
 
 const struct ctl_command *ctl_command_at(size_t n)
@@ -204,6 +251,25 @@ static int no_option(const char *word, char *error, size_t error_size)
     return EX_USAGE;
 }
 
+/* Where an option's value goes; NULL: it has none. */
+static const char **place_of(struct ctl *ctl, enum ctl_option bit)
+{
+    switch (bit) {
+    case CTL_CONFIG:
+        return &ctl->config_file;
+    case CTL_FORMAT:
+        return &ctl->format;
+    case CTL_UIDL:
+        return &ctl->uidl;
+    case CTL_UIDL_TEMPLATE:
+        return &ctl->uidl_format;
+    case CTL_UIDL_CAPTURE:
+        return &ctl->uidl_list;
+    default:
+        return NULL;
+    }
+}
+
 /* One word that begins with '-', and its value, which may be the next word. */
 static int take_option(struct ctl *ctl, const char *word, const char *next, bool *took_next,
                        char *error, size_t error_size)
@@ -232,10 +298,9 @@ static int take_option(struct ctl *ctl, const char *word, const char *next, bool
         return EX_USAGE;
     }
     ctl->options |= option->bit;
-    if (option->bit == CTL_CONFIG)
-        ctl->config_file = value;
-    else if (option->bit == CTL_FORMAT)
-        ctl->format = value;
+    const char **place = place_of(ctl, option->bit);
+    if (place)
+        *place = value;
     return 0;
 }
 
@@ -250,10 +315,13 @@ static int check(const struct ctl *ctl, const struct ctl_command *command, char 
                      options[i].name, command->words);
             return EX_USAGE;
         }
-    if (ctl->options & CTL_HELP || (ctl->n_words >= command->min && ctl->n_words <= command->max))
+    size_t all = ctl->options & CTL_ALL ? 1 : 0; /* stands for USER */
+    if (ctl->options & CTL_HELP ||
+        (ctl->n_words + all >= command->min && ctl->n_words + all <= command->max))
         return 0;
-    snprintf(error, error_size, "usage: poplarctl %s%s%s", command->words,
-             command->arguments[0] ? " " : "", command->arguments);
+    snprintf(error, error_size, "usage: poplarctl %s%s%s%s", command->words,
+             command->arguments[0] ? " " : "", command->arguments,
+             command->options & CTL_ALL ? ", or --all in the place of USER" : "");
     return EX_USAGE;
 }
 

@@ -1,14 +1,22 @@
 /*
  * ctl_import.c - poplarctl import: messages from files into a maildrop, in batches of one commit
  * each, while sessions and deliveries go on. What a batch committed stays, whatever follows.
+ *
+ * Each message is read twice: to know its UIDL, its size and whether it came before, then to store
+ * it.
  */
 #include "store/ctl.h"
+#include "store/ctl_capture.h"
+#include "store/ctl_json.h"
+#include "store/ctl_known.h"
 #include "store/ctl_progress.h"
 #include "store/ctl_reader.h"
-#include "store/wire.h"
+#include "store/ctl_signals.h"
+#include "store/ctl_tally.h"
+#include "store/ctl_tree.h"
 
-#include <jansson.h>
-#include <signal.h>
+#include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -20,40 +28,31 @@ enum {
     BATCH_MS = 1000 /* the write lock is held for as long: a delivery should not wait longer */
 };
 
-struct tally {
-    uint64_t messages, octets;
-};
-
+/* One user's import. */
 struct import {
     const struct ctl *ctl;
-    struct ctl_maildrop maildrop; /* not open in a dry run */
+    const char *const *paths;
+    size_t n_paths;
+    struct ctl_maildrop maildrop; /* not open in a dry run before there is one */
     struct maildrop_delivery limits;
-    enum ctl_format format;
+    struct ctl_reader_how how;
+    struct ctl_capture capture;
+    int64_t *matches; /* for each message of all paths, its entry of the capture */
+    size_t n_messages, number;
     struct ctl_progress progress;
     uint64_t before; /* octets of the paths that are done, for the progress bar */
     struct ctl_reader *reader;
-    struct wire wire; /* what the message at hand comes to */
+    struct ctl_known known;
     bool in_batch;
     uint64_t batch_ms; /* when it began */
-    struct tally batch, stored;
-    uint64_t skipped;
+    struct ctl_tally tally;
+    uint64_t batch_messages, batch_octets, batch_kept;
     int status; /* of the first thing that went wrong */
 };
 
-/* Ctrl-C commits what is read, says how far it came, and only then ends the program. */
-static volatile sig_atomic_t interrupted;
-
-static void on_signal(int number)
+static bool is_dry(const struct import *im)
 {
-    interrupted = number;
-}
-
-static void catch_signals(void)
-{
-    struct sigaction action = {.sa_handler = on_signal, .sa_flags = (int)SA_RESETHAND};
-    sigaction(SIGINT, &action, NULL);
-    sigaction(SIGTERM, &action, NULL);
-    sigaction(SIGHUP, &action, NULL);
+    return im->ctl->options & CTL_DRY_RUN;
 }
 
 static void went_wrong(struct import *im, int status)
@@ -66,40 +65,17 @@ static void skip(struct import *im, const struct ctl_item *item, const char *why
 {
     ctl_progress_hide(&im->progress);
     ctl_note("%s: %s; skipped", item->name, why);
-    im->skipped++;
+    im->tally.skipped++;
     if (status)
         went_wrong(im, status);
 }
 
-/* The message as it is stored, without keeping it. */
-static void count(struct wire *wire, const unsigned char *octets, size_t size)
-{
-    unsigned char out[4096];
-    while (size > 0) {
-        size_t used;
-        wire_convert(wire, octets, size, out, sizeof out, &used);
-        octets += used;
-        size -= used;
-    }
-}
-
-/* maildrop_source: from the reader to the store, counting on the way. */
-static ssize_t pass_on(void *context, void *buffer, size_t size)
-{
-    struct import *im = context;
-    ssize_t got = ctl_reader_read(im->reader, buffer, size);
-    if (got > 0)
-        count(&im->wire, buffer, (size_t)got);
-    ctl_progress_update(&im->progress, im->before + ctl_reader_position(im->reader),
-                        im->stored.messages + im->batch.messages);
-    return got;
-}
-
 static void settle_batch(struct import *im)
 {
-    im->stored.messages += im->batch.messages;
-    im->stored.octets += im->batch.octets;
-    im->batch = (struct tally){0};
+    im->tally.messages += im->batch_messages;
+    im->tally.octets += im->batch_octets;
+    im->tally.kept += im->batch_kept;
+    im->batch_messages = im->batch_octets = im->batch_kept = 0;
     im->in_batch = false;
 }
 
@@ -131,54 +107,121 @@ static bool give_up(struct import *im, const struct ctl_item *item, enum store_o
     return false;
 }
 
-static enum store_outcome deliver(struct import *im, const struct ctl_item *item)
+/* Read the message at hand, and what it says of itself. */
+static bool inspect(struct import *im, struct ctl_inspected *found)
+{
+    unsigned char buffer[16384];
+    struct ctl_inspect *inspection = ctl_inspect_begin();
+    ssize_t got;
+    while ((got = ctl_reader_read(im->reader, buffer, sizeof buffer)) > 0)
+        ctl_inspect_feed(inspection, buffer, (size_t)got);
+    ctl_inspect_end(inspection, found);
+    return got == 0;
+}
+
+/* maildrop_source: from the reader to the store. */
+static ssize_t pass_on(void *context, void *buffer, size_t size)
+{
+    struct import *im = context;
+    ssize_t got = ctl_reader_read(im->reader, buffer, size);
+    ctl_progress_update(&im->progress, im->before + ctl_reader_position(im->reader),
+                        im->tally.messages + im->batch_messages);
+    return got;
+}
+
+static enum store_outcome deliver(struct import *im, const struct ctl_item *item,
+                                  const struct ctl_candidate *candidate)
 {
     struct maildrop_delivery delivery = im->limits;
+    enum store_outcome outcome = STORE_OK;
     delivery.received = item->received;
+    delivery.uidl = candidate->uidl[0] ? candidate->uidl : NULL;
     if (!im->in_batch) {
-        enum store_outcome outcome = maildrop_batch_begin(im->maildrop.store);
-        if (outcome != STORE_OK)
+        if ((outcome = maildrop_batch_begin(im->maildrop.store)) != STORE_OK)
             return outcome;
         im->in_batch = true;
         im->batch_ms = base_now_ms();
     }
-    return maildrop_deliver(im->maildrop.store, &delivery, pass_on, im, NULL);
+    if (!ctl_reader_rewind(im->reader))
+        return STORE_SOURCE;
+    outcome = maildrop_deliver(im->maildrop.store, &delivery, pass_on, im, NULL);
+    return outcome == STORE_OK ? ctl_known_note(im->maildrop.store, candidate) : outcome;
 }
 
-/* A dry run: read as the store would, and judge by the same limit. */
-static enum store_outcome rehearse(struct import *im)
+/* A dry run judges by the same limit. */
+static enum store_outcome rehearse(const struct import *im, const struct ctl_inspected *found)
 {
-    unsigned char buffer[16384];
-    ssize_t got;
-    while ((got = pass_on(im, buffer, sizeof buffer)) > 0)
-        ;
-    if (got < 0)
-        return STORE_SOURCE;
-    return im->limits.max_message && im->wire.octets > im->limits.max_message ? STORE_TOO_LARGE
-                                                                              : STORE_OK;
+    return im->limits.max_message && found->octets > im->limits.max_message ? STORE_TOO_LARGE
+                                                                            : STORE_OK;
 }
 
 static bool batch_is_full(const struct import *im)
 {
-    return im->batch.messages >= BATCH_MESSAGES || im->batch.octets >= BATCH_OCTETS ||
+    return im->batch_messages >= BATCH_MESSAGES || im->batch_octets >= BATCH_OCTETS ||
            base_now_ms() - im->batch_ms >= BATCH_MS;
+}
+
+/* The UIDL of the message at hand: from the capture if there is one, else as its reader knows. */
+static void find_uidl(struct import *im, const struct ctl_inspected *found,
+                      struct ctl_candidate *candidate)
+{
+    char uidl[MAILDROP_UIDL_MAX + 1];
+    const char *why_not = ctl_reader_uidl(im->reader, found, uidl);
+    if (im->matches) {
+        int64_t match = im->number < im->n_messages ? im->matches[im->number] : CTL_CAPTURE_NONE;
+        why_not = match < 0 ? "no message of the --uidl-list is this one for certain" : NULL;
+        if (!why_not)
+            base_copy(uidl, sizeof uidl, im->capture.entries[match].uidl);
+    }
+    im->number++;
+    ctl_known_candidate(&im->known, found, why_not ? NULL : uidl, why_not, candidate);
+}
+
+static bool took(struct import *im, const struct ctl_item *item, const struct ctl_inspected *found,
+                 const struct ctl_candidate *candidate)
+{
+    im->batch_messages++;
+    im->batch_octets += found->octets;
+    if (candidate->uidl[0])
+        im->batch_kept++;
+    else
+        ctl_tally_count(im->tally.fresh, candidate->why_not, item->name);
+    if (is_dry(im)) {
+        settle_batch(im);
+        ctl_progress_update(&im->progress, im->before + ctl_reader_position(im->reader),
+                            im->tally.messages);
+        return true;
+    }
+    return !batch_is_full(im) || end_batch(im);
 }
 
 /* False: stop. */
 static bool import_message(struct import *im, const struct ctl_item *item)
 {
-    bool dry = im->ctl->options & CTL_DRY_RUN;
-    im->wire = (struct wire){0};
-    enum store_outcome outcome = dry ? rehearse(im) : deliver(im, item);
+    struct ctl_inspected found;
+    struct ctl_candidate candidate;
+    const char *known;
+    if (!inspect(im, &found)) {
+        im->number++;
+        skip(im, item, strerror(ctl_reader_error(im->reader)), EX_NOINPUT);
+        return true;
+    }
+    find_uidl(im, &found, &candidate);
+    if (found.internal) {
+        ctl_tally_count(im->tally.there, "a server's own data, no message", item->name);
+        return true;
+    }
+    enum store_outcome outcome = ctl_known_look(im->maildrop.store, &candidate, &known);
+    if (outcome == STORE_OK && known) {
+        im->tally.known++;
+        ctl_tally_count(im->tally.there, known, item->name);
+        return true;
+    }
+    if (outcome == STORE_OK)
+        outcome = is_dry(im) ? rehearse(im, &found) : deliver(im, item, &candidate);
     switch (outcome) {
     case STORE_OK:
-        if (wire_unfinished(&im->wire))
-            count(&im->wire, (const unsigned char *)wire_line_end, sizeof wire_line_end);
-        im->batch.messages++;
-        im->batch.octets += im->wire.octets;
-        if (dry)
-            settle_batch(im);
-        return dry || !batch_is_full(im) || end_batch(im);
+        return took(im, item, &found, &candidate);
     case STORE_TOO_LARGE:
         skip(im, item, "larger than [store] max_message (--no-limits takes it)", EX_DATAERR);
         return true;
@@ -197,12 +240,12 @@ static bool import_path(struct import *im, const char *path)
     int status;
     struct ctl_item *item = base_alloc(sizeof *item);
     bool go_on = true;
-    im->reader = ctl_reader_open(path, im->format, &status, error, sizeof error);
+    im->reader = ctl_reader_open(path, &im->how, &status, error, sizeof error);
     if (!im->reader) {
         went_wrong(im, ctl_fail(status, "%s", error));
         go_on = false;
     }
-    while (go_on && !interrupted) {
+    while (go_on && !ctl_signals_met()) {
         enum ctl_read what = ctl_reader_next(im->reader, item);
         if (what == CTL_READ_END)
             break;
@@ -216,81 +259,187 @@ static bool import_path(struct import *im, const char *path)
     ctl_reader_close(im->reader);
     im->reader = NULL;
     free(item);
-    return go_on && !interrupted;
+    return go_on && !ctl_signals_met();
+}
+
+/* The sizes of all messages, to match them with a capture. */
+static void measure(struct import *im, struct ctl_capture_size **sizes)
+{
+    struct ctl_item *item = base_alloc(sizeof *item);
+    struct ctl_inspected found;
+    enum ctl_read what;
+    while ((what = ctl_reader_next(im->reader, item)) != CTL_READ_END) {
+        if (what != CTL_READ_MESSAGE)
+            continue;
+        if (im->n_messages % 256 == 0)
+            *sizes = base_realloc(*sizes, (im->n_messages + 256) * sizeof **sizes);
+        if (!inspect(im, &found))
+            found = (struct ctl_inspected){.octets = UINT64_MAX, .raw_octets = UINT64_MAX};
+        (*sizes)[im->n_messages++] = (struct ctl_capture_size){found.octets, found.raw_octets};
+    }
+    free(item);
 }
 
 /* Open every path once before anything is stored: a mistyped one should not leave the others
- * imported, for they would be there twice after the next try. Also finds the total. */
-static int survey(const struct import *im, uint64_t *total)
+ * imported. Finds the total, and matches a capture. */
+static int survey(struct import *im, uint64_t *total)
 {
     char error[4608];
-    int status;
+    int status = 0, refused;
+    struct ctl_capture_size *sizes = NULL;
     *total = 0;
-    for (size_t i = 1; i < im->ctl->n_words; i++) {
-        struct ctl_reader *reader =
-            ctl_reader_open(im->ctl->words[i], im->format, &status, error, sizeof error);
-        if (!reader)
-            return ctl_fail(status, "%s; nothing was imported", error);
-        *total += ctl_reader_total(reader);
-        ctl_reader_close(reader);
+    for (size_t i = 0; !status && i < im->n_paths; i++) {
+        im->reader = ctl_reader_open(im->paths[i], &im->how, &refused, error, sizeof error);
+        if (!im->reader) {
+            status = ctl_fail(refused, "%s; nothing was imported", error);
+            break;
+        }
+        *total += ctl_reader_total(im->reader);
+        if (im->capture.n > 0)
+            measure(im, &sizes);
+        ctl_reader_close(im->reader);
+        im->reader = NULL;
     }
-    return 0;
+    if (!status && im->capture.n > 0) {
+        im->matches = base_alloc((im->n_messages + 1) * sizeof *im->matches);
+        ctl_capture_match(&im->capture, sizes, im->n_messages, im->matches);
+    }
+    free(sizes);
+    return status;
 }
 
-static void print_summary(const struct import *im)
+/* A dry run opens what is there, and makes nothing. */
+static int open_maildrop(struct import *im, const char *user)
 {
-    bool dry = im->ctl->options & CTL_DRY_RUN;
-    if (im->ctl->options & CTL_JSON) {
-        json_t *object = json_pack(
-            "{s:I, s:I, s:I, s:b}", "messages", (json_int_t)im->stored.messages, "octets",
-            (json_int_t)im->stored.octets, "skipped", (json_int_t)im->skipped, "dry_run", (int)dry);
-        json_dumpf(object, stdout, JSON_COMPACT);
-        json_decref(object);
-        putchar('\n');
-        return;
-    }
-    printf("%s %ju message%s, %ju octets, %ju skipped\n", dry ? "would import" : "imported",
-           (uintmax_t)im->stored.messages, im->stored.messages == 1 ? "" : "s",
-           (uintmax_t)im->stored.octets, (uintmax_t)im->skipped);
+    if (!is_dry(im))
+        return ctl_open_maildrop(im->ctl, user, CTL_OPEN_CREATE, &im->maildrop);
+    if (!ctl_open_exists(im->ctl, im->maildrop.name))
+        return 0;
+    return ctl_open_maildrop(im->ctl, im->maildrop.name, CTL_OPEN_NAMED, &im->maildrop);
 }
 
-static int prepare(struct import *im, uint64_t *total)
+/* --uidl-list: another server's list, or a capture. */
+static int read_list(struct import *im, char **octets)
+{
+    char error[200];
+    const char *path = im->ctl->uidl_list;
+    *octets = ctl_uidl_read_file(AT_FDCWD, path);
+    if (!*octets)
+        return ctl_fail(EX_NOINPUT, "%s: %s", path, strerror(errno));
+    if ((*octets)[0] == '/' || strncmp(*octets, "3 V", 3) == 0) {
+        im->how.list = *octets;
+        return 0;
+    }
+    if (!ctl_capture_read(*octets, &im->capture, error, sizeof error))
+        return ctl_fail(EX_DATAERR, "%s: %s", path, error);
+    return im->capture.n > 0 ? 0 : ctl_fail(EX_DATAERR, "%s: no UIDL in it", path);
+}
+
+static int prepare(struct import *im)
 {
     const struct ctl *ctl = im->ctl;
-    if (!ctl_reader_format(ctl->format, &im->format))
-        return ctl_fail(EX_USAGE, "--format=%s: must be eml, mbox or maildir", ctl->format);
-    if (!(ctl->options & CTL_NO_LIMITS)) {
+    const struct ctl_uidl_parts sample = {
+        .uid = 1, .uidvalidity = 1, .file_name = "f", .guid = "g"};
+    char uidl[MAILDROP_UIDL_MAX + 1];
+    if (!ctl_reader_format(ctl->format, &im->how.format))
+        return ctl_fail(EX_USAGE, "--format=%s: must be eml, mbox, maildir or cyrus", ctl->format);
+    if (!ctl_uidl_kind(ctl->uidl, &im->how.uidl))
+        return ctl_fail(EX_USAGE,
+                        "--uidl=%s: must be auto, none, dovecot, courier, cyrus, filename, x-uidl, "
+                        "x-uid or popa3d",
+                        ctl->uidl);
+    if (ctl->uidl_format && !ctl_uidl_make(ctl->uidl_format, &sample, uidl))
+        return ctl_fail(EX_USAGE, "--uidl-format=%s: knows %%u %%v %%f %%g, as in \"%s\"",
+                        ctl->uidl_format, CTL_UIDL_FORMAT_DOVECOT);
+    im->how.uidl_format = ctl->uidl_format;
+    im->limits.no_limits = ctl->options & CTL_NO_LIMITS;
+    if (!im->limits.no_limits) {
         im->limits.max_message = ctl->config->store.max_message;
         im->limits.quota_octets = ctl->config->store.quota_octets;
         im->limits.quota_messages = ctl->config->store.quota_messages;
     }
-    int status = ctl_open_user(ctl, ctl->words[0], im->maildrop.name, NULL);
+    return 0;
+}
+
+/* Everything for one user. `many`: one of many, whose name belongs to the result. */
+static int run(struct import *im, const char *user, bool many)
+{
+    uint64_t total = 0;
+    char *list = NULL;
+    int status = prepare(im);
     if (!status)
-        status = survey(im, total);
-    if (!status && !(ctl->options & CTL_DRY_RUN))
-        status = ctl_open_maildrop(ctl, ctl->words[0], true, &im->maildrop);
+        status = ctl_open_user(im->ctl, user, im->maildrop.name, NULL);
+    if (!status && im->ctl->uidl_list)
+        status = read_list(im, &list);
+    if (!status)
+        status = survey(im, &total);
+    if (!status)
+        status = open_maildrop(im, user);
+    if (!status) {
+        ctl_progress_begin(&im->progress, is_dry(im) ? "reading" : "importing", total);
+        for (size_t i = 0; i < im->n_paths && import_path(im, im->paths[i]); i++)
+            ;
+        end_batch(im);
+        ctl_progress_hide(&im->progress);
+        ctl_json_separate(im->ctl, many);
+        ctl_tally_print(&im->tally, im->ctl->options & CTL_JSON, is_dry(im),
+                        many ? im->maildrop.name : NULL);
+        status = im->status;
+    }
+    ctl_open_close(&im->maildrop);
+    ctl_known_free(&im->known);
+    ctl_capture_free(&im->capture);
+    ctl_tally_free(&im->tally);
+    free(im->matches);
+    free(list);
+    return status;
+}
+
+/* One tree: every user in it, and the first failure for a status. */
+static int run_tree(const struct ctl *ctl, const char *path)
+{
+    struct ctl_tree tree = {0};
+    int status = 0;
+    char *real = realpath(path, NULL); /* /var/mail is often a link itself */
+    if (!real || !ctl_tree_read(real, &tree)) {
+        status = ctl_fail(EX_NOINPUT, "%s: %s", path, strerror(errno));
+        free(real);
+        ctl_tree_free(&tree);
+        return status;
+    }
+    free(real);
+    for (size_t i = 0; i < tree.n_passed; i++)
+        ctl_note("%s: no mailbox; passed over", tree.passed[i]);
+    for (size_t i = 0; i < tree.n && !ctl_signals_met(); i++) {
+        const char *mail = tree.entries[i].path;
+        struct import im = {.ctl = ctl, .paths = &mail, .n_paths = 1, .how.beneath = true};
+        int failed = run(&im, tree.entries[i].user, true);
+        status = status ? status : failed;
+    }
+    ctl_tree_free(&tree);
     return status;
 }
 
 int ctl_import(struct ctl *ctl)
 {
-    struct import im = {.ctl = ctl};
-    uint64_t total = 0;
-    int status = prepare(&im, &total);
-    if (status)
-        return status;
-    catch_signals();
-    ctl_progress_begin(&im.progress, ctl->options & CTL_DRY_RUN ? "reading" : "importing", total);
-    for (size_t i = 1; i < ctl->n_words && import_path(&im, ctl->words[i]); i++)
-        ;
-    end_batch(&im);
-    ctl_progress_hide(&im.progress);
-    ctl_open_close(&im.maildrop);
-    print_summary(&im);
-    if (interrupted) {
-        ctl_note("interrupted: the messages counted above are stored, the rest is not");
-        fflush(stdout);
-        raise(interrupted);
+    int status = 0;
+    bool all = ctl->options & CTL_ALL;
+    if (all && ctl->uidl_list)
+        return ctl_fail(EX_USAGE, "--uidl-list is of one account, --all takes many");
+    ctl_signals_catch();
+    if (!all) {
+        struct import im = {.ctl = ctl, .paths = ctl->words + 1, .n_paths = ctl->n_words - 1};
+        status = run(&im, ctl->words[0], false);
     }
-    return im.status;
+    if (all)
+        ctl_json_begin(ctl);
+    for (size_t i = 0; all && i < ctl->n_words && !ctl_signals_met(); i++) {
+        int failed = run_tree(ctl, ctl->words[i]);
+        status = status ? status : failed;
+    }
+    if (all)
+        ctl_json_end(ctl);
+    if (ctl_signals_met())
+        ctl_note("interrupted: the messages counted above are stored, the rest is not");
+    return ctl_signals_end(status);
 }

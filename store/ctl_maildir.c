@@ -5,6 +5,7 @@
  */
 #include "store/ctl_maildir.h"
 #include "daemon/base.h"
+#include "store/ctl_uidl.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -41,6 +42,8 @@ bool ctl_maildir_trashed(const char *name)
 int ctl_maildir_compare(const void *a, const void *b)
 {
     const struct ctl_maildir_entry *x = a, *y = b;
+    if (x->order != y->order)
+        return x->order < y->order ? -1 : 1;
     if (x->seconds != y->seconds)
         return x->seconds < y->seconds ? -1 : 1;
     int order = strcmp(x->name, y->name);
@@ -107,6 +110,17 @@ bool ctl_maildir_list(struct ctl_maildir *maildir, int directory, const char **f
     return true;
 }
 
+void ctl_maildir_arrange(struct ctl_maildir *maildir, const struct ctl_uidl_list *list)
+{
+    for (size_t i = 0; i < maildir->n_entries; i++) {
+        struct ctl_maildir_entry *entry = &maildir->entries[i];
+        entry->uidl = ctl_uidl_find(list, entry->name);
+        entry->order = entry->uidl ? entry->uidl->order : list->unlisted;
+    }
+    if (maildir->n_entries > 0)
+        qsort(maildir->entries, maildir->n_entries, sizeof *maildir->entries, ctl_maildir_compare);
+}
+
 void ctl_maildir_free(struct ctl_maildir *maildir)
 {
     for (size_t i = 0; i < maildir->n_entries; i++)
@@ -117,12 +131,40 @@ void ctl_maildir_free(struct ctl_maildir *maildir)
     *maildir = (struct ctl_maildir){.directories = {-1, -1}};
 }
 
+static int open_name(int directory, const char *name)
+{
+    /* O_NONBLOCK: a FIFO must not hold us before fstat() tells what it is. */
+    return openat(directory, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
+}
+
+/* Look in one folder for a file that differs in its flags only. */
+static int open_renamed(int directory, const char *name)
+{
+    size_t length = ctl_uidl_base_length(name);
+    int fd = -1, copy = openat(directory, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    DIR *stream = copy < 0 ? NULL : fdopendir(copy);
+    const struct dirent *found;
+    if (!stream) {
+        base_close(copy);
+        return -1;
+    }
+    while (fd < 0 && (found = readdir(stream)))
+        if (ctl_uidl_base_length(found->d_name) == length &&
+            strncmp(found->d_name, name, length) == 0)
+            fd = open_name(directory, found->d_name);
+    closedir(stream);
+    return fd;
+}
+
 int ctl_maildir_open(const struct ctl_maildir *maildir, const struct ctl_maildir_entry *entry)
 {
     struct stat about;
-    /* O_NONBLOCK: a FIFO must not hold us before fstat() tells what it is. */
-    int fd = openat(maildir->directories[entry->in_new], entry->name,
-                    O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
+    int fd = open_name(maildir->directories[entry->in_new], entry->name);
+    for (int i = 0; fd < 0 && errno == ENOENT && i < 2; i++) {
+        fd = open_renamed(maildir->directories[i], entry->name);
+        if (fd < 0)
+            errno = ENOENT;
+    }
     if (fd < 0) {
         if (errno == ELOOP)
             errno = EINVAL;

@@ -11,12 +11,17 @@
 #include <stddef.h>
 #include <stdint.h>
 
+struct ctl_uidl;
+struct ctl_uidl_list;
+
 struct ctl_maildir_entry {
     bool in_new; /* else in cur/ */
     char *name;
     int64_t seconds; /* at the beginning of the name; 0: none */
     int64_t mtime;
     uint64_t size;
+    const struct ctl_uidl *uidl; /* what a list says of it, owned by the list; NULL: nothing */
+    uint64_t order;              /* the list's; before all else */
 };
 
 struct ctl_maildir {
@@ -31,11 +36,15 @@ struct ctl_maildir {
 bool ctl_maildir_list(struct ctl_maildir *maildir, int directory, const char **failed_at);
 void ctl_maildir_free(struct ctl_maildir *maildir);
 
+/* Put the entries into the order of a server's list, which must live as long. */
+void ctl_maildir_arrange(struct ctl_maildir *maildir, const struct ctl_uidl_list *list);
+
 /* "new" or "cur". */
 const char *ctl_maildir_folder(const struct ctl_maildir_entry *entry);
 
-/* Open one message for reading; -1 and errno, EINVAL for what is no regular file. Symbolic links
- * are not followed: root reads what its owner could have put there. */
+/* Open one message for reading; -1 and errno, EINVAL for what is no regular file. If it was renamed
+ * since it was listed, as a server that is in use does to change its flags, it is found again.
+ * Symbolic links are not followed: root reads what its owner could have put there. */
 int ctl_maildir_open(const struct ctl_maildir *maildir, const struct ctl_maildir_entry *entry);
 
 /* When it was received: the earlier of the name's seconds and the file's mtime, for copying a

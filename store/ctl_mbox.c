@@ -31,6 +31,15 @@ void ctl_mbox_free(struct ctl_mbox *mbox)
     mbox->data = NULL;
 }
 
+void ctl_mbox_rewind(struct ctl_mbox *mbox, uint64_t position)
+{
+    mbox->start = mbox->end = 0;
+    mbox->ended = false;
+    mbox->quotes = 0;
+    mbox->position = position;
+    mbox->state = LINE_BEGIN;
+}
+
 static size_t available(const struct ctl_mbox *mbox)
 {
     return mbox->end - mbox->start;

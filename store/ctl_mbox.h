@@ -32,6 +32,9 @@ void ctl_mbox_free(struct ctl_mbox *mbox);
  * EBADMSG). */
 int ctl_mbox_next(struct ctl_mbox *mbox, int64_t *received);
 
+/* The source stands at `position` again, the beginning of the current message. */
+void ctl_mbox_rewind(struct ctl_mbox *mbox, uint64_t position);
+
 /* As maildrop_source: the octets of the current message. */
 ssize_t ctl_mbox_read(struct ctl_mbox *mbox, void *buffer, size_t size);
 

@@ -1,10 +1,11 @@
 /*
- * ctl_message.c - poplarctl message add and message list.
+ * ctl_message.c - poplarctl message add, list, show, delete and restore.
  */
-#include "store/ctl.h"
+#include "store/ctl_copy.h"
+#include "store/ctl_json.h"
+#include "store/manage.h"
 
 #include <errno.h>
-#include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -69,7 +70,7 @@ static int deliver(const struct ctl *ctl, int fd, const struct maildrop_delivery
 {
     struct ctl_maildrop maildrop;
     int64_t id;
-    int status = ctl_open_maildrop(ctl, ctl->words[0], true, &maildrop);
+    int status = ctl_open_maildrop(ctl, ctl->words[0], CTL_OPEN_CREATE, &maildrop);
     if (status)
         return status;
     enum store_outcome outcome = maildrop_deliver(maildrop.store, delivery, read_fd, &fd, &id);
@@ -87,7 +88,8 @@ int ctl_message_add(struct ctl *ctl)
     char name[PROTO_USER_MAX + 1];
     FILE *spooled = NULL;
     int fd;
-    if (!(ctl->options & CTL_NO_LIMITS)) {
+    delivery.no_limits = ctl->options & CTL_NO_LIMITS;
+    if (!delivery.no_limits) {
         delivery.max_message = ctl->config->store.max_message;
         delivery.quota_octets = ctl->config->store.quota_octets;
         delivery.quota_messages = ctl->config->store.quota_messages;
@@ -111,21 +113,28 @@ static void format_time(int64_t seconds, char *text, size_t size)
         base_copy(text, size, "-");
 }
 
+static json_t *make_object(const struct maildrop_message *message)
+{
+    return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:s}", "id", (json_int_t)message->id, "octets",
+                     (json_int_t)message->size, "header_octets", (json_int_t)message->header_size,
+                     "received", (json_int_t)message->received, "retrieved",
+                     (json_int_t)message->retrieved, "deleted", (json_int_t)message->deleted,
+                     "uidl", message->uidl);
+}
+
+/* Of a deleted message the time that matters is that of the deletion. */
 static void print_row(const struct ctl *ctl, size_t number, const struct maildrop_message *message)
 {
     char when[40];
     if (ctl->options & CTL_JSON) {
         /* One object at a time: a maildrop may hold more messages than memory holds objects. */
-        json_t *row = json_pack("{s:I, s:I, s:I, s:I, s:I, s:s}", "number", (json_int_t)number,
-                                "id", (json_int_t)message->id, "octets", (json_int_t)message->size,
-                                "received", (json_int_t)message->received, "retrieved",
-                                (json_int_t)message->retrieved, "uidl", message->uidl);
-        fputs(number > 1 ? ",\n" : "\n", stdout);
-        json_dumpf(row, stdout, JSON_COMPACT);
-        json_decref(row);
+        json_t *row = make_object(message);
+        if (!message->deleted)
+            json_object_set_new(row, "number", json_integer((json_int_t)number));
+        ctl_json_print(ctl, row, true);
         return;
     }
-    format_time(message->received, when, sizeof when);
+    format_time(message->deleted ? message->deleted : message->received, when, sizeof when);
     printf("%7zu  %9jd  %11ju  %-19s  %s\n", number, (intmax_t)message->id,
            (uintmax_t)message->size, when, message->uidl);
 }
@@ -137,20 +146,19 @@ static enum store_outcome list(const struct ctl *ctl, struct maildrop *store)
     enum store_outcome outcome;
     size_t number = 0;
     uint64_t octets = 0;
-    bool json = ctl->options & CTL_JSON;
-    if (json)
-        putchar('[');
-    else
-        printf("%7s  %9s  %11s  %-19s  %s\n", "Message", "Id", "Octets", "Received", "UIDL");
+    bool json = ctl->options & CTL_JSON, deleted = ctl->options & CTL_DELETED;
+    if (!json)
+        printf("%7s  %9s  %11s  %-19s  %s\n", "Message", "Id", "Octets",
+               deleted ? "Deleted" : "Received", "UIDL");
+    ctl_json_begin(ctl);
     while ((outcome = maildrop_next(store, message.id, &message)) == STORE_OK) {
-        if (message.deleted)
+        if ((message.deleted != 0) != deleted)
             continue;
         octets += message.size;
         print_row(ctl, ++number, &message);
     }
-    if (json)
-        puts(number ? "\n]" : "]");
-    else
+    ctl_json_end(ctl);
+    if (!json)
         printf("%zu message%s, %ju octets\n", number, number == 1 ? "" : "s", (uintmax_t)octets);
     return outcome == STORE_END ? STORE_OK : outcome;
 }
@@ -158,7 +166,7 @@ static enum store_outcome list(const struct ctl *ctl, struct maildrop *store)
 int ctl_message_list(struct ctl *ctl)
 {
     struct ctl_maildrop maildrop;
-    int status = ctl_open_maildrop(ctl, ctl->words[0], false, &maildrop);
+    int status = ctl_open_maildrop(ctl, ctl->words[0], 0, &maildrop);
     if (status)
         return status;
     enum store_outcome outcome = list(ctl, maildrop.store);
@@ -166,4 +174,92 @@ int ctl_message_list(struct ctl *ctl)
         status = ctl_open_failed(&maildrop, outcome, "list");
     ctl_open_close(&maildrop);
     return status;
+}
+
+/* A word as a message's id. */
+static bool parse_id(const char *word, int64_t *id)
+{
+    char *end;
+    errno = 0;
+    *id = strtoll(word, &end, 10);
+    return !errno && *end == '\0' && *id > 0 && word[0] != '+';
+}
+
+static int bad_id(const char *word)
+{
+    return ctl_fail(EX_USAGE, "%s: no id; message list shows them", word);
+}
+
+int ctl_message_show(struct ctl *ctl)
+{
+    struct ctl_maildrop maildrop;
+    struct maildrop_message message;
+    int64_t id;
+    int error = 0;
+    if (!parse_id(ctl->words[1], &id))
+        return bad_id(ctl->words[1]);
+    int status = ctl_open_maildrop(ctl, ctl->words[0], 0, &maildrop);
+    if (status)
+        return status;
+    const struct ctl_copy copy = {
+        .read = ctl_copy_maildrop, .from = maildrop.store, .crlf = ctl->options & CTL_CRLF};
+    enum store_outcome outcome = maildrop_next(maildrop.store, id - 1, &message);
+    if (outcome == STORE_END || (outcome == STORE_OK && message.id != id))
+        status = ctl_fail(EX_NOINPUT, "%s: no message %jd; list the messages again", maildrop.name,
+                          (intmax_t)id);
+    else if (outcome == STORE_OK && ctl->options & CTL_JSON)
+        status = ctl_json_print(ctl, make_object(&message), false);
+    else if (outcome == STORE_OK)
+        outcome = ctl_copy_message(&copy, id, STDOUT_FILENO, &error);
+    if (!status && outcome != STORE_OK)
+        status = ctl_open_failed(&maildrop, outcome, "show");
+    else if (error)
+        status = ctl_fail(EX_IOERR, "standard output: %s", strerror(error));
+    ctl_open_close(&maildrop);
+    return status;
+}
+
+/* The ids of the command line, all of them or none; the caller frees. */
+static int parse_ids(const struct ctl *ctl, int64_t **ids, size_t *n)
+{
+    *n = ctl->n_words - 1;
+    *ids = base_alloc(*n * sizeof **ids);
+    for (size_t i = 0; i < *n; i++)
+        if (!parse_id(ctl->words[i + 1], &(*ids)[i]))
+            return bad_id(ctl->words[i + 1]);
+    return 0;
+}
+
+/* Delete or restore: what a client sees changes, so no session may be there. */
+static int change(const struct ctl *ctl, bool restore)
+{
+    struct ctl_maildrop maildrop = {.store = NULL};
+    enum store_outcome outcome = STORE_OK;
+    int64_t *ids;
+    size_t n;
+    int status = parse_ids(ctl, &ids, &n);
+    if (!status)
+        status = ctl_open_maildrop(ctl, ctl->words[0], CTL_OPEN_SESSION, &maildrop);
+    if (!status && restore)
+        outcome = manage_undelete(maildrop.store, ids, n);
+    else if (!status)
+        outcome = maildrop_commit(maildrop.store, NULL, 0, ids, n, ctl->config->store.undelete_for);
+    if (outcome != STORE_OK)
+        status = ctl_open_failed(&maildrop, outcome, restore ? "restore" : "delete");
+    if (!status && ctl->options & CTL_JSON)
+        status = ctl_json_print(
+            ctl, json_pack("{s:I}", restore ? "restored" : "deleted", (json_int_t)n), false);
+    ctl_open_close(&maildrop);
+    free(ids);
+    return status;
+}
+
+int ctl_message_delete(struct ctl *ctl)
+{
+    return change(ctl, false);
+}
+
+int ctl_message_restore(struct ctl *ctl)
+{
+    return change(ctl, true);
 }

@@ -10,7 +10,9 @@
 
 #include <pwd.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sysexits.h>
 #include <unistd.h>
 
@@ -42,18 +44,19 @@ static int refused_user(const struct config *config, const char *name)
                     (uintmax_t)config->auth.first_uid);
 }
 
-int ctl_open_user(const struct ctl *ctl, const char *given, char name[PROTO_USER_MAX + 1],
-                  const char **pam_service)
+static enum canonical_outcome resolve(const struct config *config, const char *given,
+                                      char folded[PROTO_USER_MAX + 1],
+                                      char name[PROTO_USER_MAX + 1], const char **service)
 {
-    char folded[PROTO_USER_MAX + 1];
-    const char *service;
-    enum canonical_outcome outcome = canonical_fold(ctl->config, given, folded, &service);
-    if (outcome == CANONICAL_OK)
-        outcome = canonical_finish(ctl->config, folded, name);
+    enum canonical_outcome outcome = canonical_fold(config, given, folded, service);
+    return outcome == CANONICAL_OK ? canonical_finish(config, folded, name) : outcome;
+}
+
+static int no_user(const struct ctl *ctl, enum canonical_outcome outcome, const char *given,
+                   const char *folded)
+{
     switch (outcome) {
     case CANONICAL_OK:
-        if (pam_service)
-            *pam_service = service;
         return 0;
     case CANONICAL_MALFORMED:
         return ctl_fail(EX_NOUSER,
@@ -68,6 +71,43 @@ int ctl_open_user(const struct ctl *ctl, const char *given, char name[PROTO_USER
         break;
     }
     return ctl_fail(EX_TEMPFAIL, "%s: the account look-up failed; try again when it works", folded);
+}
+
+int ctl_open_user(const struct ctl *ctl, const char *given, char name[PROTO_USER_MAX + 1],
+                  const char **pam_service)
+{
+    char folded[PROTO_USER_MAX + 1];
+    const char *service;
+    enum canonical_outcome outcome = resolve(ctl->config, given, folded, name, &service);
+    if (outcome == CANONICAL_OK && pam_service)
+        *pam_service = service;
+    return no_user(ctl, outcome, given, folded);
+}
+
+bool ctl_open_exists(const struct ctl *ctl, const char *name)
+{
+    char below[GRANT_PATH_MAX];
+    struct stat about;
+    if (!grant_path(name, below))
+        return false;
+    char *path = base_format("%s/%s", ctl->config->server.state_dir, below);
+    bool there = lstat(path, &about) == 0 && S_ISDIR(about.st_mode);
+    free(path);
+    return there;
+}
+
+int ctl_open_name(const struct ctl *ctl, const char *given, char name[PROTO_USER_MAX + 1])
+{
+    char folded[PROTO_USER_MAX + 1];
+    const char *service;
+    enum canonical_outcome outcome = resolve(ctl->config, given, folded, name, &service);
+    /* Accounts go, and their mail stays until somebody deletes it. */
+    if ((outcome == CANONICAL_UNKNOWN || outcome == CANONICAL_REFUSED) &&
+        ctl_open_exists(ctl, folded)) {
+        base_copy(name, PROTO_USER_MAX + 1, folded);
+        return 0;
+    }
+    return no_user(ctl, outcome, given, folded);
 }
 
 /* Files are opened as the store user: root can, that user can, nobody else. */
@@ -85,10 +125,13 @@ static int check_caller(const struct config *config)
                     config->server.store_user, config->server.store_user);
 }
 
-static int grant_failed(const char *name, enum login_outcome outcome, const char *error)
+static int grant_failed(const char *name, enum login_outcome outcome, unsigned how,
+                        const char *error)
 {
     switch (outcome) {
     case LOGIN_IN_USE:
+        if (how & CTL_OPEN_QUIET)
+            return EX_TEMPFAIL;
         return ctl_fail(EX_TEMPFAIL, "%s: a session holds the maildrop; try again when it is over",
                         name);
     case LOGIN_NO_MAILDROP:
@@ -102,26 +145,32 @@ static int grant_failed(const char *name, enum login_outcome outcome, const char
 }
 
 /* One attempt; 0 with `outcome` set, or an exit status. */
-static int open_once(const struct grant_root *root, bool create, struct ctl_maildrop *opened,
+static int open_once(const struct grant_root *root, unsigned how, struct ctl_maildrop *opened,
                      enum store_outcome *outcome)
 {
     int files[MAILDROP_FILES];
     char error[512] = "";
-    enum login_outcome granted =
-        grant_open(root, opened->name, create, false, files, error, sizeof error);
+    enum login_outcome granted = grant_open(root, opened->name, how & CTL_OPEN_CREATE,
+                                            how & CTL_OPEN_SESSION, files, error, sizeof error);
     if (granted != LOGIN_OK)
-        return grant_failed(opened->name, granted, error);
+        return grant_failed(opened->name, granted, how, error);
     *outcome = maildrop_open(files, &opened->store);
     return 0;
 }
 
-int ctl_open_maildrop(const struct ctl *ctl, const char *given, bool create,
+int ctl_open_maildrop(const struct ctl *ctl, const char *given, unsigned how,
                       struct ctl_maildrop *opened)
 {
     char error[512];
     enum store_outcome outcome = STORE_STALE;
+    int status = 0;
     opened->store = NULL;
-    int status = ctl_open_user(ctl, given, opened->name, NULL);
+    if (how & CTL_OPEN_NAMED)
+        base_copy(opened->name, sizeof opened->name, given);
+    else if (how & CTL_OPEN_CREATE)
+        status = ctl_open_user(ctl, given, opened->name, NULL);
+    else
+        status = ctl_open_name(ctl, given, opened->name);
     if (!status)
         status = check_caller(ctl->config);
     if (status)
@@ -132,7 +181,7 @@ int ctl_open_maildrop(const struct ctl *ctl, const char *given, bool create,
     if (maildrop_library_init(false) != STORE_OK)
         status = ctl_fail(EX_SOFTWARE, "this SQLite library lacks what the store needs");
     for (int i = 0; !status && outcome == STORE_STALE && i < OPEN_ATTEMPTS; i++)
-        status = open_once(root, create, opened, &outcome);
+        status = open_once(root, how, opened, &outcome);
     grant_root_close(root);
     if (status)
         return status;
@@ -152,7 +201,7 @@ static const struct advice {
 } advice[] = {
     [STORE_OK] = {EX_SOFTWARE, "report this defect"},
     [STORE_END] = {EX_SOFTWARE, "report this defect"},
-    [STORE_DAMAGED] = {EX_DATAERR, "restore it from a backup"},
+    [STORE_DAMAGED] = {EX_DATAERR, "restore it from a backup, or see mailbox salvage"},
     [STORE_NEWER] = {EX_CONFIG, "a newer Poplar wrote it: run that one"},
     [STORE_STALE] = {EX_TEMPFAIL, "another program replaces its files: find and stop it"},
     [STORE_BUSY] = {EX_TEMPFAIL, "another process holds its lock: try again"},

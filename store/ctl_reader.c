@@ -4,36 +4,48 @@
  */
 #include "store/ctl_reader.h"
 #include "daemon/base.h"
+#include "store/ctl_cyrus.h"
 #include "store/ctl_maildir.h"
 #include "store/ctl_mbox.h"
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/openat2.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sysexits.h>
 #include <unistd.h>
 
 struct ctl_reader {
     enum ctl_format format;
+    enum ctl_uidl_kind uidl;
+    const char *uidl_format;
     char *path;
-    int fd; /* the file; of a Maildir, the message at hand, or -1 */
+    int fd;     /* the file; of a directory, the message at hand, or -1 */
+    int folder; /* of a Cyrus mailbox, else -1 */
     int64_t mtime;
     uint64_t total, position;
-    size_t next;    /* number of the next message, from 0 */
-    uint64_t begun; /* Maildir: octets of the messages before the one at hand */
-    int broken;     /* errno of the last read that failed; an mbox then ends */
+    size_t next;       /* number of the next message, from 0 */
+    uint64_t begun;    /* Maildir: octets up to the end of the message at hand */
+    uint64_t at;       /* where the message at hand begins */
+    int broken;        /* errno of the last read that failed; an mbox then ends */
+    uint64_t validity; /* UIDVALIDITY, as an mbox tells it */
     struct ctl_maildir maildir;
+    struct ctl_uidl_list list;
+    struct ctl_cyrus cyrus;
     struct ctl_mbox mbox;
 };
 
 bool ctl_reader_format(const char *name, enum ctl_format *format)
 {
-    static const char *const names[] = {
-        [CTL_FORMAT_MESSAGE] = "eml", [CTL_FORMAT_MBOX] = "mbox", [CTL_FORMAT_MAILDIR] = "maildir"};
+    static const char *const names[] = {[CTL_FORMAT_MESSAGE] = "eml",
+                                        [CTL_FORMAT_MBOX] = "mbox",
+                                        [CTL_FORMAT_MAILDIR] = "maildir",
+                                        [CTL_FORMAT_CYRUS] = "cyrus"};
     if (!name) {
         *format = CTL_FORMAT_AUTO;
         return true;
@@ -86,8 +98,8 @@ static bool lock_mbox(int fd)
 static const char *begin_file(struct ctl_reader *reader, enum ctl_format wanted, int *status)
 {
     *status = EX_DATAERR;
-    if (wanted == CTL_FORMAT_MAILDIR)
-        return "is a file: a Maildir is a directory with cur/ and new/";
+    if (wanted == CTL_FORMAT_MAILDIR || wanted == CTL_FORMAT_CYRUS)
+        return "is a file: a Maildir or a Cyrus mailbox is a directory";
     if (wanted == CTL_FORMAT_AUTO && is_named_eml(reader->path))
         wanted = CTL_FORMAT_MESSAGE;
     if (reader->total == 0 && wanted != CTL_FORMAT_MESSAGE)
@@ -106,24 +118,96 @@ static const char *begin_file(struct ctl_reader *reader, enum ctl_format wanted,
     return "is locked by another program: try again when that is done";
 }
 
-static const char *begin_directory(struct ctl_reader *reader, enum ctl_format wanted, int *status)
+/* Read the list of UIDLs that a server keeps beside a Maildir, or the one that was given. */
+static const char *read_list(struct ctl_reader *reader, const struct ctl_reader_how *how)
 {
-    static const char *const no_file = "is a directory: this format is a file";
-    const char *failed_at;
-    *status = EX_DATAERR;
-    if (wanted != CTL_FORMAT_AUTO && wanted != CTL_FORMAT_MAILDIR)
-        return no_file;
-    reader->format = CTL_FORMAT_MAILDIR;
+    static char wrong[200];
+    char error[150] = "";
+    bool good = true;
+    char *octets = how->list ? base_strdup(how->list) : NULL;
+    enum ctl_uidl_kind kind =
+        how->list ? (how->list[0] == '/' ? CTL_UIDL_COURIER : CTL_UIDL_DOVECOT) : how->uidl;
+    if (!octets && (kind == CTL_UIDL_AUTO || kind == CTL_UIDL_DOVECOT)) {
+        octets = ctl_uidl_read_file(reader->fd, "dovecot-uidlist");
+        kind = octets ? CTL_UIDL_DOVECOT : kind;
+    }
+    if (!octets && (kind == CTL_UIDL_AUTO || kind == CTL_UIDL_COURIER)) {
+        octets = ctl_uidl_read_file(reader->fd, "courierpop3dsizelist");
+        kind = octets ? CTL_UIDL_COURIER : kind;
+    }
+    if (octets && kind == CTL_UIDL_DOVECOT)
+        good = ctl_uidl_read_dovecot(octets, how->uidl_format, &reader->list, error, sizeof error);
+    else if (octets)
+        good = ctl_uidl_read_courier(octets, &reader->list, error, sizeof error);
+    if (octets && good) {
+        reader->uidl = kind;
+        ctl_maildir_arrange(&reader->maildir, &reader->list);
+    }
+    free(octets);
+    snprintf(wrong, sizeof wrong, "its list of UIDLs: %s (--uidl=none does without)", error);
+    return good ? NULL : wrong;
+}
+
+static const char *begin_maildir(struct ctl_reader *reader, const struct ctl_reader_how *how,
+                                 int *status)
+{
+    const char *failed_at, *wrong = NULL;
     bool listed = ctl_maildir_list(&reader->maildir, reader->fd, &failed_at);
-    base_close(reader->fd);
-    reader->fd = -1;
+    reader->format = CTL_FORMAT_MAILDIR;
     reader->total = reader->maildir.octets;
     if (listed)
-        return NULL;
-    if (errno == ENOENT || errno == ENOTDIR || errno == ELOOP)
-        return "is a directory, but no Maildir: it lacks cur/ or new/; name the files in it";
-    *status = errno == EACCES ? EX_NOPERM : EX_IOERR;
-    return strerror(errno);
+        wrong = read_list(reader, how);
+    else if (errno == ENOENT || errno == ENOTDIR || errno == ELOOP)
+        wrong = "is a directory, but no Maildir: it lacks cur/ or new/; name the files in it";
+    else {
+        wrong = strerror(errno);
+        *status = errno == EACCES ? EX_NOPERM : EX_IOERR;
+    }
+    return wrong;
+}
+
+static const char *begin_cyrus(struct ctl_reader *reader)
+{
+    struct stat about;
+    bool good = false;
+    int fd = openat(reader->fd, "cyrus.index", O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+    if (fd >= 0 && fstat(fd, &about) == 0 && S_ISREG(about.st_mode)) {
+        size_t size = (size_t)about.st_size;
+        unsigned char *octets = base_alloc(size + 1);
+        good = pread(fd, octets, size, 0) == (ssize_t)size &&
+               ctl_cyrus_read(octets, size, &reader->cyrus);
+        free(octets);
+    }
+    base_close(fd);
+    reader->format = CTL_FORMAT_CYRUS;
+    reader->folder = reader->fd;
+    reader->fd = -1;
+    return good ? NULL : "its cyrus.index is of no version from 8 to 20, or cut short";
+}
+
+static const char *begin_directory(struct ctl_reader *reader, const struct ctl_reader_how *how,
+                                   int *status)
+{
+    enum ctl_format wanted = how->format;
+    const char *wrong;
+    *status = EX_DATAERR;
+    if (wanted == CTL_FORMAT_AUTO && faccessat(reader->fd, "cyrus.index", F_OK, 0) == 0)
+        wanted = CTL_FORMAT_CYRUS;
+    if (wanted == CTL_FORMAT_CYRUS)
+        return begin_cyrus(reader);
+    if (wanted != CTL_FORMAT_AUTO && wanted != CTL_FORMAT_MAILDIR)
+        return "is a directory: this format is a file";
+    wrong = begin_maildir(reader, how, status);
+    base_close(reader->fd);
+    reader->fd = -1;
+    return wrong;
+}
+
+static int open_path(const char *path, bool beneath)
+{
+    struct open_how how = {.flags = O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC,
+                           .resolve = beneath ? RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS : 0};
+    return (int)syscall(SYS_openat2, AT_FDCWD, path, &how, sizeof how);
 }
 
 static int open_status(int error)
@@ -131,23 +215,28 @@ static int open_status(int error)
     return error == EACCES || error == EPERM ? EX_NOPERM : EX_NOINPUT;
 }
 
-struct ctl_reader *ctl_reader_open(const char *path, enum ctl_format format, int *status,
+struct ctl_reader *ctl_reader_open(const char *path, const struct ctl_reader_how *how, int *status,
                                    char *error, size_t error_size)
 {
     struct stat about;
     const char *wrong;
     struct ctl_reader *reader = base_alloc(sizeof *reader);
-    *reader = (struct ctl_reader){.path = base_strdup(path), .maildir.directories = {-1, -1}};
-    reader->fd = open(path, O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
+    *reader = (struct ctl_reader){.path = base_strdup(path),
+                                  .uidl = how->uidl,
+                                  .uidl_format = how->uidl_format,
+                                  .folder = -1,
+                                  .maildir.directories = {-1, -1}};
+    reader->fd = open_path(path, how->beneath);
     if (reader->fd < 0 || fstat(reader->fd, &about) < 0) {
         *status = open_status(errno);
-        wrong = strerror(errno);
+        wrong =
+            errno == ELOOP ? "a symbolic link is on the way; name the real path" : strerror(errno);
     } else if (S_ISREG(about.st_mode)) {
         reader->total = (uint64_t)about.st_size;
         reader->mtime = about.st_mtime;
-        wrong = begin_file(reader, format, status);
+        wrong = begin_file(reader, how->format, status);
     } else if (S_ISDIR(about.st_mode)) {
-        wrong = begin_directory(reader, format, status);
+        wrong = begin_directory(reader, how, status);
     } else {
         *status = EX_NOINPUT;
         wrong = "is neither a file nor a directory";
@@ -165,7 +254,10 @@ void ctl_reader_close(struct ctl_reader *reader)
         return;
     ctl_mbox_free(&reader->mbox);
     ctl_maildir_free(&reader->maildir);
+    ctl_uidl_free(&reader->list);
+    ctl_cyrus_free(&reader->cyrus);
     base_close(reader->fd);
+    base_close(reader->folder);
     free(reader->path);
     free(reader);
 }
@@ -192,6 +284,7 @@ static enum ctl_read next_in_mbox(struct ctl_reader *reader, struct ctl_item *it
         return CTL_READ_END; /* reported when it broke */
     snprintf(item->name, sizeof item->name, "%s, message %zu", reader->path, ++reader->next);
     int more = ctl_mbox_next(&reader->mbox, &item->received);
+    reader->at = reader->mbox.position;
     if (more >= 0)
         return more ? CTL_READ_MESSAGE : CTL_READ_END;
     reader->broken = errno;
@@ -202,7 +295,7 @@ static enum ctl_read next_in_maildir(struct ctl_reader *reader, struct ctl_item 
 {
     base_close(reader->fd);
     reader->fd = -1;
-    reader->position = reader->begun;
+    reader->position = reader->at = reader->begun;
     if (reader->next == reader->maildir.n_entries)
         return CTL_READ_END;
     const struct ctl_maildir_entry *entry = &reader->maildir.entries[reader->next++];
@@ -218,13 +311,39 @@ static enum ctl_read next_in_maildir(struct ctl_reader *reader, struct ctl_item 
     return reader->fd < 0 ? fail(item, errno) : CTL_READ_MESSAGE;
 }
 
+static enum ctl_read next_in_cyrus(struct ctl_reader *reader, struct ctl_item *item)
+{
+    struct stat about;
+    char name[24];
+    base_close(reader->fd);
+    reader->fd = -1;
+    if (reader->next == reader->cyrus.n)
+        return CTL_READ_END;
+    const struct ctl_cyrus_message *message = &reader->cyrus.messages[reader->next++];
+    snprintf(name, sizeof name, "%ju.", (uintmax_t)message->uid);
+    snprintf(item->name, sizeof item->name, "%s/%s", reader->path, name);
+    item->received = message->received;
+    reader->at = reader->position;
+    reader->fd = openat(reader->folder, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+    if (reader->fd < 0)
+        return fail(item, errno);
+    return fstat(reader->fd, &about) == 0 && S_ISREG(about.st_mode) ? CTL_READ_MESSAGE
+                                                                    : fail(item, EINVAL);
+}
+
 enum ctl_read ctl_reader_next(struct ctl_reader *reader, struct ctl_item *item)
 {
     *item = (struct ctl_item){.received = 0};
-    if (reader->format == CTL_FORMAT_MAILDIR)
+    switch (reader->format) {
+    case CTL_FORMAT_MAILDIR:
         return next_in_maildir(reader, item);
-    return reader->format == CTL_FORMAT_MBOX ? next_in_mbox(reader, item)
-                                             : next_in_file(reader, item);
+    case CTL_FORMAT_CYRUS:
+        return next_in_cyrus(reader, item);
+    case CTL_FORMAT_MBOX:
+        return next_in_mbox(reader, item);
+    default:
+        return next_in_file(reader, item);
+    }
 }
 
 ssize_t ctl_reader_read(void *context, void *buffer, size_t size)
@@ -232,6 +351,97 @@ ssize_t ctl_reader_read(void *context, void *buffer, size_t size)
     struct ctl_reader *reader = context;
     return reader->format == CTL_FORMAT_MBOX ? ctl_mbox_read(&reader->mbox, buffer, size)
                                              : read_file(reader, buffer, size);
+}
+
+bool ctl_reader_rewind(struct ctl_reader *reader)
+{
+    bool mbox = reader->format == CTL_FORMAT_MBOX;
+    if (lseek(reader->fd, mbox ? (off_t)reader->at : 0, SEEK_SET) < 0)
+        return false;
+    reader->position = reader->at;
+    if (mbox)
+        ctl_mbox_rewind(&reader->mbox, reader->at);
+    return true;
+}
+
+static const char *uidl_of_listed(const struct ctl_reader *reader, char uidl[MAILDROP_UIDL_MAX + 1])
+{
+    const struct ctl_uidl *listed = reader->maildir.entries[reader->next - 1].uidl;
+    if (!listed)
+        return "not in the old server's list: it never showed this message";
+    if (!listed->text[0])
+        return "what the old server's list makes is no UIDL";
+    memcpy(uidl, listed->text, sizeof listed->text);
+    return NULL;
+}
+
+/* Made of a UID and a UIDVALIDITY, as the option or else the old server has it. */
+static const char *make(const struct ctl_reader *reader, const char *standard, uint64_t uid,
+                        uint64_t validity, char uidl[MAILDROP_UIDL_MAX + 1])
+{
+    const struct ctl_uidl_parts parts = {.uid = uid, .uidvalidity = validity};
+    const char *format = reader->uidl_format ? reader->uidl_format : standard;
+    return ctl_uidl_make(format, &parts, uidl) ? NULL : "--uidl-format makes no UIDL of it";
+}
+
+static const char *uidl_of_name(const struct ctl_reader *reader, char uidl[MAILDROP_UIDL_MAX + 1])
+{
+    if (reader->format != CTL_FORMAT_MAILDIR)
+        return "only a Maildir has file names for UIDLs";
+    const struct ctl_uidl_parts parts = {.file_name =
+                                             reader->maildir.entries[reader->next - 1].name};
+    return ctl_uidl_make("%f", &parts, uidl) ? NULL : "its file name is too long for a UIDL";
+}
+
+static const char *uidl_of_header(struct ctl_reader *reader, const struct ctl_inspected *inspected,
+                                  char uidl[MAILDROP_UIDL_MAX + 1])
+{
+    bool automatic = reader->uidl == CTL_UIDL_AUTO;
+    if (inspected->x_uid && reader->validity && (automatic || reader->uidl == CTL_UIDL_X_UID))
+        return make(reader, CTL_UIDL_FORMAT_DOVECOT, inspected->x_uid, reader->validity, uidl);
+    if (inspected->x_uidl[0] && (automatic || reader->uidl == CTL_UIDL_X_UIDL)) {
+        memcpy(uidl, inspected->x_uidl, sizeof inspected->x_uidl);
+        return NULL;
+    }
+    return automatic                         ? "no UIDL of an old server is known for it"
+           : reader->uidl == CTL_UIDL_X_UIDL ? "it has no X-UIDL header"
+                                             : "it has no X-UID header, or its mbox no X-IMAPbase";
+}
+
+const char *ctl_reader_uidl(struct ctl_reader *reader, const struct ctl_inspected *inspected,
+                            char uidl[MAILDROP_UIDL_MAX + 1])
+{
+    if (inspected->uidvalidity)
+        reader->validity = inspected->uidvalidity;
+    switch (reader->uidl) {
+    case CTL_UIDL_NONE:
+        return "--uidl=none";
+    case CTL_UIDL_FILENAME:
+        return uidl_of_name(reader, uidl);
+    case CTL_UIDL_POPA3D:
+        memcpy(uidl, inspected->popa3d, sizeof inspected->popa3d);
+        return uidl[0] ? NULL : "this libcrypto has no MD5";
+    case CTL_UIDL_DOVECOT:
+    case CTL_UIDL_COURIER:
+        if (reader->list.n > 0)
+            return uidl_of_listed(reader, uidl);
+        return "no such list lies beside it";
+    case CTL_UIDL_X_UIDL:
+    case CTL_UIDL_X_UID:
+        return uidl_of_header(reader, inspected, uidl);
+    case CTL_UIDL_AUTO:
+    case CTL_UIDL_CYRUS:
+    case CTL_UIDL_KINDS:
+        break;
+    }
+    if (reader->format == CTL_FORMAT_CYRUS)
+        return make(reader, reader->cyrus.new_uidl ? "%v.%u" : "%u",
+                    reader->cyrus.messages[reader->next - 1].uid, reader->cyrus.uidvalidity, uidl);
+    /* Anybody may write these headers: only in an mbox, where servers keep them, are they theirs.
+     */
+    if (reader->format == CTL_FORMAT_MBOX)
+        return uidl_of_header(reader, inspected, uidl);
+    return "no UIDL of an old server is known for it";
 }
 
 int ctl_reader_error(const struct ctl_reader *reader)

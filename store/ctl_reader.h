@@ -6,9 +6,27 @@
 #ifndef POPLAR_STORE_CTL_READER_H
 #define POPLAR_STORE_CTL_READER_H
 
+#include "store/ctl_inspect.h"
+#include "store/ctl_uidl.h"
 #include "store/maildrop.h"
 
-enum ctl_format { CTL_FORMAT_AUTO, CTL_FORMAT_MESSAGE, CTL_FORMAT_MBOX, CTL_FORMAT_MAILDIR };
+enum ctl_format {
+    CTL_FORMAT_AUTO,
+    CTL_FORMAT_MESSAGE,
+    CTL_FORMAT_MBOX,
+    CTL_FORMAT_MAILDIR,
+    CTL_FORMAT_CYRUS
+};
+
+/* How a path is to be read. */
+struct ctl_reader_how {
+    enum ctl_format format;
+    enum ctl_uidl_kind uidl;
+    const char *uidl_format; /* NULL: the old server's own */
+    const char *list;        /* octets of a dovecot-uidlist or courierpop3dsizelist, to be used
+                              * instead of one beside the messages; NULL: none */
+    bool beneath;            /* no symbolic link on the way: the path leads through users' files */
+};
 
 enum ctl_read {
     CTL_READ_END = 0, /* no more */
@@ -25,11 +43,11 @@ struct ctl_item {
 
 struct ctl_reader;
 
-/* "eml", "mbox", "maildir"; NULL is CTL_FORMAT_AUTO. False: none of them. */
+/* "eml", "mbox", "maildir", "cyrus"; NULL is CTL_FORMAT_AUTO. False: none of them. */
 bool ctl_reader_format(const char *name, enum ctl_format *format);
 
 /* Open a path and see what it is. NULL: one line in `error`, an exit status in `status`. */
-struct ctl_reader *ctl_reader_open(const char *path, enum ctl_format format, int *status,
+struct ctl_reader *ctl_reader_open(const char *path, const struct ctl_reader_how *how, int *status,
                                    char *error, size_t error_size);
 void ctl_reader_close(struct ctl_reader *reader); /* NULL is legal */
 
@@ -38,6 +56,14 @@ enum ctl_read ctl_reader_next(struct ctl_reader *reader, struct ctl_item *item);
 
 /* As maildrop_source; `context` is the reader. */
 ssize_t ctl_reader_read(void *context, void *buffer, size_t size);
+
+/* Back to the beginning of the message at hand; false if that cannot be. */
+bool ctl_reader_rewind(struct ctl_reader *reader);
+
+/* The UIDL that the old server gave to the message at hand, as far as it can be told: NULL and
+ * `uidl` filled. Else why there is none, in words that live for ever. */
+const char *ctl_reader_uidl(struct ctl_reader *reader, const struct ctl_inspected *inspected,
+                            char uidl[MAILDROP_UIDL_MAX + 1]);
 
 /* errno of the last ctl_reader_read() that failed. */
 int ctl_reader_error(const struct ctl_reader *reader);

@@ -6,9 +6,11 @@
 #include "auth/grant.h"
 #include "store/ctl.h"
 #include "store/ctl_command.h"
+#include "store/ctl_json.h"
+#include "store/manage.h"
 
 #include <errno.h>
-#include <jansson.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -25,9 +27,69 @@ static const char *state_of(const char *path)
     return errno == EACCES ? "only root can see" : strerror(errno);
 }
 
+/* A limit, and whether the maildrop's own goes before the configuration's. */
+static void print_limit(const char *name, uint64_t value, bool own)
+{
+    printf("%-12s ", name);
+    if (value == 0)
+        printf("no limit");
+    else
+        printf("%ju", (uintmax_t)value);
+    puts(own ? " (of this maildrop)" : "");
+}
+
+/* What the name maps to, for people. */
+static void print_text(const struct ctl *ctl, const char *name, const char *service,
+                       const char *path, const char *state, const struct manage_state *holds)
+{
+    char safe[4 * PROTO_USER_MAX + 1];
+    base_escape(safe, sizeof safe, name);
+    printf("user         %s\nPAM service  %s\nmaildrop     %s (%s)\n", safe, service, path, state);
+    printf("messages     %ju, %ju octets\n", (uintmax_t)holds->totals.messages,
+           (uintmax_t)holds->totals.octets);
+    print_limit("quota", holds->quota_octets, holds->has_quota_octets);
+    print_limit("  messages", holds->quota_messages, holds->has_quota_messages);
+    print_limit("max_message", ctl->config->store.max_message, false);
+}
+
+static int print_json(const struct ctl *ctl, const char *name, const char *service,
+                      const char *path, const char *state, const struct manage_state *holds)
+{
+    return ctl_json_print(ctl,
+                          json_pack("{s:s, s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:I}", "user", name,
+                                    "pam_service", service, "maildrop", path, "state", state,
+                                    "messages", (json_int_t)holds->totals.messages, "octets",
+                                    (json_int_t)holds->totals.octets, "quota_octets",
+                                    (json_int_t)holds->quota_octets, "quota_messages",
+                                    (json_int_t)holds->quota_messages, "max_message",
+                                    (json_int_t)ctl->config->store.max_message),
+                          false);
+}
+
+/* What the maildrop holds and which limits it has; those of the configuration if there is none. */
+static int look(const struct ctl *ctl, const char *name, struct manage_state *holds)
+{
+    struct ctl_maildrop maildrop;
+    if (ctl_open_exists(ctl, name)) {
+        int status = ctl_open_maildrop(ctl, name, CTL_OPEN_NAMED, &maildrop);
+        enum store_outcome outcome = status ? STORE_OK : manage_look(maildrop.store, holds);
+        if (outcome != STORE_OK)
+            status = ctl_open_failed(&maildrop, outcome, "look");
+        ctl_open_close(&maildrop);
+        if (status)
+            return status;
+    }
+    if (!holds->has_quota_octets)
+        holds->quota_octets = ctl->config->store.quota_octets;
+    if (!holds->has_quota_messages)
+        holds->quota_messages = ctl->config->store.quota_messages;
+    return 0;
+}
+
 int ctl_user(struct ctl *ctl)
 {
     char name[PROTO_USER_MAX + 1], below[GRANT_PATH_MAX];
+    struct manage_state holds = {.minor = 0};
     const char *service;
     int status = ctl_open_user(ctl, ctl->words[0], name, &service);
     if (status)
@@ -37,21 +99,12 @@ int ctl_user(struct ctl *ctl)
                         name);
     char *path = base_format("%s/%s", ctl->config->server.state_dir, below);
     const char *state = state_of(path);
+    status = look(ctl, name, &holds);
     if (ctl->options & CTL_JSON) {
-        json_t *object = json_pack("{s:s, s:s, s:s, s:s}", "user", name, "pam_service", service,
-                                   "maildrop", path, "state", state);
-        if (object)
-            json_dumpf(object, stdout, JSON_COMPACT);
-        else
-            status = ctl_fail(EX_DATAERR, "this name or path is not UTF-8, so not for JSON");
-        json_decref(object);
-        putchar('\n');
-    } else {
-        char safe[4 * PROTO_USER_MAX + 1];
-        base_escape(safe, sizeof safe, name);
-        printf("user         %s\nPAM service  %s\nmaildrop     %s (%s)\n", safe, service, path,
-               state);
-    }
+        int printed = print_json(ctl, name, service, path, state, &holds);
+        status = status ? status : printed;
+    } else
+        print_text(ctl, name, service, path, state, &holds);
     free(path);
     return status;
 }

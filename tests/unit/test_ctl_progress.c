@@ -2,7 +2,7 @@
  * test_ctl_progress.c - the progress bar's line, and the line ends of an export.
  */
 #include "daemon/base.h"
-#include "store/ctl_export.h"
+#include "store/ctl_copy.h"
 #include "store/ctl_progress.h"
 
 #include <setjmp.h>
@@ -68,10 +68,10 @@ static void bounds_are_kept(void **state)
 static void expect_lf(const char *in, size_t size, const char *wanted, bool lossy)
 {
     for (size_t step = 1; step <= size + 1; step++) {
-        struct ctl_export_lines lines = {0};
+        struct ctl_copy_lines lines = {0};
         char out[200], *end = out;
         for (size_t at = 0; at < size; at += step)
-            end += ctl_export_convert(&lines, in + at, size - at < step ? size - at : step, end);
+            end += ctl_copy_convert(&lines, in + at, size - at < step ? size - at : step, end);
         assert_int_equal(lines.lossy, lossy);
         if (!lossy) {
             assert_int_equal(end - out, strlen(wanted));

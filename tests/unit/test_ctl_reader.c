@@ -53,7 +53,8 @@ static void expect(const char *path, enum ctl_format format, const char *wanted)
     int status;
     enum ctl_read what;
     struct ctl_item item;
-    struct ctl_reader *reader = ctl_reader_open(path, format, &status, error, sizeof error);
+    const struct ctl_reader_how how = {.format = format};
+    struct ctl_reader *reader = ctl_reader_open(path, &how, &status, error, sizeof error);
     assert_non_null(reader);
     while ((what = ctl_reader_next(reader, &item)) != CTL_READ_END) {
         ssize_t got = 0;
@@ -76,7 +77,8 @@ static void refuse(const char *path, enum ctl_format format, int wanted, const c
 {
     char error[512] = "";
     int status = 0;
-    assert_null(ctl_reader_open(path, format, &status, error, sizeof error));
+    const struct ctl_reader_how how = {.format = format};
+    assert_null(ctl_reader_open(path, &how, &status, error, sizeof error));
     assert_int_equal(status, wanted);
     assert_non_null(strstr(error, path));
     assert_non_null(strstr(error, word));

@@ -1,0 +1,251 @@
+/*
+ * ctl_backup.c - poplarctl mailbox backup and restore. Runs as root or the store user; what it
+ * writes is whole under its name or not there.
+ */
+#include "store/backup.h"
+#include "store/check.h"
+#include "store/ctl_ask.h"
+#include "store/ctl_drops.h"
+#include "store/ctl_json.h"
+#include "store/ctl_progress.h"
+#include "store/ctl_signals.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sysexits.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { SETTLED = 2 }; /* seconds after which two changes have two different times */
+
+static int file_failed(const char *path, int error)
+{
+    return ctl_fail(error == ENOSPC || error == EDQUOT ? EX_TEMPFAIL : EX_CANTCREAT, "%s: %s", path,
+                    strerror(error));
+}
+
+/* Shows pages as the octets that they are; Ctrl-C stops between two steps. */
+static bool show_progress(void *context, uint64_t done, uint64_t pages)
+{
+    struct ctl_progress *progress = context;
+    progress->total = pages;
+    ctl_progress_update(progress, done, 0);
+    return !ctl_signals_met();
+}
+
+/* When a maildrop's files changed last. */
+static struct timespec changed_at(const char *directory)
+{
+    static const enum maildrop_file files[] = {MAILDROP_DB, MAILDROP_WAL};
+    struct timespec latest = {0};
+    for (size_t i = 0; i < ARRAY_SIZE(files); i++) {
+        struct stat about;
+        char *path = base_format("%s/%s", directory, maildrop_file_names[files[i]]);
+        if (stat(path, &about) == 0 &&
+            (about.st_mtim.tv_sec > latest.tv_sec ||
+             (about.st_mtim.tv_sec == latest.tv_sec && about.st_mtim.tv_nsec > latest.tv_nsec)))
+            latest = about.st_mtim;
+        free(path);
+    }
+    return latest;
+}
+
+/* A backup bears the time of what it is a copy of, by which an unchanged maildrop is known. What
+ * changed only just now may change again within the same tick of the clock: its backup bears a
+ * time that no change has. */
+static struct timespec time_of_backup(struct timespec changed)
+{
+    if (changed.tv_sec > time(NULL) - SETTLED)
+        changed.tv_sec -= SETTLED;
+    return changed;
+}
+
+static bool is_unchanged(const char *path, struct timespec changed)
+{
+    struct stat about;
+    return stat(path, &about) == 0 && about.st_mtim.tv_sec == changed.tv_sec &&
+           about.st_mtim.tv_nsec == changed.tv_nsec;
+}
+
+/* Written, synced and named as it should be; 0 or an errno. */
+static int finish_file(const char *unfinished, const char *path, struct timespec stamp)
+{
+    struct timespec times[2] = {{.tv_nsec = UTIME_OMIT}, stamp};
+    char *folder = base_strdup(path), *slash = strrchr(folder, '/');
+    int error = 0, fd = open(unfinished, O_RDWR | O_CLOEXEC | O_NOFOLLOW);
+    if (fd < 0 || futimens(fd, times) < 0 || fsync(fd) < 0 || rename(unfinished, path) < 0)
+        error = errno;
+    base_close(fd);
+    if (slash)
+        *(slash > folder ? slash : slash + 1) = '\0';
+    fd = error ? -1 : open(slash ? folder : ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (!error && (fd < 0 || fsync(fd) < 0))
+        error = errno;
+    base_close(fd);
+    free(folder);
+    return error;
+}
+
+static int write_backup(struct ctl_maildrop *maildrop, const char *path, struct timespec stamp,
+                        const char *verb)
+{
+    struct ctl_progress progress;
+    char *unfinished = base_format("%s.unfinished", path);
+    int status = 0, error;
+    unlink(unfinished);
+    int fd = open(unfinished, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+    if (fd < 0) {
+        status = file_failed(unfinished, errno);
+        goto out;
+    }
+    close(fd);
+    ctl_progress_begin(&progress, verb, 0);
+    enum store_outcome outcome =
+        backup_write(maildrop->store, unfinished, show_progress, &progress);
+    ctl_progress_hide(&progress);
+    if (outcome != STORE_OK)
+        status = ctl_open_failed(maildrop, outcome, "backup");
+    else if ((error = finish_file(unfinished, path, stamp)))
+        status = file_failed(path, error);
+    if (status)
+        unlink(unfinished);
+out:
+    free(unfinished);
+    return status;
+}
+
+static int report(const struct ctl *ctl, const char *name, const char *path, bool written,
+                  bool many)
+{
+    if (ctl->options & CTL_JSON)
+        return ctl_json_print(ctl,
+                              json_pack("{s:o, s:o, s:b}", "user", ctl_json_name(name), "file",
+                                        ctl_json_name(path), "written", (int)written),
+                              many);
+    if (many) {
+        char safe[4 * PROTO_USER_MAX + 1];
+        base_escape(safe, sizeof safe, name);
+        printf("%s: %s\n", safe, written ? "written" : "unchanged");
+    }
+    return 0;
+}
+
+/* One of all: DIR/NAME/mail.db, NAME as the maildrop's own directory is called. */
+static int backup_one(struct ctl *ctl, struct ctl_maildrop *maildrop, bool many)
+{
+    char *source = ctl_drops_path(ctl, maildrop->name);
+    struct timespec changed = changed_at(source);
+    char *folder = many ? base_format("%s%s", ctl->words[0], strrchr(source, '/')) : NULL;
+    char *path = many ? base_format("%s/%s", folder, maildrop_file_names[MAILDROP_DB])
+                      : base_strdup(ctl->words[1]);
+    bool unchanged = many && is_unchanged(path, changed);
+    int status = 0;
+    if (folder && mkdir(folder, 0700) < 0 && errno != EEXIST)
+        status = file_failed(folder, errno);
+    if (!status && !unchanged)
+        status = write_backup(maildrop, path, time_of_backup(changed), "backing up");
+    if (!status)
+        status = report(ctl, maildrop->name, path, !unchanged, many);
+    free(source);
+    free(folder);
+    free(path);
+    return status;
+}
+
+int ctl_mailbox_backup(struct ctl *ctl)
+{
+    if (ctl->options & CTL_ALL && mkdir(ctl->words[0], 0700) < 0 && errno != EEXIST)
+        return file_failed(ctl->words[0], errno);
+    ctl_signals_catch();
+    return ctl_signals_end(ctl_drops_each(ctl, 0, backup_one));
+}
+
+static bool say_damage(void *context, const char *damage, uint64_t octets)
+{
+    (void)octets;
+    if (damage && ++*(size_t *)context == 1)
+        ctl_note("the backup is damaged: %s", damage);
+    return true;
+}
+
+/* FILE, or the directory of a backup or a raw copy. */
+static char *find_file(const char *path)
+{
+    struct stat about;
+    if (stat(path, &about) == 0 && S_ISDIR(about.st_mode))
+        return base_format("%s/%s", path, maildrop_file_names[MAILDROP_DB]);
+    return base_strdup(path);
+}
+
+static int open_backup(const char *path, struct maildrop **backup)
+{
+    char error[300] = "";
+    size_t damages = 0;
+    if (maildrop_library_init(false) != STORE_OK)
+        return ctl_fail(EX_SOFTWARE, "this SQLite library lacks what the store needs");
+    if (access(path, R_OK) < 0)
+        return ctl_fail(EX_NOINPUT, "%s: %s", path, strerror(errno));
+    if (backup_open(path, backup, error, sizeof error) != STORE_OK)
+        return ctl_fail(EX_DATAERR, "%s: no backup of a maildrop: %s", path, error);
+    if (check_run(*backup, say_damage, &damages) != STORE_OK || damages > 0)
+        return ctl_fail(EX_DATAERR, "%s: not restored; mailbox salvage may get mail out of it",
+                        path);
+    return 0;
+}
+
+static int restore(struct ctl *ctl, struct ctl_maildrop *maildrop, struct maildrop *backup)
+{
+    struct ctl_progress progress;
+    struct maildrop_totals now, then;
+    enum store_outcome outcome = maildrop_totals(maildrop->store, &now);
+    if (outcome == STORE_OK)
+        outcome = maildrop_totals(backup, &then);
+    if (outcome != STORE_OK)
+        return ctl_open_failed(maildrop, outcome, "restore");
+    int status = now.messages == 0
+                     ? 0
+                     : ctl_ask(ctl,
+                               "Put the %ju messages of the backup in the place of "
+                               "the %ju that %s has",
+                               (uintmax_t)then.messages, (uintmax_t)now.messages, maildrop->name);
+    if (status)
+        return status;
+    ctl_progress_begin(&progress, "restoring", 0);
+    outcome = backup_restore(maildrop->store, backup, show_progress, &progress);
+    ctl_progress_hide(&progress);
+    if (outcome != STORE_OK)
+        return ctl_open_failed(maildrop, outcome, "restore");
+    if (ctl->options & CTL_JSON)
+        return ctl_json_print(ctl,
+                              json_pack("{s:o, s:I, s:I}", "user", ctl_json_name(maildrop->name),
+                                        "messages", (json_int_t)then.messages, "octets",
+                                        (json_int_t)then.octets),
+                              false);
+    printf("restored %ju message%s, %ju octets\n", (uintmax_t)then.messages,
+           then.messages == 1 ? "" : "s", (uintmax_t)then.octets);
+    return 0;
+}
+
+int ctl_mailbox_restore(struct ctl *ctl)
+{
+    struct ctl_maildrop maildrop = {.store = NULL};
+    struct maildrop *backup = NULL;
+    char *path = find_file(ctl->words[1]);
+    ctl_signals_catch();
+    int status = ctl_open_user(ctl, ctl->words[0], maildrop.name, NULL);
+    if (!status)
+        status = open_backup(path, &backup);
+    if (!status)
+        status =
+            ctl_open_maildrop(ctl, ctl->words[0], CTL_OPEN_CREATE | CTL_OPEN_SESSION, &maildrop);
+    if (!status)
+        status = restore(ctl, &maildrop, backup);
+    ctl_open_close(&maildrop);
+    backup_close(backup);
+    free(path);
+    return ctl_signals_end(status);
+}

@@ -1,0 +1,191 @@
+/*
+ * ctl_drops.c - all maildrops there are. Runs in poplarctl as root or the store user, over
+ * directories of the store user: what does not look like a maildrop is none.
+ */
+#include "store/ctl_drops.h"
+#include "auth/grant.h"
+#include "store/ctl_json.h"
+#include "store/ctl_signals.h"
+#include "store/lock.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sysexits.h>
+
+enum { LOCK_PATIENCE_MS = 10000 };
+
+struct list {
+    char **names;
+    size_t n, room;
+};
+
+/* Undo grant_path()'s encoding of a name; false if it is none. */
+static bool decode(const char *encoded, char name[PROTO_USER_MAX + 1])
+{
+    char digits[3] = "", *end;
+    size_t length = 0;
+    for (; *encoded; encoded++) {
+        char c = *encoded;
+        if (c == '%') {
+            if (!encoded[1] || !encoded[2])
+                return false;
+            memcpy(digits, encoded + 1, 2);
+            c = (char)strtol(digits, &end, 16);
+            if (*end || !c)
+                return false;
+            encoded += 2;
+        }
+        if (length == PROTO_USER_MAX)
+            return false;
+        name[length++] = c;
+    }
+    name[length] = '\0';
+    return length > 0;
+}
+
+static void add(struct list *list, const char *name)
+{
+    if (list->n == list->room) {
+        list->room = list->room * 2 + 64;
+        list->names = base_realloc(list->names, list->room * sizeof *list->names);
+    }
+    list->names[list->n++] = base_strdup(name);
+}
+
+/* A directory is a maildrop if its name leads to just this place. */
+static void take(struct list *list, const char *path, const char *encoded)
+{
+    char name[PROTO_USER_MAX + 1], wanted[GRANT_PATH_MAX];
+    if (encoded[0] == '.')
+        return;
+    if (decode(encoded, name) && grant_path(name, wanted) && strcmp(path, wanted) == 0)
+        add(list, name);
+    else
+        ctl_note("%s: no maildrop; passed over", path);
+}
+
+/* The entries of mail/, then of the two levels below it. */
+static bool walk(struct list *list, int parent, const char *path, int level)
+{
+    int fd = openat(parent, path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    DIR *stream = fd < 0 ? NULL : fdopendir(fd);
+    const struct dirent *found;
+    if (!stream) {
+        base_close(fd);
+        return false;
+    }
+    bool good = true;
+    while (good && (errno = 0, found = readdir(stream))) {
+        if (strcmp(found->d_name, ".") == 0 || strcmp(found->d_name, "..") == 0)
+            continue;
+        char *below = base_format("%s/%s", path, found->d_name);
+        if (level == 2)
+            take(list, below, found->d_name);
+        else
+            good = walk(list, parent, below, level + 1) || errno == ENOTDIR;
+        free(below);
+    }
+    good = good && errno == 0;
+    int error = errno;
+    closedir(stream);
+    errno = error;
+    return good;
+}
+
+static int compare(const void *a, const void *b)
+{
+    return strcmp(*(char *const *)a, *(char *const *)b);
+}
+
+int ctl_drops_list(const struct ctl *ctl, char ***names, size_t *n)
+{
+    struct list list = {0};
+    const char *state = ctl->config->server.state_dir;
+    int root = open(state, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    bool good = root >= 0 && (walk(&list, root, "mail", 0) || errno == ENOENT);
+    int error = errno;
+    base_close(root);
+    if (!good) {
+        ctl_drops_free(list.names, list.n);
+        return ctl_fail(error == EACCES ? EX_NOPERM : EX_OSFILE,
+                        "%s: %s; run poplarctl as root, or as %s", state, strerror(error),
+                        ctl->config->server.store_user);
+    }
+    if (list.n > 0)
+        qsort(list.names, list.n, sizeof *list.names, compare);
+    *names = list.names;
+    *n = list.n;
+    return 0;
+}
+
+void ctl_drops_free(char **names, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        free(names[i]);
+    free(names);
+}
+
+char *ctl_drops_path(const struct ctl *ctl, const char *name)
+{
+    char below[GRANT_PATH_MAX];
+    return grant_path(name, below) ? base_format("%s/%s", ctl->config->server.state_dir, below)
+                                   : NULL;
+}
+
+int ctl_drops_lock(const char *name, const char *path, bool session, int *fd)
+{
+    char *file = base_format("%s/%s", path, maildrop_file_names[MAILDROP_LOCK]);
+    *fd = open(file, O_RDWR | O_NOFOLLOW | O_CLOEXEC);
+    int error = errno, status = 0;
+    if (*fd < 0 && error != ENOENT)
+        status = ctl_fail(error == EACCES ? EX_NOPERM : EX_OSFILE, "%s: %s", file, strerror(error));
+    else if (*fd >= 0 && session && lock_acquire(*fd, MAILDROP_LOCK_SESSION, 0) != STORE_OK)
+        status = ctl_fail(EX_TEMPFAIL,
+                          "%s: a session holds the maildrop; try again when it is over", name);
+    else if (*fd >= 0 &&
+             lock_acquire(*fd, MAILDROP_LOCK_WRITE, lock_clock() + LOCK_PATIENCE_MS) != STORE_OK)
+        status =
+            ctl_fail(EX_TEMPFAIL, "%s: another process writes to the maildrop; try again", name);
+    free(file);
+    if (status) {
+        base_close(*fd);
+        *fd = -1;
+    }
+    return status;
+}
+
+static int run_one(struct ctl *ctl, const char *name, unsigned how, bool many, ctl_drops_one *one)
+{
+    struct ctl_maildrop maildrop;
+    int status =
+        ctl_open_maildrop(ctl, name, how | (many ? CTL_OPEN_NAMED | CTL_OPEN_QUIET : 0), &maildrop);
+    if (many && status == EX_TEMPFAIL && how & CTL_OPEN_SESSION)
+        return 0;
+    if (!status)
+        status = one(ctl, &maildrop, many);
+    ctl_open_close(&maildrop);
+    return status;
+}
+
+int ctl_drops_each(struct ctl *ctl, unsigned how, ctl_drops_one *one)
+{
+    char **names;
+    size_t n;
+    if (!(ctl->options & CTL_ALL))
+        return run_one(ctl, ctl->words[0], how, false, one);
+    int status = ctl_drops_list(ctl, &names, &n);
+    if (status)
+        return status;
+    ctl_signals_catch();
+    ctl_json_begin(ctl);
+    for (size_t i = 0; i < n && !ctl_signals_met(); i++) {
+        int failed = run_one(ctl, names[i], how, true, one);
+        status = status ? status : failed;
+    }
+    ctl_json_end(ctl);
+    ctl_drops_free(names, n);
+    return ctl_signals_end(status);
+}

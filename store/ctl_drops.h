@@ -1,0 +1,28 @@
+/*
+ * ctl_drops.h - all maildrops there are, and one command over each of them.
+ */
+#ifndef POPLAR_STORE_CTL_DROPS_H
+#define POPLAR_STORE_CTL_DROPS_H
+
+#include "store/ctl.h"
+
+/* The canonical names of all maildrops, sorted; the caller frees with ctl_drops_free(). 0, or an
+ * exit status after saying why. */
+int ctl_drops_list(const struct ctl *ctl, char ***names, size_t *n);
+void ctl_drops_free(char **names, size_t n);
+
+/* The path of a maildrop's directory; the caller frees it. NULL: the name is too long. */
+char *ctl_drops_path(const struct ctl *ctl, const char *name);
+
+/* Hold the write byte of a maildrop's lock without opening its database, and the session byte too
+ * if `session`: for a maildrop that may be damaged. `*fd` is closed to let go; -1 if the lock file
+ * is missing, so that nobody can use the maildrop. 0, or an exit status after saying why. */
+int ctl_drops_lock(const char *name, const char *path, bool session, int *fd);
+
+/* Run `one` for the user of the command line, or with --all for every maildrop, opened `how`
+ * (CTL_OPEN_CREATE excepted). Those in use are passed over with --all. In JSON an array around all.
+ * The first failure is the status; signals end it between two maildrops. */
+typedef int ctl_drops_one(struct ctl *ctl, struct ctl_maildrop *maildrop, bool many);
+int ctl_drops_each(struct ctl *ctl, unsigned how, ctl_drops_one *one);
+
+#endif

@@ -1,0 +1,111 @@
+/*
+ * ctl_expire.c - poplarctl expire: what is past its time, in all maildrops, for a timer. Runs as
+ * root or the store user. Gently: a maildrop in use is passed over, the session byte of a lock is
+ * held for the look at what is due only, and each commit is small, so that it can be stopped
+ * anywhere.
+ */
+#include "store/ctl_drops.h"
+#include "store/ctl_json.h"
+#include "store/ctl_progress.h"
+#include "store/ctl_remove.h"
+#include "store/ctl_signals.h"
+
+#include <stdio.h>
+#include <sysexits.h>
+
+struct expiring {
+    struct ctl *ctl;
+    struct ctl_progress progress;
+    uint64_t maildrops, in_use, expired, removed;
+};
+
+/* Deleted for its age: as a client would, so no session may be there. */
+static int expire_old(struct expiring *e, const char *name, unsigned how)
+{
+    const struct config *config = e->ctl->config;
+    struct ctl_maildrop maildrop;
+    uint64_t removed = 0;
+    int status =
+        ctl_open_maildrop(e->ctl, name, how | CTL_OPEN_SESSION | CTL_OPEN_QUIET, &maildrop);
+    if (status == EX_TEMPFAIL)
+        e->in_use++;
+    if (status)
+        return status == EX_TEMPFAIL ? 0 : status;
+    enum store_outcome outcome = maildrop_expire(maildrop.store, config->store.expire_after,
+                                                 config->store.undelete_for, &removed);
+    e->expired += removed;
+    if (outcome != STORE_OK)
+        status = ctl_open_failed(&maildrop, outcome, "expire");
+    ctl_open_close(&maildrop);
+    return status;
+}
+
+/* Past restoring: nobody sees these messages, so nobody need be kept out. */
+static int remove_deleted(struct expiring *e, const char *name, unsigned how)
+{
+    struct ctl_maildrop maildrop;
+    enum store_outcome outcome;
+    uint64_t removed;
+    int status = ctl_open_maildrop(e->ctl, name, how, &maildrop);
+    if (status)
+        return status;
+    do {
+        outcome = maildrop_purge(maildrop.store, e->ctl->config->store.undelete_for, &removed);
+        e->removed += removed;
+    } while (outcome == STORE_OK && removed > 0 && !ctl_signals_met());
+    if (outcome != STORE_OK)
+        status = ctl_open_failed(&maildrop, outcome, "expire");
+    ctl_open_close(&maildrop);
+    return status;
+}
+
+static int expire_one(struct expiring *e, const char *name, unsigned how)
+{
+    int status = 0;
+    e->maildrops++;
+    if (e->ctl->config->store.expire_after > 0)
+        status = expire_old(e, name, how);
+    return status ? status : remove_deleted(e, name, how);
+}
+
+static int print_summary(const struct expiring *e)
+{
+    if (e->ctl->options & CTL_JSON)
+        return ctl_json_print(e->ctl,
+                              json_pack("{s:I, s:I, s:I, s:I}", "maildrops",
+                                        (json_int_t)e->maildrops, "in_use", (json_int_t)e->in_use,
+                                        "expired", (json_int_t)e->expired, "removed",
+                                        (json_int_t)e->removed),
+                              false);
+    printf("%ju maildrop%s: %ju messages expired, %ju removed for good; %ju in use, passed over\n",
+           (uintmax_t)e->maildrops, e->maildrops == 1 ? "" : "s", (uintmax_t)e->expired,
+           (uintmax_t)e->removed, (uintmax_t)e->in_use);
+    return 0;
+}
+
+int ctl_expire(struct ctl *ctl)
+{
+    struct expiring e = {.ctl = ctl};
+    char **names = NULL;
+    size_t n = 0;
+    int status = 0;
+    bool all = ctl->n_words == 0;
+    if (all)
+        status = ctl_drops_list(ctl, &names, &n);
+    if (status)
+        return status;
+    ctl_signals_catch();
+    ctl_progress_begin(&e.progress, "expiring", all ? n : ctl->n_words);
+    for (size_t i = 0; i < (all ? n : ctl->n_words) && !ctl_signals_met(); i++) {
+        int failed =
+            all ? expire_one(&e, names[i], CTL_OPEN_NAMED) : expire_one(&e, ctl->words[i], 0);
+        status = status ? status : failed;
+        ctl_progress_update(&e.progress, i + 1, e.expired + e.removed);
+    }
+    ctl_progress_hide(&e.progress);
+    int printed = print_summary(&e);
+    ctl_drops_free(names, n);
+    if (all && !ctl_signals_met())
+        ctl_remove_leftovers(ctl);
+    return ctl_signals_end(status ? status : printed);
+}

@@ -1,0 +1,24 @@
+/*
+ * ctl_json.h - results for programs: one object, or an array that is printed object by object, for
+ * there may be more maildrops and messages than memory holds objects.
+ */
+#ifndef POPLAR_STORE_CTL_JSON_H
+#define POPLAR_STORE_CTL_JSON_H
+
+#include "store/ctl.h"
+#include <jansson.h>
+
+/* With --json: begin and end an array on standard output; without, nothing. */
+void ctl_json_begin(const struct ctl *ctl);
+void ctl_json_end(const struct ctl *ctl);
+/* Before each of its elements, if it is one: a line end, after a comma where that is due. */
+void ctl_json_separate(const struct ctl *ctl, bool element);
+
+/* Print an object, which is released: as an element of the array, or with a line end of its own.
+ * NULL (what was to go in is not UTF-8) is said, and is a failure. 0, or an exit status. */
+int ctl_json_print(const struct ctl *ctl, json_t *object, bool element);
+
+/* A name of a user or file for JSON, escaped where it is not UTF-8 or not for a terminal. */
+json_t *ctl_json_name(const char *name);
+
+#endif

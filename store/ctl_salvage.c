@@ -1,0 +1,190 @@
+/*
+ * ctl_salvage.c - poplarctl mailbox salvage: from a damaged maildrop into a Maildir. Runs as root
+ * or the store user, on a private copy: the maildrop stays as it is.
+ */
+#include "store/ctl_copy.h"
+#include "store/ctl_drops.h"
+#include "store/ctl_json.h"
+#include "store/ctl_progress.h"
+#include "store/ctl_signals.h"
+#include "store/ctl_target.h"
+#include "store/salvage.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sysexits.h>
+#include <unistd.h>
+
+struct salvaging {
+    const struct ctl *ctl;
+    char name[PROTO_USER_MAX + 1];
+    char *folder; /* of the copy */
+    struct salvage *salvage;
+    struct ctl_target *target;
+    struct ctl_copy copy;
+    struct ctl_progress progress;
+    uint64_t whole, rebuilt, lost, deleted;
+};
+
+/* Octet by octet; a file that is not there is as good as an empty one. */
+static int copy_file(const char *from, const char *to)
+{
+    char buffer[65536];
+    ssize_t got = 0;
+    int status = 0, out = -1, in = open(from, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+    if (in < 0 && errno != ENOENT)
+        return ctl_fail(errno == EACCES ? EX_NOPERM : EX_IOERR, "%s: %s", from, strerror(errno));
+    out = open(to, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+    bool good = out >= 0;
+    while (good && in >= 0 && (got = read(in, buffer, sizeof buffer)) > 0)
+        good = ctl_write_all(out, buffer, (size_t)got);
+    if (!good)
+        status = ctl_fail(EX_CANTCREAT, "%s: %s; TMPDIR names another place", to, strerror(errno));
+    else if (got < 0)
+        ctl_note("%s: %s; going on with what was read", from, strerror(errno));
+    base_close(in);
+    base_close(out);
+    return status;
+}
+
+/* A copy of both files as of one moment: no commit is under way while the write byte is ours. */
+static int make_copy(struct salvaging *s)
+{
+    static const char *const files[] = {"", "-wal"};
+    const char *temporary = getenv("TMPDIR");
+    char *source = ctl_drops_path(s->ctl, s->name);
+    int lock = -1;
+    s->folder = base_format("%s/poplar-salvage-XXXXXX", temporary ? temporary : "/var/tmp");
+    int status = 0;
+    if (!mkdtemp(s->folder)) {
+        status = ctl_fail(EX_CANTCREAT, "%s: %s", s->folder, strerror(errno));
+        s->folder[0] = '\0';
+    }
+    if (!status)
+        status = ctl_drops_lock(s->name, source, false, &lock);
+    for (size_t i = 0; !status && i < ARRAY_SIZE(files); i++) {
+        char *from = base_format("%s/%s%s", source, maildrop_file_names[MAILDROP_DB], files[i]);
+        char *to = base_format("%s/copy%s", s->folder, files[i]);
+        status = copy_file(from, to);
+        free(from);
+        free(to);
+    }
+    base_close(lock);
+    free(source);
+    return status;
+}
+
+static void remove_copy(const struct salvaging *s)
+{
+    static const char *const files[] = {"", "-wal", "-shm"};
+    if (!s->folder || !s->folder[0])
+        return;
+    for (size_t i = 0; i < ARRAY_SIZE(files); i++) {
+        char *path = base_format("%s/copy%s", s->folder, files[i]);
+        unlink(path);
+        free(path);
+    }
+    rmdir(s->folder);
+}
+
+static enum store_outcome read_salvaged(void *from, int64_t id, uint64_t offset, void *buffer,
+                                        size_t size, size_t *got)
+{
+    return salvage_read(from, id, offset, buffer, size, got);
+}
+
+static void lose(struct salvaging *s, const struct maildrop_message *message)
+{
+    ctl_progress_hide(&s->progress);
+    ctl_note("message %jd%s%s: lost", (intmax_t)message->id, message->uidl[0] ? ", UIDL " : "",
+             message->uidl);
+    s->lost++;
+}
+
+static int take(struct salvaging *s, size_t n)
+{
+    struct maildrop_message message;
+    enum store_outcome outcome;
+    enum salvage_part part = salvage_message(s->salvage, n, &message);
+    if (message.deleted) {
+        s->deleted++;
+        return 0;
+    }
+    if (part == SALVAGE_LOST) {
+        lose(s, &message);
+        return 0;
+    }
+    int status = ctl_target_add(s->target, &s->copy, &message, &outcome);
+    if (status < 0) {
+        lose(s, &message);
+        return 0;
+    }
+    s->whole += !status && part == SALVAGE_WHOLE;
+    s->rebuilt += !status && part == SALVAGE_REBUILT;
+    return status;
+}
+
+static int run(struct salvaging *s)
+{
+    char error[300];
+    char *path = base_format("%s/copy", s->folder);
+    enum store_outcome outcome = salvage_open(path, &s->salvage, error, sizeof error);
+    free(path);
+    if (outcome != STORE_OK)
+        return ctl_fail(EX_DATAERR, "maildrop of %s: nothing can be read: %s", s->name, error);
+    int status = ctl_target_open(s->ctl->words[1], &s->target);
+    if (status)
+        return status;
+    size_t n = salvage_count(s->salvage);
+    s->copy = (struct ctl_copy){
+        .read = read_salvaged, .from = s->salvage, .crlf = s->ctl->options & CTL_CRLF};
+    ctl_progress_begin(&s->progress, "salvaging", n);
+    for (size_t i = 0; !status && i < n && !ctl_signals_met(); i++) {
+        status = take(s, i);
+        ctl_progress_update(&s->progress, i + 1, s->whole + s->rebuilt);
+    }
+    ctl_progress_hide(&s->progress);
+    return status ? status : ctl_target_finish(s->target);
+}
+
+static int print_summary(const struct salvaging *s)
+{
+    if (s->ctl->options & CTL_JSON)
+        return ctl_json_print(s->ctl,
+                              json_pack("{s:I, s:I, s:I, s:I}", "messages",
+                                        (json_int_t)(s->whole + s->rebuilt), "rebuilt",
+                                        (json_int_t)s->rebuilt, "lost", (json_int_t)s->lost,
+                                        "deleted", (json_int_t)s->deleted),
+                              false);
+    printf("salvaged %ju message%s, %ju of them without time of receipt; %ju lost; %ju deleted "
+           "before, left out\n",
+           (uintmax_t)(s->whole + s->rebuilt), s->whole + s->rebuilt == 1 ? "" : "s",
+           (uintmax_t)s->rebuilt, (uintmax_t)s->lost, (uintmax_t)s->deleted);
+    return 0;
+}
+
+int ctl_mailbox_salvage(struct ctl *ctl)
+{
+    struct salvaging s = {.ctl = ctl};
+    int status = ctl_open_name(ctl, ctl->words[0], s.name);
+    if (status)
+        return status;
+    if (!ctl_open_exists(ctl, s.name))
+        return ctl_fail(EX_NOUSER, "%s: no maildrop", s.name);
+    if (maildrop_library_init(false) != STORE_OK)
+        return ctl_fail(EX_SOFTWARE, "this SQLite library lacks what the store needs");
+    ctl_signals_catch();
+    status = make_copy(&s);
+    if (!status)
+        status = run(&s);
+    if (!status)
+        status = print_summary(&s);
+    salvage_close(s.salvage);
+    ctl_target_close(s.target);
+    remove_copy(&s);
+    free(s.folder);
+    return ctl_signals_end(status ? status : s.lost > 0 ? EX_DATAERR : 0);
+}
