@@ -148,7 +148,7 @@ struct master {
     sd_event_source *control_io;
     sd_event_source *tick;
     uint64_t watchdog_ms, watchdog_fed;
-    bool starved; /* the watchdog was not fed when it was time */
+    bool starved;     /* the watchdog was not fed when it was time */
     char status[256]; /* as systemd was told it last */
     uint64_t total_sessions, total_logins, total_failures, refused;
     uint64_t total_delivered; /* copies, by their workers' word */
