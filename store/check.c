@@ -68,6 +68,19 @@ static bool step(struct check *c, sqlite3_stmt *statement, const char *what)
     return rc == SQLITE_ROW;
 }
 
+/* One answer of SQLite's, which may be of several lines: "ok", a headline, findings. */
+static void found_lines(struct check *c, const char *text)
+{
+    while (text && *text) {
+        const size_t length = strcspn(text, "\n");
+
+        if (strcmp(text, "ok") != 0 && strncmp(text, "*** in database", 15) != 0)
+            found(c, "SQLite: %.*s", (int)length, text);
+        text += length;
+        text += *text == '\n';
+    }
+}
+
 /* Pages, trees, indexes, constraints: SQLite knows best. */
 static void check_integrity(struct check *c)
 {
@@ -77,12 +90,8 @@ static void check_integrity(struct check *c)
     snprintf(sql, sizeof(sql), "PRAGMA integrity_check(%d)", PROBLEMS_MAX);
     if (!(statement = prepare(c, sql, "integrity")))
         return;
-    while (!c->ended && step(c, statement, "integrity")) {
-        const char *text = (const char *)sqlite3_column_text(statement, 0);
-
-        if (text && strcmp(text, "ok") != 0)
-            found(c, "SQLite: %s", text);
-    }
+    while (!c->ended && step(c, statement, "integrity"))
+        found_lines(c, (const char *)sqlite3_column_text(statement, 0));
     sqlite3_finalize(statement);
 }
 

@@ -61,9 +61,11 @@ static const struct ctl_command commands[] = {
      "Mail that came since the backup is lost; without --yes it asks on a terminal.\n"},
     {"mailbox compact", "USER", 1, 1, CTL_ALL, true, ctl_mailbox_compact,
      "Give unused room in a maildrop's file back to the system", NULL},
-    {"mailbox salvage", "USER DIR", 2, 2, CTL_CRLF, true, ctl_mailbox_salvage,
-     "Write every readable message of a damaged maildrop into a Maildir",
-     "The maildrop stays as it is. Delete it, then import DIR: UIDLs are kept.\n"},
+    {"mailbox salvage", "USER|FILE DIR", 2, 2, CTL_CRLF, true, ctl_mailbox_salvage,
+     "Write all that can be read of a damaged maildrop into a Maildir",
+     "The maildrop stays as it is. Delete it, then import DIR: UIDLs are kept. A name with a "
+     "\"/\"\n"
+     "in it is a file, or a directory with one: a backup.\n"},
     {"mailbox upgrade", "USER", 1, 1, CTL_ALL, true, ctl_mailbox_upgrade,
      "Bring a maildrop up to this version", "The first login does it too.\n"},
     {"message add", "USER", 1, 1, CTL_NO_LIMITS, true, ctl_message_add,

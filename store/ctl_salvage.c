@@ -15,13 +15,17 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sysexits.h>
 #include <unistd.h>
 
 struct salvaging {
     const struct ctl *ctl;
-    char name[PROTO_USER_MAX + 1];
-    char *folder; /* of the copy */
+    const char *name; /* of the user or file, for people */
+    char *source;     /* the maildrop's directory, or that of a backup */
+    const char *file; /* in it */
+    bool in_use;      /* by a server, perhaps */
+    char *folder;     /* of the copy */
     struct salvage *salvage;
     struct ctl_target *target;
     struct ctl_copy copy;
@@ -55,7 +59,6 @@ static int make_copy(struct salvaging *s)
 {
     static const char *const files[] = {"", "-wal"};
     const char *temporary = getenv("TMPDIR");
-    char *source = ctl_drops_path(s->ctl, s->name);
     int lock = -1;
     s->folder = base_format("%s/poplar-salvage-XXXXXX", temporary ? temporary : "/var/tmp");
     int status = 0;
@@ -63,17 +66,16 @@ static int make_copy(struct salvaging *s)
         status = ctl_fail(EX_CANTCREAT, "%s: %s", s->folder, strerror(errno));
         s->folder[0] = '\0';
     }
-    if (!status)
-        status = ctl_drops_lock(s->name, source, false, &lock);
+    if (!status && s->in_use)
+        status = ctl_drops_lock(s->name, s->source, false, &lock);
     for (size_t i = 0; !status && i < ARRAY_SIZE(files); i++) {
-        char *from = base_format("%s/%s%s", source, maildrop_file_names[MAILDROP_DB], files[i]);
+        char *from = base_format("%s/%s%s", s->source, s->file, files[i]);
         char *to = base_format("%s/copy%s", s->folder, files[i]);
         status = copy_file(from, to);
         free(from);
         free(to);
     }
     base_close(lock);
-    free(source);
     return status;
 }
 
@@ -166,16 +168,42 @@ static int print_summary(const struct salvaging *s)
     return 0;
 }
 
+/* A user's maildrop; or, with a '/' in it, which no user has, a file or directory: a backup. */
+static int find_source(struct salvaging *s, char name[PROTO_USER_MAX + 1])
+{
+    const char *given = s->ctl->words[0], *slash = strrchr(given, '/');
+    struct stat about;
+    s->file = maildrop_file_names[MAILDROP_DB];
+    s->name = given;
+    if (slash) {
+        if (stat(given, &about) < 0)
+            return ctl_fail(EX_NOINPUT, "%s: %s", given, strerror(errno));
+        bool directory = S_ISDIR(about.st_mode);
+        s->source =
+            directory ? base_strdup(given) : base_format("%.*s", (int)(slash - given), given);
+        s->file = directory ? s->file : slash + 1;
+        return 0;
+    }
+    int status = ctl_open_name(s->ctl, given, name);
+    if (status)
+        return status;
+    if (!ctl_open_exists(s->ctl, name))
+        return ctl_fail(EX_NOUSER, "%s: no maildrop", name);
+    s->name = name;
+    s->source = ctl_drops_path(s->ctl, name);
+    s->in_use = true;
+    return 0;
+}
+
 int ctl_mailbox_salvage(struct ctl *ctl)
 {
     struct salvaging s = {.ctl = ctl};
-    int status = ctl_open_name(ctl, ctl->words[0], s.name);
-    if (status)
-        return status;
-    if (!ctl_open_exists(ctl, s.name))
-        return ctl_fail(EX_NOUSER, "%s: no maildrop", s.name);
+    char name[PROTO_USER_MAX + 1];
     if (maildrop_library_init(false) != STORE_OK)
         return ctl_fail(EX_SOFTWARE, "this SQLite library lacks what the store needs");
+    int status = find_source(&s, name);
+    if (status)
+        return status;
     ctl_signals_catch();
     status = make_copy(&s);
     if (!status)
@@ -186,5 +214,6 @@ int ctl_mailbox_salvage(struct ctl *ctl)
     ctl_target_close(s.target);
     remove_copy(&s);
     free(s.folder);
+    free(s.source);
     return ctl_signals_end(status ? status : s.lost > 0 ? EX_DATAERR : 0);
 }
