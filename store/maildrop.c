@@ -191,6 +191,15 @@ static void clean_up_wal(struct maildrop *m)
     lock_release(m->lock_fd, MAILDROP_LOCK_WRITE);
 }
 
+/* Whether -shm lists frames of a -wal that is not there any more: somebody opened the two while an
+ * outside SQLite removed them, and another process keeps the list. Whoever opens -shm alone makes
+ * it anew. */
+static bool is_index_of_another_wal(const struct maildrop *m)
+{
+    return m->db && sqlite3_extended_errcode(m->db) == SQLITE_IOERR_SHORT_READ &&
+           vfs_file_size(MAILDROP_WAL) == 0;
+}
+
 enum store_outcome maildrop_open(const int files[MAILDROP_FILES], struct maildrop **opened)
 {
     struct maildrop_totals totals;
@@ -220,6 +229,8 @@ enum store_outcome maildrop_open(const int files[MAILDROP_FILES], struct maildro
      * whatever else seemed wrong came from reading them. */
     if (vfs_unlinked())
         outcome = handle_fail(m, STORE_STALE, "a file of the maildrop was removed or replaced");
+    else if (outcome == STORE_DAMAGED && is_index_of_another_wal(m))
+        outcome = handle_fail(m, STORE_STALE, "mail.db-shm belongs to a WAL that was removed");
     if (outcome == STORE_OK)
         outcome = bring_up_to_date(m);
     if (outcome != STORE_OK) {

@@ -356,8 +356,10 @@ static bool is_unlinked(int fd)
 
 bool vfs_unlinked(void)
 {
-    return self.live &&
-           (is_unlinked(self.fds[MAILDROP_WAL]) || is_unlinked(self.fds[MAILDROP_SHM]));
+    for (unsigned i = 0; self.live && i < MAILDROP_FILES; i++)
+        if (is_unlinked(self.fds[i]))
+            return true;
+    return false;
 }
 
 int64_t vfs_file_size(enum maildrop_file file)

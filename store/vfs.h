@@ -25,7 +25,7 @@ enum store_outcome vfs_grant(const int files[MAILDROP_FILES]);
 /* End the grant, after sqlite3_close(): only this closes its descriptors. */
 void vfs_revoke(void);
 
-/* Whether -wal or -shm of the grant have lost their name. */
+/* Whether any of the four files has lost its name: what is written then, nobody finds again. */
 bool vfs_unlinked(void);
 
 /* Octets in one file of the grant, -1 when it cannot be told. */

@@ -182,7 +182,6 @@ static void send_empty(int fd, enum proto_type type)
 _Noreturn static void live_as_worker(int control)
 {
     struct child child = {0};
-    prctl(PR_SET_PDEATHSIG, SIGKILL);
     dup2(control, PROTO_FD_CONTROL);
     close_range(PROTO_FD_CONTROL + 1, ~0U, 0);
     channel_open(&child.control, PROTO_FD_CONTROL, ROLE_WORKER, ROLE_MASTER, STATE_STARTING);
@@ -231,8 +230,11 @@ _Noreturn static void live_as_nursery(void)
         if (type != PROTO_FORK)
             continue;
         look("nursery", "fork");
-        if (syscall(SYS_clone, CLONE_PARENT | SIGCHLD, NULL, NULL, NULL, NULL) == 0)
+        if (syscall(SYS_clone, CLONE_PARENT | SIGCHLD, NULL, NULL, NULL, NULL) == 0) {
+            prctl(PR_SET_PDEATHSIG,
+                  SIGKILL); /* the master's; a stranger has no parent to die with */
             live_as_worker(worker_fd);
+        }
         base_close(worker_fd);
         worker_fd = -1;
     }
