@@ -5,6 +5,9 @@
 
 #include <signal.h>
 
+/* Long enough that a loop costs nothing, short enough that nobody waits for long after its end. */
+enum { BACKOFF_MAX_MS = 1000 };
+
 unsigned pool_to_fork(uint64_t idle_min, uint64_t idle_max, unsigned arrived, unsigned waiting,
                       unsigned idle, unsigned starting)
 {
@@ -41,9 +44,9 @@ unsigned pool_backoff_ms(unsigned failures)
     unsigned wait = 100;
     if (failures == 0)
         return 0;
-    while (--failures > 0 && wait < 10000)
+    while (--failures > 0 && wait < BACKOFF_MAX_MS)
         wait *= 2;
-    return wait < 10000 ? wait : 10000;
+    return wait < BACKOFF_MAX_MS ? wait : BACKOFF_MAX_MS;
 }
 
 uint64_t pool_answer_at(uint64_t arrived, uint64_t now, uint64_t delay, uint64_t jitter)

@@ -21,7 +21,7 @@ unsigned pool_to_release(uint64_t idle_max, unsigned idle);
 bool pool_is_probe(int signal, bool logged_in);
 
 /* Milliseconds to wait before the next try after `failures` in a row: 0, then 100 doubling up to
- * 10,000. */
+ * 1,000. */
 unsigned pool_backoff_ms(unsigned failures);
 
 /* When a failed login that came in at `arrived` is answered, milliseconds: arrived + delay, or the

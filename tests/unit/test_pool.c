@@ -43,8 +43,9 @@ static void backoff(void **state)
     assert_int_equal(pool_backoff_ms(0), 0);
     assert_int_equal(pool_backoff_ms(1), 100);
     assert_int_equal(pool_backoff_ms(2), 200);
-    assert_int_equal(pool_backoff_ms(8), 10000);
-    assert_int_equal(pool_backoff_ms(4000000000U), 10000);
+    assert_int_equal(pool_backoff_ms(4), 800);
+    assert_int_equal(pool_backoff_ms(8), 1000);
+    assert_int_equal(pool_backoff_ms(4000000000U), 1000);
 }
 
 static void answers(void **state)
