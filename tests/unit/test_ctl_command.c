@@ -151,6 +151,51 @@ static void every_row_is_whole(void **state)
     }
 }
 
+static char *read_whole(const char *path)
+{
+    char *octets = base_alloc(200000);
+    FILE *file = fopen(path, "r");
+    assert_non_null(file);
+    assert_true(fread(octets, 1, 199999, file) > 0);
+    fclose(file);
+    return octets;
+}
+
+static void find(const char *text, const char *where, const char *format, const char *word)
+{
+    char *wanted = base_format(format, word);
+    if (!strstr(text, wanted))
+        fail_msg("%s does not know %s", where, wanted);
+    free(wanted);
+}
+
+/* What the man page and the shell tell of is what there is. */
+static void man_page_and_completion_know_all(void **state)
+{
+    (void)state;
+    char *man = read_whole("packaging/man/poplarctl.8"), *help = NULL;
+    char *completion = read_whole("packaging/completion/poplarctl");
+    const struct ctl_command *row;
+    size_t size;
+    FILE *memory = open_memstream(&help, &size);
+    for (size_t i = 0; (row = ctl_command_at(i)); i++) {
+        const char *second = strchr(row->words, ' ');
+        find(man, "the man page", "Ic %s", row->words);
+        find(completion, "the completion", "%s", second ? second + 1 : row->words);
+        ctl_command_help(memory, row);
+    }
+    fclose(memory);
+    for (char *at = help; (at = strstr(at, "\n  --")); at++) {
+        char *word = base_format("%.*s", (int)strcspn(at + 5, " \n"), at + 5);
+        find(man, "the man page", "-%s", word);
+        find(completion, "the completion", "--%s", word);
+        free(word);
+    }
+    free(help);
+    free(man);
+    free(completion);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -160,6 +205,7 @@ int main(void)
         cmocka_unit_test(refuses_misuse),
         cmocka_unit_test(distances),
         cmocka_unit_test(every_row_is_whole),
+        cmocka_unit_test(man_page_and_completion_know_all),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
