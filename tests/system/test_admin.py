@@ -319,3 +319,21 @@ def test_ids_survive_time(store):
     wait_until(lambda: time.time() > deleted["deleted"] + 1, "the end of the window")
     wait_until(lambda: ctl_json(p, "expire")["removed"], "its removal")
     refused(p, 66, "message", "restore", "alice", str(deleted["id"]))
+
+
+def test_an_older_maildrop_is_brought_up_to_date(store):
+    """By the first login, inside the sandbox; and by poplarctl for all."""
+    p = store()
+    for user in ("alice", "bob"):
+        fill(p, 1, user)
+        with sqlite3.connect(p.maildrop(user) / "mail.db") as database:
+            database.executescript("DROP TABLE setting; DROP TABLE imported;"
+                                   "PRAGMA user_version=65536")
+        database.close()
+    assert len(uidls(p)) == 1
+    with sqlite3.connect(p.maildrop("alice") / "mail.db") as database:
+        assert database.execute("PRAGMA user_version").fetchone()[0] > 65536
+        assert database.execute("SELECT count(*) FROM setting").fetchone() == (0,)
+    database.close()
+    assert {m["version"] for m in ctl_json(p, "mailbox", "upgrade", "--all")} == {"1.1"}
+    assert len(uidls(p, "bob")) == 1

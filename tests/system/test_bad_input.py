@@ -664,7 +664,7 @@ def ctl(p, status, *arguments, words=(), caller=(), **options):
     (["user"], ("usage: poplarctl user USER",)),
     (["export", "alice"], ("usage: poplarctl export USER DIR",)),
     (["import", "--format"], ("--format needs a value",)),
-    (["import", "--format", "zip", "alice", "/dev/null"], ("eml, mbox or maildir",)),
+    (["import", "--format", "zip", "alice", "/dev/null"], ("eml, mbox, maildir or cyrus",)),
     (["help", "statsu"], ('did you mean "status"',)),
 ])
 def test_ctl_usage(broken, arguments, words):
