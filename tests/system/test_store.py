@@ -902,6 +902,7 @@ CONTENT = {
     "only a dot": b".",
     "only dots": b".\r\n.\r\n.\r\n",
     "a dot at every chunk's edge": HEAD + b"".join(b"." + b"x" * 61 + b"\r\n" for _ in range(5000)),
+    "a line of dots": HEAD + b"x" + b"." * 200_000 + b"\r\n",
     "dots and line ends everywhere": HEAD + b".\r\n" * 100_000,
     "NUL": HEAD + b"a\0b\r\n\0\r\n\0",
     "bare CR": HEAD + b"a\rb\r\r\n\r\r\r\nx\r",
