@@ -28,11 +28,12 @@ static int file_failed(const char *path, int error)
                     strerror(error));
 }
 
-/* Shows pages as the octets that they are; Ctrl-C stops between two steps. */
+/* Shows pages; Ctrl-C stops between two steps. */
 static bool show_progress(void *context, uint64_t done, uint64_t pages)
 {
     struct ctl_progress *progress = context;
     progress->total = pages;
+    progress->unit = "pages";
     ctl_progress_update(progress, done, 0);
     return !ctl_signals_met();
 }

@@ -44,6 +44,7 @@ static int check_one(struct ctl *ctl, struct ctl_maildrop *maildrop, bool many)
     base_escape(c.name, sizeof c.name, maildrop->name);
     maildrop_totals(maildrop->store, &totals);
     ctl_progress_begin(&c.progress, "checking", totals.octets);
+    c.progress.unit = "octets";
     enum store_outcome outcome = check_run(maildrop->store, take, &c);
     ctl_progress_hide(&c.progress);
     if (outcome != STORE_OK) {
@@ -73,12 +74,13 @@ int ctl_mailbox_check(struct ctl *ctl)
 
 static int compact_one(struct ctl *ctl, struct ctl_maildrop *maildrop, bool many)
 {
-    struct ctl_progress progress;
+    struct ctl_progress progress = {0};
     struct manage_state before, after;
     uint64_t left = 1;
     enum store_outcome outcome = manage_look(maildrop->store, &before);
     if (outcome == STORE_OK)
         ctl_progress_begin(&progress, "compacting", before.free_pages);
+    progress.unit = "pages";
     while (outcome == STORE_OK && left > 0 && !ctl_signals_met()) {
         outcome = manage_compact_some(maildrop->store, &left);
         ctl_progress_update(&progress, before.free_pages - (left < before.free_pages ? left : 0),

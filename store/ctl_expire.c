@@ -96,6 +96,7 @@ int ctl_expire(struct ctl *ctl)
         return status;
     ctl_signals_catch();
     ctl_progress_begin(&e.progress, "expiring", all ? n : ctl->n_words);
+    e.progress.unit = "maildrops";
     for (size_t i = 0; i < (all ? n : ctl->n_words) && !ctl_signals_met(); i++) {
         int failed =
             all ? expire_one(&e, names[i], CTL_OPEN_NAMED) : expire_one(&e, ctl->words[i], 0);

@@ -51,11 +51,15 @@ static void put_pieces(const struct ctl_progress *p, char pieces[PIECES][PIECE_S
 {
     if (p->total > 0)
         put_percent(p, pieces[0]);
-    snprintf(pieces[1], PIECE_SIZE, "  %ju message%s", (uintmax_t)p->messages,
-             p->messages == 1 ? "" : "s");
+    if (p->unit)
+        snprintf(pieces[1], PIECE_SIZE, "  %ju %s", (uintmax_t)p->done, p->unit);
+    else
+        snprintf(pieces[1], PIECE_SIZE, "  %ju message%s", (uintmax_t)p->messages,
+                 p->messages == 1 ? "" : "s");
     if (p->elapsed_ms < SETTLED_MS || p->done == 0)
         return;
-    put_speed(p, pieces[2]);
+    if (!p->unit)
+        put_speed(p, pieces[2]);
     if (p->total > p->done)
         put_left(p, pieces[3]);
 }

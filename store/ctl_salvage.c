@@ -144,6 +144,7 @@ static int run(struct salvaging *s)
     s->copy = (struct ctl_copy){
         .read = read_salvaged, .from = s->salvage, .crlf = s->ctl->options & CTL_CRLF};
     ctl_progress_begin(&s->progress, "salvaging", n);
+    s->progress.unit = "messages";
     for (size_t i = 0; !status && i < n && !ctl_signals_met(); i++) {
         status = take(s, i);
         ctl_progress_update(&s->progress, i + 1, s->whole + s->rebuilt);

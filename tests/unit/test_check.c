@@ -113,6 +113,7 @@ static const struct damage {
      "a line does not end in CRLF"},
     {"UPDATE state SET messages = 4", "totals: the totals row contradicts"},
     {"UPDATE message SET deleted = 5 WHERE id = 1", "totals: they say 6 messages"},
+    {"UPDATE message SET id = 99 WHERE id = 6", "message 99 is above the last id 7"},
     {"CREATE TABLE mine(a)", "holds a table mine"},
     {"CREATE TRIGGER t AFTER DELETE ON message BEGIN SELECT 1; END", "holds a trigger t"},
     {"DROP INDEX message_received", "an index is missing"},

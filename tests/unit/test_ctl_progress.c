@@ -35,6 +35,14 @@ static void shows_a_bar(void **state)
                 "importing [##########..............................]  25%  1 message           ");
 }
 
+static void counts_other_things(void **state)
+{
+    (void)state;
+    struct ctl_progress p = {.verb = "backing up", .done = 5, .total = 20, .elapsed_ms = 2000};
+    p.unit = "pages";
+    expect_line(&p, 60, "backing up [#####.................]  25%  5 pages  0:06 left");
+}
+
 static void leaves_out_what_does_not_fit(void **state)
 {
     (void)state;
@@ -98,6 +106,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(shows_a_bar),
+        cmocka_unit_test(counts_other_things),
         cmocka_unit_test(leaves_out_what_does_not_fit),
         cmocka_unit_test(bounds_are_kept),
         cmocka_unit_test(exports_line_ends),

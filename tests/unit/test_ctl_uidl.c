@@ -379,6 +379,9 @@ static void trees(void **state)
     make(folder, "example.test/frank", "From a\nx\n");
     snprintf(link, sizeof link, "%s/mallory", folder);
     assert_int_equal(symlink("/tmp", link), 0);
+    snprintf(link, sizeof link, "%s/nothing/cur", folder);
+    assert_int_equal(symlink("../bob/cur", link), 0);
+    make(folder, "nothing/new", NULL);
     snprintf(link, sizeof link, "%s/nothing/Maildir", folder);
     assert_int_equal(symlink("../bob", link), 0);
 
@@ -397,8 +400,8 @@ static void trees(void **state)
         assert_string_equal(tree.entries[i].user, wanted[i][0]);
         assert_string_equal(tree.entries[i].path + strlen(folder) + 1, wanted[i][1]);
     }
-    /* alice.lock, empty, mallory, nothing, nothing/Maildir, example.test/deeper */
-    assert_int_equal(tree.n_passed, 6);
+    /* alice.lock, empty, mallory, nothing with all three entries, example.test/deeper */
+    assert_int_equal(tree.n_passed, 8);
     ctl_tree_free(&tree);
     snprintf(link, sizeof link, "%s/absent", folder);
     assert_false(ctl_tree_read(link, &tree));
