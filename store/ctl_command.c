@@ -392,7 +392,7 @@ void ctl_command_help(FILE *to, const struct ctl_command *command)
     for (size_t i = 0; i < ARRAY_SIZE(commands); i++) {
         char left[40];
         snprintf(left, sizeof left, "%s %s", commands[i].words, commands[i].arguments);
-        fprintf(to, "  %-26s %s\n", left, commands[i].summary);
+        fprintf(to, "  %-29s %s\n", left, commands[i].summary);
     }
     fputs("\nOptions:\n", to);
     help_options(to, ~(unsigned)COMMAND_OPTIONS);
