@@ -4,6 +4,7 @@ numbers in the names are those of the list of abuse cases."""
 
 import contextlib
 import fcntl
+import itertools
 import os
 import random
 import shutil
@@ -87,13 +88,17 @@ def mail_of(p, user="alice"):
     return mail
 
 
+SUBJECTS = itertools.count()
+
+
 def fill(p, n, user="alice", size=1000):
-    """n messages, told apart by their subjects."""
+    """n messages that were never there: import skips what is."""
     box = p.directory / "box"
     with open(box, "wb") as file:
-        for i in range(n):
+        for _ in range(n):
             file.write(b"From x@example.test Sat Jan  1 00:00:00 2022\n"
-                       b"Subject: %d\n\n" % i + b"0123456789abcdef\n" * (size // 17) + b"\n")
+                       b"Subject: %d\n\n" % next(SUBJECTS)
+                       + b"0123456789abcdef\n" * (size // 17) + b"\n")
     p.ctl("import", user, str(box))
 
 
@@ -717,8 +722,9 @@ def test_outside_sqlite_all_the_time(store):
     drop = p.maildrop("alice")
     expected = set(mail_of(p))
     # As the store's user: what root makes is root's until SQLite has given it away.
-    meddler = subprocess.Popen([sys.executable, "-c", MEDDLE, drop / "mail.db"], stdin=subprocess.PIPE,
-                               stdout=subprocess.PIPE, user=drop.stat().st_uid)
+    meddler = subprocess.Popen([sys.executable, "-c", MEDDLE, drop / "mail.db"],
+                               stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                               user=drop.stat().st_uid)
     deleted = 0
     try:
         for n in range(60):
@@ -932,6 +938,8 @@ def test_72_73_74_content(store, way):
     content = CONTENT.copy()
     if way == "message add":  # most likely a mistake, and refused
         assert p.ctl("message", "add", "alice", input=content.pop("empty"), check=False).returncode
+    else:  # the same as one before: import skips what is there
+        del content["one LF"]
     for octets in content.values():
         if way == "message add":
             p.add("alice", octets)
