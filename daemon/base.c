@@ -102,6 +102,15 @@ bool base_copy(char *to, size_t size, const char *text)
     return whole;
 }
 
+bool base_refuse(char *error, size_t size, const char *format, ...)
+{
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(error, size, format, arguments);
+    va_end(arguments);
+    return false;
+}
+
 /* Octets of the well-formed UTF-8 character at `at`, 0 if there is none (RFC 3629). */
 static size_t utf8_length(const unsigned char *at)
 {

@@ -36,6 +36,10 @@ void base_random(void *octets, size_t size);
 /* Copy text into a buffer, cut where it does not fit, always ended by NUL. True if it was whole. */
 bool base_copy(char *to, size_t size, const char *text);
 
+/* Write a complaint for the caller to show, cut where it does not fit. Always false, so that a
+ * check ends by `return base_refuse(...)`. */
+bool base_refuse(char *error, size_t size, const char *format, ...) PRINTF(3, 4);
+
 /* Print text for a log or a terminal: control characters and invalid UTF-8 become \xNN, a
  * backslash doubles. Cut where it does not fit, always ended by NUL. */
 void base_escape(char *to, size_t size, const char *text);

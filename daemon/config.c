@@ -7,7 +7,6 @@
 
 #include <ctype.h>
 #include <errno.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -163,17 +162,6 @@ static const struct {
     {"domain", "pam_service", offsetof(struct config_domain, pam_service)},
 };
 
-static bool refuse(char *error, size_t size, const char *format, ...) PRINTF(3, 4);
-
-static bool refuse(char *error, size_t size, const char *format, ...)
-{
-    va_list arguments;
-    va_start(arguments, format);
-    vsnprintf(error, size, format, arguments);
-    va_end(arguments);
-    return false;
-}
-
 static void add_word(char *list, size_t size, const char *word)
 {
     size_t used = strlen(list);
@@ -242,12 +230,12 @@ static bool set_number(const struct setting *s, uint64_t *target, const char *va
     };
     uint64_t number;
     if (!parse_number(value, forms[s->kind].units, forms[s->kind].factors, &number))
-        return refuse(error, size, "[%s] %s=%s: not %s", s->section, s->key, value,
-                      forms[s->kind].hint);
+        return base_refuse(error, size, "[%s] %s=%s: not %s", s->section, s->key, value,
+                           forms[s->kind].hint);
     if (number < s->low || (s->high && number > s->high))
-        return refuse(error, size, "[%s] %s=%s: must be between %llu and %llu", s->section, s->key,
-                      value, (unsigned long long)s->low,
-                      (unsigned long long)(s->high ? s->high : UINT64_MAX));
+        return base_refuse(error, size, "[%s] %s=%s: must be between %llu and %llu", s->section,
+                           s->key, value, (unsigned long long)s->low,
+                           (unsigned long long)(s->high ? s->high : UINT64_MAX));
     *target = number;
     return true;
 }
@@ -263,7 +251,8 @@ static bool set_word(const struct setting *s, unsigned *target, const char *valu
         }
         add_word(choices, sizeof choices, w->text);
     }
-    return refuse(error, size, "[%s] %s=%s: must be one of %s", s->section, s->key, value, choices);
+    return base_refuse(error, size, "[%s] %s=%s: must be one of %s", s->section, s->key, value,
+                       choices);
 }
 
 static bool set_value(struct config *config, const struct setting *s, const char *value,
@@ -273,18 +262,19 @@ static bool set_value(struct config *config, const struct setting *s, const char
     switch (s->kind) {
     case KIND_PATH:
         if (value[0] != '/')
-            return refuse(error, size, "[%s] %s=%s: must be an absolute path", s->section, s->key,
-                          value);
+            return base_refuse(error, size, "[%s] %s=%s: must be an absolute path", s->section,
+                               s->key, value);
         /* fall through */
     case KIND_TEXT:
         if (!*value)
-            return refuse(error, size, "[%s] %s=: must not be empty", s->section, s->key);
+            return base_refuse(error, size, "[%s] %s=: must not be empty", s->section, s->key);
         free(*(char **)target);
         *(char **)target = base_strdup(value);
         return true;
     case KIND_FLAG:
         if (strcmp(value, "yes") != 0 && strcmp(value, "no") != 0)
-            return refuse(error, size, "[%s] %s=%s: must be yes or no", s->section, s->key, value);
+            return base_refuse(error, size, "[%s] %s=%s: must be yes or no", s->section, s->key,
+                               value);
         *(bool *)target = value[0] == 'y';
         return true;
     case KIND_WORD:
@@ -434,8 +424,9 @@ static bool refuse_section(const char *section, const char *name, char *error, s
     for (size_t n = 0; (at = section_at(n, &key)) != NULL; before = at, n++)
         if (strcmp(at, before) != 0 && known_section(at, false) && !strstr(known, at))
             add_word(known, sizeof known, at);
-    return refuse(error, size, "[%s%s%s]: no such section; there are %s, tls NAME and domain NAME",
-                  section, *name ? " " : "", name, known);
+    return base_refuse(error, size,
+                       "[%s%s%s]: no such section; there are %s, tls NAME and domain NAME", section,
+                       *name ? " " : "", name, known);
 }
 
 /* The key is none here: say where it belongs, or which there are. */
@@ -447,14 +438,14 @@ static bool refuse_key(const char *section, const char *name, const char *key, c
     const char *blank = *name ? " " : "";
     for (size_t n = 0; (at = section_at(n, &k)) != NULL; n++) {
         if (strcmp(at, section) != 0 && strcmp(k, key) == 0)
-            return refuse(error, size, "[%s%s%s] %s: no such key; it belongs in [%s]", section,
-                          blank, name, key, at);
+            return base_refuse(error, size, "[%s%s%s] %s: no such key; it belongs in [%s]", section,
+                               blank, name, key, at);
         bool has_name = n >= ARRAY_SIZE(settings);
         if (strcmp(at, section) == 0 && (!*name || has_name))
             add_word(known, sizeof known, k);
     }
-    return refuse(error, size, "[%s%s%s] %s: no such key; the section has %s", section, blank, name,
-                  key, known);
+    return base_refuse(error, size, "[%s%s%s] %s: no such key; the section has %s", section, blank,
+                       name, key, known);
 }
 
 bool config_set(struct config *config, const char *section, const char *name, const char *key,
@@ -467,8 +458,8 @@ bool config_set(struct config *config, const char *section, const char *name, co
         if (strcmp(named[i].section, section) != 0 || strcmp(named[i].key, key) != 0)
             continue;
         if (strcmp(section, "tls") == 0 && value[0] != '/')
-            return refuse(error, error_size, "[%s%s%s] %s=%s: must be an absolute path", section,
-                          blank, name, key, value);
+            return base_refuse(error, error_size, "[%s%s%s] %s=%s: must be an absolute path",
+                               section, blank, name, key, value);
         char **target = (char **)((char *)element(config, section, name) + named[i].offset);
         free(*target);
         *target = base_strdup(value);
@@ -493,16 +484,17 @@ static bool check_certificates(const struct config *config, char *error, size_t 
     for (size_t i = 0; i < config->tls.n_certificates; i++) {
         const struct config_certificate *c = &config->tls.certificates[i];
         if (!c->certificate != !c->key)
-            return refuse(error, size, "%s: [tls%s%s] %s is set without %s; set both",
-                          where_given(config, "tls", c->name, "key", "certificate"),
-                          *c->name ? " " : "", c->name, c->key ? "key" : "certificate",
-                          c->key ? "certificate" : "key");
+            return base_refuse(error, size, "%s: [tls%s%s] %s is set without %s; set both",
+                               where_given(config, "tls", c->name, "key", "certificate"),
+                               *c->name ? " " : "", c->name, c->key ? "key" : "certificate",
+                               c->key ? "certificate" : "key");
     }
     bool any = config->tls.certificates[0].certificate != NULL;
     if (!any && config->tls.n_certificates > 1)
-        return refuse(error, size, "%s: [tls %s]: set certificate and key in [tls] first",
-                      config_where(config, "tls", config->tls.certificates[1].name, "certificate"),
-                      config->tls.certificates[1].name);
+        return base_refuse(
+            error, size, "%s: [tls %s]: set certificate and key in [tls] first",
+            config_where(config, "tls", config->tls.certificates[1].name, "certificate"),
+            config->tls.certificates[1].name);
     return true;
 }
 
@@ -514,11 +506,12 @@ static bool is_service_name(const char *name)
 static bool check_services(const struct config *config, char *error, size_t size)
 {
     if (!is_service_name(config->auth.pam_service))
-        return refuse(error, size, "%s: [auth] pam_service=%s: must be a file name, not a path",
-                      config_where(config, "auth", "", "pam_service"), config->auth.pam_service);
+        return base_refuse(
+            error, size, "%s: [auth] pam_service=%s: must be a file name, not a path",
+            config_where(config, "auth", "", "pam_service"), config->auth.pam_service);
     for (size_t i = 0; i < config->auth.n_domains; i++)
         if (!is_service_name(config->auth.domains[i].pam_service))
-            return refuse(
+            return base_refuse(
                 error, size, "%s: [domain %s] pam_service=%s: must be a file name, not a path",
                 config_where(config, "domain", config->auth.domains[i].name, "pam_service"),
                 config->auth.domains[i].name, config->auth.domains[i].pam_service);
@@ -537,8 +530,9 @@ static bool check_mechanisms(const struct config *config, char *error, size_t si
             add_word(choices, sizeof choices, known[k]);
         }
         if (!found)
-            return refuse(error, size, "%s: [auth] mechanisms=%s: must be one of %s",
-                          config_where(config, "auth", "", "mechanisms"), list->items[i], choices);
+            return base_refuse(error, size, "%s: [auth] mechanisms=%s: must be one of %s",
+                               config_where(config, "auth", "", "mechanisms"), list->items[i],
+                               choices);
     }
     return true;
 }
@@ -549,10 +543,10 @@ static bool check_languages(const struct config *config, char *error, size_t siz
     const struct text_list *list = &config->server.languages;
     for (size_t i = 0; i < list->n; i++)
         if (strcmp(list->items[i], "en") != 0 && strcmp(list->items[i], "fr") != 0)
-            return refuse(error, size, "%s: [server] languages=%s: must be one of en, fr",
-                          config_where(config, "server", "", "languages"), list->items[i]);
-    return list->n > 0 || refuse(error, size, "%s: [server] languages=: must be one of en, fr",
-                                 config_where(config, "server", "", "languages"));
+            return base_refuse(error, size, "%s: [server] languages=%s: must be one of en, fr",
+                               config_where(config, "server", "", "languages"), list->items[i]);
+    return list->n > 0 || base_refuse(error, size, "%s: [server] languages=: must be one of en, fr",
+                                      config_where(config, "server", "", "languages"));
 }
 
 bool config_complete(struct config *config, char *error, size_t error_size)
@@ -575,22 +569,23 @@ bool config_complete(struct config *config, char *error, size_t error_size)
         free(path);
     }
     if (config->workers.idle_min > config->workers.idle_max)
-        return refuse(error, error_size,
-                      "%s: [workers] idle_min is larger than idle_max (%llu and %llu)",
-                      where_given(config, "workers", "", "idle_min", "idle_max"),
-                      (unsigned long long)config->workers.idle_min,
-                      (unsigned long long)config->workers.idle_max);
+        return base_refuse(error, error_size,
+                           "%s: [workers] idle_min is larger than idle_max (%llu and %llu)",
+                           where_given(config, "workers", "", "idle_min", "idle_max"),
+                           (unsigned long long)config->workers.idle_min,
+                           (unsigned long long)config->workers.idle_max);
     if (config->auth.processes_min > config->auth.processes_max)
-        return refuse(error, error_size,
-                      "%s: [auth] processes_min is larger than processes_max (%llu and %llu)",
-                      where_given(config, "auth", "", "processes_min", "processes_max"),
-                      (unsigned long long)config->auth.processes_min,
-                      (unsigned long long)config->auth.processes_max);
+        return base_refuse(error, error_size,
+                           "%s: [auth] processes_min is larger than processes_max (%llu and %llu)",
+                           where_given(config, "auth", "", "processes_min", "processes_max"),
+                           (unsigned long long)config->auth.processes_min,
+                           (unsigned long long)config->auth.processes_max);
     if (config->store.expire_after > 0 && config->store.expire_after < SHORTEST_EXPIRY)
-        return refuse(error, error_size,
-                      "%s: [store] expire_after is less than a day, which POP3 cannot announce "
-                      "(RFC 2449 section 6.7): set 0 for never, or 1d and more",
-                      config_where(config, "store", "", "expire_after"));
+        return base_refuse(
+            error, error_size,
+            "%s: [store] expire_after is less than a day, which POP3 cannot announce "
+            "(RFC 2449 section 6.7): set 0 for never, or 1d and more",
+            config_where(config, "store", "", "expire_after"));
     return check_languages(config, error, error_size) &&
            check_services(config, error, error_size) &&
            check_mechanisms(config, error, error_size) &&

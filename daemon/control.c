@@ -124,10 +124,9 @@ static const char *remedy(int error)
 static bool say(const struct config *config, char *error, size_t size)
 {
     int why = errno;
-    snprintf(error, size, "%s: [server] run_dir=%s: %s; %s",
-             config_where(config, "server", "", "run_dir"), config->server.run_dir, strerror(why),
-             remedy(why));
-    return false;
+    return base_refuse(error, size, "%s: [server] run_dir=%s: %s; %s",
+                       config_where(config, "server", "", "run_dir"), config->server.run_dir,
+                       strerror(why), remedy(why));
 }
 
 bool control_open(struct master *m, char *error, size_t error_size)
@@ -145,10 +144,10 @@ bool control_open(struct master *m, char *error, size_t error_size)
     if (m->control_fd < 0)
         return say(m->config, error, error_size);
     if (connect(m->control_fd, (struct sockaddr *)&address, sizeof address) == 0) {
-        snprintf(error, error_size,
-                 "%s: [server] run_dir=%s: another poplard serves there: stop it, or set run_dir",
-                 config_where(m->config, "server", "", "run_dir"), dir);
-        return false;
+        return base_refuse(
+            error, error_size,
+            "%s: [server] run_dir=%s: another poplard serves there: stop it, or set run_dir",
+            config_where(m->config, "server", "", "run_dir"), dir);
     }
     unlink(address.sun_path); /* of a poplard that is gone; bind() says what cannot be removed */
     mode_t before = umask(0077);

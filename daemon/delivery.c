@@ -48,8 +48,8 @@ static bool clear_place(const struct sockaddr_un *address, char *why, size_t siz
     if (lstat(address->sun_path, &st) < 0)
         return true; /* bind() says why, if there is a reason */
     if (!S_ISSOCK(st.st_mode)) {
-        snprintf(why, size, "there is a file that is no socket; remove it, or name another path");
-        return false;
+        return base_refuse(why, size,
+                           "there is a file that is no socket; remove it, or name another path");
     }
     int probe = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     bool served = connect(probe, (const struct sockaddr *)address, sizeof *address) == 0 ||

@@ -143,10 +143,10 @@ static bool open_one(struct opening *o, enum proto_door door, const char *key, c
     socklen_t size;
     const char *where = config_where(o->config, "listen", "", key);
     if (!address_parse(text, &address, &size)) {
-        snprintf(o->error, o->error_size,
-                 "%s: [listen] %s=%s: must be ADDRESS:PORT, [IPv6]:PORT or *:PORT, in digits",
-                 where, key, text);
-        return false;
+        return base_refuse(
+            o->error, o->error_size,
+            "%s: [listen] %s=%s: must be ADDRESS:PORT, [IPv6]:PORT or *:PORT, in digits", where,
+            key, text);
     }
     int fd = inherit(o, door, text);
     if (fd < 0)
@@ -158,9 +158,8 @@ static bool open_one(struct opening *o, enum proto_door door, const char *key, c
     /* Without IPv6, or in a container without loopback, the built-in addresses may lack one. */
     if (!o->config->listen.explicit_addresses && (errno == EADDRNOTAVAIL || errno == EAFNOSUPPORT))
         return true;
-    snprintf(o->error, o->error_size, "%s: [listen] %s=%s: %s; %s", where, key, text,
-             strerror(errno), remedy(o, text, errno));
-    return false;
+    return base_refuse(o->error, o->error_size, "%s: [listen] %s=%s: %s; %s", where, key, text,
+                       strerror(errno), remedy(o, text, errno));
 }
 
 static bool open_lmtp(struct opening *o)
@@ -177,9 +176,8 @@ static bool open_lmtp(struct opening *o)
             o->made[o->n - 1].owned = !inherited;
             continue;
         }
-        snprintf(o->error, o->error_size, "%s: [listen] lmtp=%s: %s",
-                 config_where(o->config, "listen", "", "lmtp"), path, why);
-        return false;
+        return base_refuse(o->error, o->error_size, "%s: [listen] lmtp=%s: %s",
+                           config_where(o->config, "listen", "", "lmtp"), path, why);
     }
     return true;
 }

@@ -15,8 +15,8 @@ static bool send_or_say(struct channel *channel, const struct message *m, char *
 {
     if (channel_send(channel, m, true) == CHANNEL_OK)
         return true;
-    snprintf(error, size, "%s did not take its configuration", proto_role_name(channel->peer));
-    return false;
+    return base_refuse(error, size, "%s did not take its configuration",
+                       proto_role_name(channel->peer));
 }
 
 /* What stands in the way of reading a certificate or key; NULL: nothing. */

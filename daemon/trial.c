@@ -79,10 +79,10 @@ static bool check_prefixes(const struct config *config, char *error, size_t size
         const char *bad = address_bad_prefix(lists[i].prefixes);
         if (!bad)
             continue;
-        snprintf(error, size, "%s: [%s] %s=%s: must be an address or a prefix such as 192.0.2.0/24",
-                 config_where(config, lists[i].section, "", lists[i].key), lists[i].section,
-                 lists[i].key, bad);
-        return false;
+        return base_refuse(error, size,
+                           "%s: [%s] %s=%s: must be an address or a prefix such as 192.0.2.0/24",
+                           config_where(config, lists[i].section, "", lists[i].key),
+                           lists[i].section, lists[i].key, bad);
     }
     return true;
 }

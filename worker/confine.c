@@ -10,7 +10,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -23,17 +22,6 @@
 #define SYS_landlock_create_ruleset 444
 #define SYS_landlock_restrict_self  446
 #endif
-
-static bool refuse(char *error, size_t size, const char *format, ...) PRINTF(3, 4);
-
-static bool refuse(char *error, size_t size, const char *format, ...)
-{
-    va_list arguments;
-    va_start(arguments, format);
-    vsnprintf(error, size, format, arguments);
-    va_end(arguments);
-    return false;
-}
 
 static void add(char *list, size_t size, const char *item)
 {
@@ -108,11 +96,11 @@ static bool drop(const struct config *config, char *missing, size_t missing_size
         return true;
     }
     if (!privileges_lookup(config->server.worker_user, &uid, &gid) || uid == 0 || gid == 0)
-        return refuse(error, error_size,
-                      "%s: [server] worker_user=%s: no such account, or root's; make it with "
-                      "`useradd --system --no-create-home --shell /usr/sbin/nologin %s`",
-                      config_where(config, "server", "", "worker_user"), config->server.worker_user,
-                      config->server.worker_user);
+        return base_refuse(error, error_size,
+                           "%s: [server] worker_user=%s: no such account, or root's; make it with "
+                           "`useradd --system --no-create-home --shell /usr/sbin/nologin %s`",
+                           config_where(config, "server", "", "worker_user"),
+                           config->server.worker_user, config->server.worker_user);
     *rooted = enter_empty(config);
     privileges_drop(uid, gid);
     return true;
@@ -128,14 +116,15 @@ bool confine_process(const struct config *config, char *missing, size_t missing_
         return false;
     if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 || prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) < 0 ||
         setrlimit(RLIMIT_CORE, &none) < 0)
-        return refuse(error, error_size, "the sandbox cannot be set up: %s", strerror(errno));
+        return base_refuse(error, error_size, "the sandbox cannot be set up: %s", strerror(errno));
     if (restrict_landlock())
         return true;
     if (config->workers.landlock == 1)
-        return refuse(error, error_size,
-                      "%s: [workers] landlock=require: this kernel offers no Landlock (it needs "
-                      "5.13, and landlock in lsm=); set landlock=auto to go on without",
-                      config_where(config, "workers", "", "landlock"));
+        return base_refuse(
+            error, error_size,
+            "%s: [workers] landlock=require: this kernel offers no Landlock (it needs "
+            "5.13, and landlock in lsm=); set landlock=auto to go on without",
+            config_where(config, "workers", "", "landlock"));
     add(missing, missing_size, "Landlock (not offered by this kernel)");
     if (!rooted)
         add(missing, missing_size, "an empty root directory (no CAP_SYS_CHROOT)");

@@ -10,7 +10,6 @@
 #include <openssl/err.h>
 #include <openssl/pem.h>
 #include <openssl/x509v3.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -35,17 +34,6 @@ struct tls {
     struct client_ca *client_ca;
     char client_ca_fault[256]; /* why it cannot be used; "" if it can */
 };
-
-static bool refuse(char *error, size_t size, const char *format, ...) PRINTF(3, 4);
-
-static bool refuse(char *error, size_t size, const char *format, ...)
-{
-    va_list arguments;
-    va_start(arguments, format);
-    vsnprintf(error, size, format, arguments);
-    va_end(arguments);
-    return false;
-}
 
 struct tls *tls_new(void)
 {
@@ -309,18 +297,18 @@ static bool make_context(struct tls *tls, struct identity *id, const struct conf
     int minimum = config->tls.minimum == TLS_MINIMUM_1_3 ? TLS1_3_VERSION : TLS1_2_VERSION;
     SSL_CTX *c = id->context = SSL_CTX_new(TLS_server_method());
     if (!c || SSL_CTX_set_min_proto_version(c, minimum) != 1)
-        return refuse(error, size, "[tls]: OpenSSL refuses to start: %s", tls_error());
+        return base_refuse(error, size, "[tls]: OpenSSL refuses to start: %s", tls_error());
     set_options(c);
     if (SSL_CTX_set_cipher_list(c, ciphers ? ciphers : "ECDHE+AESGCM:ECDHE+CHACHA20") != 1)
-        return refuse(error, size, "%s: [tls] ciphers=%s: %s; see `openssl ciphers -v`",
-                      config_where(config, "tls", "", "ciphers"), ciphers ? ciphers : "(default)",
-                      tls_error());
+        return base_refuse(error, size, "%s: [tls] ciphers=%s: %s; see `openssl ciphers -v`",
+                           config_where(config, "tls", "", "ciphers"),
+                           ciphers ? ciphers : "(default)", tls_error());
     if (!use_certificate(c, id))
         return refuse_identity(id, config, false, tls_error(), error, size);
     if (tls->client_ca && !client_ca_use(tls->client_ca, c))
-        return refuse(error, size, "%s: [tls] client_ca=%s: %s",
-                      config_where(config, "tls", "", "client_ca"), config->tls.client_ca,
-                      tls_error());
+        return base_refuse(error, size, "%s: [tls] client_ca=%s: %s",
+                           config_where(config, "tls", "", "client_ca"), config->tls.client_ca,
+                           tls_error());
     SSL_CTX_set_tlsext_servername_callback(c, choose_identity);
     SSL_CTX_set_tlsext_servername_arg(c, tls);
     SSL_CTX_set_alpn_select_cb(c, choose_protocol, tls);
@@ -389,9 +377,9 @@ bool tls_complete(struct tls *tls, const struct config *config, char *error, siz
 {
     tls->strict_alpn = config->tls.alpn == 0;
     if (*tls->client_ca_fault)
-        return refuse(error, error_size, "%s: [tls] client_ca=%s: %s",
-                      config_where(config, "tls", "", "client_ca"), config->tls.client_ca,
-                      tls->client_ca_fault);
+        return base_refuse(error, error_size, "%s: [tls] client_ca=%s: %s",
+                           config_where(config, "tls", "", "client_ca"), config->tls.client_ca,
+                           tls->client_ca_fault);
     for (size_t i = 0; i < tls->n; i++) {
         struct identity *id = &tls->identities[i];
         if (*id->fault)
