@@ -10,11 +10,13 @@ VERSION := 0.1
 
 PREFIX ?= /usr/local
 LIBEXECDIR ?= $(PREFIX)/libexec
+SYSCONFDIR ?= /etc
 
 # CPPFLAGS, CFLAGS and LDFLAGS are the caller's; what Poplar cannot do without stands beside them.
 CFLAGS ?= -O2 -g
 cpp := -I. -I$(B) -D_GNU_SOURCE -DPOPLAR_VERSION='"$(VERSION)"' \
-	-DPOPLAR_LIBEXEC='"$(LIBEXECDIR)/poplar"' $(if $(findstring -O,$(CFLAGS)),-D_FORTIFY_SOURCE=2)
+	-DPOPLAR_LIBEXEC='"$(LIBEXECDIR)/poplar"' -DPOPLAR_CONFIG='"$(SYSCONFDIR)/poplar/poplar.conf"' \
+	$(if $(findstring -O,$(CFLAGS)),-D_FORTIFY_SOURCE=2)
 warnings := -Wall -Wextra -Wshadow -Wconversion -Wstrict-prototypes -Wmissing-prototypes -Wvla -Werror
 compile = $(CC) $(cpp) $(CPPFLAGS) -std=c17 -fPIE -fstack-protector-strong -fno-common $(warnings) $(CFLAGS)
 link = $(CC) -pie $(CFLAGS) -Wl,-z,relro,-z,now -Wl,--as-needed $(LDFLAGS)
@@ -73,7 +75,13 @@ $(B)/store/template.o: $(B)/store/template.c
 	$(call say,$@)
 	$(Q)$(compile) -c -o $@ $<
 
-$(B)/%.o: %.c
+# Programs know where they are installed to: with another PREFIX they are built anew.
+$(B)/paths: unchecked
+	@mkdir -p $(@D)
+	@echo '$(LIBEXECDIR) $(SYSCONFDIR) $(VERSION)' | cmp -s - $@ || \
+	    echo '$(LIBEXECDIR) $(SYSCONFDIR) $(VERSION)' >$@
+
+$(B)/%.o: %.c $(B)/paths
 	@mkdir -p $(@D)
 	$(call say,$@)
 	$(Q)$(compile) -MMD -MP -c -o $@ $<
@@ -136,6 +144,8 @@ lint:
 clean:
 	rm -rf $(B)
 
-.PHONY: all run check tests trees unit lint clean
+include packaging/install.mk
+
+.PHONY: all run check tests trees unit lint clean unchecked
 .SECONDARY:
 -include $(shell find $(B) -name '*.d' -type f 2>/dev/null)

@@ -21,11 +21,9 @@
 #include <sysexits.h>
 #include <unistd.h>
 
-#define DEFAULT_CONFIG "/etc/poplar/poplar.conf"
-
 static const char usage[] =
     "usage: poplard [--config FILE] [--check]\n"
-    "  --config FILE  configuration (" DEFAULT_CONFIG ")\n"
+    "  --config FILE  configuration (" POPLAR_CONFIG ")\n"
     "  --check        read the configuration, say what is wrong with it, and end\n"
     "  --version      print the version and end\n"
     "  --help         print this and end\n"
@@ -129,7 +127,7 @@ static void fill_standard_descriptors(void)
 
 int main(int argc, char **argv)
 {
-    struct options options = {.config_file = DEFAULT_CONFIG};
+    struct options options = {.config_file = POPLAR_CONFIG};
     struct master m = {.control_fd = -1};
     char error[2048];
 

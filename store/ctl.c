@@ -41,7 +41,7 @@ static int run(struct ctl *ctl, const struct ctl_command *command)
 
 int main(int argc, char **argv)
 {
-    struct ctl ctl = {.config_file = CTL_CONFIG_FILE};
+    struct ctl ctl = {.config_file = POPLAR_CONFIG};
     const struct ctl_command *command;
     char error[512];
 

@@ -12,8 +12,6 @@
 #include "daemon/proto.h"
 #include "store/maildrop.h"
 
-#define CTL_CONFIG_FILE "/etc/poplar/poplar.conf"
-
 /* The options that were given, and those that a command takes. */
 enum ctl_option {
     CTL_CONFIG = 1 << 0,

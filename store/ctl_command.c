@@ -90,7 +90,7 @@ struct option {
 };
 
 static const struct option options[] = {
-    {"config", 0, CTL_CONFIG, "FILE", "the configuration [" CTL_CONFIG_FILE "]"},
+    {"config", 0, CTL_CONFIG, "FILE", "the configuration [" POPLAR_CONFIG "]"},
     {"json", 0, CTL_JSON, NULL, "print JSON, for programs"},
     {"help", 'h', CTL_HELP, NULL, "explain, and do nothing"},
     {"version", 'V', CTL_VERSION, NULL, "print the version, and do nothing"},

@@ -22,15 +22,13 @@
 #include <sysexits.h>
 #include <unistd.h>
 
-#define DEFAULT_CONFIG "/etc/poplar/poplar.conf"
-
 enum { PATIENCE_S = 600, REPLY_MAX = 1024 };
 
 static const char usage[] =
     "usage: poplar-deliver [-f SENDER] [--config FILE | --socket PATH] USER\n"
     "Put the message on standard input into USER's maildrop.\n"
     "  -f, --from SENDER  the envelope sender; without it, none (<>)\n"
-    "  --config FILE      take the socket's path from here, not from " DEFAULT_CONFIG "\n"
+    "  --config FILE      take the socket's path from here, not from " POPLAR_CONFIG "\n"
     "  --socket PATH      poplard's LMTP socket\n"
     "  --version, --help\n";
 
@@ -86,7 +84,7 @@ static char *find_socket(const struct options *options)
     char error[2048];
     if (options->socket)
         return base_strdup(options->socket);
-    const char *file = options->config ? options->config : DEFAULT_CONFIG;
+    const char *file = options->config ? options->config : POPLAR_CONFIG;
     struct config *config;
     if (!options->config && access(file, R_OK) < 0) {
         config = config_new(); /* not there, or not for us to read */
