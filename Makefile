@@ -126,11 +126,17 @@ check: deps-build deps-check $(if $(filter 1,$(LONG)),deps-long)
 
 tests: all $(UNIT) $(MODULES) $(B)/tests/converse $(B)/tests/rogue
 
-# Servers that tests put in front of Poplar, each in a tree of its own: where one cannot be made,
-# its tests are skipped.
+# Servers that tests put in front of Poplar, or move in from, each in a tree of its own: where one
+# cannot be made, its tests are skipped.
 trees:
 	@tests/support/tree.sh haproxy haproxy >/dev/null || true
 	@tests/support/tree.sh nginx nginx libnginx-mod-mail >/dev/null || true
+	@tests/support/tree.sh postfix postfix procmail >/dev/null || true
+	@tests/support/tree.sh exim exim4-daemon-light >/dev/null || true
+	@tests/support/tree.sh dovecot dovecot-pop3d >/dev/null || true
+	@tests/support/tree.sh courier courier-pop >/dev/null || true
+	@tests/support/tree.sh popa3d popa3d >/dev/null || true
+	@tests/support/tree.sh cyrus cyrus-pop3d >/dev/null || true
 
 unit: $(UNIT)
 	@set -e; for t in $(UNIT); do $$t; done
