@@ -87,6 +87,18 @@ static bool check_prefixes(const struct config *config, char *error, size_t size
     return true;
 }
 
+/* poplarctl knows the control socket by its place: it stays where it is for as long as we run. */
+static bool check_run_dir(const struct master *m, const struct config *config, char *error,
+                          size_t size)
+{
+    if (!m->serving || strcmp(m->config->server.run_dir, config->server.run_dir) == 0)
+        return true;
+    snprintf(error, size, "%s: [server] run_dir=%s: is %s until the next start; restart poplard",
+             config_where(config, "server", "", "run_dir"), config->server.run_dir,
+             m->config->server.run_dir);
+    return false;
+}
+
 void trial_begin(struct master *m, int reply_fd)
 {
     char error[2048] = "";
@@ -103,6 +115,7 @@ void trial_begin(struct master *m, int reply_fd)
                    (unsigned long long)base_now_ms() * 1000);
     t->config = configfile_read(m->config_file, error, sizeof error);
     if (!t->config || !check_prefixes(t->config, error, sizeof error) ||
+        !check_run_dir(m, t->config, error, sizeof error) ||
         !listen_open(t->config, m->listeners, m->n_listeners, &t->listeners, &t->n_listeners, error,
                      sizeof error)) {
         trial_failed(m, EX_CONFIG, error);

@@ -204,7 +204,7 @@ def test_reload_brings_a_certificate(server, tmp_path):
     client.quit()
 
 
-@pytest.mark.parametrize("damage", ["config", "certificate", "key", "user", "pam"])
+@pytest.mark.parametrize("damage", ["config", "certificate", "key", "user", "run_dir", "pam"])
 def test_reload_of_something_broken(server, damage):
     """Nothing changes, and the reason is told."""
     p = server()
@@ -223,6 +223,9 @@ def test_reload_of_something_broken(server, damage):
     elif damage == "user":
         p.write_config(server_store_user="nobody-of-this-name")
         reason = "nobody-of-this-name"
+    elif damage == "run_dir":
+        p.write_config(server_run_dir=p.directory / "elsewhere")
+        reason = r"poplar.conf:\d+: \[server\] run_dir=.*restart poplard"
     else:
         p.write_config(auth_pam_service="missing")
         reason = "missing"

@@ -1,0 +1,80 @@
+"""The man pages and README: well-formed, pointing at pages that are there, with examples that the
+programs take. What poplar.conf(5) says of each key is tests/unit/test_manual.c's."""
+
+import re
+import subprocess
+
+import pytest
+
+import poplar
+from manual import PAGES, README, TOP, literals
+
+
+def section(page):
+    return page.name.rsplit(".", 1)[1]
+
+
+SECTIONS = "server|listen|workers|tls|auth|domain|session|store|delivery"
+
+
+def configurations():
+    """Each example of a configuration, with where it stands."""
+    for page in PAGES:
+        for n, text in enumerate(literals(page.read_text())):
+            if re.match(rf"\[({SECTIONS})[] ]", text):
+                yield pytest.param(text, id=f"{page.name}-{n}")
+    for n, text in enumerate(re.findall(r"```ini\n(.*?)```", README.read_text(), re.S)):
+        yield pytest.param(text, id=f"README-{n}")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_page_is_well_formed(page):
+    result = subprocess.run(["mandoc", "-Tlint", "-Wwarning", page], capture_output=True, text=True)
+    assert (result.returncode, result.stdout) == (0, "")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_page_names_pages_that_are_there(page):
+    text = page.read_text()
+    assert re.search(rf"^\.Dt {re.escape(page.stem).upper()} {section(page)}$", text, re.M)
+    ours = {(p.stem, section(p)) for p in PAGES}
+    for name, number in re.findall(r"^\.Xr (poplar\S*) (\d)", text, re.M):
+        assert (name, number) in ours, f"{name}({number})"
+    for name in re.findall(r"\bpackaging/[\w./-]+\w", text):
+        assert (TOP / name).exists(), name
+
+
+def test_readme_names_files_that_are_there():
+    for name in re.findall(r"\b(?:packaging|daemon|auth|worker|store|tests)/[\w./-]*\w",
+                           README.read_text()):
+        assert (TOP / name).exists(), name
+
+
+@pytest.mark.parametrize("text", configurations())
+def test_example_of_a_configuration(tmp_path, text):
+    file = tmp_path / "poplar.conf"
+    if "certificate=" not in text:
+        text += "\n[tls]\nrequired=not-on-loopback\n"
+    file.write_text(text)
+    result = subprocess.run([poplar.BUILD / "poplard", "--config", file, "--check"],
+                            capture_output=True, text=True)
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("program", ["poplard", "poplar-deliver"])
+def test_page_has_every_option(program):
+    text = subprocess.run([poplar.BUILD / program, "--help"], capture_output=True,
+                          text=True).stdout
+    options = set(re.findall(r"--([a-z]+)", text))
+    assert options
+    page = (TOP / f"packaging/man/{program}.8").read_text()
+    assert options <= set(re.findall(r"Fl -([a-z]+)", page))
+
+
+def test_system_calls_are_counted_right():
+    """poplar(7) and README say how many a worker may use."""
+    text = subprocess.run([poplar.BUILD / "poplar-worker", "--sandbox"], capture_output=True,
+                          text=True).stdout
+    n, before = re.search(r"^(\d+) system calls, (\d+) of them", text, re.M).groups()
+    assert f"{n} system calls" in (TOP / "packaging/man/poplar.7").read_text()
+    assert f"{n} system calls, {before} of them of use before login" in README.read_text()

@@ -1,0 +1,242 @@
+"""The stacks that poplar-pam(7) tells of, taken from the page, with the real modules and accounts:
+pam_unix, pam_faillock, pam_listfile, pam_access, pam_time, pam_shells, pam_pwdfile and
+pam_google_authenticator."""
+
+import base64
+import hashlib
+import hmac
+import smtplib
+import socket
+import struct
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+import poplar
+from manual import examples
+from poplar import Raw
+
+pytestmark = pytest.mark.accounts
+
+DENIED = b"-ERR [AUTH] user name or password is wrong\r\n"
+EXPIRED = b"-ERR [AUTH] the password has expired and must be changed first\r\n"
+ACCOUNT = b"-ERR [AUTH] this account may not log in now\r\n"
+SERVICE = Path("/etc/pam.d/poplar")
+MESSAGE = b"Subject: one\r\n\r\nbody\r\n"
+
+
+def run(*command, text=None):
+    return subprocess.run(command, input=text, text=True, check=True, capture_output=True).stdout
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    """One server; its stack is rewritten by each test, and read anew for each login."""
+    directory = tmp_path_factory.mktemp("stacks")
+    directory.chmod(0o755)
+    Path("/etc/poplar").mkdir(exist_ok=True)
+    run("groupadd", "--force", "staff")
+    run("usermod", "-a", "-G", "staff", "alice")
+    with poplar.Poplar(directory, pam_unix=True, auth_throttle_exempt="127.0.0.0/8") as p:
+        yield p
+    print(p.log_text())
+
+
+def stack(heading, n=0, **changes):
+    """A stack of the page, with other paths or numbers where a test wants them."""
+    text = examples("poplar-pam.7", heading)[n]
+    for old, new in changes.items():
+        assert old in text
+        text = text.replace(old, str(new))
+    SERVICE.write_text(text)
+    return text
+
+
+def log_in(p, user, password, source="127.0.0.1"):
+    """The answer to PASS, from a connection of its own."""
+    sock = socket.create_connection(("127.0.0.1", p.tls_port), 20, source_address=(source, 0))
+    raw = Raw(sock)
+    raw.start_tls(p.tls_context())
+    assert raw.line().startswith(b"+OK")
+    assert raw.ask(b"USER " + user.encode()).startswith(b"+OK")
+    answer = raw.ask(b"PASS " + password.encode())
+    raw.ask(b"QUIT")
+    raw.close()
+    return answer
+
+
+def is_in(answer):
+    return answer.startswith(b"+OK")
+
+
+@pytest.mark.parametrize("scheme, prefix", [("YESCRYPT", "$y$"), ("SHA512", "$6$")])
+def test_common_stacks(served, scheme, prefix):
+    """Debian's own stacks, over both kinds of hash."""
+    stack("DESCRIPTION")
+    run("useradd", "--no-create-home", "dora")
+    run("chpasswd", "-c", scheme, text="dora:a password of dora's\n")
+    hashed = next(line for line in Path("/etc/shadow").read_text().splitlines()
+                  if line.startswith("dora:")).split(":")[1]
+    assert hashed.startswith(prefix)
+    assert is_in(log_in(served, "dora", "a password of dora's"))
+    assert is_in(log_in(served, "DORA@localhost", "a password of dora's"))
+    assert log_in(served, "dora", "another") == DENIED
+    run("userdel", "dora")
+
+
+def test_lock_after_failures(served, tmp_path):
+    """Locked, an account answers as to a wrong password; a success forgets failures before."""
+    tallies = tmp_path / "tallies"
+    tallies.mkdir()
+    stack("Lock after failures", **{" deny=10": f" dir={tallies} deny=3"})
+
+    def count(user):
+        listed = run("faillock", "--dir", tallies, "--user", user).splitlines()
+        return sum(line.endswith(" V") for line in listed)
+    for _ in range(2):
+        assert log_in(served, "alice", "wrong") == DENIED
+    assert count("alice") == 2
+    assert is_in(log_in(served, "alice", "secret"))
+    assert count("alice") == 0
+    for _ in range(3):
+        assert log_in(served, "Alice@localhost", "wrong") == DENIED
+    assert count("alice") == 3, "each spelling counts for the same account"
+    assert log_in(served, "alice", "secret") == DENIED
+    assert is_in(log_in(served, "carol", "carolcarol"))
+    run("faillock", "--dir", tallies, "--user", "alice", "--reset")
+    assert is_in(log_in(served, "alice", "secret"))
+    assert sorted(file.name for file in tallies.iterdir()) == ["alice", "carol"]
+
+
+def test_by_group(served):
+    Path("/etc/poplar/groups").write_text("staff\n")
+    text = stack("By group")
+    assert is_in(log_in(served, "alice", "secret"))
+    assert is_in(log_in(served, "ALICE@localhost", "secret"))
+    assert log_in(served, "bob", "bob's own pass word") == DENIED
+
+    listfile, *rest = text.splitlines(True)
+    SERVICE.write_text(listfile.replace("auth ", "account ") + "".join(rest))
+    assert is_in(log_in(served, "alice", "secret"))
+    assert log_in(served, "bob", "bob's own pass word") == ACCOUNT
+    assert log_in(served, "bob", "wrong") == DENIED
+
+    Path("/etc/poplar/groups").unlink()
+    assert not is_in(log_in(served, "alice", "secret")), "onerr=fail: without the file nobody"
+
+
+def test_by_address(served):
+    stack("By address")
+    rules = examples("poplar-pam.7", "By address")[1]
+    assert "192.0.2.0/24" in rules
+    Path("/etc/poplar/access.conf").write_text(rules.replace("192.0.2.0/24", "127.0.7.0/24"))
+    assert is_in(log_in(served, "alice", "secret", "127.0.7.9"))
+    assert log_in(served, "alice", "secret", "127.0.8.9") == ACCOUNT
+    assert log_in(served, "alice", "wrong", "127.0.8.9") == DENIED
+    assert is_in(log_in(served, "carol", "carolcarol", "127.0.8.9"))
+    assert log_in(served, "bob", "bob's own pass word", "127.0.7.9") == ACCOUNT
+
+
+def test_by_time(served):
+    stack("By time")
+    rules = examples("poplar-pam.7", "By time")[1]
+    assert rules == "poplar;*;*;Wk0700-2000\n"
+    Path("/etc/security/time.conf").write_text(rules)
+
+    def is_open():
+        now = time.localtime()
+        return now.tm_wday < 5 and 7 <= now.tm_hour < 20
+    before = is_open()
+    answer = log_in(served, "alice", "secret")
+    if before == is_open():  # not just at one of these hours
+        assert is_in(answer) if before else answer == ACCOUNT
+
+    Path("/etc/security/time.conf").write_text("poplar;*;bob;!Al0000-2400\n")
+    assert is_in(log_in(served, "alice", "secret"))
+    assert log_in(served, "bob", "bob's own pass word") == ACCOUNT
+    Path("/etc/security/time.conf").write_text("sshd;*;bob;!Al0000-2400\n")
+    assert is_in(log_in(served, "bob", "bob's own pass word")), "a rule of another service's"
+
+
+def test_by_shell(served):
+    """Without a rule the shell does not count."""
+    run("usermod", "--shell", "/usr/sbin/nologin", "carol")
+    stack("DESCRIPTION")
+    assert is_in(log_in(served, "carol", "carolcarol"))
+    stack("By shell")
+    assert log_in(served, "carol", "carolcarol") == DENIED
+    assert is_in(log_in(served, "alice", "secret"))
+    run("usermod", "--shell", "/bin/sh", "carol")
+
+
+def test_virtual_users(server, tmp_path):
+    """Names without an account, as the page sets them up, from the password to the mail."""
+    settings, service = examples("poplar-pam.7", "Virtual users")
+    Path("/etc/pam.d/poplar-example-net").write_text(service)
+    hashed = run("openssl", "passwd", "-6", "-stdin", text="a virtual secret")
+    Path("/etc/poplar").mkdir(exist_ok=True)
+    Path("/etc/poplar/example.net.passwd").write_text(f"alice@example.net:{hashed}")
+    p = server(pam_unix=True, extra=settings)
+    p.ctl("mailbox", "create", "alice@example.net")
+    with smtplib.LMTP(str(p.lmtp)) as client:
+        client.sendmail("", ["Alice@Example.NET"], MESSAGE)
+        with pytest.raises(smtplib.SMTPRecipientsRefused):
+            client.sendmail("", ["nobody@example.net"], MESSAGE)
+    client = p.login("alice@example.net", "a virtual secret")
+    assert client.stat()[0] == 1
+    client.quit()
+    assert is_in(log_in(p, "ALICE@EXAMPLE.NET", "a virtual secret"))
+    assert log_in(p, "alice", "a virtual secret") == DENIED
+    client = p.login("alice", "secret")
+    assert client.stat()[0] == 0, "the account alice is somebody else"
+    client.quit()
+
+
+@pytest.mark.parametrize("aging, wanted", [
+    (["-d", "0"], EXPIRED),
+    (["-d", "2020-01-01", "-M", "30"], EXPIRED),
+    (["-d", "2020-01-01", "-M", "30", "-I", "5"], ACCOUNT),
+    (["-E", "2020-01-01"], ACCOUNT),
+    (["-d", "2020-01-01", "-M", "30000", "-E", "2100-01-01"], None),
+])
+def test_expiry(served, aging, wanted):
+    """Told to who has the right password, and to nobody else."""
+    stack("DESCRIPTION")
+    run("useradd", "--no-create-home", "emil")
+    run("chpasswd", text="emil:emil's\n")
+    run("chage", *aging, "emil")
+    answer = log_in(served, "emil", "emil's")
+    assert answer == wanted if wanted else is_in(answer)
+    assert log_in(served, "emil", "wrong") == DENIED
+    run("userdel", "emil")
+
+
+def code(secret, at):
+    """RFC 6238, six digits."""
+    digest = hmac.digest(base64.b32decode(secret), struct.pack(">Q", int(at) // 30), hashlib.sha1)
+    offset = digest[-1] & 15
+    number = struct.unpack(">I", digest[offset:offset + 4])[0] & 0x7FFFFFFF
+    return f"{number % 1000000:06}"
+
+
+def test_code_with_the_password(served, tmp_path):
+    secrets = tmp_path / "otp"
+    secrets.mkdir(mode=0o700)
+    secret = "JBSWY3DPEHPK3PXPJBSWY3DPEH"
+    secret += "=" * (-len(secret) % 8)
+    for user in ("alice", "bob"):
+        file = secrets / user
+        file.write_text(f"{secret.rstrip('=')}\n\" DISALLOW_REUSE\n\" WINDOW_SIZE 9\n\" TOTP_AUTH\n")
+        file.chmod(0o600)
+    stack("A code with the password", **{"/var/lib/poplar-otp": secrets})
+    now = code(secret, time.time())
+    assert log_in(served, "alice", "secret") == DENIED
+    assert log_in(served, "alice", code(secret, time.time() - 60)) == DENIED
+    assert log_in(served, "alice", "secret000000" if now != "000000" else "secret111111") == DENIED
+    assert is_in(log_in(served, "alice", "secret" + now))
+    assert log_in(served, "alice", "secret" + now) == DENIED, "once"
+    assert log_in(served, "bob", "wrong" + now) == DENIED
+    assert is_in(log_in(served, "bob", "bob's own pass word" + code(secret, time.time() + 30)))
+    assert log_in(served, "carol", "carolcarol" + now) == DENIED, "has no secret"
