@@ -14,10 +14,11 @@ SYSCONFDIR ?= /etc
 
 # CPPFLAGS, CFLAGS and LDFLAGS are the caller's; what Poplar cannot do without stands beside them.
 CFLAGS ?= -O2 -g
+WERROR ?= -Werror
 cpp := -I. -I$(B) -D_GNU_SOURCE -DPOPLAR_VERSION='"$(VERSION)"' \
 	-DPOPLAR_LIBEXEC='"$(LIBEXECDIR)/poplar"' -DPOPLAR_CONFIG='"$(SYSCONFDIR)/poplar/poplar.conf"' \
 	$(if $(findstring -O,$(CFLAGS)),-D_FORTIFY_SOURCE=2)
-warnings := -Wall -Wextra -Wshadow -Wconversion -Wstrict-prototypes -Wmissing-prototypes -Wvla -Werror
+warnings := -Wall -Wextra -Wshadow -Wconversion -Wstrict-prototypes -Wmissing-prototypes -Wvla $(WERROR)
 compile = $(CC) $(cpp) $(CPPFLAGS) -std=c17 -fPIE -fstack-protector-strong -fno-common $(warnings) $(CFLAGS)
 link = $(CC) -pie $(CFLAGS) -Wl,-z,relro,-z,now -Wl,--as-needed $(LDFLAGS)
 
@@ -152,6 +153,10 @@ clean:
 
 include packaging/install.mk
 
-.PHONY: all run check tests trees unit lint clean unchecked
+# Debian packages, in $(B)/deb.
+deb: deps-build deps-deb
+	@packaging/deb.sh $(B)
+
+.PHONY: all run check tests trees unit lint clean deb unchecked
 .SECONDARY:
 -include $(shell find $(B) -name '*.d' -type f 2>/dev/null)

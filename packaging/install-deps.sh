@@ -10,6 +10,7 @@ check='clang-format libcmocka-dev libpam-wrapper libpam-pwdfile python3-pytest c
        getmail6 neomutt libio-socket-ssl-perl testssl.sh openssl sqlite3
        debootstrap strace procps util-linux passwd ca-certificates man-db groff-base
        mandoc rpm apparmor libpam-google-authenticator'
+deb='dpkg-dev debhelper po-debconf bash-completion systemd'
 long='claws-mail xvfb' # hundreds of megabytes on a bare machine
 
 wanted=
@@ -18,8 +19,9 @@ for set in "$@"; do
     build) wanted="$wanted $build" ;;
     run) wanted="$wanted $run" ;;
     check) wanted="$wanted $check" ;;
+    deb) wanted="$wanted $deb" ;;
     long) wanted="$wanted $long" ;;
-    *) echo "install-deps.sh: no set '$set': build, run, check or long" >&2; exit 64 ;;
+    *) echo "install-deps.sh: no set '$set': build, run, check, deb or long" >&2; exit 64 ;;
     esac
 done
 

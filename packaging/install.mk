@@ -37,6 +37,7 @@ installed_files = \
 	$(call to,README.md,$(DOCDIR))
 kept_files = \
 	$(call to,packaging/poplar.conf,$(SYSCONFDIR)/poplar) \
+	$(call to,packaging/ufw/poplar,$(SYSCONFDIR)/ufw/applications.d) \
 	$(PAM_SERVICE)=$(SYSCONFDIR)/pam.d/poplar
 
 substitute = sed -e 's|@SBINDIR@|$(SBINDIR)|g' -e 's|@DATADIR@|$(DATADIR)|g' \
@@ -62,7 +63,6 @@ uninstall:
 	@for f in $(installed_programs) $(installed_files); do rm -f "$(DESTDIR)$${f#*=}"; done
 	@rmdir "$(DESTDIR)$(LIBEXECDIR)/poplar" "$(DESTDIR)$(DATADIR)/poplar" "$(DESTDIR)$(DOCDIR)" \
 	    2>/dev/null || true
-	@echo "Gone, but for $(DESTDIR)$(SYSCONFDIR)/poplar, $(DESTDIR)$(SYSCONFDIR)/pam.d/poplar, the" \
-	    "mail and the accounts."
+	@echo "Gone, but for what is in $(DESTDIR)$(SYSCONFDIR), the mail and the accounts."
 
 .PHONY: install uninstall

@@ -18,7 +18,7 @@ PLACES = {
     "systemd/*.conf": "share/poplar", "systemd/*.catalog": "catalog",
     "sysusers.d/*": "sysusers", "tmpfiles.d/*": "tmpfiles", "completion/*": "completion",
     "man/*.5": "share/man/man5", "man/*.7": "share/man/man7", "man/*.8": "share/man/man8",
-    "poplar.conf": "etc/poplar", "pam/poplar": "etc/pam.d",
+    "poplar.conf": "etc/poplar", "pam/poplar": "etc/pam.d", "ufw/*": "etc/ufw/applications.d",
 }
 
 
@@ -82,7 +82,8 @@ def test_installing_again_keeps_configuration_and_uninstalling_too(installed):
     conf.write_text("[tls]\nrequired=no\n")
     assert f"{conf} is there, kept" in make("install", installed)
     make("uninstall", installed)
-    assert files(installed) == {"etc/poplar/poplar.conf", "etc/pam.d/poplar"}
+    assert files(installed) == {"etc/poplar/poplar.conf", "etc/pam.d/poplar",
+                                "etc/ufw/applications.d/poplar"}
     assert conf.read_text() == "[tls]\nrequired=no\n"
 
 
