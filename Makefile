@@ -46,6 +46,8 @@ TEMPLATE_O := $(B)/store/template.o
 
 PROGRAMS := poplard poplar-auth poplar-worker poplarctl poplar-deliver
 UNIT := $(patsubst tests/unit/%.c,$(B)/tests/%,$(wildcard tests/unit/test_*.c))
+FAULTS := $(patsubst tests/faults/%.c,$(B)/tests/%,$(wildcard tests/faults/test_*.c))
+FAULTS_O := $(patsubst %.c,$(B)/%.o,$(filter-out tests/faults/test_%,$(wildcard tests/faults/*.c)))
 MODULES := $(patsubst tests/support/%.c,$(B)/tests/%.so,$(wildcard tests/support/pam_*.c))
 
 all: $(PROGRAMS:%=$(B)/%)
@@ -94,6 +96,13 @@ $(B)/tests/test_%: $(B)/tests/unit/test_%.o $(MASTER_O) $(CONFIGFILE_O) $(CTL_O)
 	$(call say,$@)
 	$(Q)$(link) -o $@ $^ -lcmocka -lsystemd -linih -ljansson -lpam -lssl -lcrypto -lsqlite3 -lseccomp -lidn
 
+# Over a disk that fails and loses what was not synced.
+$(FAULTS): $(B)/tests/%: $(B)/tests/faults/%.o $(FAULTS_O) $(CTL_O) $(STORE_O) $(B)/auth/grant.o \
+		$(B)/auth/canonical.o $(TEMPLATE_O) $(CONFIGFILE_O) $(B)/daemon/privileges.o $(FLOOR_O)
+	@mkdir -p $(@D)
+	$(call say,$@)
+	$(Q)$(link) -o $@ $^ -lcmocka -linih -ljansson -lcrypto -lsqlite3
+
 # Conversation files against a real worker.
 $(B)/tests/converse: $(patsubst %.c,$(B)/%.o,$(wildcard tests/protocol/*.c)) $(WORKER_O) $(STORE_O) \
 		$(TEMPLATE_O) $(CHILD_O) $(FLOOR_O)
@@ -125,7 +134,7 @@ check: deps-build deps-check $(if $(filter 1,$(LONG)),deps-long)
 	@$(MAKE) --no-print-directory lint tests trees
 	@tests/support/check.sh $(B)
 
-tests: all $(UNIT) $(MODULES) $(B)/tests/converse $(B)/tests/rogue
+tests: all $(UNIT) $(FAULTS) $(MODULES) $(B)/tests/converse $(B)/tests/rogue
 
 # Servers that tests put in front of Poplar, or move in from, each in a tree of its own: where one
 # cannot be made, its tests are skipped.
@@ -139,8 +148,8 @@ trees:
 	@tests/support/tree.sh popa3d popa3d >/dev/null || true
 	@tests/support/tree.sh cyrus cyrus-pop3d >/dev/null || true
 
-unit: $(UNIT)
-	@set -e; for t in $(UNIT); do $$t; done
+unit: $(UNIT) $(FAULTS)
+	@set -e; for t in $(UNIT) $(FAULTS); do $$t; done
 
 # Format, and who may include whom. Warnings are errors in every build.
 lint:

@@ -1,0 +1,340 @@
+/*
+ * test_disk_faults.c - every single read, write, sync and truncation of what the store does goes
+ * wrong, once and for ever, in each way that a disk knows. (Without LONG=1 in the environment, not
+ * every one of the later calls of what makes many.)
+ *
+ * Whatever happens: a change that was acknowledged is there after the maildrop is opened again, one
+ * that was not is there as a whole or not at all, nothing else has changed, the check is clean.
+ */
+#include "store/handle.h"
+#include "store/lock.h"
+#include "store/manage.h"
+#include "tests/faults/disk.h"
+#include "tests/faults/witness.h"
+#include <errno.h>
+
+enum { NOW = 1000000000, DAY = 86400, LIMIT = 3000, SEED = 4711 };
+
+static struct test_drop drop;
+
+/* What is tried: given an open maildrop, or none (NULL) to open it itself. */
+typedef enum store_outcome change(struct maildrop *m);
+
+static enum store_outcome deliver_small(struct maildrop *m)
+{
+    return witness_deliver(m, 100, 700, NULL);
+}
+
+static enum store_outcome deliver_large(struct maildrop *m)
+{
+    return witness_deliver(m, 101, 900000, NULL);
+}
+
+static enum store_outcome quit_keeping(struct maildrop *m)
+{
+    return maildrop_commit(m, (int64_t[]){1, 2}, 2, (int64_t[]){2, 4, 5}, 3, DAY);
+}
+
+static enum store_outcome quit_for_good(struct maildrop *m)
+{
+    return maildrop_commit(m, (int64_t[]){1, 2}, 2, (int64_t[]){2, 4, 5}, 3, 0);
+}
+
+static enum store_outcome checkpoint(struct maildrop *m)
+{
+    assert_int_equal(lock_acquire(m->lock_fd, MAILDROP_LOCK_WRITE, 0), STORE_OK);
+    handle_checkpoint(m);
+    lock_release(m->lock_fd, MAILDROP_LOCK_WRITE);
+    return STORE_OK;
+}
+
+/* The second of three is refused, which undoes it alone. */
+static enum store_outcome import(struct maildrop *m)
+{
+    const unsigned char key[MANAGE_KEY_SIZE] = "a key";
+    enum store_outcome outcome = maildrop_batch_begin(m), third;
+    struct test_text text = {.octets = "text\n", .size = 5, .fail_at = 1, .step = 1};
+
+    if (outcome != STORE_OK)
+        return outcome;
+    outcome = witness_deliver(m, 102, 50000, NULL);
+    maildrop_deliver(m, &(struct maildrop_delivery){0}, test_text_read, &text, NULL);
+    third = witness_deliver(m, 103, 3000, NULL);
+    if (outcome == STORE_OK)
+        outcome = third;
+    if (outcome == STORE_OK)
+        outcome = manage_note_import(m, key, true);
+    third = maildrop_batch_end(m, outcome == STORE_OK);
+    return outcome == STORE_OK ? third : outcome;
+}
+
+static enum store_outcome expire(struct maildrop *m)
+{
+    uint64_t removed;
+
+    return maildrop_expire(m, DAY, 0, &removed);
+}
+
+/* Changes nothing that a session sees. */
+static enum store_outcome purge(struct maildrop *m)
+{
+    uint64_t removed;
+
+    return maildrop_purge(m, 0, &removed);
+}
+
+static enum store_outcome compact(struct maildrop *m)
+{
+    uint64_t left = 1;
+    enum store_outcome outcome = STORE_OK;
+
+    while (outcome == STORE_OK && left > 0)
+        outcome = manage_compact_some(m, &left);
+    return outcome;
+}
+
+static enum store_outcome restore(struct maildrop *m)
+{
+    return manage_undelete(m, (int64_t[]){3, 6}, 2);
+}
+
+static enum store_outcome login(struct maildrop *m)
+{
+    uint64_t wait;
+
+    return maildrop_login(m, 60, &wait);
+}
+
+/* Opening reads; it recovers, cleans up a large WAL, and brings an old schema up to date. */
+static enum store_outcome open_it(struct maildrop *m)
+{
+    struct maildrop *opened = NULL;
+    const enum store_outcome outcome = test_drop_try(&drop, &opened);
+
+    assert_null(m);
+    maildrop_close(opened);
+    return outcome;
+}
+
+/* Which maildrop it is tried on. */
+enum basis { FILLED, OLD_SCHEMA, LARGE_WAL, BASES };
+static struct image bases[BASES];
+
+static const struct scenario {
+    const char *name;
+    change *change;
+    enum basis basis;
+    bool opens;
+} scenarios[] = {
+    {"a small delivery", deliver_small, FILLED, false},
+    {"a large delivery", deliver_large, FILLED, false},
+    {"QUIT, deletions can be undone", quit_keeping, FILLED, false},
+    {"QUIT, deletions for good", quit_for_good, FILLED, false},
+    {"a checkpoint", checkpoint, FILLED, false},
+    {"an import", import, FILLED, false},
+    {"expiry", expire, FILLED, false},
+    {"a purge", purge, FILLED, false},
+    {"compaction", compact, FILLED, false},
+    {"undeletion", restore, FILLED, false},
+    {"a login that is noted", login, FILLED, false},
+    {"an opening", open_it, FILLED, true},
+    {"an opening with a large WAL", open_it, LARGE_WAL, true},
+    {"an upgrade", open_it, OLD_SCHEMA, true},
+};
+
+static const struct way {
+    const char *name;
+    enum disk_call call;
+    int error;
+} ways[] = {
+    {"write: I/O error", DISK_WRITE, EIO},       {"write: disk full", DISK_WRITE, ENOSPC},
+    {"write: over quota", DISK_WRITE, EDQUOT},   {"write: cut short", DISK_WRITE, 0},
+    {"sync: I/O error", DISK_SYNC, EIO},         {"sync: disk full", DISK_SYNC, ENOSPC},
+    {"truncate: I/O error", DISK_TRUNCATE, EIO}, {"read: I/O error", DISK_READ, EIO},
+    {"read: cut short", DISK_READ, 0},
+};
+
+/* What a session sees after the maildrop was opened once more; false if that was not possible. */
+static void look_again(struct witness *w, const char *what)
+{
+    struct maildrop *m = NULL;
+    enum store_outcome outcome = test_drop_try(&drop, &m);
+
+    if (outcome != STORE_OK)
+        fail_msg("%s: then the maildrop opens no more: %s: %s", what,
+                 maildrop_outcome_name(outcome), maildrop_error(NULL));
+    if ((outcome = witness_look(m, w)) != STORE_OK)
+        fail_msg("%s: then it cannot be read: %s: %s", what, maildrop_outcome_name(outcome),
+                 maildrop_error(m));
+    if (!witness_check(m))
+        fail_msg("%s: then the check finds damage", what);
+    maildrop_close(m);
+}
+
+/* The handle itself shows nothing of what it refused. */
+static void look_at_once(struct maildrop *m, enum store_outcome outcome,
+                         const struct witness *before, const char *what)
+{
+    static struct witness now;
+
+    if (outcome == STORE_OK || witness_look(m, &now) != STORE_OK)
+        return;
+    if (!witness_same(&now, before))
+        fail_msg("%s: %s, but it is seen", what, maildrop_outcome_name(outcome));
+}
+
+/* The call to fail after this one. */
+static unsigned next_call(unsigned nth)
+{
+    const char *all = getenv("LONG");
+
+    return nth + 1 + (all && strcmp(all, "1") == 0 ? 0 : nth / 6);
+}
+
+/* Try it with one fault; whether that was met. `after` is what success looks like. */
+static bool try(const struct scenario *scenario, const struct disk_fault *fault,
+                const struct witness *before, const struct witness *after, const char *what)
+{
+    static struct witness now;
+    struct maildrop *m = NULL;
+    enum store_outcome outcome;
+    bool met;
+
+    image_put(&bases[scenario->basis], &drop);
+    if (!scenario->opens) {
+        m = test_drop_open(&drop);
+        m->patience_ms = 50;
+    }
+    disk_set_seed(SEED); /* the same UIDLs every time */
+    disk_fail(fault);
+    outcome = scenario->change(m);
+    if (!fault->for_ever)
+        disk_fail(NULL);
+    if (m)
+        look_at_once(m, outcome, before, what);
+    maildrop_close(m);
+    disk_fail(NULL);
+    met = disk_failed();
+    if (!met && outcome != STORE_OK)
+        fail_msg("%s: %s without a fault", what, maildrop_outcome_name(outcome));
+    look_again(&now, what);
+    if (!witness_same(&now, after) && (outcome == STORE_OK || !witness_same(&now, before)))
+        fail_msg("%s: %s, but it is %s", what, maildrop_outcome_name(outcome),
+                 witness_same(&now, before) ? "undone" : "done in part");
+    /* Only a failed sync leaves the outcome open. */
+    if (outcome != STORE_OK && outcome != STORE_IO && !witness_same(&now, before))
+        fail_msg("%s: %s, but it is done", what, maildrop_outcome_name(outcome));
+    return met;
+}
+
+static void try_scenario(const struct scenario *scenario)
+{
+    static struct witness before, after;
+    struct disk_fault none = {.call = DISK_CALLS};
+    char what[200];
+    unsigned tried = 0;
+
+    image_put(&bases[scenario->basis], &drop);
+    look_again(&before, scenario->name);
+    image_put(&bases[scenario->basis], &drop);
+    if (!scenario->opens) {
+        struct maildrop *m = test_drop_open(&drop);
+
+        disk_set_seed(SEED);
+        assert_int_equal(scenario->change(m), STORE_OK);
+        maildrop_close(m);
+        look_again(&after, scenario->name);
+    } else {
+        after = before;
+    }
+    assert_false(try(scenario, &none, &before, &after, scenario->name));
+
+    for (size_t way = 0; way < sizeof(ways) / sizeof(ways[0]); way++) {
+        for (int for_ever = 0; for_ever <= (ways[way].error != 0); for_ever++) {
+            struct disk_fault fault = {ways[way].call, 1, for_ever, ways[way].error};
+
+            for (bool met = true; met && fault.nth < LIMIT; fault.nth = next_call(fault.nth)) {
+                snprintf(what, sizeof(what), "%s, %s at call %u%s", scenario->name, ways[way].name,
+                         fault.nth, for_ever ? " and later" : "");
+                met = try(scenario, &fault, &before, &after, what);
+                tried++;
+            }
+        }
+    }
+    printf("%s: %u faults\n", scenario->name, tried);
+}
+
+static void test_every_fault(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < sizeof(scenarios) / sizeof(scenarios[0]); i++)
+        try_scenario(&scenarios[i]);
+}
+
+/* Eight messages, two of them old, two deleted; some of it still in the WAL. */
+static void fill(struct maildrop *m)
+{
+    struct test_text text = {.octets = "old\n", .size = 4};
+
+    for (int i = 0; i < 6; i++)
+        assert_int_equal(witness_deliver(m, (uint64_t)i, 500 + 20000 * (size_t)i, NULL), STORE_OK);
+    for (int i = 0; i < 2; i++) {
+        text.position = 0;
+        assert_int_equal(maildrop_deliver(m, &(struct maildrop_delivery){.received = NOW - 2 * DAY},
+                                          test_text_read, &text, NULL),
+                         STORE_OK);
+    }
+    assert_int_equal(maildrop_commit(m, NULL, 0, (int64_t[]){3, 6}, 2, 10), STORE_OK);
+    assert_int_equal(witness_deliver(m, 9, 2000, NULL), STORE_OK);
+}
+
+static int enter(void **state)
+{
+    struct maildrop *m;
+
+    (void)state;
+    test_drop_make(&drop);
+    m = test_drop_open(&drop);
+    fill(m);
+    maildrop_close(m);
+    image_take(&drop, &bases[FILLED]);
+
+    test_outside(&drop, "DROP TABLE setting; DROP TABLE imported; PRAGMA user_version=65536");
+    image_take(&drop, &bases[OLD_SCHEMA]);
+
+    image_put(&bases[FILLED], &drop);
+    m = test_drop_open(&drop);
+    m->wal_frames = -100000; /* no checkpoint at its commit */
+    assert_int_equal(maildrop_batch_begin(m), STORE_OK);
+    assert_int_equal(witness_deliver(m, 10, 2500000, NULL), STORE_OK);
+    sqlite3_wal_hook(m->db, NULL, NULL);
+    assert_int_equal(maildrop_batch_end(m, true), STORE_OK);
+    maildrop_close(m);
+    assert_true(test_drop_file_size(&drop, MAILDROP_WAL) > 2 << 20);
+    image_take(&drop, &bases[LARGE_WAL]);
+    return 0;
+}
+
+static int leave(void **state)
+{
+    (void)state;
+    for (unsigned i = 0; i < BASES; i++)
+        image_free(&bases[i]);
+    test_drop_remove(&drop);
+    return 0;
+}
+
+int main(int argc, char **argv)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_every_fault),
+    };
+
+    if (argc == 4 && strcmp(argv[1], "outside") == 0)
+        return test_outside_sqlite(argv[2], argv[3]);
+    if (maildrop_library_init(true) != STORE_OK)
+        return 1;
+    disk_install();
+    disk_set_clock(NOW);
+    return cmocka_run_group_tests(tests, enter, leave);
+}

@@ -1,0 +1,377 @@
+/*
+ * test_power_cuts.c - the power goes at any step of what the store does, and of the making of a
+ * maildrop: what was not synced is lost, kept or torn.
+ *
+ * After each cut the maildrop opens by plain recovery and shows one of two states: the last that
+ * was acknowledged, or the one whose change was under way. A run is a chain of lives, each of which
+ * begins with what the cut before it left; its seed repeats it:
+ *
+ *     CUT_SEED=n build/tests/test_power_cuts     CUTS=n: how many      LONG=1: 100,000
+ */
+#include "auth/grant.h"
+#include "daemon/base.h"
+#include "store/handle.h"
+#include "store/manage.h"
+#include "tests/faults/disk.h"
+#include "tests/faults/witness.h"
+#include <dirent.h>
+#include <errno.h>
+#include <ftw.h>
+#include <pwd.h>
+
+enum {
+    NOW = 1000000000,
+    LIVES = 6,
+    CHANGES = 8, /* of one life */
+    CUTS_OF_LIFE = 40,
+    SHORT_RUN = 2500,
+    LONG_RUN = 100000,
+};
+
+static struct test_drop drop, after_cut;
+static struct witness states[CHANGES + 1]; /* of the life under way, by number of changes */
+static unsigned cuts_done;
+
+/* What is said when something is wrong, so that it can be had again. */
+static struct {
+    uint64_t seed;
+    int life;
+    size_t step;
+    uint64_t cut;
+} at;
+
+#define FAIL(format, ...)                                                                          \
+    fail_msg("CUT_SEED=%llu, life %d, cut %llu before step %zu: " format,                          \
+             (unsigned long long)at.seed, at.life, (unsigned long long)at.cut, at.step,            \
+             __VA_ARGS__)
+
+static uint64_t number_from(const char *name, uint64_t otherwise)
+{
+    const char *text = getenv(name);
+
+    return text ? strtoull(text, NULL, 10) : otherwise;
+}
+
+static unsigned cuts_wanted(void)
+{
+    const char *text = getenv("LONG");
+
+    return (unsigned)number_from("CUTS", text && strcmp(text, "1") == 0 ? LONG_RUN : SHORT_RUN);
+}
+
+/* Messages of all sizes, most of them small. */
+static size_t some_size(uint64_t *random)
+{
+    static const size_t most[] = {40, 3000, 3000, 9000, 9000, 70000, 200000};
+
+    return disk_random(random) % most[disk_random(random) % 7];
+}
+
+/* Some of what is there, in the order of the list. */
+static size_t choose(uint64_t *random, const struct witness *w, int64_t *ids)
+{
+    const uint64_t of = 1 + disk_random(random) % 6;
+    size_t n = 0;
+
+    for (size_t i = 0; i < w->n; i++) {
+        if (disk_random(random) % of == 0)
+            ids[n++] = w->messages[i].id;
+    }
+    return n;
+}
+
+static enum store_outcome import(struct maildrop *m, uint64_t *random)
+{
+    enum store_outcome outcome = maildrop_batch_begin(m);
+    const bool keep = disk_random(random) % 4 > 0;
+
+    for (uint64_t n = 1 + disk_random(random) % 6; n > 0 && outcome == STORE_OK; n--) {
+        const uint64_t seed = disk_random(random);
+        unsigned char key[MANAGE_KEY_SIZE] = {0};
+
+        memcpy(key, &seed, sizeof(seed));
+        outcome = witness_deliver(m, seed, some_size(random), NULL);
+        if (outcome == STORE_OK)
+            outcome = manage_note_import(m, key, true);
+    }
+    return outcome == STORE_OK ? maildrop_batch_end(m, keep) : outcome;
+}
+
+/* Something that the store does, with success. */
+static enum store_outcome change(struct maildrop *m, uint64_t *random, const struct witness *now)
+{
+    static int64_t retrieved[WITNESS_MESSAGES], deleted[WITNESS_MESSAGES];
+    size_t n_retrieved, n_deleted;
+    uint64_t n;
+
+    switch (disk_random(random) % 8) {
+    case 0:
+        n_retrieved = choose(random, now, retrieved);
+        n_deleted = choose(random, now, deleted);
+        return maildrop_commit(m, retrieved, n_retrieved, deleted, n_deleted,
+                               disk_random(random) % 2 ? 0 : 500);
+    case 1:
+        return import(m, random);
+    case 2:
+        return maildrop_expire(m, 1 + disk_random(random) % 1000, disk_random(random) % 2 ? 0 : 500,
+                               &n);
+    case 3:
+        return maildrop_purge(m, disk_random(random) % 1000, &n);
+    case 4:
+        return manage_compact_some(m, &n);
+    case 5:
+        return maildrop_login(m, 1, &n);
+    default:
+        return witness_deliver(m, disk_random(random), some_size(random), NULL);
+    }
+}
+
+static struct maildrop *open_again(const char *when)
+{
+    struct maildrop *m = NULL;
+    const enum store_outcome outcome = test_drop_try(&drop, &m);
+
+    if (outcome != STORE_OK)
+        FAIL("%s: %s: %s", when, maildrop_outcome_name(outcome), maildrop_error(NULL));
+    return m;
+}
+
+static void look(struct maildrop *m, struct witness *w, const char *when)
+{
+    const enum store_outcome outcome = witness_look(m, w);
+
+    if (outcome != STORE_OK)
+        FAIL("%s: %s: %s", when, maildrop_outcome_name(outcome), maildrop_error(m));
+}
+
+/* Live a life on what is in `drop`, recorded; returns how many steps it had. A change is marked
+ * twice: odd when it begins, even when it is acknowledged. */
+static size_t live(uint64_t *random)
+{
+    struct maildrop *m;
+
+    disk_record(drop.folder);
+    m = open_again("opening");
+    look(m, &states[0], "opening");
+    for (int i = 0; i < CHANGES; i++) {
+        enum store_outcome outcome;
+
+        disk_set_clock(NOW + at.life * 1000 + i * 100);
+        disk_mark(2 * i + 1);
+        outcome = change(m, random, &states[i]);
+        if (outcome != STORE_OK)
+            FAIL("change %d: %s: %s", i, maildrop_outcome_name(outcome), maildrop_error(m));
+        disk_mark(2 * i + 2);
+        look(m, &states[i + 1], "living");
+        if (disk_random(random) % 4 == 0) {
+            maildrop_close(m);
+            m = open_again("opening again");
+        }
+    }
+    maildrop_close(m);
+    return disk_stop();
+}
+
+/* The folder in which a cut's files are put; the shared memory file is whatever it is. */
+static void empty_folder(const struct test_drop *folder)
+{
+    char path[80];
+
+    for (unsigned i = 0; i < MAILDROP_FILES; i++) {
+        test_drop_path(folder, (enum maildrop_file)i, path);
+        unlink(path);
+    }
+}
+
+static void spoil_index(const struct test_drop *folder, uint64_t random)
+{
+    char path[80];
+    static unsigned char octets[32768];
+
+    test_drop_path(folder, MAILDROP_SHM, path);
+    for (size_t i = 0; i < sizeof(octets); i++)
+        octets[i] = (unsigned char)disk_random(&random);
+    if (random % 2)
+        test_write_file(path, octets, random % sizeof(octets));
+}
+
+/* What a cut left must be one of two states, sound, and good for more mail. Works on `after_cut`,
+ * whose files it leaves as recovered. */
+static void judge(void)
+{
+    static struct witness now;
+    const struct test_drop living = drop;
+    const int mark = disk_last_mark(at.step, 0);
+    const struct witness *sure = &states[mark / 2], *may_be = &states[(mark + 1) / 2];
+    struct maildrop *m;
+    int64_t id = 0;
+
+    drop = after_cut;
+    m = open_again("recovery");
+    look(m, &now, "recovery");
+    if (!witness_same(&now, sure) && !witness_same(&now, may_be))
+        FAIL("%zu messages, not as before (%zu) or after (%zu) change %d", now.n, sure->n,
+             may_be->n, mark / 2);
+    if (!witness_check(m))
+        FAIL("%s", "the check finds damage");
+    if (witness_deliver(m, at.cut, 5000, &id) != STORE_OK)
+        FAIL("then nothing can be delivered: %s", maildrop_error(m));
+    if (now.n > 0 && id <= now.messages[now.n - 1].id)
+        FAIL("id %lld is there already", (long long)id);
+    look(m, &now, "after a delivery");
+    maildrop_close(m);
+    drop = living;
+}
+
+static void chain(uint64_t seed)
+{
+    uint64_t random = seed;
+
+    at.seed = seed;
+    disk_set_seed(seed);
+    sqlite3_randomness(0, NULL);
+    test_drop_make(&drop);
+    test_drop_make(&after_cut);
+    for (at.life = 0; at.life < LIVES; at.life++) {
+        const size_t steps = live(&random);
+        struct image left;
+
+        for (int i = 0; i < CUTS_OF_LIFE; i++) {
+            at.cut = disk_random(&random);
+            at.step = disk_random(&random) % (steps + 1);
+            empty_folder(&after_cut);
+            disk_cut(at.step, at.cut, after_cut.folder);
+            spoil_index(&after_cut, at.cut);
+            judge();
+            cuts_done++;
+        }
+        image_take(&after_cut, &left);
+        image_put(&left, &drop);
+        image_free(&left);
+    }
+    test_drop_remove(&after_cut);
+    test_drop_remove(&drop);
+}
+
+static void test_store(void **state)
+{
+    const uint64_t first = number_from("CUT_SEED", 1);
+
+    (void)state;
+    if (getenv("CUT_SEED"))
+        chain(first);
+    for (uint64_t seed = first; !getenv("CUT_SEED") && cuts_done < cuts_wanted(); seed++)
+        chain(seed);
+    printf("%u cuts\n", cuts_done);
+}
+
+/* The making of a maildrop and the first delivery to it. */
+
+static char base_dir[] = "/tmp/poplar-cuts-XXXXXX";
+
+static int remove_one(const char *path, const struct stat *st, int type, struct FTW *walk)
+{
+    (void)st, (void)type, (void)walk;
+    return remove(path);
+}
+
+static void remove_tree(const char *path)
+{
+    nftw(path, remove_one, 16, FTW_DEPTH | FTW_PHYS);
+}
+
+/* Open the maildrop as auth does, below a state directory; NULL if it may not be made. */
+static struct maildrop *open_granted(const char *state_dir, bool create)
+{
+    struct config *config = config_new();
+    struct grant_root *root;
+    struct maildrop *m = NULL;
+    int files[MAILDROP_FILES];
+    char error[600];
+    enum login_outcome outcome;
+
+    assert_true(config_set(config, "server", "", "state_dir", state_dir, error, sizeof(error)));
+    assert_true(config_set(config, "server", "", "store_user", getpwuid(geteuid())->pw_name, error,
+                           sizeof(error)));
+    root = grant_root_open(config, error, sizeof(error));
+    config_free(config);
+    if (!root)
+        FAIL("%s", error);
+    outcome = grant_open(root, "alice", create, true, files, error, sizeof(error));
+    grant_root_close(root);
+    if (outcome == LOGIN_NO_MAILDROP)
+        return NULL;
+    if (outcome != LOGIN_OK)
+        FAIL("%s", error);
+    if (maildrop_open(files, &m) != STORE_OK)
+        FAIL("%s", maildrop_error(NULL));
+    return m;
+}
+
+static void judge_made(const char *state_dir)
+{
+    static struct witness now;
+    const int mark = disk_last_mark(at.step, 0);
+    struct maildrop *m = open_granted(state_dir, mark < 2);
+
+    if (!m)
+        FAIL("a maildrop with %d messages is gone", mark / 2);
+    look(m, &now, "recovery");
+    if (now.n != (size_t)mark / 2 && now.n != (size_t)(mark + 1) / 2)
+        FAIL("%zu messages after mark %d", now.n, mark);
+    if (!witness_check(m) || witness_deliver(m, 1, 100, NULL) != STORE_OK)
+        FAIL("not sound: %s", maildrop_error(m));
+    maildrop_close(m);
+}
+
+static void test_making(void **state)
+{
+    const unsigned wanted = cuts_wanted() / 8;
+    uint64_t random = number_from("CUT_SEED", 1);
+    char living[64], left[64];
+    struct maildrop *m;
+    size_t steps;
+
+    (void)state;
+    at.seed = random;
+    at.life = 0;
+    disk_set_seed(random);
+    assert_non_null(mkdtemp(base_dir));
+    snprintf(living, sizeof(living), "%s/living", base_dir);
+    snprintf(left, sizeof(left), "%s/left", base_dir);
+    assert_int_equal(mkdir(living, 0700), 0);
+    disk_record(living);
+    m = open_granted(living, true);
+    for (int i = 0; i < 2; i++) {
+        disk_mark(2 * i + 1);
+        assert_int_equal(witness_deliver(m, (uint64_t)i, 20000, NULL), STORE_OK);
+        disk_mark(2 * i + 2);
+    }
+    maildrop_close(m);
+    steps = disk_stop();
+    for (unsigned i = 0; i < wanted; i++) {
+        at.cut = disk_random(&random);
+        at.step = i <= steps ? i : disk_random(&random) % (steps + 1);
+        assert_int_equal(mkdir(left, 0700), 0);
+        disk_cut(at.step, at.cut, left);
+        judge_made(left);
+        remove_tree(left);
+    }
+    remove_tree(base_dir);
+    printf("%u cuts, %zu steps\n", wanted, steps);
+}
+
+int main(int argc, char **argv)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_store),
+        cmocka_unit_test(test_making),
+    };
+
+    if (argc == 4 && strcmp(argv[1], "outside") == 0)
+        return test_outside_sqlite(argv[2], argv[3]);
+    if (maildrop_library_init(true) != STORE_OK)
+        return 1;
+    disk_install();
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
