@@ -9,6 +9,7 @@
  */
 #include "daemon/base.h"
 #include "daemon/configfile.h"
+#include "daemon/proto.h"
 
 #include <errno.h>
 #include <getopt.h>
@@ -22,12 +23,12 @@
 #include <sysexits.h>
 #include <unistd.h>
 
-enum { PATIENCE_S = 600, REPLY_MAX = 1024 };
+enum { PATIENCE_S = 600, REPLY_MAX = 1024, SENDER_SIZE = PROTO_RECIPIENT_MAX + 2 };
 
 static const char usage[] =
     "usage: poplar-deliver [-f SENDER] [--config FILE | --socket PATH] USER\n"
     "Put the message on standard input into USER's maildrop.\n"
-    "  -f, --from SENDER  the envelope sender; without it, none (<>)\n"
+    "  -f, --from SENDER  the envelope sender; without it, that of a \"From \" line, or none (<>)\n"
     "  --config FILE      take the socket's path from here, not from " POPLAR_CONFIG "\n"
     "  --socket PATH      poplard's LMTP socket\n"
     "  --version, --help\n";
@@ -152,13 +153,18 @@ static int status_of(const struct server *server, int code)
     return EX_UNAVAILABLE;
 }
 
-static void expect(struct server *server, int expected)
+_Noreturn static void give_up(const struct server *server, int code)
 {
     char seen[REPLY_MAX];
-    int code = hear(server);
     base_escape(seen, sizeof seen, server->reply);
+    fatal(status_of(server, code), "%s", seen);
+}
+
+static void expect(struct server *server, int expected)
+{
+    int code = hear(server);
     if (code / 100 != expected)
-        fatal(status_of(server, code), "%s", seen);
+        give_up(server, code);
 }
 
 static bool has_high_bit(const char *text)
@@ -203,25 +209,74 @@ static void put_path(FILE *out, const char *address)
     fputc('>', out);
 }
 
-static void begin(struct server *server, const struct options *options)
+static int say_sender(struct server *server, const char *sender, bool utf8)
 {
-    const char *sender = options->sender ? options->sender : "";
+    fputs("MAIL FROM:", server->out);
+    put_path(server->out, sender);
+    fprintf(server->out, " BODY=8BITMIME%s\r\n", utf8 ? " SMTPUTF8" : "");
+    return hear(server);
+}
+
+/* `found` is the sender as a "From " line has it: one that is no address is no reason to send the
+ * message back to it. */
+static void begin(struct server *server, const struct options *options, const char *found)
+{
+    const char *sender = options->sender ? options->sender : found;
+    bool utf8 = has_high_bit(sender) || has_high_bit(options->user);
     if (has_control(sender) || has_control(options->user) || !*options->user)
         fatal(EX_DATAERR, "an address with control characters, or none");
     expect(server, 2);
     fputs("LHLO localhost\r\n", server->out);
     expect(server, 2);
-    fputs("MAIL FROM:", server->out);
-    put_path(server->out, sender);
-    fprintf(server->out, " BODY=8BITMIME%s\r\n",
-            has_high_bit(sender) || has_high_bit(options->user) ? " SMTPUTF8" : "");
-    expect(server, 2);
+    int code = say_sender(server, sender, utf8);
+    if (code / 100 == 5 && sender == found && *found)
+        code = say_sender(server, "", utf8);
+    if (code / 100 != 2)
+        give_up(server, code);
     fputs("RCPT TO:", server->out);
     put_path(server->out, options->user);
     fputs("\r\n", server->out);
     expect(server, 2);
     fputs("DATA\r\n", server->out);
     expect(server, 3);
+}
+
+/* Programs that keep mail in mbox files put a "From " line first, which is none of the message. */
+static const char mbox_from[] = "From ";
+
+/* The rest of such a line: the envelope sender up to the first blank outside quotes, or a word for
+ * none; then a date. */
+static void take_sender(char sender[SENDER_SIZE])
+{
+    bool quoted = false, ended = false;
+    size_t n = 0;
+    int c;
+    while ((c = getchar()) != '\n' && c != EOF) {
+        ended |= c == '\r' || (c == ' ' && !quoted) || n == SENDER_SIZE - 1;
+        if (ended)
+            continue;
+        quoted ^= c == '"' && (n == 0 || sender[n - 1] != '\\');
+        sender[n++] = (char)c;
+    }
+    bool whole = n <= PROTO_RECIPIENT_MAX && !quoted;
+    sender[whole ? n : 0] = '\0';
+    if (strlen(sender) < n || has_control(sender) || strcmp(sender, "MAILER-DAEMON") == 0)
+        sender[0] = '\0';
+}
+
+/* Use up a "From " line, or what looks like the beginning of one: octets of that. */
+static size_t skip_mbox_line(char sender[SENDER_SIZE])
+{
+    size_t same = 0;
+    int c;
+    sender[0] = '\0';
+    while ((c = getchar()) == mbox_from[same])
+        if (++same == strlen(mbox_from)) {
+            take_sender(sender);
+            return 0;
+        }
+    ungetc(c, stdin);
+    return same;
 }
 
 /* The message on its way out, an octet at a time. */
@@ -240,31 +295,13 @@ static void put_octet(struct copy *copy, int c)
     copy->last = c;
 }
 
-/* Programs that keep mail in mbox files put a "From " line first, which is none of the message. */
-static void skip_mbox_line(struct copy *copy)
-{
-    static const char from[] = "From ";
-    size_t same = 0;
-    int c;
-    while ((c = getchar()) == from[same])
-        if (++same == strlen(from)) {
-            do
-                c = getchar();
-            while (c != '\n' && c != EOF);
-            return;
-        }
-    for (size_t i = 0; i < same; i++)
-        put_octet(copy, from[i]);
-    if (c != EOF)
-        put_octet(copy, c);
-}
-
 /* Line ends become CR LF, dots at the beginning of lines double (RFC 5321 section 4.5.2). */
-static void send_message(struct server *server)
+static void send_message(struct server *server, size_t already)
 {
     struct copy copy = {server->out, '\n'};
     int c;
-    skip_mbox_line(&copy);
+    for (size_t i = 0; i < already; i++)
+        put_octet(&copy, mbox_from[i]);
     while (!ferror(server->out) && (c = getc_unlocked(stdin)) != EOF)
         put_octet(&copy, c);
     if (ferror(stdin))
@@ -283,13 +320,15 @@ int main(int argc, char **argv)
 {
     struct options options = {0};
     struct server server;
+    char sender[SENDER_SIZE];
     parse_options(argc, argv, &options);
     signal(SIGPIPE, SIG_IGN);
     char *path = find_socket(&options);
+    size_t already = skip_mbox_line(sender);
     connect_to(&server, path);
     free(path);
-    begin(&server, &options);
-    send_message(&server);
+    begin(&server, &options, sender);
+    send_message(&server, already);
     fclose(server.in);
     fclose(server.out);
     return EX_OK;

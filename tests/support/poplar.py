@@ -41,14 +41,15 @@ def on_the_wire(octets):
 
 
 def wait_until(condition, what, seconds=20):
-    """Poll until the condition gives something true; that is returned."""
+    """Poll until the condition gives something true; that is returned. `what` is words, or gives
+    them once they are needed."""
     deadline = time.monotonic() + seconds
     while True:
         result = condition()
         if result:
             return result
         if time.monotonic() > deadline:
-            raise AssertionError(f"waited {seconds} s in vain: {what}")
+            raise AssertionError(f"waited {seconds} s in vain: {what() if callable(what) else what}")
         time.sleep(0.01)
 
 

@@ -44,7 +44,7 @@ class Tree:
             self.mount("-t", "tmpfs", "-o", "mode=0755", "tmpfs", target=target)
             subprocess.run(["cp", "-a", f"{TREES / name}{path}/.", target], check=True)
         (self.root / "tmp").chmod(0o1777)
-        for log in (self.root / "var/log").glob("*"):  # of its making
+        for log in (self.root / "var/log").rglob("*"):  # of its making
             if log.is_file():
                 log.unlink()
 
@@ -123,7 +123,7 @@ class Tree:
 
     def logs(self):
         return "".join(path.read_text(errors="replace")
-                       for path in sorted((self.root / "var/log").glob("*")) if path.is_file())
+                       for path in sorted((self.root / "var/log").rglob("*")) if path.is_file())
 
     def inside(self):
         """The processes that have the tree, or a part of it, for their root."""

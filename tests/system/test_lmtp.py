@@ -779,6 +779,27 @@ def test_pipe(start):
     assert messages[3].startswith(b"Return-Path: <>\r\n")
 
 
+@pytest.mark.parametrize("line, sender", {
+    b"From x@y.example Sat Nov 21 12:00:00 2026": b"x@y.example",
+    b"From x": b"x", b"From MAILER-DAEMON Sat Nov 21 12:00:00 2026": b"", b"From  x@y.example": b"",
+    b'From "x \\" y"@z.example Sat': b'"x \\" y"@z.example', b'From "x y': b"",
+    b"From x@y.example\r": b"x@y.example", b"From x\0@y.example": b"", b"From x@(": b"",
+    b"From " + b"x" * 320: b"x" * 320, b"From " + b"x" * 321: b"",
+    "From é@y.example Sat".encode(): "é@y.example".encode(), b"From \xe9@y.example Sat": b"",
+}.items(), ids=lambda octets: repr(octets)[:30])
+def test_pipe_sender(unix, line, sender):
+    """Without -f the "From " line tells the envelope sender, if it is one; with it, nothing."""
+    for more, wanted in (([], sender), (["-f", "a@b.example"], b"a@b.example")):
+        assert deliver(unix, *more, "bob", message=line + b"\nSubject: x\n\n").returncode == 0
+        with session(unix, "bob") as raw:
+            raw.ask(b"UTF8")
+            assert raw.ask(b"RETR 1").startswith(b"+OK")
+            message = b"".join(raw.multi())
+            raw.ask(b"DELE 1")
+        assert message.startswith(b"Return-Path: <" + wanted + b">\r\n")
+        assert body(message) == b"Subject: x\r\n\r\n"
+
+
 @pytest.mark.parametrize("text", [b"", b"F", b"From", b"From ", b"From x", b"\n", b".", b".\n",
                                   b"Fro\n", b"FrFrom \n", b"a\r\nb\r\n", b"a\rb", b"\r"])
 def test_pipe_small(unix, text):
