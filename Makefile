@@ -48,6 +48,7 @@ PROGRAMS := poplard poplar-auth poplar-worker poplarctl poplar-deliver
 UNIT := $(patsubst tests/unit/%.c,$(B)/tests/%,$(wildcard tests/unit/test_*.c))
 FAULTS := $(patsubst tests/faults/%.c,$(B)/tests/%,$(wildcard tests/faults/test_*.c))
 FAULTS_O := $(patsubst %.c,$(B)/%.o,$(filter-out tests/faults/test_%,$(wildcard tests/faults/*.c)))
+INSIDE_O := $(B)/tests/support/inside.o
 MODULES := $(patsubst tests/support/%.c,$(B)/tests/%.so,$(wildcard tests/support/pam_*.c))
 
 all: $(PROGRAMS:%=$(B)/%)
@@ -96,12 +97,13 @@ $(B)/tests/test_%: $(B)/tests/unit/test_%.o $(MASTER_O) $(CONFIGFILE_O) $(CTL_O)
 	$(call say,$@)
 	$(Q)$(link) -o $@ $^ -lcmocka -lsystemd -linih -ljansson -lpam -lssl -lcrypto -lsqlite3 -lseccomp -lidn
 
-# Over a disk that fails and loses what was not synced.
-$(FAULTS): $(B)/tests/%: $(B)/tests/faults/%.o $(FAULTS_O) $(CTL_O) $(STORE_O) $(B)/auth/grant.o \
-		$(B)/auth/canonical.o $(TEMPLATE_O) $(CONFIGFILE_O) $(B)/daemon/privileges.o $(FLOOR_O)
+# Over a disk that fails and loses what was not synced, and without memory.
+$(FAULTS): $(B)/tests/%: $(B)/tests/faults/%.o $(FAULTS_O) $(INSIDE_O) $(CTL_O) $(AUTH_O) $(WORKER_O) \
+		$(STORE_O) $(TEMPLATE_O) $(CONFIGFILE_O) $(CHILD_O) $(FLOOR_O)
 	@mkdir -p $(@D)
 	$(call say,$@)
-	$(Q)$(link) -o $@ $^ -lcmocka -linih -ljansson -lcrypto -lsqlite3
+	$(Q)$(link) -o $@ $^ -lcmocka -linih -ljansson -lpam -lssl -lcrypto -lsqlite3 -lseccomp -lidn
+$(B)/tests/test_no_memory: LDFLAGS += $(foreach f,malloc calloc realloc reallocarray strdup free,-Wl,--wrap=$(f))
 
 # Conversation files against a real worker.
 $(B)/tests/converse: $(patsubst %.c,$(B)/%.o,$(wildcard tests/protocol/*.c)) $(WORKER_O) $(STORE_O) \

@@ -1,0 +1,294 @@
+/*
+ * test_no_memory.c - the nth allocation fails, once and from then on, over a whole POP3 session and
+ * a delivery by LMTP: the session may end, but in order, with nothing lost, done in part or leaked.
+ * (Without LONG=1 in the environment, not every one of the later allocations.)
+ *
+ * The linker puts the functions here in the place of the product's calls of malloc() and its kin;
+ * SQLite has a hook for the same. Both count what is not given back.
+ */
+#include "tests/faults/disk.h"
+#include "tests/faults/witness.h"
+#include "tests/support/inside.h"
+#include <errno.h>
+#include <malloc.h>
+
+static struct {
+    bool armed, for_ever, met;
+    unsigned nth, count;
+    int live;
+} memory;
+
+void *__real_malloc(size_t size);
+void *__real_calloc(size_t n, size_t size);
+void *__real_realloc(void *old, size_t size);
+void __real_free(void *block);
+void *__wrap_malloc(size_t size);
+void *__wrap_calloc(size_t n, size_t size);
+void *__wrap_realloc(void *old, size_t size);
+void *__wrap_reallocarray(void *old, size_t n, size_t size);
+char *__wrap_strdup(const char *text);
+void __wrap_free(void *block);
+
+static bool is_refused(void)
+{
+    if (!memory.armed)
+        return false;
+    memory.count++;
+    if (memory.count != memory.nth && !(memory.for_ever && memory.count > memory.nth))
+        return false;
+    memory.met = true;
+    errno = ENOMEM;
+    return true;
+}
+
+static void *counted(void *block)
+{
+    memory.live += block != NULL;
+    return block;
+}
+
+void *__wrap_malloc(size_t size)
+{
+    return is_refused() ? NULL : counted(__real_malloc(size));
+}
+
+void *__wrap_calloc(size_t n, size_t size)
+{
+    return is_refused() ? NULL : counted(__real_calloc(n, size));
+}
+
+void *__wrap_realloc(void *old, size_t size)
+{
+    void *block;
+
+    if (is_refused())
+        return NULL;
+    block = __real_realloc(old, size);
+    return old ? block : counted(block);
+}
+
+void *__wrap_reallocarray(void *old, size_t n, size_t size)
+{
+    return __wrap_realloc(old, n * size);
+}
+
+char *__wrap_strdup(const char *text)
+{
+    char *copy = __wrap_malloc(strlen(text) + 1);
+
+    return copy ? strcpy(copy, text) : NULL;
+}
+
+void __wrap_free(void *block)
+{
+    memory.live -= block != NULL;
+    __real_free(block);
+}
+
+static void *sqlite_malloc(int size)
+{
+    return __wrap_malloc((size_t)size);
+}
+
+static void *sqlite_realloc(void *block, int size)
+{
+    return __wrap_realloc(block, (size_t)size);
+}
+
+static int sqlite_size(void *block)
+{
+    return (int)malloc_usable_size(block);
+}
+
+static int sqlite_roundup(int size)
+{
+    return (size + 7) & ~7;
+}
+
+static int sqlite_init(void *context)
+{
+    (void)context;
+    return SQLITE_OK;
+}
+
+static void sqlite_shutdown(void *context)
+{
+    (void)context;
+}
+
+static struct inside_result result;
+static struct witness before, now;
+static struct test_drop drop;
+
+static const struct inside_world client = {.door = DOOR_POP3, .peer = "192.0.2.1:1024"};
+static const struct inside_world sender = {.door = DOOR_LMTP, .peer = "uid 0"};
+
+static const char session[] =
+    "CAPA\r\nUSER alice\r\nPASS secret\r\nSTAT\r\nLIST\r\nUIDL\r\nTOP 1 3\r\n"
+    "RETR 1\r\nRETR 2\r\nLAST\r\nDELE 1\r\nDELE 3\r\nQUIT\r\n";
+static char *delivery; /* a dialogue with a large message whose header is in UTF-8 */
+
+static void look_again(const char *what)
+{
+    struct maildrop *m = NULL;
+    enum store_outcome outcome = test_drop_try(&drop, &m);
+
+    if (outcome != STORE_OK)
+        fail_msg("%s: then the maildrop opens no more: %s", what, maildrop_error(NULL));
+    if ((outcome = witness_look(m, &now)) != STORE_OK || !witness_check(m))
+        fail_msg("%s: then it is not sound: %s", what, maildrop_error(m));
+    maildrop_close(m);
+}
+
+/* Serve with the nth allocation failing; whether it was met. */
+static bool serve(const struct inside_world *world, const char *said, unsigned nth, bool for_ever,
+                  const char *what)
+{
+    const int live = memory.live;
+
+    inside_restore();
+    memory.nth = nth;
+    memory.for_ever = for_ever;
+    memory.count = 0;
+    memory.met = false;
+    memory.armed = true;
+    inside_serve(world, said, strlen(said), &result);
+    memory.armed = false;
+    if (memory.live > live)
+        fail_msg("%s: %d blocks leaked", what, memory.live - live);
+    look_again(what);
+    return memory.met;
+}
+
+/* What was answered to the last command; "" if nothing was. */
+static const char *last_line(void)
+{
+    const char *at = result.output + strlen(result.output);
+
+    if (at > result.output)
+        at--;
+    while (at > result.output && at[-1] != '\n')
+        at--;
+    return at;
+}
+
+static bool all_there(size_t from)
+{
+    for (size_t i = 0; i < from; i++)
+        if (i >= now.n || now.messages[i].id != before.messages[i].id ||
+            now.messages[i].digest != before.messages[i].digest)
+            return false;
+    return true;
+}
+
+static bool try_session(unsigned nth, bool for_ever)
+{
+    char what[100];
+    bool met;
+
+    snprintf(what, sizeof(what), "session, allocation %u%s", nth, for_ever ? " and later" : "");
+    met = serve(&client, session, nth, for_ever, what);
+    if (result.end == END_QUIT && strncmp(last_line(), "+OK", 3) == 0 && result.deleted == 2) {
+        if (now.n != before.n - 2 || now.messages[0].id != before.messages[1].id)
+            fail_msg("%s: QUIT was acknowledged, %zu messages of %zu are there", what, now.n,
+                     before.n);
+    } else if (now.n != before.n || !all_there(before.n)) {
+        fail_msg("%s: %zu messages of %zu without an acknowledgement", what, now.n, before.n);
+    }
+    if (!met && result.deleted != 2)
+        fail_msg("%s: failed by itself: %s", what, result.output);
+    return met;
+}
+
+static bool try_delivery(unsigned nth, bool for_ever)
+{
+    char what[100];
+    bool met, taken;
+
+    snprintf(what, sizeof(what), "delivery, allocation %u%s", nth, for_ever ? " and later" : "");
+    met = serve(&sender, delivery, nth, for_ever, what);
+    taken = strstr(result.output, "\r\n250 2.1.5 ") && strstr(result.output, "\r\n250 2.0.0 ") &&
+            !strstr(result.output, "\r\n451 ") && !strstr(result.output, "\r\n452 ");
+    if (now.n != before.n + taken || !all_there(before.n))
+        fail_msg("%s: %zu messages after %zu, and this was said: %s", what, now.n, before.n,
+                 result.output);
+    if (!met && !taken)
+        fail_msg("%s: failed by itself: %s", what, result.output);
+    return met;
+}
+
+static void try_all(bool (*try)(unsigned nth, bool for_ever))
+{
+    const char *long_run = getenv("LONG");
+    const bool all = long_run && strcmp(long_run, "1") == 0;
+    unsigned tried = 0;
+
+    for (int for_ever = 0; for_ever < 2; for_ever++) {
+        unsigned nth = 1;
+
+        for (; try(nth, for_ever); nth += 1 + (all ? 0 : nth / 40))
+            tried++;
+        assert_true(nth > 20);
+    }
+    printf("%u allocations failed\n", tried);
+}
+
+static void test_session(void **state)
+{
+    (void)state;
+    try_all(try_session);
+}
+
+static void test_delivery(void **state)
+{
+    (void)state;
+    try_all(try_delivery);
+}
+
+static int enter(void **state)
+{
+    static const char utf8[] =
+        "Subject: h\xc3\xa9\r\nFrom: h\xc3\xa9 <a@example.org>\r\n\r\nbody\r\n";
+    char *text = witness_text(1, 150000);
+
+    (void)state;
+    inside_begin((const char *[]){"tls.required=no", "store.undelete_for=0", NULL});
+    snprintf(drop.folder, sizeof(drop.folder), "%s", inside_folder());
+    inside_deliver(text, strlen(text));
+    inside_deliver(utf8, sizeof(utf8) - 1);
+    inside_deliver("three\n", 6);
+    inside_deliver("four\n", 5);
+    delivery = malloc(strlen(text) + 1000);
+    sprintf(delivery,
+            "LHLO example.org\r\nMAIL FROM:<bob@example.org> SMTPUTF8\r\nRCPT TO:<alice>\r\n"
+            "DATA\r\n%.*s%s.\r\nQUIT\r\n",
+            (int)sizeof(utf8) - 7, utf8, text);
+    free(text);
+    disk_install();
+    look_again("at first");
+    before = now;
+    return 0;
+}
+
+static int leave(void **state)
+{
+    (void)state;
+    inside_finish();
+    free(delivery);
+    return 0;
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_session),
+        cmocka_unit_test(test_delivery),
+    };
+    static const sqlite3_mem_methods methods = {
+        sqlite_malloc,  __wrap_free, sqlite_realloc,  sqlite_size,
+        sqlite_roundup, sqlite_init, sqlite_shutdown, NULL};
+
+    if (sqlite3_config(SQLITE_CONFIG_MALLOC, &methods) != SQLITE_OK)
+        return 1;
+    return cmocka_run_group_tests(tests, enter, leave);
+}
