@@ -138,8 +138,9 @@ check: deps-build deps-check $(if $(filter 1,$(LONG)),deps-long)
 
 tests: all $(UNIT) $(FAULTS) $(MODULES) $(B)/tests/converse $(B)/tests/rogue
 
-# Servers that tests put in front of Poplar, or move in from, each in a tree of its own: where one
-# cannot be made, its tests are skipped.
+# Servers that tests put in front of Poplar, or move in from, each in a tree of its own, and trees
+# that Poplar runs in itself: where one cannot be made, its tests are skipped.
+runtime := libinih1 libsqlite3-0 libseccomp2 libssl3 libidn12 libjansson4 libsystemd0 libpam-modules
 trees:
 	@tests/support/tree.sh haproxy haproxy >/dev/null || true
 	@tests/support/tree.sh nginx nginx libnginx-mod-mail >/dev/null || true
@@ -149,6 +150,9 @@ trees:
 	@tests/support/tree.sh courier courier-pop >/dev/null || true
 	@tests/support/tree.sh popa3d popa3d >/dev/null || true
 	@tests/support/tree.sh cyrus cyrus-pop3d >/dev/null || true
+	@tests/support/tree.sh runtime $(runtime) >/dev/null || true
+	@tests/support/tree.sh sssd sssd-common sssd-proxy libpam-sss libnss-sss libnss-extrausers \
+		libpam-pwdfile $(runtime) >/dev/null || true
 
 unit: $(UNIT) $(FAULTS)
 	@set -e; for t in $(UNIT) $(FAULTS); do $$t; done

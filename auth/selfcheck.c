@@ -107,29 +107,35 @@ bool selfcheck_same_fds(const struct selfcheck *self)
     return true;
 }
 
-static bool is_name_service(int fd)
+/* What a client of a name service keeps: to be asked, and without a way to change anything. */
+static bool is_kept(int fd)
 {
     int domain = 0;
     socklen_t size = sizeof domain;
-    return getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &size) == 0 && domain == AF_UNIX &&
-           fcntl(fd, F_GETFD) & FD_CLOEXEC;
+    struct stat st;
+    if ((fcntl(fd, F_GETFD) & FD_CLOEXEC) == 0)
+        return false;
+    if (getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &size) == 0)
+        return domain == AF_UNIX;
+    return fstat(fd, &st) == 0 && S_ISREG(st.st_mode) &&
+           (fcntl(fd, F_GETFL) & O_ACCMODE) == O_RDONLY;
 }
 
-/* The first descriptor that was opened, closed or replaced; -1 if none was. */
+/* The first descriptor that was closed or replaced, or opened by who knows whom; -1 if none was. */
 static int find_fd(const struct selfcheck *then, const struct selfcheck *now)
 {
-    for (size_t i = 0; i < then->n_fds || i < now->n_fds; i++) {
-        if (i >= then->n_fds)
-            return now->fds[i].fd;
-        if (i >= now->n_fds)
-            return then->fds[i].fd;
-        const struct selfcheck_fd *a = &then->fds[i], *b = &now->fds[i];
-        if (a->fd != b->fd)
-            return a->fd < b->fd ? a->fd : b->fd;
-        if (a->device != b->device || a->inode != b->inode)
-            return a->fd;
+    size_t t = 0, kept = 0;
+    for (size_t n = 0; n < now->n_fds; n++) {
+        const struct selfcheck_fd *a = &then->fds[t], *b = &now->fds[n];
+        if (t < then->n_fds && a->fd <= b->fd) {
+            if (a->fd != b->fd || a->device != b->device || a->inode != b->inode)
+                return a->fd;
+            t++;
+        } else if (kept++ == SELFCHECK_FDS_KEPT || !is_kept(b->fd)) {
+            return b->fd;
+        }
     }
-    return -1;
+    return t < then->n_fds ? then->fds[t].fd : -1;
 }
 
 static const char *find_difference(const struct selfcheck *then, const struct selfcheck *now)
@@ -151,18 +157,11 @@ static const char *find_difference(const struct selfcheck *then, const struct se
     return NULL;
 }
 
-bool selfcheck_same(struct selfcheck *self, char *difference, size_t size)
+bool selfcheck_same(const struct selfcheck *self, char *difference, size_t size)
 {
     struct selfcheck now;
     selfcheck_record(&now);
     int fd = find_fd(self, &now);
-    if (fd >= 0 && !self->name_service_seen && now.n_fds == self->n_fds + 1 &&
-        is_name_service(fd)) {
-        self->name_service_seen = true;
-        add_fd(self, fd);
-        qsort(self->fds, self->n_fds, sizeof self->fds[0], by_number);
-        fd = find_fd(self, &now);
-    }
     const char *what = find_difference(self, &now);
     if (what)
         base_copy(difference, size, what);

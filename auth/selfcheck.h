@@ -14,6 +14,7 @@
 
 enum {
     SELFCHECK_FDS = 64,
+    SELFCHECK_FDS_KEPT = 8, /* by clients of name services */
     SELFCHECK_GROUPS = 64,
 };
 
@@ -42,7 +43,6 @@ struct selfcheck {
     struct rlimit limits[RLIM_NLIMITS];
     size_t n_fds;
     struct selfcheck_fd fds[SELFCHECK_FDS]; /* in rising order */
-    bool name_service_seen;                 /* see selfcheck_same() */
 };
 
 /* Note how things are. */
@@ -55,9 +55,10 @@ bool selfcheck_same_ids(const struct selfcheck *self);
  * is sent. */
 bool selfcheck_same_fds(const struct selfcheck *self);
 
-/* Whether everything is as recorded; if not, `difference` says in a few words what is not. One
- * new unix socket, close-on-exec, is accepted once and recorded: a name service's client (SSSD's)
- * keeps its connection for the life of the process. */
-bool selfcheck_same(struct selfcheck *self, char *difference, size_t size);
+/* Whether everything is as recorded; if not, `difference` says in a few words what is not. A few
+ * descriptors more are accepted, if they are close-on-exec and unix sockets or files open for
+ * reading: clients of name services keep theirs for the life of the process, and SSSD's has two
+ * connections and a file for each of its caches. They may change as they like. */
+bool selfcheck_same(const struct selfcheck *self, char *difference, size_t size);
 
 #endif

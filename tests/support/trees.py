@@ -68,6 +68,8 @@ class Tree:
         for name in names:
             account = pwd.getpwnam(name)
             home = self.root / account.pw_dir.lstrip("/")
+            if account.pw_dir == "/nonexistent":
+                continue
             home.mkdir()
             os.chown(home, account.pw_uid, account.pw_gid)
 
@@ -153,3 +155,23 @@ class Tree:
             subprocess.run(["umount", target], check=True)
         for name in self.lent:
             subprocess.run(["userdel", name], check=True)
+
+
+class PoplarInTree(poplar.Poplar):
+    """Poplar itself in a tree, with the accounts and the PAM modules of that."""
+
+    def __init__(self, tree, directory, stack, **settings):
+        self.tree = tree
+        tree.share(poplar.BUILD, "/tmp/programs")
+        tree.share(directory, str(directory))
+        tree.accounts("poplar", "poplar-worker")
+        super().__init__(directory, pam_unix=True, **settings)
+        tree.write("/etc/pam.d/poplar", stack)
+
+    def command(self, *arguments):
+        return ["chroot", str(self.tree.root), "/tmp/programs/poplard", "--config",
+                str(self.config), *arguments]
+
+    def ctl(self, *arguments, check=True, **options):
+        return self.tree.run("/tmp/programs/poplarctl", "--config", self.config, *arguments,
+                             check=check, **options)

@@ -793,24 +793,62 @@ static void test_hardened_after_exchange(void **state)
     close(alive[0]);
 }
 
-static void test_name_service_socket(void **state)
+/* What no client of a name service keeps; -1 past the last. */
+static int leak(int kind)
+{
+    switch (kind) {
+    case 0:
+        return open("/etc/passwd", O_RDONLY);
+    case 1:
+        return open("/dev/null", O_RDONLY | O_CLOEXEC);
+    case 2:
+        return open("/tmp", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+    case 3:
+        return socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    case 4:
+        return socket(AF_UNIX, SOCK_STREAM, 0);
+    default:
+        return -1;
+    }
+}
+
+/* What the client of a name service keeps may come and go; anything else may not. */
+static void test_kept_descriptors(void **state)
 {
     (void)state;
     static struct selfcheck self;
     char difference[80];
+    int ours = open("/dev/null", O_RDONLY), kept[SELFCHECK_FDS_KEPT], odd;
     selfcheck_record(&self);
     assert_true(selfcheck_same(&self, difference, sizeof difference));
-    int kept = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    for (int i = 0; i < SELFCHECK_FDS_KEPT; i++) {
+        kept[i] = i % 2 ? socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0)
+                        : open("/etc/passwd", O_RDONLY | O_CLOEXEC);
+        assert_true(kept[i] >= 0);
+        assert_true(selfcheck_same(&self, difference, sizeof difference));
+    }
+    odd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    assert_false(selfcheck_same(&self, difference, sizeof difference)); /* one too many */
+    close(odd);
+    close(kept[0]); /* the service began anew */
+    assert_true(dup3(kept[1], kept[0], O_CLOEXEC) >= 0);
     assert_true(selfcheck_same(&self, difference, sizeof difference));
     assert_true(selfcheck_same_fds(&self));
-    int second = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    assert_false(selfcheck_same(&self, difference, sizeof difference));
-    assert_non_null(strstr(difference, "descriptor"));
-    close(second);
+    for (int i = 0; i < SELFCHECK_FDS_KEPT; i++)
+        close(kept[i]);
+
+    for (int kind = 0; (odd = leak(kind)) >= 0; kind++, close(odd)) {
+        char wanted[80];
+        snprintf(wanted, sizeof wanted, "descriptor %d", odd);
+        assert_false(selfcheck_same(&self, difference, sizeof difference));
+        assert_string_equal(difference, wanted);
+    }
     assert_true(selfcheck_same(&self, difference, sizeof difference));
-    dup2(2, kept);
+    assert_true((odd = open("/etc/passwd", O_RDONLY)) >= 0 && dup2(odd, ours) == ours);
+    close(odd);
     assert_false(selfcheck_same_fds(&self));
-    close(kept);
+    assert_false(selfcheck_same(&self, difference, sizeof difference));
+    close(ours);
     assert_false(selfcheck_same(&self, difference, sizeof difference));
     syslog(LOG_DEBUG, "%s", ""); /* libc's own descriptor is not held against anybody */
 }
@@ -818,7 +856,7 @@ static void test_name_service_socket(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_name_service_socket),
+        cmocka_unit_test(test_kept_descriptors),
         cmocka_unit_test_setup_teardown(test_login, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_bounds, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_bad_worker, set_up, tear_down),
