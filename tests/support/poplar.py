@@ -288,9 +288,10 @@ class Poplar:
         client.pass_(password)
         return client
 
-    def connect(self, tls=True, greeting=True):
-        """A socket for octets; the greeting read and gone."""
-        raw = Raw(socket.create_connection(("127.0.0.1", self.tls_port if tls else self.port), 20))
+    def connect(self, tls=True, greeting=True, source=None):
+        """A socket for octets, from any address of loopback; the greeting read and gone."""
+        raw = Raw(socket.create_connection(("127.0.0.1", self.tls_port if tls else self.port), 20,
+                                           (source, 0) if source else None))
         if tls:
             raw.start_tls(self.tls_context())
         if greeting:

@@ -1,5 +1,6 @@
 """Logins: real PAM stacks, modules that misbehave, names that are none, and what a client is told.
-Every login here is a session against the running server."""
+Every login here is a session against the running server. The numbers in the names are those of the
+list of abuse cases."""
 
 import glob
 import os
@@ -169,7 +170,7 @@ def maildrops(p):
     return glob.glob(f"{p.state}/mail/*/*/*")
 
 
-def test_empty_password(nullok):
+def test_37_empty_password(nullok):
     """Even where the stack says nullok."""
     for user in ("nopassword", "alice", "nosuchuser"):
         for line in (b"PASS", b"PASS "):
@@ -264,7 +265,7 @@ def test_debug_authentication(stack, status, wanted):
     ("new_authtok_reqd", EXPIRED), ("authtok_expired", EXPIRED), ("cred_expired", EXPIRED),
     ("user_unknown", DENIED), ("authinfo_unavail", UNAVAILABLE), ("system_err", UNAVAILABLE),
 ])
-def test_debug_account(stack, status, wanted):
+def test_46_debug_account(stack, status, wanted):
     p = stack(f"auth required pam_permit.so\naccount required pam_debug.so acct={status}\n")
     assert attempt(p) == wanted
     assert maildrops(p) == []
@@ -331,7 +332,7 @@ def test_pwdfile(stack, tmp_path):
 
 @pytest.mark.parametrize("password", [" lead", "trail ", "in  side", "\ttab\t", "\t", " ",
                                       "%u%{home}", "' OR 1=1--", "*)(uid=*", "pass word PASS x"])
-def test_password_arrives_verbatim(stack, password):
+def test_29_38_password_arrives_verbatim(stack, password):
     """The module compares what it got with what was sent."""
     escaped = password.replace("\\", "\\\\").replace("]", "\\]").replace("\t", "~")
     p = stack(f"auth required {MODULE} [expect={escaped}]\n" + PERMIT)
@@ -341,7 +342,7 @@ def test_password_arrives_verbatim(stack, password):
 
 @pytest.mark.parametrize("user", ["%u%{home}", "' OR 1=1--", "*)(uid=*", "-rf", "alice;id",
                                   "$(id)", "\u00e9\u4e2d", "a b", "x" * 250])
-def test_name_arrives_verbatim(stack, user, tmp_path):
+def test_30_31_32_name_arrives_verbatim(stack, user, tmp_path):
     seen = tmp_path / "items"
     p = stack(f"auth required {MODULE} items={seen}\n" + PERMIT)
     answer = attempt(p, user)
@@ -354,7 +355,7 @@ def test_name_arrives_verbatim(stack, user, tmp_path):
 @pytest.mark.parametrize("user", [b"../../etc/x", b"a/b", b"/", b".", b"..", b"", b"x" * 251,
                                   b"a\tb", b"a\x01b", b"a\x7f", b"a\0b", b"\x1b[2J", b"\xff\xfe",
                                   b"@localhost", b"..@localhost", b"./@localhost"], ids=repr)
-def test_names_that_are_none(stack, user, tmp_path):
+def test_26_27_28_names_that_are_none(stack, user, tmp_path):
     """Refused before any module hears of it; nothing is made anywhere."""
     seen = tmp_path / "items"
     p = stack(f"auth required {MODULE} items={seen}\n" + PERMIT)
@@ -367,7 +368,7 @@ def test_names_that_are_none(stack, user, tmp_path):
 
 @pytest.mark.parametrize("password", [b"", b"x" * 501, b"a\0b", b"a\rb", b"x" * 100000],
                          ids=["empty", "501", "nul", "cr", "100000"])
-def test_passwords_that_are_none(stack, password, tmp_path):
+def test_36_37_passwords_that_are_none(stack, password, tmp_path):
     seen = tmp_path / "items"
     p = stack(f"auth required {MODULE} items={seen}\n" + PERMIT)
     raw = p.connect()
@@ -387,7 +388,7 @@ def test_items(stack, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["none", "many", "binary", "null"])
-def test_odd_conversations(stack, kind):
+def test_44_odd_conversations(stack, kind):
     """No crash, no guess: the module gets an error, the client [SYS/TEMP], the next one its turn."""
     p = stack(f"auth required {MODULE} conv={kind}\n" + PERMIT, auth_processes_min="1",
               auth_processes_max="1")
@@ -408,7 +409,7 @@ def test_conversations_of_some_length(stack, arguments):
     assert b"cat" not in answer and b"fire" not in answer
 
 
-def test_new_password_is_not_given(stack):
+def test_46_new_password_is_not_given(stack):
     """An account phase that asks for a password gets none: it would become the new one."""
     p = stack("auth required pam_permit.so\n" f"account required {MODULE} account-prompt\n")
     assert attempt(p).startswith(b"-ERR [")
@@ -417,7 +418,7 @@ def test_new_password_is_not_given(stack):
 
 # Modules that hang, crash and change what is not theirs.
 
-def test_hang(stack):
+def test_42_hang(stack):
     """The login gets [SYS/TEMP] when its time is over; others succeed meanwhile."""
     p = stack(f"auth [success=ignore default=1] pam_succeed_if.so quiet user = hanging\n"
               f"auth required {MODULE} hang\nauth required pam_permit.so\n" + PERMIT,
@@ -436,7 +437,7 @@ def test_hang(stack):
     assert logged_in(attempt(p, "bob"))
 
 
-def test_hanging_pool(stack):
+def test_42_hanging_pool(stack):
     """Every process that may be there hangs: who waits for one gets [SYS/TEMP] in bounded time,
     and the pool works again."""
     hang = f"auth required {MODULE} hang\n" + PERMIT
@@ -452,7 +453,7 @@ def test_hanging_pool(stack):
 
 @pytest.mark.parametrize("how, why", [
     ("crash", "signal 11"), ("exit", "ended by itself"), ("close=3", "(?i)auth")])
-def test_crash(stack, how, why):
+def test_43_crash(stack, how, why):
     """That login gets [SYS/TEMP]; the server and the next login live."""
     p = stack(f"auth [success=ignore default=1] pam_succeed_if.so quiet user = unlucky\n"
               f"auth required {MODULE} {how}\nauth required pam_permit.so\n" + PERMIT,
@@ -472,7 +473,7 @@ def test_crash(stack, how, why):
 
 
 @pytest.mark.parametrize("how", ["leak", "umask", "chdir", "signal"])
-def test_changed_process(stack, how):
+def test_43_changed_process(stack, how):
     """The login is good, but its process serves nobody else."""
     p = stack(f"auth required {MODULE} {how}\n" + PERMIT, auth_processes_min="1",
               auth_processes_max="1")
@@ -488,7 +489,7 @@ def test_changed_process(stack, how):
 
 
 @pytest.mark.skipif(not poplar.ROOT, reason="needs root: the module changes ids")
-def test_changed_ids(stack):
+def test_43_changed_ids(stack):
     """Nothing is opened under foreign ids: that login fails, the next one has a fresh process."""
     p = stack(f"auth required {MODULE} ids\n" + PERMIT, auth_processes_min="1",
               auth_processes_max="1")
@@ -501,7 +502,7 @@ def test_changed_ids(stack):
     assert {os.stat(f).st_uid for f in maildrops(p)} == {os.stat(p.state).st_uid}
 
 
-def test_output_of_a_module(stack):
+def test_43_output_of_a_module(stack):
     """It goes nowhere near a client."""
     p = stack(f"auth required {MODULE} stdout\n" + PERMIT)
     raw = p.connect()
@@ -635,7 +636,7 @@ def test_domains(stack, tmp_path):
 
 # Whom PAM means.
 
-def test_renamed_user(stack):
+def test_34_renamed_user(stack):
     """The module's name decides maildrop, lock and log."""
     p = stack(f"auth [success=ignore default=1] pam_succeed_if.so quiet user = mask\n"
               f"auth required {MODULE} rename=bob\nauth required pam_permit.so\n" + PERMIT)
@@ -724,7 +725,7 @@ def test_pool_grows(stack):
         raw.close()
 
 
-def test_kill_auth_in_an_exchange(stack):
+def test_95_kill_auth_in_an_exchange(stack):
     """kill -9: that login gets [SYS/TEMP] at once, and may try again on the same connection."""
     p = stack(f"auth required {MODULE} hang\n" + PERMIT, auth_processes_min="1",
               auth_processes_max="1", auth_timeout="600s")
@@ -738,7 +739,7 @@ def test_kill_auth_in_an_exchange(stack):
     raw.close()
 
 
-def test_stopped_auth(stack):
+def test_42_stopped_auth(stack):
     """SIGSTOP, as a debugger would: the login is not held up for ever."""
     p = stack("auth required pam_permit.so\n" + PERMIT, auth_processes_min="1",
               auth_processes_max="1", auth_timeout="2s")
@@ -749,7 +750,7 @@ def test_stopped_auth(stack):
     assert p.auths() != pids
 
 
-def test_client_leaves_during_its_login(stack):
+def test_55_client_leaves_during_its_login(stack):
     """Between PASS and its answer: no lock stays, no process is lost."""
     p = stack(f"auth required {MODULE} slow=300\n" + PERMIT, auth_processes_min="1",
               auth_processes_max="2")
@@ -780,7 +781,7 @@ def test_worker_killed_during_its_login(stack):
 # Failures.
 
 @pytest.mark.parametrize("user", ["alice", "nosuchuser", "x" * 250])
-def test_failure_delay(stack, user):
+def test_39_failure_delay(stack, user):
     """Never before its time. The clock is counted in whole milliseconds."""
     p = stack(f"auth required {MODULE} expect=secret\n" + PERMIT, auth_failure_delay="1s")
     raw = p.connect()
@@ -792,7 +793,7 @@ def test_failure_delay(stack, user):
     raw.close()
 
 
-def test_failures_of_every_kind_wait(stack):
+def test_39_failures_of_every_kind_wait(stack):
     """Expired accounts too: what takes how long must not tell them apart."""
     for account, wanted in (("acct_expired", ACCOUNT), ("new_authtok_reqd", EXPIRED)):
         text = f"auth required pam_permit.so\naccount required pam_debug.so acct={account}\n"
@@ -804,7 +805,7 @@ def test_failures_of_every_kind_wait(stack):
         assert time.monotonic() - before >= 0.999
 
 
-def test_three_failures(stack):
+def test_52_three_failures(stack):
     """They close the connection; the server goes on."""
     p = stack(f"auth required {MODULE} expect=secret\n" + PERMIT)
     raw = p.connect()
@@ -872,7 +873,7 @@ def holds(pid, secret):
 @pytest.mark.skipif(not poplar.ROOT, reason="needs root to read the memory of others")
 @pytest.mark.parametrize("tls", [False, True], ids=["stls", "tls"])
 @pytest.mark.parametrize("good", [True, False], ids=["right", "wrong"])
-def test_password_is_not_kept(stack, tls, good):
+def test_57_password_is_not_kept(stack, tls, good):
     """In no process, once the login is answered. The user's name, which is kept, shows that this
     looks in the right place."""
     password = b"canary:5b1f8e0c:" + os.urandom(8).hex().encode()
@@ -900,7 +901,7 @@ def test_password_is_not_kept(stack, tls, good):
 
 
 @pytest.mark.skipif(not poplar.ROOT, reason="needs root to read the memory of others")
-def test_password_of_pam_unix_is_not_kept(accounts):
+def test_57_password_of_pam_unix_is_not_kept(accounts):
     """libcrypt and pam_unix leave nothing either, in the process that stays."""
     password = "canary:" + os.urandom(8).hex()
     subprocess.run(["chpasswd"], input=f"carol:{password}\n", text=True, check=True)

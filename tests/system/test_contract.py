@@ -1,7 +1,8 @@
 """Records between processes, out of order, malformed or untrue, against a running master: the
 sender is killed, the master lives and says so once, and honest children then serve again.
 
-The rogue children are tests/support/rogue.c; what they do wrong is written here."""
+The rogue children are tests/support/rogue.c; what they do wrong is written here. The numbers in
+the names are those of the list of abuse cases."""
 
 import contextlib
 import os
@@ -202,7 +203,7 @@ WAY = {
 
 
 @pytest.mark.parametrize("state", ["starting", "idle", *WAY])
-def test_records_of_a_worker(rogues, state):
+def test_103_records_of_a_worker(rogues, state):
     """Every row that a worker may not send (now), and every malformed one that it may."""
     r = rogues("poplar-worker", workers_max_sessions="8")
     p = r.start()
@@ -233,7 +234,7 @@ def another_worker(r):
 
 
 @pytest.mark.parametrize("state", ["starting", "idle"])
-def test_records_of_a_nursery(rogues, state):
+def test_103_records_of_a_nursery(rogues, state):
     """The same of the nursery. One that starts fails the reload that wanted it, and no more."""
     r = rogues("poplar-worker")
     p = r.start()
@@ -251,7 +252,7 @@ def test_records_of_a_nursery(rogues, state):
 
 
 @pytest.mark.parametrize("state", ["starting", "idle", "busy"])
-def test_records_of_an_auth_process(rogues, state):
+def test_103_records_of_an_auth_process(rogues, state):
     """The same of an auth process: its client is told that logins cannot be checked."""
     r = rogues("poplar-auth", auth_processes_max="1")
     p = r.start()
@@ -282,7 +283,7 @@ def refused_politely(server):
     raw.close()
 
 
-def test_records_on_an_exchange(rogues):
+def test_103_records_on_an_exchange(rogues):
     """What a worker may not tell auth: auth lives, the master kills the worker."""
     r = rogues("poplar-worker", auth_processes_max="1")
     p = r.start()
@@ -493,7 +494,7 @@ def a_line(r):
     return True
 
 
-def test_flood_of_log_records(rogues):
+def test_101_flood_of_log_records(rogues):
     """101: limited and counted; the master does its work meanwhile."""
     r = rogues("poplar-worker")
     p = r.start()
@@ -587,7 +588,7 @@ def test_worker_that_is_not_ours(rogues):
     r.honest_again()
 
 
-def test_fork_failures(rogues):
+def test_94_fork_failures(rogues):
     """A nursery that cannot fork, or says so: reported, tried again, no spinning."""
     r = rogues("poplar-worker")
     p = r.start()
@@ -639,7 +640,7 @@ def test_verdict_without_files(rogues, outcome):
     r.honest_again()
 
 
-def test_crash_loop_of_auth_processes_backs_off(rogues):
+def test_97_crash_loop_of_auth_processes_backs_off(rogues):
     """One that is ready and then breaks the contract, again and again: later each time."""
     r = rogues("poplar-auth")
     p = r.start()

@@ -1,5 +1,5 @@
 """The processes: what a worker is in /proc, what happens when any of them is killed, reload, stop,
-limits."""
+limits. The numbers in the names are those of the list of abuse cases."""
 
 import os
 import re
@@ -77,7 +77,7 @@ def test_workers_are_the_masters_children(server):
 
 
 @pytest.mark.parametrize("victim", ["worker", "auth", "nursery"])
-def test_kill_a_child(server, victim):
+def test_82_95_kill_a_child(server, victim):
     """It is replaced, no lock stays, the next login works."""
     p = server()
     p.add("alice", MESSAGE)
@@ -129,7 +129,7 @@ def test_kill_the_master(server):
     assert works(p) == 1  # the deletion without QUIT did not happen
 
 
-def test_crash_retires_the_generation(server):
+def test_105_crash_retires_the_generation(server):
     """A worker's crash ends its idle siblings and brings a nursery of another layout; logged-in
     sessions go on."""
     p = server()
@@ -148,7 +148,7 @@ def test_crash_retires_the_generation(server):
     p.wait_log("a worker crashed")
 
 
-def test_crash_loop_backs_off(server):
+def test_97_crash_loop_backs_off(server):
     """Every crash of the nursery comes later than the one before."""
     p = server()
     seen = set()
@@ -175,7 +175,7 @@ def test_second_session_is_refused(server):
     assert works(p) == 1
 
 
-def test_sessions_per_layout(server):
+def test_105_sessions_per_layout(server):
     """One exec a session, for those who want it: each worker has a nursery of its own."""
     p = server(workers_sessions_per_layout="1", workers_idle_min="2")
     for _ in range(3):
@@ -205,7 +205,7 @@ def test_reload_brings_a_certificate(server, tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["config", "certificate", "key", "user", "run_dir", "pam"])
-def test_reload_of_something_broken(server, damage):
+def test_71_reload_of_something_broken(server, damage):
     """Nothing changes, and the reason is told."""
     p = server()
     p.add("alice", MESSAGE)
@@ -249,7 +249,7 @@ def test_poplarctl_reload_and_status(server):
     assert works(p) == 0
 
 
-def test_storm_of_reloads(server):
+def test_99_storm_of_reloads(server):
     """No session is lost, and in the end one nursery serves."""
     p = server()
     p.add("alice", MESSAGE)
@@ -307,7 +307,7 @@ def test_stop_ends_sessions_after_the_grace(server):
     assert works(p) == 1
 
 
-def test_max_per_source(server):
+def test_92_max_per_source(server):
     p = server(workers_max_per_source="3")
     held = [p.connect(tls=False) for _ in range(3)]
     refused = p.connect(tls=False, greeting=False)
@@ -321,7 +321,7 @@ def accepted(p):
     return raw.line().startswith(b"+OK")
 
 
-def test_crowd_gives_way(server):
+def test_91_crowd_gives_way(server):
     """Every slot taken by connections that do not log in: the oldest goes, a login works."""
     p = server(workers_max_sessions="4")
     held = [p.connect(tls=False) for _ in range(4)]
@@ -339,7 +339,7 @@ def test_logged_in_sessions_do_not_give_way(server):
         client.quit()
 
 
-def test_accept_without_descriptors_does_not_spin(server):
+def test_93_accept_without_descriptors_does_not_spin(server):
     """Out of descriptors the master pauses and comes back; it burns no processor meanwhile."""
     import resource
 

@@ -868,7 +868,7 @@ def test_85_kill_around_quit(store):
 
 # Content.
 
-def test_20000_messages(store):
+def test_76_many_messages(store):
     """LIST and UIDL are complete and right; all can be deleted at once."""
     p = store()
     count = 20_000

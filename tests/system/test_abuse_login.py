@@ -1,0 +1,308 @@
+"""Attacks on logins against a running server: floods of failures, the throttle, AUTH gone wrong, and
+what can be learned from the time of an answer. The numbers in the names are those of the list of
+abuse cases. LONG=1 also measures."""
+
+import base64
+import fcntl
+import os
+import socket
+import statistics
+import struct
+import subprocess
+import threading
+import time
+
+import pytest
+
+import poplar
+from poplar import wait_until
+
+LONG = os.environ.get("LONG") == "1"
+
+MODULE = "@BUILD@/tests/pam_poplar_test.so"
+PERMIT = "account required pam_permit.so\n"
+DENIED = b"-ERR [AUTH] user name or password is wrong\r\n"
+
+DOORS = pytest.mark.parametrize("tls", [False, True], ids=["clear", "tls"])
+
+
+@pytest.fixture
+def guarded(server):
+    """One password is right; logins in the clear are allowed, and throttled as they come."""
+    def make(**settings):
+        return server(stack=f"auth required {MODULE} expect=secret\n" + PERMIT,
+                      tls_required="not-on-loopback", **settings)
+    return make
+
+
+def ask(raw, user, password):
+    answer = raw.ask(b"USER " + user)
+    return raw.ask(b"PASS " + password) if answer.startswith(b"+OK") else answer
+
+
+def attempt(p, source, user=b"alice", password=b"secret", tls=False):
+    """One login on a connection of its own; the session is over afterwards."""
+    raw = p.connect(tls, source=source)
+    answer = ask(raw, user, password)
+    raw.send(b"QUIT\r\n")
+    raw.rest()
+    raw.close()
+    return answer
+
+
+def logged_in(answer):
+    return answer.startswith(b"+OK")
+
+
+def is_throttled(answer):
+    return answer.startswith(b"-ERR [SYS/TEMP] ") and b"failed" in answer
+
+
+def fail(p, source, times, user=b"alice", secret="wrong%d"):
+    """So many failures from one source, three a connection; the last answer."""
+    answer = b""
+    for n in range(times):
+        if n % 3 == 0:
+            raw = p.connect(tls=False, source=source)
+        answer = ask(raw, user, (secret % n if "%" in secret else secret).encode())
+        if n % 3 == 2 or n == times - 1:
+            raw.close()
+    return answer
+
+
+# The throttle.
+
+@DOORS
+def test_48_a_thousand_failures(guarded, tls):
+    """Twenty reach auth, then that source waits, and its right password does too. Others do not.
+    Time forgives: one failure in a quarter of a minute."""
+    p = guarded()
+    answers = []
+    for n in range(1000 if not tls else 60):
+        if n % 3 == 0:
+            raw = p.connect(tls, source="127.0.0.66")
+        answers.append(ask(raw, b"alice", b"wrong%d" % n))
+        if n % 3 == 2:
+            raw.close()
+    filled = time.monotonic()
+    raw.close()
+    assert answers[:20] == [DENIED] * 20
+    assert all(map(is_throttled, answers[20:])), set(answers[20:])
+    assert p.log_text().count("login failed") == 20
+    assert len(p.wait_log("throttled: peer=127.0.0.66:.*").group(0).splitlines()) == 1
+    assert p.log_text().count("throttled:") == 1
+    assert is_throttled(attempt(p, "127.0.0.66", tls=tls))
+    assert logged_in(attempt(p, "127.0.0.67", tls=tls))
+    assert b"20 failed" in p.ctl("status").stdout
+    if not tls:
+        wait_until(lambda: logged_in(attempt(p, "127.0.0.66")), "time forgives", 60)
+        assert time.monotonic() - filled > 10
+        assert not is_throttled(fail(p, "127.0.0.66", 1))
+        assert is_throttled(attempt(p, "127.0.0.66"))  # as full as before
+
+
+def add_address(address):
+    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as s:
+        request = socket.inet_pton(socket.AF_INET6, address) + struct.pack(
+            "Ii", 128, socket.if_nametoindex("lo"))
+        fcntl.ioctl(s, 0x8916, request)  # SIOCSIFADDR
+
+
+@pytest.mark.skipif(not poplar.NAMESPACES, reason="needs a network namespace for addresses")
+def test_49_addresses_of_one_48(guarded):
+    """An address of its own for each failure, a network of its own too: one source all the same."""
+    addresses = [f"2001:db8:49:{n:x}::{n + 1:x}" for n in range(25)]
+    there, other = "2001:db8:1::1", "2001:db8:4a::1"
+    try:
+        for address in (there, other, *addresses):
+            add_address(address)
+    except OSError as error:
+        pytest.skip(f"no IPv6 here: {error}")
+    port = poplar.free_port()
+    p = guarded(listen_pop3=f"[::]:{port}", tls_required_="no")
+    p.write_config(tls_required="no")
+    p.ctl("reload")
+
+    def visit(source, password):
+        raw = poplar.Raw(socket.create_connection((there, port), 20, (source, 0)))
+        assert raw.line().startswith(b"+OK")
+        answer = ask(raw, b"alice", password)
+        raw.send(b"QUIT\r\n")
+        raw.rest()
+        raw.close()
+        return answer
+
+    for n, address in enumerate(addresses[:20]):
+        assert visit(address, b"wrong%d" % n) == DENIED
+    assert all(is_throttled(visit(address, b"secret")) for address in addresses)
+    assert logged_in(visit(other, b"secret"))
+
+
+def test_51_a_client_that_nobody_told(guarded):
+    """The same wrong password again and again is no attack; the right one then works at once."""
+    p = guarded()
+    for _ in range(100):
+        assert fail(p, "127.0.0.5", 1, secret="the old one") == DENIED
+    assert logged_in(attempt(p, "127.0.0.5"))
+    assert "throttled" not in p.log_text()
+    fail(p, "127.0.0.5", 21)  # but from there, too, guessing is guessing
+    assert is_throttled(attempt(p, "127.0.0.5"))
+
+
+def test_48_a_name_that_many_attack(guarded):
+    """Four failures each from fifteen sources against one name: the next source has four, but its
+    owner, elsewhere, logs in as ever, and other names count as ever."""
+    p = guarded()
+    for n in range(15):
+        assert fail(p, f"127.0.1.{n + 1}", 4, secret=f"wrong{n}-%d") == DENIED
+    assert is_throttled(fail(p, "127.0.2.1", 5))
+    assert not is_throttled(fail(p, "127.0.2.2", 5, user=b"bob"))
+    assert logged_in(attempt(p, "127.0.2.3"))
+
+
+def test_48_exempt(guarded):
+    """[auth] throttle_exempt: a proxy's or a webmail's address."""
+    p = guarded(auth_throttle_exempt="127.0.3.0/24")
+    assert fail(p, "127.0.3.1", 40) == DENIED
+    assert is_throttled(fail(p, "127.0.4.1", 40))
+
+
+# AUTH.
+
+def plain(*parts):
+    return base64.b64encode(b"\0".join(parts))
+
+
+WRONG = {
+    "no base64": b"!!!!", "a cut quantum": b"AGFsaWNlAHNlY3JldA", "blanks inside": b"AGFs aWNl",
+    "more behind the padding": b"AGFsaWNlAHNlY3JldA==AAAA", "padding alone": b"====",
+    "no NUL": base64.b64encode(b"alice"), "one NUL": plain(b"alice", b"secret"),
+    "three NULs": plain(b"", b"alice", b"secret", b"x"), "no name": plain(b"", b"", b"secret"),
+    "no password": plain(b"", b"alice", b""), "nothing": b"=", "empty": b"",
+    "somebody else's name": plain(b"bob", b"alice", b"secret"),
+    "a path": plain(b"", b"../alice", b"secret"), "malformed UTF-8": plain(b"", b"\xff", b"secret"),
+    "a name too long": plain(b"", b"x" * 251, b"secret"), "cancelled": b"*",
+    "a password too long": plain(b"", b"alice", b"x" * 501),
+}
+
+
+@pytest.mark.parametrize("way", ["clear", "stls", "tls"])
+def test_53_authentication_gone_wrong(server, way):
+    """-ERR for each, though PAM would let everybody in; the connection goes on; nothing is made."""
+    p = server(tls_required="not-on-loopback", auth_throttle_exempt="127.0.0.0/8")
+
+    def connect():
+        raw = p.connect(tls=way == "tls")
+        if way == "stls":
+            assert raw.ask(b"STLS").startswith(b"+OK")
+            raw.start_tls(p.tls_context())
+        return raw
+
+    for what, response in WRONG.items():
+        for initial in (True, False):
+            if initial and response == b"":
+                continue
+            raw = connect()
+            if initial:
+                answer = raw.ask(b"AUTH PLAIN " + response)
+            else:
+                assert raw.ask(b"AUTH PLAIN") == b"+ \r\n", what
+                answer = raw.ask(response)
+            assert answer.startswith(b"-ERR"), (what, answer)
+            assert raw.ask(b"STAT").startswith(b"-ERR"), what
+            assert raw.ask(b"QUIT").startswith(b"+OK"), what
+            raw.close()
+    assert "login failed" not in p.log_text()
+    assert os.listdir(p.state / "mail") == [] if (p.state / "mail").exists() else True
+    raw = connect()
+    assert raw.ask(b"AUTH PLAIN " + plain(b"", b"alice", b"secret")).startswith(b"+OK")
+    raw.close()
+
+
+@pytest.mark.accounts
+def test_27_tally_files(server, tmp_path):
+    """pam_faillock writes a file by the user's name: it is the account's, whatever the client
+    called it, and nothing is written elsewhere."""
+    tally = tmp_path / "tally" / "here"
+    tally.mkdir(parents=True)
+    stack = (f"auth required pam_faillock.so preauth audit dir={tally} deny=1000\n"
+             "auth sufficient pam_unix.so\n"
+             f"auth [default=die] pam_faillock.so authfail audit dir={tally} deny=1000\n"
+             f"account required pam_faillock.so dir={tally}\naccount required pam_unix.so\n")
+    p = server(stack=stack, auth_canonical="nss", auth_require_nss="yes",
+               auth_throttle_exempt="127.0.0.0/8")
+    for name in (b"alice", b"ALICE", b"alice@localhost", b"../alice", b"../../bob", b"./alice",
+                 b"alice/", b"..", b"%2e%2e%2fbob", b"nosuchuser", b"..\\bob"):
+        raw = p.connect()
+        assert ask(raw, name, b"wrong").startswith(b"-ERR"), name
+        raw.close()
+    assert sorted(os.listdir(tally)) == ["alice"]
+    assert os.listdir(tally.parent) == ["here"]
+
+
+# Time.
+
+def hashed(user, password, method):
+    """An account whose password is kept as this method's hash."""
+    subprocess.run(["useradd", "--no-create-home", user], check=True, capture_output=True)
+    subprocess.run(["chpasswd", "-c", method], input=f"{user}:{password}\n", text=True, check=True,
+                   capture_output=True)
+
+
+@pytest.fixture
+def accounts():
+    made = []
+
+    def make(user, password, method="YESCRYPT"):
+        hashed(user, password, method)
+        made.append(user)
+
+    yield make
+    for user in made:
+        subprocess.run(["userdel", user], check=True, capture_output=True)
+
+
+class Timed:
+    """A login as it was answered, and how long that took."""
+
+    def __init__(self, p, source, user, password):
+        self.raw = p.connect(tls=False, source=source)
+        assert self.raw.ask(b"USER " + user).startswith(b"+OK")
+        self.password = password
+
+    def run(self):
+        self.raw.sock.settimeout(120)
+        start = time.monotonic()
+        self.answer = self.raw.ask(b"PASS " + self.password)
+        self.took = time.monotonic() - start
+        self.raw.send(b"QUIT\r\n")
+        self.raw.rest()
+        self.raw.close()
+        return self
+
+
+@pytest.mark.accounts
+@pytest.mark.parametrize("sources", [1, 4, 200])
+def test_47_50_failures_by_the_hundred(server, accounts, sources, record_property):
+    """200 at once, with a real hash for each: good logins from elsewhere go on meanwhile."""
+    accounts("gwen", "right")
+    p = server(start=False, pam_unix=True, tls_required="not-on-loopback",
+               workers_max_per_source="200", auth_failure_delay="2s")
+    with p:
+        alone = [Timed(p, "127.9.0.1", b"gwen", b"right").run() for _ in range(5)]
+        flood = [Timed(p, f"127.0.{1 + n % sources // 250}.{1 + n % sources % 250}",
+                       b"alice", b"wrong%d" % n) for n in range(200)]
+        threads = [threading.Thread(target=one.run) for one in flood]
+        good = [Timed(p, f"127.9.0.{2 + n}", b"gwen", b"right") for n in range(10)]
+        for t in threads:
+            t.start()
+        good = [one.run() for one in good]
+        for t in threads:
+            t.join()
+    assert all(logged_in(one.answer) for one in alone + good), [one.answer for one in good]
+    assert not any(logged_in(one.answer) for one in flood)
+    usual = statistics.median(one.took for one in alone)
+    took = sorted(one.took for one in good)
+    print(f"{sources} sources: alone {usual * 1000:.0f} ms, meanwhile median "
+          f"{statistics.median(took) * 1000:.0f} ms, at most {took[-1] * 1000:.0f} ms; "
+          f"{sum(one.answer == DENIED for one in flood)} denied")
