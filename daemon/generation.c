@@ -19,8 +19,6 @@
 /* The orders are never many at once: the nursery's queue would hold up the loop. */
 enum { FORKS_AT_ONCE = 16 };
 
-static int on_message(sd_event_source *source, int fd, uint32_t events, void *context);
-
 struct context {
     struct master *master;
     struct generation *generation;
@@ -43,7 +41,7 @@ struct generation *generation_spawn(struct master *m, struct config *config, boo
                         sizeof g->last_error)) {
         struct context *c = base_alloc(sizeof *c);
         *c = (struct context){m, g};
-        sd_event_add_io(m->event, &g->io, g->channel.fd, EPOLLIN, on_message, c);
+        sd_event_add_io(m->event, &g->io, g->channel.fd, EPOLLIN, generation_hear, c);
         sd_event_source_set_destroy_callback(g->io, free);
     }
     if (!g->io)
@@ -164,7 +162,7 @@ static void on_log(struct generation *g, struct message *message)
         log_line(priority, LOG_EVENT_OTHER, NULL, "nursery: %s", text);
 }
 
-static int on_message(sd_event_source *source, int fd, uint32_t events, void *context)
+int generation_hear(sd_event_source *source, int fd, uint32_t events, void *context)
 {
     struct context *c = context;
     struct generation *g = c->generation;

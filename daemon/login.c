@@ -409,7 +409,7 @@ static void on_log(struct auth *a, struct message *message)
         log_line(priority, LOG_EVENT_OTHER, &about, "auth: %s", text);
 }
 
-static int on_message(sd_event_source *source, int fd, uint32_t events, void *context)
+int login_hear(sd_event_source *source, int fd, uint32_t events, void *context)
 {
     struct context *c = context;
     struct auth *a = c->auth;
@@ -482,7 +482,7 @@ struct auth *login_spawn(struct master *m, struct config *config, bool strict)
         a->next->link = &a->next;
     m->auths = a;
     *c = (struct context){m, a};
-    sd_event_add_io(m->event, &a->io, a->channel.fd, EPOLLIN, on_message, c);
+    sd_event_add_io(m->event, &a->io, a->channel.fd, EPOLLIN, login_hear, c);
     /* An outcome is told to us before the worker: it must be heard before what that one says next.
      */
     sd_event_source_set_priority(a->io, SD_EVENT_PRIORITY_IMPORTANT);

@@ -169,11 +169,13 @@ void supervise_announce(struct master *m);
 void supervise_stop_if_drained(struct master *m);
 void supervise_status(const struct master *m, char *text, size_t size);
 
-/* generation.c: nurseries. */
+/* generation.c: nurseries. The three ..._hear() take one record from a child's channel: the loop
+ * calls them, and the reaping for what a child said last. */
 struct generation *generation_spawn(struct master *m, struct config *config, bool strict);
 void generation_serve(struct master *m, struct generation *g); /* it becomes m->current */
 /* No new workers from it. `crash`: idle workers and those not logged in end with it. */
 void generation_retire(struct master *m, struct generation *g, bool crash);
+int generation_hear(sd_event_source *source, int fd, uint32_t events, void *context);
 void generation_reaped(struct master *m, struct generation *g, int status);
 void generation_release(struct master *m, struct generation *g); /* free when nothing is left */
 void generation_replace(struct master *m, const char *why);
@@ -185,6 +187,7 @@ void workers_add(struct master *m, struct generation *g, int channel_fd);
 void workers_connection(struct master *m, int fd, enum proto_door door,
                         const struct sockaddr_storage *peer);
 void workers_tick(struct master *m);
+int workers_hear(sd_event_source *source, int fd, uint32_t events, void *context);
 void workers_reaped(struct master *m, struct worker *w, int status);
 void workers_end(struct master *m, struct worker *w); /* kill it; the reaping follows */
 /* Ask a logged-in session to end at its next command; kill it if it does not within a second. */
@@ -200,6 +203,7 @@ void login_wanted(struct master *m, struct worker *w);
 void login_forget(struct master *m, struct worker *w);      /* the worker is gone */
 void login_holder_gone(struct master *m, struct worker *w); /* a lock may be free now */
 void login_retire_all(struct master *m, const struct config *config);
+int login_hear(sd_event_source *source, int fd, uint32_t events, void *context);
 void login_reaped(struct master *m, struct auth *a, int status);
 void login_tick(struct master *m);
 bool login_ping(struct master *m); /* false: the last one pinged has not answered */

@@ -6,6 +6,7 @@
 #include "daemon/master.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -18,6 +19,7 @@ enum {
     TICK_MS = 1000,
     TICKET_KEY_MS = 3600 * 1000,
     LAST_REAP_MS = 2000,
+    LAST_WORDS = 64,  /* records of a child that has ended */
     PROVEN_MS = 10000 /* a nursery this old ends a row of failures */
 };
 
@@ -55,30 +57,58 @@ void supervise_announce(struct master *m)
     sd_notifyf(0, "READY=1\nSTATUS=%s", status);
 }
 
+/* What a child said before its end may have come since the loop looked last: its outcome or its
+ * summary would be lost with its channel. A descendant of a PAM module's may hold that open, and
+ * has nothing to say to us for long. */
+static void hear_last_words(sd_event_source *const *io, const struct channel *channel,
+                            sd_event_io_handler_t handler)
+{
+    struct pollfd poller = {.events = POLLIN};
+    for (int i = 0; *io && i < LAST_WORDS; i++) {
+        poller.fd = channel->fd;
+        if (poll(&poller, 1, 0) <= 0)
+            return;
+        handler(*io, poller.fd, EPOLLIN, sd_event_source_get_userdata(*io));
+    }
+}
+
+/* Children we do not know are reaped and forgotten: as process 1 we inherit strangers. */
+static void reap(struct master *m, pid_t pid)
+{
+    struct worker *w = m->workers;
+    struct auth *a = m->auths;
+    struct generation *g = m->generations;
+    int status;
+    while (w && w->pid != pid)
+        w = w->next;
+    while (a && a->pid != pid)
+        a = a->next;
+    while (g && g->pid != pid)
+        g = g->next;
+    if (w)
+        hear_last_words(&w->io, &w->channel, workers_hear);
+    else if (a)
+        hear_last_words(&a->io, &a->channel, login_hear);
+    else if (g)
+        hear_last_words(&g->io, &g->channel, generation_hear);
+    if (waitpid(pid, &status, WNOHANG) != pid)
+        return;
+    if (w)
+        workers_reaped(m, w, status);
+    else if (a)
+        login_reaped(m, a, status);
+    else if (g)
+        generation_reaped(m, g, status);
+}
+
 static int on_child(sd_event_source *source, const struct signalfd_siginfo *info, void *context)
 {
-    struct master *m = context;
-    int status;
-    pid_t pid;
+    siginfo_t ended = {0};
     (void)source;
     (void)info;
-    /* Children we do not know are reaped and forgotten: as process 1 we inherit strangers. */
-    while ((pid = waitpid(-1, &status, WNOHANG)) > 0) {
-        struct worker *w = m->workers;
-        struct auth *a = m->auths;
-        struct generation *g = m->generations;
-        while (w && w->pid != pid)
-            w = w->next;
-        while (a && a->pid != pid)
-            a = a->next;
-        while (g && g->pid != pid)
-            g = g->next;
-        if (w)
-            workers_reaped(m, w, status);
-        else if (a)
-            login_reaped(m, a, status);
-        else if (g)
-            generation_reaped(m, g, status);
+    while (waitid(P_ALL, 0, &ended, WEXITED | WNOHANG | WNOWAIT) == 0 && ended.si_pid > 0) {
+        reap(context, ended.si_pid);
+        ended.si_pid = 0;
     }
     return 0;
 }
@@ -224,8 +254,7 @@ int supervise_run(struct master *m)
     signal(SIGPIPE, SIG_IGN);
     if (sd_event_new(&m->event) < 0)
         bug("no event loop");
-    /* Channels are read to their end before the exit status of whoever wrote to them. */
-    add_signal(m, SIGCHLD, on_child, SD_EVENT_PRIORITY_NORMAL + 10);
+    add_signal(m, SIGCHLD, on_child, SD_EVENT_PRIORITY_NORMAL + 10); /* after the channels */
     add_signal(m, SIGHUP, on_reload, SD_EVENT_PRIORITY_NORMAL);
     add_signal(m, SIGTERM, on_stop, SD_EVENT_PRIORITY_NORMAL);
     add_signal(m, SIGINT, on_stop, SD_EVENT_PRIORITY_NORMAL);

@@ -490,7 +490,7 @@ static void dispatch(struct master *m, struct worker *w, struct message *message
     }
 }
 
-static int on_message(sd_event_source *source, int fd, uint32_t events, void *context)
+int workers_hear(sd_event_source *source, int fd, uint32_t events, void *context)
 {
     struct context *c = context;
     struct worker *w = c->worker;
@@ -544,7 +544,7 @@ void workers_add(struct master *m, struct generation *g, int channel_fd)
         w->next->link = &w->next;
     m->workers = w;
     *c = (struct context){m, w};
-    sd_event_add_io(m->event, &w->io, channel_fd, EPOLLIN, on_message, c);
+    sd_event_add_io(m->event, &w->io, channel_fd, EPOLLIN, workers_hear, c);
     sd_event_source_set_destroy_callback(w->io, free);
 }
 
