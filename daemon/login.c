@@ -8,6 +8,7 @@
 #include "daemon/spawn.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -150,44 +151,100 @@ static struct auth *idle_auth(struct master *m)
     return NULL;
 }
 
-/* Deliveries that may have an auth process now: half of what there may be, so that a flood of mail
- * over a slow directory leaves logins the rest. */
-static unsigned delivery_slots(const struct master *m)
+/* Who waits for an auth process, in the order in which they are served. */
+enum standing {
+    STANDING_KNOWN,    /* logged in, or from where a login succeeded lately */
+    STANDING_STRANGER, /* or from where logins failed */
+    STANDING_DELIVERY, /* a queue waits for it, for a login a client */
+    STANDINGS
+};
+
+static unsigned rank(const struct master *m, const struct worker *w, uint64_t now)
 {
-    uint64_t most = (m->config->auth.processes_max + 1) / 2, used = 0;
-    for (const struct auth *a = m->auths; a; a = a->next)
-        used += a->worker && a->worker->door == DOOR_LMTP;
-    return used < most ? (unsigned)(most - used) : 0;
+    bool trusted = w->channel.state == STATE_MAIL ||
+                   address_listed(&m->config->auth.throttle_exempt, &w->peer);
+    return trusted ? 0 : throttle_rank(m->throttle, &w->source, now);
 }
 
-/* Logins before deliveries: a client waits for the one, a queue for the other. */
-static struct worker *longest_queued(struct master *m)
+static enum standing standing(const struct master *m, const struct worker *w, uint64_t now)
 {
-    struct worker *first = NULL, *delivery = NULL;
-    for (struct worker *w = m->workers; w; w = w->next) {
-        struct worker **best = w->door == DOOR_LMTP ? &delivery : &first;
-        if (w->queued && !w->auth && !w->ended_by_us && (!*best || w->asked < (*best)->asked))
-            *best = w;
+    return w->door == DOOR_LMTP  ? STANDING_DELIVERY
+           : rank(m, w, now) > 0 ? STANDING_STRANGER
+                                 : STANDING_KNOWN;
+}
+
+/* How many of each standing may have an auth process now. Neither a flood of failures nor one of
+ * mail over a slow directory takes more than half of what there may be: the rest is for known
+ * sources. */
+static void count_slots(const struct master *m, uint64_t now, unsigned slots[STANDINGS])
+{
+    unsigned all = (unsigned)m->config->auth.processes_max;
+    slots[STANDING_KNOWN] = all;
+    slots[STANDING_STRANGER] = slots[STANDING_DELIVERY] = (all + 1) / 2;
+    for (const struct auth *a = m->auths; a; a = a->next) {
+        enum standing kind = a->worker ? standing(m, a->worker, now) : STANDING_KNOWN;
+        slots[kind] -= a->worker && slots[kind] > 0;
     }
-    return first || delivery_slots(m) == 0 ? first : delivery;
+}
+
+/* What a login weighs against another: failures of its source, and what that has under way. */
+static unsigned weight(const struct master *m, const struct worker *w, uint64_t now)
+{
+    unsigned n = rank(m, w, now);
+    for (const struct auth *a = m->auths; a; a = a->next)
+        n += a->worker && a->worker->door != DOOR_LMTP &&
+             address_same_source(&a->worker->source, &w->source);
+    return n;
+}
+
+/* The lightest, of these the one that waits longest; deliveries last, and by time alone. */
+static struct worker *next_queued(struct master *m)
+{
+    uint64_t now = base_now_ms();
+    unsigned slots[STANDINGS], best_weight = 0;
+    struct worker *best = NULL;
+    count_slots(m, now, slots);
+    for (struct worker *w = m->workers; w; w = w->next) {
+        if (!w->queued || w->auth || w->ended_by_us)
+            continue;
+        enum standing kind = standing(m, w, now);
+        unsigned heavy = kind == STANDING_DELIVERY ? UINT_MAX : weight(m, w, now);
+        if (slots[kind] > 0 &&
+            (!best || heavy < best_weight || (heavy == best_weight && w->asked < best->asked))) {
+            best = w;
+            best_weight = heavy;
+        }
+    }
+    return best;
+}
+
+/* Queued workers for whom another auth process would be of use. */
+static unsigned count_queued(const struct master *m)
+{
+    uint64_t now = base_now_ms();
+    unsigned slots[STANDINGS], n = 0;
+    count_slots(m, now, slots);
+    for (const struct worker *w = m->workers; w; w = w->next) {
+        enum standing kind = w->queued ? standing(m, w, now) : STANDING_KNOWN;
+        if (w->queued && slots[kind] > 0) {
+            slots[kind]--;
+            n++;
+        }
+    }
+    return n;
 }
 
 /* Start what is missing: processes_min, and one for each login that waits, up to processes_max. */
 static void grow(struct master *m)
 {
-    unsigned there = 0, starting = 0, queued = 0, deliveries = 0, slots;
+    unsigned there = 0, starting = 0, queued;
     if (m->stopping || !m->serving || base_now_ms() < m->auth_retry_at)
         return; /* before a first start is through there is no configuration to go by */
-    slots = delivery_slots(m);
+    queued = count_queued(m);
     for (struct auth *a = m->auths; a; a = a->next) {
         there += !a->retired;
         starting += !a->retired && a->channel.state == STATE_STARTING;
     }
-    for (struct worker *w = m->workers; w; w = w->next) {
-        queued += w->queued && w->door != DOOR_LMTP;
-        deliveries += w->queued && w->door == DOOR_LMTP;
-    }
-    queued += deliveries < slots ? deliveries : slots;
     while (there < m->config->auth.processes_max &&
            (there < m->config->auth.processes_min || starting < queued)) {
         if (!login_spawn(m, m->config, false))
@@ -197,14 +254,24 @@ static void grow(struct master *m)
     }
 }
 
+static bool is_throttled(const struct master *m, const struct worker *w)
+{
+    return w->channel.state == STATE_LOGIN &&
+           throttle_refuses(m->throttle, &w->source, base_now_ms()) &&
+           !address_listed(&m->config->auth.throttle_exempt, &w->peer);
+}
+
 static void serve_queue(struct master *m)
 {
     for (;;) {
         struct auth *a = idle_auth(m);
-        struct worker *w = a ? longest_queued(m) : NULL;
+        struct worker *w = a ? next_queued(m) : NULL;
         if (!w)
             break;
-        pair(m, a, w);
+        if (is_throttled(m, w)) /* by those of its source that were served meanwhile */
+            refuse(m, w, REFUSED_THROTTLED);
+        else
+            pair(m, a, w);
     }
     grow(m);
 }
@@ -216,7 +283,6 @@ void login_wanted(struct master *m, struct worker *w)
      * delivery that asks again then waits until that one is reaped. */
     bool owed = w->auth && w->channel.state != STATE_DELIVERY;
     if (owed || w->queued || w->failures >= MASTER_LOGIN_ATTEMPTS ||
-        w->failures >= MASTER_LOGIN_ATTEMPTS ||
         (w->channel.state == STATE_MAIL && ++w->grants > GRANTS_MAX)) {
         struct log_about about = workers_about(w);
         log_line(LOG_ERR, LOG_EVENT_CONTRACT, &about, "killing worker %d: it asks too often",
@@ -224,8 +290,7 @@ void login_wanted(struct master *m, struct worker *w)
         workers_end(m, w);
         return;
     }
-    if (w->channel.state == STATE_LOGIN && throttle_refuses(m->throttle, &w->source, w->asked) &&
-        !address_listed(&m->config->auth.throttle_exempt, &w->peer)) {
+    if (is_throttled(m, w)) {
         refuse(m, w, REFUSED_THROTTLED);
         return;
     }
@@ -247,6 +312,7 @@ static void login_succeeded(struct master *m, struct worker *w, const char *user
     base_copy(w->canonical, sizeof w->canonical, user);
     base_escape(w->user, sizeof w->user, user);
     w->channel.state = STATE_MAIL;
+    throttle_succeeded(m->throttle, &w->source, base_now_ms());
     workers_trace_if_wanted(m, w);
     w->timer = sd_event_source_disable_unref(w->timer);
     m->total_logins++;

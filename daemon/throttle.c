@@ -10,7 +10,8 @@
 enum {
     SLOTS = 4096,
     PROBES = 8,
-    DRAIN_MS = 15000, /* one failure is forgotten in so long */
+    DRAIN_MS = 15000,            /* one failure is forgotten in so long */
+    KNOWN_MS = 24 * 3600 * 1000, /* a login that succeeded is remembered for so long */
     SOURCE_LIMIT = 20,
     USER_LIMIT = 50,
     ATTACKED_COST = 5 /* of a failure against a name whose bucket is full */
@@ -20,6 +21,7 @@ struct bucket {
     uint64_t key;    /* 0: empty */
     uint64_t empty;  /* when the last failure will be forgotten, milliseconds */
     uint64_t digest; /* sources: of the last failure, name and secret */
+    uint64_t known;  /* sources: until when a login that succeeded there is remembered */
 };
 
 struct throttle {
@@ -52,30 +54,35 @@ static uint64_t hash(const struct throttle *throttle, const void *octets, size_t
 }
 
 /* The bucket of a key, NULL if it has none. */
-static struct bucket *find(struct bucket *table, uint64_t key)
+static const struct bucket *find(const struct bucket *table, uint64_t key)
 {
     for (size_t i = 0; i < PROBES; i++) {
-        struct bucket *b = &table[(key + i) % SLOTS];
+        const struct bucket *b = &table[(key + i) % SLOTS];
         if (b->key == key)
             return b;
     }
     return NULL;
 }
 
-/* The bucket of a key, in place of the emptiest of its slots when it is new. */
+/* Whether `a` is less worth remembering than `b`. */
+static bool less(const struct bucket *a, const struct bucket *b)
+{
+    return a->empty != b->empty ? a->empty < b->empty : a->known < b->known;
+}
+
+/* The bucket of a key, in place of the least of its slots when it is new. */
 static struct bucket *obtain(struct bucket *table, uint64_t key)
 {
-    struct bucket *found = find(table, key);
-    if (found)
-        return found;
-    struct bucket *emptiest = &table[key % SLOTS];
-    for (size_t i = 1; i < PROBES; i++) {
+    struct bucket *least = &table[key % SLOTS];
+    for (size_t i = 0; i < PROBES; i++) {
         struct bucket *b = &table[(key + i) % SLOTS];
-        if (b->empty < emptiest->empty)
-            emptiest = b;
+        if (b->key == key)
+            return b;
+        if (less(b, least))
+            least = b;
     }
-    *emptiest = (struct bucket){.key = key};
-    return emptiest;
+    *least = (struct bucket){.key = key};
+    return least;
 }
 
 static uint64_t level(const struct bucket *b, uint64_t now)
@@ -91,16 +98,29 @@ static void fill(struct bucket *b, unsigned cost, uint64_t limit, uint64_t now)
         b->empty = most; /* however many failures, the wait has an end */
 }
 
+static const struct bucket *of_source(const struct throttle *throttle,
+                                      const struct address_source *source)
+{
+    return find(throttle->sources, hash(throttle, source, sizeof *source));
+}
+
 bool throttle_refuses(const struct throttle *throttle, const struct address_source *source,
                       uint64_t now)
 {
-    uint64_t key = hash(throttle, source, sizeof *source);
-    for (size_t i = 0; i < PROBES; i++) {
-        const struct bucket *b = &throttle->sources[(key + i) % SLOTS];
-        if (b->key == key)
-            return level(b, now) >= SOURCE_LIMIT;
-    }
-    return false;
+    return level(of_source(throttle, source), now) >= SOURCE_LIMIT;
+}
+
+unsigned throttle_rank(const struct throttle *throttle, const struct address_source *source,
+                       uint64_t now)
+{
+    const struct bucket *b = of_source(throttle, source);
+    return (unsigned)level(b, now) + !(b && b->known > now);
+}
+
+void throttle_succeeded(struct throttle *throttle, const struct address_source *source,
+                        uint64_t now)
+{
+    obtain(throttle->sources, hash(throttle, source, sizeof *source))->known = now + KNOWN_MS;
 }
 
 bool throttle_failed(struct throttle *throttle, const struct address_source *source,

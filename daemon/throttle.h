@@ -20,6 +20,15 @@ void throttle_free(struct throttle *throttle); /* NULL is legal */
 bool throttle_refuses(const struct throttle *throttle, const struct address_source *source,
                       uint64_t now);
 
+/* How many failures a source has on record, and one more where no login succeeded from there
+ * lately: who is served first when logins wait for each other. */
+unsigned throttle_rank(const struct throttle *throttle, const struct address_source *source,
+                       uint64_t now);
+
+/* A login from `source` succeeded. It is no excuse for failures. */
+void throttle_succeeded(struct throttle *throttle, const struct address_source *source,
+                        uint64_t now);
+
 /* A login from `source` for `user` failed. `digest` is auth's keyed digest of the secret: the same
  * wrong one again from the same source costs nothing, it is a client that nobody told of a new
  * password. True when this failure filled the source's bucket. */

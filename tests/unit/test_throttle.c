@@ -121,6 +121,30 @@ static void bounded_table(void **state)
     throttle_free(t);
 }
 
+static void who_comes_first(void **state)
+{
+    (void)state;
+    struct throttle *t = throttle_new();
+    struct address_source known = source_of("192.0.2.1:1"), stranger = source_of("192.0.2.2:1");
+    const uint64_t day = 24 * 3600 * 1000;
+    throttle_succeeded(t, &known, 1000);
+    assert_int_equal(throttle_rank(t, &known, 1000), 0);
+    assert_int_equal(throttle_rank(t, &stranger, 1000), 1);
+    throttle_failed(t, &known, "alice", 1, 1000);
+    throttle_failed(t, &known, "alice", 2, 1000);
+    throttle_failed(t, &stranger, "alice", 1, 1000);
+    assert_int_equal(throttle_rank(t, &known, 1000), 2);
+    assert_int_equal(throttle_rank(t, &stranger, 1000), 2);
+    assert_int_equal(throttle_rank(t, &known, 1000 + 2 * 15000), 0);
+    assert_int_equal(throttle_rank(t, &known, 1000 + day), 1); /* forgotten */
+    for (uint64_t i = 0; i < 40; i++)                          /* success is no excuse */
+        throttle_failed(t, &known, "alice", i + 1, 1000);
+    assert_true(throttle_refuses(t, &known, 1000));
+    throttle_succeeded(t, &known, 1000);
+    assert_true(throttle_refuses(t, &known, 1000));
+    throttle_free(t);
+}
+
 static void prefixes(void **state)
 {
     (void)state;
@@ -155,7 +179,7 @@ int main(void)
         cmocka_unit_test(many_failures),      cmocka_unit_test(a_few_failures),
         cmocka_unit_test(a_forgotten_client), cmocka_unit_test(one_bucket_for_a_48),
         cmocka_unit_test(an_attacked_name),   cmocka_unit_test(bounded_table),
-        cmocka_unit_test(prefixes),
+        cmocka_unit_test(who_comes_first),    cmocka_unit_test(prefixes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
