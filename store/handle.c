@@ -311,6 +311,8 @@ enum store_outcome handle_end_write(struct maildrop *m, enum store_outcome outco
     /* Some failures end the transaction by themselves. The words of the first one are kept. */
     if (!sqlite3_get_autocommit(m->db))
         sqlite3_exec(m->db, "ROLLBACK", NULL, NULL, NULL);
+    if (outcome == STORE_IO)
+        vfs_cut_wal();
     if (outcome == STORE_OK && m->wal_frames >= HANDLE_WAL_PAGES)
         handle_checkpoint(m);
     lock_release(m->lock_fd, MAILDROP_LOCK_WRITE);

@@ -369,6 +369,31 @@ int64_t vfs_file_size(enum maildrop_file file)
     return self.live && fstat(self.fds[file], &status) == 0 ? (int64_t)status.st_size : -1;
 }
 
+/* The start of the index in -shm: SQLite's WalIndexHdr, which a commit changes last. */
+struct wal_index {
+    uint32_t version, unused, change;
+    uint8_t ready, big_endian;
+    uint16_t page_size;
+    uint32_t frames;
+};
+
+enum { WAL_HEADER = 32, WAL_FRAME_HEADER = 24, WAL_INDEX_VERSION = 3007000 };
+
+void vfs_cut_wal(void)
+{
+    struct wal_index index;
+    ssize_t got = self.live ? pread(self.fds[MAILDROP_SHM], &index, sizeof(index), 0) : -1;
+
+    if (got != sizeof(index) || index.version != WAL_INDEX_VERSION || !index.ready)
+        return; /* nobody knows; the next recovery finds out */
+    int64_t end =
+        WAL_HEADER + (int64_t)index.frames * ((int64_t)index.page_size + WAL_FRAME_HEADER);
+    if (index.frames == 0)
+        end = 0;
+    if (vfs_file_size(MAILDROP_WAL) > end && ftruncate(self.fds[MAILDROP_WAL], end) < 0)
+        return; /* as above: the disk has failed, and is not asked again */
+}
+
 ssize_t vfs_peek(void *buffer, size_t size)
 {
     ssize_t got;

@@ -221,8 +221,7 @@ static bool try(const struct scenario *scenario, const struct disk_fault *fault,
     if (!witness_same(&now, after) && (outcome == STORE_OK || !witness_same(&now, before)))
         fail_msg("%s: %s, but it is %s", what, maildrop_outcome_name(outcome),
                  witness_same(&now, before) ? "undone" : "done in part");
-    /* Only a failed sync leaves the outcome open. */
-    if (outcome != STORE_OK && outcome != STORE_IO && !witness_same(&now, before))
+    if (outcome != STORE_OK && !witness_same(&now, before))
         fail_msg("%s: %s, but it is done", what, maildrop_outcome_name(outcome));
     return met;
 }
