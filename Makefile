@@ -123,6 +123,13 @@ $(B)/tests/rogue: $(B)/tests/support/rogue.o $(B)/daemon/child.o $(FLOOR_O)
 	$(call say,$@)
 	$(Q)$(link) -o $@ $^
 
+# A worker in which an attacker runs code, for the system tests.
+$(B)/tests/exploited: $(B)/tests/support/exploit.o $(B)/worker/main.o $(WORKER_O) $(STORE_O) $(CHILD_O) \
+		$(FLOOR_O)
+	@mkdir -p $(@D)
+	$(call say,$@)
+	$(Q)$(link) -Wl,--wrap=commands_find -o $@ $^ -lssl -lcrypto -lsqlite3 -lseccomp -lidn
+
 deps-%:
 	@packaging/install-deps.sh $*
 
@@ -136,7 +143,7 @@ check: deps-build deps-check $(if $(filter 1,$(LONG)),deps-long)
 	@$(MAKE) --no-print-directory lint tests trees
 	@tests/support/check.sh $(B)
 
-tests: all $(UNIT) $(FAULTS) $(MODULES) $(B)/tests/converse $(B)/tests/rogue
+tests: all $(UNIT) $(FAULTS) $(MODULES) $(B)/tests/converse $(B)/tests/rogue $(B)/tests/exploited
 
 # Servers that tests put in front of Poplar, or move in from, each in a tree of its own, and trees
 # that Poplar runs in itself: where one cannot be made, its tests are skipped.

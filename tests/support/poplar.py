@@ -93,6 +93,7 @@ class Poplar:
     def __init__(self, directory, stack=None, pam_unix=False, **settings):
         self.directory = Path(directory)
         self.process = None
+        self.pass_fds = ()  # what it inherits
         self.settings = settings
         self.port, self.tls_port = free_port(), free_port()
         self.state = self.directory / "state"
@@ -166,7 +167,7 @@ class Poplar:
         self.notify.settimeout(0.1)
         self.log = open(self.log_file, "ab")
         self.process = subprocess.Popen(self.command(), stdin=subprocess.DEVNULL, stdout=self.log,
-                                        stderr=self.log,
+                                        stderr=self.log, pass_fds=self.pass_fds,
                                         env=os.environ | {"NOTIFY_SOCKET": str(notify)})
         self.listener = threading.Thread(target=self.listen, args=(self.process,), daemon=True)
         self.listener.start()
