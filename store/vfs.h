@@ -31,8 +31,9 @@ bool vfs_unlinked(void);
 /* Octets in one file of the grant, -1 when it cannot be told. */
 int64_t vfs_file_size(enum maildrop_file file);
 
-/* After a commit that failed, under the write lock: cut -wal off where the frames end that the index
- * knows. A commit whose sync failed is whole in it, and would come true at the next recovery. */
+/* After a commit that failed, under the write lock: cut -wal off where the frames end that the
+ * index knows. A commit whose sync failed is whole in it, and would come true at the next recovery.
+ */
 void vfs_cut_wal(void);
 
 /* Read from the start of the granted database without SQLite; returns octets read or -1. */
