@@ -147,7 +147,8 @@ tests: all $(UNIT) $(FAULTS) $(MODULES) $(B)/tests/converse $(B)/tests/rogue $(B
 
 # Servers that tests put in front of Poplar, or move in from, each in a tree of its own, and trees
 # that Poplar runs in itself: where one cannot be made, its tests are skipped.
-runtime := libinih1 libsqlite3-0 libseccomp2 libssl3 libidn12 libjansson4 libsystemd0 libpam-modules
+runtime := libidn12 libinih1 libjansson4 libpam-modules libpam-pwdfile libseccomp2 libsqlite3-0 \
+	libssl3 libsystemd0
 trees:
 	@tests/support/tree.sh haproxy haproxy >/dev/null || true
 	@tests/support/tree.sh nginx nginx libnginx-mod-mail >/dev/null || true
@@ -159,7 +160,7 @@ trees:
 	@tests/support/tree.sh cyrus cyrus-pop3d >/dev/null || true
 	@tests/support/tree.sh runtime $(runtime) >/dev/null || true
 	@tests/support/tree.sh sssd sssd-common sssd-proxy libpam-sss libnss-sss libnss-extrausers \
-		libpam-pwdfile $(runtime) >/dev/null || true
+		$(runtime) >/dev/null || true
 
 unit: $(UNIT) $(FAULTS)
 	@set -e; for t in $(UNIT) $(FAULTS); do $$t; done

@@ -90,17 +90,24 @@ static bool drop(const struct config *config, char *missing, size_t missing_size
 {
     uid_t uid;
     gid_t gid;
+    const char *user = config->server.worker_user;
     *rooted = false;
+    bool known = privileges_lookup(user, &uid, &gid);
     if (geteuid() != 0) {
+        if (!known || uid != geteuid())
+            return base_refuse(
+                error, error_size,
+                "%s: [server] worker_user=%s: only root can run workers as somebody else; "
+                "start poplard as root or, to try it out, name the user who starts it",
+                config_where(config, "server", "", "worker_user"), user);
         add(missing, missing_size, "a user of their own (not started as root)");
         return true;
     }
-    if (!privileges_lookup(config->server.worker_user, &uid, &gid) || uid == 0 || gid == 0)
+    if (!known || uid == 0 || gid == 0)
         return base_refuse(error, error_size,
                            "%s: [server] worker_user=%s: no such account, or root's; make it with "
                            "`useradd --system --no-create-home --shell /usr/sbin/nologin %s`",
-                           config_where(config, "server", "", "worker_user"),
-                           config->server.worker_user, config->server.worker_user);
+                           config_where(config, "server", "", "worker_user"), user, user);
     *rooted = enter_empty(config);
     privileges_drop(uid, gid);
     return true;

@@ -2,6 +2,7 @@
  * test_sandbox.c - the workers' filter: how much it allows, and every system call there is tried in
  * a process confined as a worker is. What the table does not name must kill.
  */
+#include <pwd.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -60,7 +61,9 @@ static struct config *worker_config(void)
     char error[256];
     struct config *config = config_new();
     config_at(config, "test");
-    assert_true(config_set(config, "server", "", "worker_user", "nobody", error, sizeof error));
+    const struct passwd *self = getpwuid(geteuid());
+    const char *user = geteuid() != 0 && self ? self->pw_name : "nobody";
+    assert_true(config_set(config, "server", "", "worker_user", user, error, sizeof error));
     assert_true(config_set(config, "server", "", "run_dir", "/tmp", error, sizeof error));
     return config;
 }
@@ -286,6 +289,26 @@ static void test_no_worker_user(void **state)
     config_free(config);
 }
 
+/* Without root nobody becomes anybody else: who is asked to is told, and serves nobody. */
+static int try_to_become_another(void)
+{
+    char missing[256], error[512] = "";
+    struct config *config = worker_config();
+    if (geteuid() == 0 &&
+        (setresgid(65534, 65534, 65534) < 0 || setresuid(65534, 65534, 65534) < 0))
+        return 1;
+    if (!config_set(config, "server", "", "worker_user", "daemon", error, sizeof error) ||
+        confine_process(config, missing, sizeof missing, error, sizeof error))
+        return 2;
+    return strstr(error, "[server] worker_user=daemon: only root") ? 0 : 3;
+}
+
+static void test_no_other_user_without_root(void **state)
+{
+    (void)state;
+    returns_zero(try_to_become_another);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -295,6 +318,7 @@ int main(void)
         cmocka_unit_test(test_log_only),
         cmocka_unit_test(test_no_file_is_in_reach),
         cmocka_unit_test(test_no_worker_user),
+        cmocka_unit_test(test_no_other_user_without_root),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }

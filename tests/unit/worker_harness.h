@@ -35,6 +35,7 @@
 #include <openssl/err.h>
 #include <openssl/ssl.h>
 #include <poll.h>
+#include <pwd.h>
 #include <sqlite3.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -328,8 +329,11 @@ static inline void harness_begin(struct harness *h, const char *const *settings)
     }
     close(ends[1]);
     channel_open(&h->nursery, ends[0], ROLE_MASTER, ROLE_NURSERY, STATE_STARTING);
-    if (geteuid() == 0)
-        harness_send_setting(h, "server.worker_user=nobody");
+    const struct passwd *self = getpwuid(geteuid());
+    char user[64];
+    snprintf(user, sizeof user, "server.worker_user=%s",
+             geteuid() != 0 && self ? self->pw_name : "nobody");
+    harness_send_setting(h, user);
     harness_send_setting(h, "server.hostname=mail.example.org");
     harness_send_setting(h, "server.run_dir=/tmp");
     for (; *settings; settings++)
