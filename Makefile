@@ -49,6 +49,7 @@ UNIT := $(patsubst tests/unit/%.c,$(B)/tests/%,$(wildcard tests/unit/test_*.c))
 FAULTS := $(patsubst tests/faults/%.c,$(B)/tests/%,$(wildcard tests/faults/test_*.c))
 FAULTS_O := $(patsubst %.c,$(B)/%.o,$(filter-out tests/faults/test_%,$(wildcard tests/faults/*.c)))
 INSIDE_O := $(B)/tests/support/inside.o
+FUZZ := $(patsubst tests/fuzz/%.c,$(B)/tests/%,$(wildcard tests/fuzz/fuzz_*.c))
 MODULES := $(patsubst tests/support/%.c,$(B)/tests/%.so,$(wildcard tests/support/pam_*.c))
 
 all: $(PROGRAMS:%=$(B)/%)
@@ -112,6 +113,14 @@ $(B)/tests/converse: $(patsubst %.c,$(B)/%.o,$(wildcard tests/protocol/*.c)) $(W
 	$(call say,$@)
 	$(Q)$(link) -o $@ $^ -lcmocka -lssl -lcrypto -lsqlite3 -lseccomp -lidn
 
+# Fuzz targets: `make fuzz` builds them, and what they are made of, with clang below $(B)/fuzz.
+$(FUZZ): $(B)/tests/%: $(B)/tests/fuzz/%.o $(INSIDE_O) $(CTL_O) $(AUTH_O) $(WORKER_O) \
+		$(STORE_O) $(TEMPLATE_O) $(CONFIGFILE_O) $(CHILD_O) $(FLOOR_O)
+	@mkdir -p $(@D)
+	$(call say,$@)
+	$(Q)$(link) -fsanitize=fuzzer -o $@ $^ -linih -ljansson -lpam -lssl -lcrypto -lsqlite3 -lseccomp -lidn
+fuzz-targets: $(FUZZ)
+
 $(B)/tests/pam_%.so: tests/support/pam_%.c
 	@mkdir -p $(@D)
 	$(call say,$@)
@@ -130,6 +139,13 @@ $(B)/tests/exploited: $(B)/tests/support/exploit.o $(B)/worker/main.o $(WORKER_O
 	$(call say,$@)
 	$(Q)$(link) -Wl,--wrap=commands_find -o $@ $^ -lssl -lcrypto -lsqlite3 -lseccomp -lidn
 
+TIME ?= 60
+clang_fuzz := CC=clang B=$(B)/fuzz \
+	CFLAGS='-O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined,fuzzer-no-link -fno-sanitize-recover=all'
+fuzz: deps-build deps-fuzz
+	@$(MAKE) --no-print-directory $(clang_fuzz) fuzz-targets
+	@tests/fuzz/run.sh $(B)/fuzz/tests $(TIME)
+
 deps-%:
 	@packaging/install-deps.sh $*
 
@@ -141,6 +157,7 @@ run: deps-build deps-run
 
 check: deps-build deps-check $(if $(filter 1,$(LONG)),deps-long)
 	@$(MAKE) --no-print-directory lint tests trees
+	$(if $(shell command -v clang),@$(MAKE) --no-print-directory $(clang_fuzz) fuzz-targets)
 	@tests/support/check.sh $(B)
 
 tests: all $(UNIT) $(FAULTS) $(MODULES) $(B)/tests/converse $(B)/tests/rogue $(B)/tests/exploited
@@ -180,6 +197,6 @@ include packaging/install.mk
 deb: deps-build deps-deb
 	@packaging/deb.sh $(B)
 
-.PHONY: all run check tests trees unit lint clean deb unchecked
+.PHONY: all run check fuzz fuzz-targets tests trees unit lint clean deb unchecked
 .SECONDARY:
 -include $(shell find $(B) -name '*.d' -type f 2>/dev/null)

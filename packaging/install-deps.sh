@@ -11,6 +11,7 @@ check='clang-format libcmocka-dev libpam-wrapper libpam-pwdfile python3-pytest c
        debootstrap strace procps util-linux passwd ca-certificates man-db groff-base
        mandoc rpm apparmor libpam-google-authenticator'
 deb='dpkg-dev debhelper po-debconf bash-completion systemd'
+fuzz='clang libclang-rt-dev'
 long='claws-mail xvfb' # hundreds of megabytes on a bare machine
 
 wanted=
@@ -20,8 +21,9 @@ for set in "$@"; do
     run) wanted="$wanted $run" ;;
     check) wanted="$wanted $check" ;;
     deb) wanted="$wanted $deb" ;;
+    fuzz) wanted="$wanted $fuzz" ;;
     long) wanted="$wanted $long" ;;
-    *) echo "install-deps.sh: no set '$set': build, run, check, deb or long" >&2; exit 64 ;;
+    *) echo "install-deps.sh: no set '$set': build, run, check, deb, fuzz or long" >&2; exit 64 ;;
     esac
 done
 

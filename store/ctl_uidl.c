@@ -73,7 +73,8 @@ static const char *convert(const char *format, const struct ctl_uidl_parts *part
     bool hex = false;
     if (*format == '0') /* without it Dovecot would cut off, and a UIDL must not be cut */
         for (; isdigit((unsigned char)*format); format++)
-            width = width * 10 + (*format - '0');
+            if (width <= MAILDROP_UIDL_MAX)
+                width = width * 10 + (*format - '0');
     if (*format == 'X') {
         hex = true;
         format++;

@@ -258,6 +258,7 @@ static int enter(void **state)
     inside_deliver(utf8, sizeof(utf8) - 1);
     inside_deliver("three\n", 6);
     inside_deliver("four\n", 5);
+    inside_keep();
     delivery = malloc(strlen(text) + 1000);
     sprintf(delivery,
             "LHLO example.org\r\nMAIL FROM:<bob@example.org> SMTPUTF8\r\nRCPT TO:<alice>\r\n"

@@ -317,7 +317,7 @@ const char *inside_folder(void)
     return self.folder;
 }
 
-static void take_image(void)
+void inside_keep(void)
 {
     for (int i = 0; i < MAILDROP_FILES; i++) {
         struct stat st;
@@ -371,7 +371,6 @@ void inside_deliver(const void *octets, size_t size)
     must(maildrop_open(files, &maildrop) == STORE_OK, "maildrop_open");
     must(maildrop_deliver(maildrop, &delivery, read_text, &text, NULL) == STORE_OK, "delivery");
     maildrop_close(maildrop);
-    take_image();
 }
 
 /* As the worker's take_client(). */

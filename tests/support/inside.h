@@ -40,10 +40,11 @@ struct inside_result {
 /* Once: settings "section.key=value" up to NULL, and an empty maildrop. */
 void inside_begin(const char *const *settings);
 
-/* Put a message into the maildrop, as it is from now on at the beginning of each session. */
+/* Put a message into the maildrop. */
 void inside_deliver(const void *octets, size_t size);
 
-/* The maildrop as it was after the last inside_deliver(). */
+/* Remember the maildrop as it is now, and make it so again. */
+void inside_keep(void);
 void inside_restore(void);
 
 /* Where the maildrop's files are. */

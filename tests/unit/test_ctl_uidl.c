@@ -43,6 +43,7 @@ static void formats(void **state)
         {"a b", NULL},
         {"%8Xu", NULL},
         {"%0999u", NULL},
+        {"%04294967301u", NULL},
     };
     for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
         char text[MAILDROP_UIDL_MAX + 1] = "";

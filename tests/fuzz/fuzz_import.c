@@ -1,0 +1,153 @@
+/*
+ * fuzz_import.c - what poplarctl import reads of other servers: mbox, Maildir names, the UIDL lists
+ * of Dovecot and Courier, the index of Cyrus, formats of UIDLs.
+ *
+ * Promised: every UIDL is one by RFC 1939; a list is sorted and finds what it holds; an mbox gives
+ * the same messages in pieces of any size, and each again after it is rewound.
+ */
+#include "store/ctl_cyrus.h"
+#include "store/ctl_maildir.h"
+#include "store/ctl_mbox.h"
+#include "store/ctl_uidl.h"
+#include "tests/fuzz/fuzz.h"
+
+#include <time.h>
+
+int LLVMFuzzerInitialize(int *argc, char ***argv)
+{
+    (void)argc, (void)argv;
+    setenv("TZ", "UTC", 1);
+    tzset();
+    return 0;
+}
+
+static void check_list(struct ctl_uidl_list *list)
+{
+    for (size_t i = 0; i < list->n; i++) {
+        const struct ctl_uidl *entry = &list->entries[i];
+        promise(entry->text[0] == '\0' || ctl_uidl_is_valid(entry->text));
+        promise(i == 0 || strcmp(list->entries[i - 1].name, entry->name) <= 0);
+        promise(ctl_uidl_find(list, entry->name) || strchr(entry->name, ':'));
+    }
+    ctl_uidl_free(list);
+}
+
+static void try_list(bool dovecot, const char *format, const uint8_t *data, size_t size)
+{
+    char *octets = fuzz_copy(data, size, true), error[200] = "";
+    struct ctl_uidl_list list = {0};
+    const bool good = dovecot ? ctl_uidl_read_dovecot(octets, format, &list, error, sizeof error)
+                              : ctl_uidl_read_courier(octets, &list, error, sizeof error);
+    promise(good || error[0]);
+    check_list(&list);
+    free(octets);
+}
+
+static void try_cyrus(const uint8_t *data, size_t size)
+{
+    unsigned char *octets = (unsigned char *)fuzz_copy(data, size, false);
+    struct ctl_cyrus cyrus;
+    if (ctl_cyrus_read(octets, size, &cyrus))
+        promise(cyrus.n <= size);
+    ctl_cyrus_free(&cyrus);
+    free(octets);
+}
+
+static void try_names(const uint8_t *data, size_t size)
+{
+    char *name = fuzz_copy(data, size, true), uidl[MAILDROP_UIDL_MAX + 1];
+    const struct ctl_uidl_parts parts = {4711, 1234567890, name, "0123456789abcdef"};
+    promise(ctl_maildir_seconds(name) >= 0);
+    ctl_maildir_trashed(name);
+    promise(ctl_uidl_base_length(name) <= strlen(name));
+    if (ctl_uidl_make(name, &parts, uidl))
+        promise(ctl_uidl_is_valid(uidl));
+    if (ctl_uidl_make("%f", &parts, uidl))
+        promise(ctl_uidl_is_valid(uidl));
+    promise(ctl_mbox_date(name) >= 0);
+    free(name);
+}
+
+struct source {
+    const uint8_t *data;
+    size_t size, at, step;
+};
+
+static ssize_t read_source(void *context, void *buffer, size_t size)
+{
+    struct source *s = context;
+    size_t n = s->size - s->at;
+    n = n < size ? n : size;
+    n = s->step > 0 && n > s->step ? s->step : n;
+    memcpy(buffer, s->data + s->at, n);
+    s->at += n;
+    return (ssize_t)n;
+}
+
+/* A digest of all messages; `rewinds`: each is read twice. */
+static uint64_t read_mbox(const uint8_t *data, size_t size, size_t step, size_t buffer,
+                          bool rewinds)
+{
+    struct source s = {data, size, 0, step};
+    struct ctl_mbox mbox;
+    uint64_t digest = 1;
+    int64_t received;
+    int found;
+    char *octets = malloc(buffer);
+    ctl_mbox_init(&mbox, read_source, &s);
+    while ((found = ctl_mbox_next(&mbox, &received)) > 0) {
+        const uint64_t position = mbox.position;
+        uint64_t first = 0;
+        promise(received >= 0);
+        for (int again = 0; again <= rewinds; again++) {
+            uint64_t text = 0xcbf29ce484222325;
+            ssize_t got;
+            if (again) {
+                s.at = (size_t)position;
+                ctl_mbox_rewind(&mbox, position);
+            }
+            while ((got = ctl_mbox_read(&mbox, octets, buffer)) > 0)
+                for (ssize_t i = 0; i < got; i++)
+                    text = (text ^ (unsigned char)octets[i]) * 0x100000001b3;
+            promise(got == 0);
+            promise(!again || text == first);
+            first = text;
+        }
+        digest = digest * 31 + first + (uint64_t)received;
+    }
+    promise(mbox.position <= size && (found < 0 || mbox.position == size));
+    ctl_mbox_free(&mbox);
+    free(octets);
+    return digest + (uint64_t)found;
+}
+
+static void try_mbox(const uint8_t *data, size_t size)
+{
+    const uint64_t whole = read_mbox(data, size, 0, 8192, false);
+    promise(read_mbox(data, size, 1, 100, false) == whole);
+    promise(read_mbox(data, size, 7, 1, true) == whole);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    switch (fuzz_octet(&data, &size) % 6) {
+    case 0:
+        try_mbox(data, size);
+        break;
+    case 1:
+        try_list(true, NULL, data, size);
+        break;
+    case 2:
+        try_list(true, "%v.%u-%f", data, size);
+        break;
+    case 3:
+        try_list(false, NULL, data, size);
+        break;
+    case 4:
+        try_cyrus(data, size);
+        break;
+    default:
+        try_names(data, size);
+    }
+    return 0;
+}
