@@ -293,7 +293,8 @@ def test_77_flipped_bits(store):
     chance = random.Random(77)
     positions = [(n, chance.randrange(8)) for n in range(100)]
     positions += [(n, chance.randrange(8)) for n in range(100, 200)]
-    positions += [(chance.randrange(len(sound)), chance.randrange(8)) for _ in range(300)]
+    positions += [(chance.randrange(len(sound)), chance.randrange(8))
+                  for _ in range(800 if os.environ.get("LONG") == "1" else 300)]
     seen = {}
     for where in spoil(drop / "mail.db", sound, positions):
         how = judge(p, 10, sizes)
