@@ -146,6 +146,12 @@ fuzz: deps-build deps-fuzz
 	@$(MAKE) --no-print-directory $(clang_fuzz) fuzz-targets
 	@tests/fuzz/run.sh $(B)/fuzz/tests $(TIME)
 
+# The bench's load generator.
+$(B)/tests/load: $(B)/tests/bench/load.o $(B)/tests/bench/script.o
+	@mkdir -p $(@D)
+	$(call say,$@)
+	$(Q)$(link) -o $@ $^ -lssl -lcrypto
+
 deps-%:
 	@packaging/install-deps.sh $*
 
@@ -182,6 +188,17 @@ trees:
 unit: $(UNIT) $(FAULTS)
 	@set -e; for t in $(UNIT) $(FAULTS); do $$t; done
 
+# Poplar beside its peers, tests/bench/README.md. SCENARIO= and SERVERS= choose, by the beginnings of
+# names with commas between them.
+bench: deps-build deps-check
+	@$(MAKE) --no-print-directory all $(B)/tests/load
+	@tests/bench/run.sh $(B) $(if $(SCENARIO),--scenario $(SCENARIO)) $(if $(SERVERS),--servers $(SERVERS)) \
+		$(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(SECONDS),--seconds $(SECONDS)) \
+		--results $(or $(RESULTS),tests/bench/results)
+
+unit: $(UNIT)
+	@set -e; for t in $(UNIT); do $$t; done
+
 # Format, and who may include whom. Warnings are errors in every build.
 lint:
 	@clang-format --dry-run --Werror $(wildcard */*.[ch] tests/*/*.[ch])
@@ -198,5 +215,7 @@ deb: deps-build deps-deb
 	@packaging/deb.sh $(B)
 
 .PHONY: all run check fuzz fuzz-targets tests trees unit lint clean deb unchecked
+
+.PHONY: all run check bench tests trees unit lint clean
 .SECONDARY:
 -include $(shell find $(B) -name '*.d' -type f 2>/dev/null)
