@@ -196,9 +196,6 @@ bench: deps-build deps-check
 		$(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(SECONDS),--seconds $(SECONDS)) \
 		--results $(or $(RESULTS),tests/bench/results)
 
-unit: $(UNIT)
-	@set -e; for t in $(UNIT); do $$t; done
-
 # Format, and who may include whom. Warnings are errors in every build.
 lint:
 	@clang-format --dry-run --Werror $(wildcard */*.[ch] tests/*/*.[ch])
@@ -214,8 +211,7 @@ include packaging/install.mk
 deb: deps-build deps-deb
 	@packaging/deb.sh $(B)
 
-.PHONY: all run check fuzz fuzz-targets tests trees unit lint clean deb unchecked
+.PHONY: all run check bench fuzz fuzz-targets tests trees unit lint clean deb unchecked
 
-.PHONY: all run check bench tests trees unit lint clean
 .SECONDARY:
 -include $(shell find $(B) -name '*.d' -type f 2>/dev/null)
