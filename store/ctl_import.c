@@ -130,6 +130,7 @@ static ssize_t pass_on(void *context, void *buffer, size_t size)
 }
 
 static enum store_outcome deliver(struct import *im, const struct ctl_item *item,
+                                  const struct ctl_inspected *found,
                                   const struct ctl_candidate *candidate)
 {
     struct maildrop_delivery delivery = im->limits;
@@ -142,7 +143,7 @@ static enum store_outcome deliver(struct import *im, const struct ctl_item *item
         im->in_batch = true;
         im->batch_ms = base_now_ms();
     }
-    if (!ctl_reader_rewind(im->reader))
+    if (!ctl_reader_rewind(im->reader, found, delivery.uidl))
         return STORE_SOURCE;
     outcome = maildrop_deliver(im->maildrop.store, &delivery, pass_on, im, NULL);
     return outcome == STORE_OK ? ctl_known_note(im->maildrop.store, candidate) : outcome;
@@ -218,7 +219,7 @@ static bool import_message(struct import *im, const struct ctl_item *item)
         return true;
     }
     if (outcome == STORE_OK)
-        outcome = is_dry(im) ? rehearse(im, &found) : deliver(im, item, &candidate);
+        outcome = is_dry(im) ? rehearse(im, &found) : deliver(im, item, &found, &candidate);
     switch (outcome) {
     case STORE_OK:
         return took(im, item, &found, &candidate);
@@ -273,7 +274,10 @@ static void measure(struct import *im, struct ctl_capture_size **sizes)
             continue;
         if (im->n_messages % 256 == 0)
             *sizes = base_realloc(*sizes, (im->n_messages + 256) * sizeof **sizes);
-        if (!inspect(im, &found))
+        bool read = inspect(im, &found);
+        if (read && found.x_uid) /* the server did not show what it noted */
+            read = ctl_reader_rewind(im->reader, &found, true) && inspect(im, &found);
+        if (!read)
             found = (struct ctl_inspected){.octets = UINT64_MAX, .raw_octets = UINT64_MAX};
         (*sizes)[im->n_messages++] = (struct ctl_capture_size){found.octets, found.raw_octets};
     }

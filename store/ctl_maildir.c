@@ -46,7 +46,7 @@ int ctl_maildir_compare(const void *a, const void *b)
         return x->order < y->order ? -1 : 1;
     if (x->seconds != y->seconds)
         return x->seconds < y->seconds ? -1 : 1;
-    int order = strcmp(x->name, y->name);
+    int order = strverscmp(x->name, y->name); /* "M90P1" before "M100P1": microseconds */
     return order ? order : x->in_new - y->in_new;
 }
 

@@ -9,19 +9,24 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <time.h>
 
 enum {
-    FROM_SIZE = 5,       /* "From " */
-    LOOK_AHEAD = 7,      /* "\r\nFrom ": what decides whether a message ends here */
-    FROM_LINE_MAX = 255, /* octets of a From line that are searched for a date */
+    FROM_SIZE = 5,                 /* "From " */
+    LOOK_AHEAD = 7,                /* "\r\nFrom ": what decides whether a message ends here */
+    FROM_LINE_MAX = 255,           /* octets of a From line that are searched for a date */
+    FROM_LINE = 2 + FROM_LINE_MAX, /* with an empty line before it */
+    LENGTH_FIELD = sizeof "Content-Length: 18446744073709551615\r\n",
 };
 
 enum { BEFORE_FROM, LINE_BEGIN, IN_LINE };
 
-void ctl_mbox_init(struct ctl_mbox *mbox, maildrop_source *source, void *context)
+void ctl_mbox_init(struct ctl_mbox *mbox, maildrop_source *source, ctl_mbox_look *look,
+                   void *context)
 {
-    *mbox = (struct ctl_mbox){.source = source, .context = context, .state = BEFORE_FROM};
+    *mbox =
+        (struct ctl_mbox){.source = source, .look = look, .context = context, .state = BEFORE_FROM};
     mbox->data = base_alloc(CTL_MBOX_BUFFER);
 }
 
@@ -31,13 +36,20 @@ void ctl_mbox_free(struct ctl_mbox *mbox)
     mbox->data = NULL;
 }
 
+static void begin_message(struct ctl_mbox *mbox)
+{
+    mbox->quotes = 0;
+    mbox->state = LINE_BEGIN;
+    mbox->in_header = true;
+    mbox->length = mbox->body_end = 0;
+}
+
 void ctl_mbox_rewind(struct ctl_mbox *mbox, uint64_t position)
 {
     mbox->start = mbox->end = 0;
     mbox->ended = false;
-    mbox->quotes = 0;
     mbox->position = position;
-    mbox->state = LINE_BEGIN;
+    begin_message(mbox);
 }
 
 static size_t available(const struct ctl_mbox *mbox)
@@ -73,19 +85,67 @@ static bool fill(struct ctl_mbox *mbox, size_t want)
     return true;
 }
 
-static bool is_from(const struct ctl_mbox *mbox, size_t offset)
+static bool is_from(const unsigned char *at, size_t size)
 {
-    return available(mbox) >= offset + FROM_SIZE &&
-           memcmp(mbox->data + mbox->start + offset, "From ", FROM_SIZE) == 0;
+    return size >= FROM_SIZE && memcmp(at, "From ", FROM_SIZE) == 0;
+}
+
+/* The same, and it begins a message. */
+static bool is_separator(const struct ctl_mbox *mbox, const unsigned char *at, size_t size)
+{
+    char line[FROM_LINE_MAX + 1];
+    if (!is_from(at, size) || !mbox->dated)
+        return is_from(at, size);
+    const unsigned char *end = memchr(at, '\n', size);
+    size_t length = end ? (size_t)(end - at) : size;
+    if (length > FROM_LINE_MAX)
+        length = FROM_LINE_MAX;
+    memcpy(line, at, length);
+    line[length] = '\0';
+    return ctl_mbox_date(line) != 0;
 }
 
 /* Octets of the empty line that begins here, 0 if the line is not empty. */
-static size_t empty_line(const struct ctl_mbox *mbox)
+static size_t empty_line(const unsigned char *at, size_t size)
 {
-    const unsigned char *at = mbox->data + mbox->start;
-    if (available(mbox) >= 1 && at[0] == '\n')
+    if (size >= 1 && at[0] == '\n')
         return 1;
-    return available(mbox) >= 2 && at[0] == '\r' && at[1] == '\n' ? 2 : 0;
+    return size >= 2 && at[0] == '\r' && at[1] == '\n' ? 2 : 0;
+}
+
+/* Whether the body that begins here ends where Content-Length says: after a line, and before a
+ * separator or the end. */
+static bool is_end(const struct ctl_mbox *mbox, uint64_t end)
+{
+    unsigned char octets[1 + FROM_LINE];
+    ssize_t got = mbox->look(mbox->context, end - 1, octets, sizeof octets);
+    if (got < 1 || octets[0] != '\n')
+        return false;
+    size_t size = (size_t)got - 1, empty = empty_line(octets + 1, size);
+    return size == empty || is_separator(mbox, octets + 1 + empty, size - empty);
+}
+
+/* At the beginning of a header line: take note of a Content-Length, and of the header's end. */
+static bool look_at_field(struct ctl_mbox *mbox, size_t empty)
+{
+    static const char name[] = "Content-Length:";
+    char value[LENGTH_FIELD];
+    if (empty) {
+        uint64_t body = mbox->position + empty;
+        mbox->in_header = false;
+        if (mbox->length > 0 && mbox->length < INT64_MAX - body && mbox->look &&
+            is_end(mbox, body + mbox->length))
+            mbox->body_end = body + mbox->length;
+        return true;
+    }
+    if (!fill(mbox, LENGTH_FIELD))
+        return false;
+    size_t size = available(mbox) < LENGTH_FIELD ? available(mbox) : LENGTH_FIELD - 1;
+    memcpy(value, mbox->data + mbox->start, size);
+    value[size] = '\0';
+    if (strncasecmp(value, name, strlen(name)) == 0)
+        mbox->length = strtoull(value + strlen(name), NULL, 10);
+    return true;
 }
 
 /* Count the '>' that begin a line; before "From " one of them is the format's. */
@@ -101,7 +161,7 @@ static bool count_quotes(struct ctl_mbox *mbox)
     } while (available(mbox) == 0 && !mbox->ended);
     if (!fill(mbox, FROM_SIZE))
         return false;
-    if (is_from(mbox, 0))
+    if (is_from(mbox->data + mbox->start, available(mbox)))
         mbox->quotes--;
     return true;
 }
@@ -111,15 +171,43 @@ static bool begin_line(struct ctl_mbox *mbox)
 {
     if (!fill(mbox, LOOK_AHEAD))
         return false;
-    size_t empty = empty_line(mbox);
+    size_t empty = empty_line(mbox->data + mbox->start, available(mbox));
+    bool from = empty && is_from(mbox->data + mbox->start + empty, available(mbox) - empty);
+    if (mbox->in_header && !look_at_field(mbox, empty))
+        return false;
+    if (from && !fill(mbox, FROM_LINE))
+        return false;
+    const unsigned char *at = mbox->data + mbox->start;
     bool last = available(mbox) == empty; /* also when nothing is left at all */
-    if (last || (empty && is_from(mbox, empty))) {
+    if (!mbox->body_end &&
+        (last || (from && is_separator(mbox, at + empty, available(mbox) - empty)))) {
         use(mbox, empty);
         mbox->state = BEFORE_FROM;
         return true;
     }
     mbox->state = IN_LINE;
-    return mbox->data[mbox->start] != '>' || count_quotes(mbox);
+    return mbox->keep_quotes || at[0] != '>' || count_quotes(mbox);
+}
+
+/* In a body whose length is known: nothing means anything before its end. */
+static size_t give_body(struct ctl_mbox *mbox, unsigned char *to, size_t size)
+{
+    uint64_t left = mbox->body_end - mbox->position;
+    size_t n = available(mbox) < size ? available(mbox) : size;
+    n = n < left ? n : (size_t)left;
+    memcpy(to, mbox->data + mbox->start, n);
+    use(mbox, n);
+    return n;
+}
+
+/* After such a body. */
+static bool end_body(struct ctl_mbox *mbox)
+{
+    if (!fill(mbox, LOOK_AHEAD))
+        return false;
+    use(mbox, empty_line(mbox->data + mbox->start, available(mbox)));
+    mbox->state = BEFORE_FROM;
+    return true;
 }
 
 static size_t give_quotes(struct ctl_mbox *mbox, unsigned char *to, size_t size)
@@ -150,8 +238,19 @@ ssize_t ctl_mbox_read(struct ctl_mbox *mbox, void *buffer, size_t size)
     unsigned char *to = buffer;
     size_t put = 0;
     while (put < size && mbox->state != BEFORE_FROM) {
+        bool measured = mbox->body_end && mbox->state == LINE_BEGIN;
         if (mbox->quotes > 0) {
             put += give_quotes(mbox, to + put, size - put);
+        } else if (measured && mbox->position >= mbox->body_end) {
+            if (!end_body(mbox))
+                return -1;
+        } else if (measured) {
+            if (!fill(mbox, 1))
+                return -1;
+            if (available(mbox) == 0)
+                mbox->state = BEFORE_FROM; /* it was cut short meanwhile */
+            else
+                put += give_body(mbox, to + put, size - put);
         } else if (mbox->state == LINE_BEGIN) {
             if (!begin_line(mbox))
                 return -1;
@@ -198,14 +297,17 @@ int ctl_mbox_next(struct ctl_mbox *mbox, int64_t *received)
         return -1;
     if (available(mbox) == 0)
         return 0;
-    if (!is_from(mbox, 0)) {
+    if (!is_from(mbox->data + mbox->start, available(mbox))) {
         errno = EBADMSG;
         return -1;
     }
+    bool first = mbox->position == 0;
     if (!take_from_line(mbox, line))
         return -1;
     *received = ctl_mbox_date(line);
-    mbox->state = LINE_BEGIN;
+    if (first)
+        mbox->dated = *received != 0;
+    begin_message(mbox);
     return 1;
 }
 

@@ -5,6 +5,7 @@
 #include "store/ctl_reader.h"
 #include "daemon/base.h"
 #include "store/ctl_cyrus.h"
+#include "store/ctl_hide.h"
 #include "store/ctl_maildir.h"
 #include "store/ctl_mbox.h"
 
@@ -38,6 +39,8 @@ struct ctl_reader {
     struct ctl_uidl_list list;
     struct ctl_cyrus cyrus;
     struct ctl_mbox mbox;
+    bool hides; /* of the message at hand, what an mbox's server noted in it */
+    struct ctl_hide hide;
 };
 
 bool ctl_reader_format(const char *name, enum ctl_format *format)
@@ -70,6 +73,12 @@ static ssize_t read_file(void *context, void *buffer, size_t size)
     else
         reader->position += (uint64_t)got;
     return got;
+}
+
+static ssize_t look_at_file(void *context, uint64_t position, void *buffer, size_t size)
+{
+    const struct ctl_reader *reader = context;
+    return pread(reader->fd, buffer, size, (off_t)position);
 }
 
 /* A file named .eml is one message even if it begins with a From line: programs that save single
@@ -109,7 +118,7 @@ static const char *begin_file(struct ctl_reader *reader, enum ctl_format wanted,
     reader->format = wanted;
     if (reader->format != CTL_FORMAT_MBOX)
         return NULL;
-    ctl_mbox_init(&reader->mbox, read_file, reader);
+    ctl_mbox_init(&reader->mbox, read_file, look_at_file, reader);
     if (!begins_with_from(reader->fd))
         return "is no mbox: it does not begin with \"From \"";
     if (lock_mbox(reader->fd))
@@ -127,7 +136,9 @@ static const char *read_list(struct ctl_reader *reader, const struct ctl_reader_
     char *octets = how->list ? base_strdup(how->list) : NULL;
     enum ctl_uidl_kind kind =
         how->list ? (how->list[0] == '/' ? CTL_UIDL_COURIER : CTL_UIDL_DOVECOT) : how->uidl;
-    if (!octets && (kind == CTL_UIDL_AUTO || kind == CTL_UIDL_DOVECOT)) {
+    /* Dovecot's tells the order also where the UIDLs are the names. */
+    bool for_order = kind == CTL_UIDL_FILENAME;
+    if (!octets && (kind == CTL_UIDL_AUTO || kind == CTL_UIDL_DOVECOT || for_order)) {
         octets = ctl_uidl_read_file(reader->fd, "dovecot-uidlist");
         kind = octets ? CTL_UIDL_DOVECOT : kind;
     }
@@ -140,9 +151,10 @@ static const char *read_list(struct ctl_reader *reader, const struct ctl_reader_
     else if (octets)
         good = ctl_uidl_read_courier(octets, &reader->list, error, sizeof error);
     if (octets && good) {
-        reader->uidl = kind;
+        reader->uidl = for_order ? CTL_UIDL_FILENAME : kind;
         ctl_maildir_arrange(&reader->maildir, &reader->list);
     }
+    good |= for_order;
     free(octets);
     snprintf(wrong, sizeof wrong, "its list of UIDLs: %s (--uidl=none does without)", error);
     return good ? NULL : wrong;
@@ -283,6 +295,8 @@ static enum ctl_read next_in_mbox(struct ctl_reader *reader, struct ctl_item *it
     if (reader->broken)
         return CTL_READ_END; /* reported when it broke */
     snprintf(item->name, sizeof item->name, "%s, message %zu", reader->path, ++reader->next);
+    reader->hides = false;
+    reader->mbox.keep_quotes = true;
     int more = ctl_mbox_next(&reader->mbox, &item->received);
     reader->at = reader->mbox.position;
     if (more >= 0)
@@ -346,21 +360,50 @@ enum ctl_read ctl_reader_next(struct ctl_reader *reader, struct ctl_item *item)
     }
 }
 
+static ssize_t read_shown(struct ctl_reader *reader, char *buffer, size_t size)
+{
+    char octets[8192];
+    size_t put = 0, want = size - CTL_HIDE_NAME;
+    ssize_t got = 1;
+    while (got > 0 && put == 0) {
+        got = ctl_mbox_read(&reader->mbox, octets, want < sizeof octets ? want : sizeof octets);
+        if (got < 0)
+            return -1;
+        put = got > 0 ? ctl_hide_take(&reader->hide, octets, (size_t)got, buffer)
+                      : ctl_hide_end(&reader->hide, buffer);
+    }
+    return (ssize_t)put;
+}
+
 ssize_t ctl_reader_read(void *context, void *buffer, size_t size)
 {
     struct ctl_reader *reader = context;
+    if (reader->hides)
+        return read_shown(reader, buffer, size);
     return reader->format == CTL_FORMAT_MBOX ? ctl_mbox_read(&reader->mbox, buffer, size)
                                              : read_file(reader, buffer, size);
 }
 
-bool ctl_reader_rewind(struct ctl_reader *reader)
+/* Whether the server that keeps this mbox writes into its messages. */
+static bool is_noted(struct ctl_reader *reader, const struct ctl_inspected *inspected)
+{
+    if (inspected->uidvalidity)
+        reader->validity = inspected->uidvalidity;
+    return reader->format == CTL_FORMAT_MBOX && reader->validity && inspected->x_uid;
+}
+
+bool ctl_reader_rewind(struct ctl_reader *reader, const struct ctl_inspected *inspected, bool known)
 {
     bool mbox = reader->format == CTL_FORMAT_MBOX;
     if (lseek(reader->fd, mbox ? (off_t)reader->at : 0, SEEK_SET) < 0)
         return false;
     reader->position = reader->at;
-    if (mbox)
-        ctl_mbox_rewind(&reader->mbox, reader->at);
+    if (!mbox)
+        return true;
+    reader->hides = is_noted(reader, inspected);
+    reader->hide = (struct ctl_hide){0};
+    reader->mbox.keep_quotes = known;
+    ctl_mbox_rewind(&reader->mbox, reader->at);
     return true;
 }
 
@@ -397,7 +440,7 @@ static const char *uidl_of_header(struct ctl_reader *reader, const struct ctl_in
                                   char uidl[MAILDROP_UIDL_MAX + 1])
 {
     bool automatic = reader->uidl == CTL_UIDL_AUTO;
-    if (inspected->x_uid && reader->validity && (automatic || reader->uidl == CTL_UIDL_X_UID))
+    if (is_noted(reader, inspected) && (automatic || reader->uidl == CTL_UIDL_X_UID))
         return make(reader, CTL_UIDL_FORMAT_DOVECOT, inspected->x_uid, reader->validity, uidl);
     if (inspected->x_uidl[0] && (automatic || reader->uidl == CTL_UIDL_X_UIDL)) {
         memcpy(uidl, inspected->x_uidl, sizeof inspected->x_uidl);
@@ -411,8 +454,7 @@ static const char *uidl_of_header(struct ctl_reader *reader, const struct ctl_in
 const char *ctl_reader_uidl(struct ctl_reader *reader, const struct ctl_inspected *inspected,
                             char uidl[MAILDROP_UIDL_MAX + 1])
 {
-    if (inspected->uidvalidity)
-        reader->validity = inspected->uidvalidity;
+    is_noted(reader, inspected); /* the first message tells it for all */
     switch (reader->uidl) {
     case CTL_UIDL_NONE:
         return "--uidl=none";

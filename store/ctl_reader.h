@@ -54,11 +54,15 @@ void ctl_reader_close(struct ctl_reader *reader); /* NULL is legal */
 /* Go to the next message, over what is left of the one before. */
 enum ctl_read ctl_reader_next(struct ctl_reader *reader, struct ctl_item *item);
 
-/* As maildrop_source; `context` is the reader. */
+/* As maildrop_source; `context` is the reader. The first time, the octets are those of the file. */
 ssize_t ctl_reader_read(void *context, void *buffer, size_t size);
 
-/* Back to the beginning of the message at hand; false if that cannot be. */
-bool ctl_reader_rewind(struct ctl_reader *reader);
+/* Back to the beginning of the message at hand; false if that cannot be. What is read now is the
+ * message: what a server of an mbox noted in it is gone, and so is the quoting of an mbox, unless
+ * the message is `known` to clients as the old server showed it. From here on `size` must be above
+ * CTL_HIDE_NAME. */
+bool ctl_reader_rewind(struct ctl_reader *reader, const struct ctl_inspected *inspected,
+                       bool known);
 
 /* The UIDL that the old server gave to the message at hand, as far as it can be told: NULL and
  * `uidl` filled. Else why there is none, in words that live for ever. */

@@ -35,6 +35,18 @@ static ssize_t feed_read(void *context, void *buffer, size_t size)
     return (ssize_t)n;
 }
 
+static ssize_t feed_look(void *context, uint64_t position, void *buffer, size_t size)
+{
+    const struct feed *feed = context;
+    if (position >= feed->size)
+        return 0;
+    size_t left = feed->size - (size_t)position, n = left < size ? left : size;
+    memcpy(buffer, feed->octets + position, n);
+    return (ssize_t)n;
+}
+
+static bool keep_quotes;
+
 /* Everything an mbox holds: messages one after the other, each ended by "|". */
 static char *split(const char *octets, size_t size, size_t step, size_t ask)
 {
@@ -43,7 +55,8 @@ static char *split(const char *octets, size_t size, size_t step, size_t ask)
     char *all = base_alloc(2 * size + 64), *buffer = base_alloc(ask);
     size_t used = 0;
     int64_t received;
-    ctl_mbox_init(&mbox, feed_read, &feed);
+    ctl_mbox_init(&mbox, feed_read, feed_look, &feed);
+    mbox.keep_quotes = keep_quotes;
     while (ctl_mbox_next(&mbox, &received) == 1) {
         ssize_t got;
         while ((got = ctl_mbox_read(&mbox, buffer, ask)) > 0) {
@@ -126,6 +139,70 @@ static void undoes_quoting(void **state)
     expect("From a\n\n>From x\n\nFrom b\n>From\n", "\nFrom x\n|>From\n|");
 }
 
+static void keeps_quoting_where_told(void **state)
+{
+    (void)state;
+    keep_quotes = true;
+    expect("From a\n>From : x\n\n>From x\n>>From y\n\nFrom b\n>From z\n",
+           ">From : x\n\n>From x\n>>From y\n|>From z\n|");
+    keep_quotes = false;
+}
+
+#define DATE  " Tue May 10 11:28:07 2005"
+#define LINE  "From x@y" DATE "\n"
+#define LINES "\n" LINE "body\n" /* 40 octets */
+
+/* Where the first From line has a date, others have one too; the rest is text. */
+static void from_lines_have_dates(void **state)
+{
+    (void)state;
+    expect(LINE "S: 1\n\nbody\n\nFrom here on\n\n" LINE "S: 2\n\nmore\n\n",
+           "S: 1\n\nbody\n\nFrom here on\n|S: 2\n\nmore\n|");
+    expect("From a\nx\n\nFrom b\ny\n\n" LINE "z\n", "x\n|y\n|z\n|");
+}
+
+static void content_length(void **state)
+{
+    (void)state;
+    assert_int_equal(strlen(LINES), 40);
+    /* With and without an empty line behind it, at the end and before more. */
+    expect(LINE "Content-Length: 40\n\n" LINES LINE "S: 2\n\nmore\n",
+           "Content-Length: 40\n\n" LINES "|S: 2\n\nmore\n|");
+    expect(LINE "content-length:40\nS: 1\n\n" LINES "\n" LINE "S: 2\n\nmore\n",
+           "content-length:40\nS: 1\n\n" LINES "|S: 2\n\nmore\n|");
+    expect(LINE "S: 1\nContent-Length: 40\n\n" LINES, "S: 1\nContent-Length: 40\n\n" LINES "|");
+    expect(LINE "S: 1\nContent-Length: 40\n\n" LINES "\n",
+           "S: 1\nContent-Length: 40\n\n" LINES "|");
+    /* The body begins with what would be a separator, and nothing in it loses a '>'. */
+    expect(LINE "Content-Length: 50\n\n" LINE ">From x\n\nFrom y\n",
+           "Content-Length: 50\n\n" LINE ">From x\n\nFrom y\n|");
+}
+
+/* One that does not lead to the end of a message is as good as none. */
+static void wrong_content_length(void **state)
+{
+    (void)state;
+    static const char *const wrong[] = {"0",
+                                        "1",
+                                        "39",
+                                        "41",
+                                        "4000",
+                                        "-40",
+                                        "x",
+                                        "",
+                                        "18446744073709551615",
+                                        "99999999999999999999999"};
+    for (size_t i = 0; i < ARRAY_SIZE(wrong); i++) {
+        char *octets =
+            base_format(LINE "Content-Length: %s\n\nb\n" LINES "\n" LINE "x\n", wrong[i]);
+        char *messages = base_format("Content-Length: %s\n\nb\n|body\n|x\n|", wrong[i]);
+        expect(octets, messages);
+        free(octets);
+        free(messages);
+    }
+    expect(LINE "S: 1\n\nContent-Length: 40\n\n" LINES, "S: 1\n\nContent-Length: 40\n\n|body\n|");
+}
+
 static void keeps_nul_and_other_octets(void **state)
 {
     (void)state;
@@ -185,7 +262,7 @@ static void next_passes_over_the_unread(void **state)
     struct ctl_mbox mbox;
     int64_t received;
     char buffer[2];
-    ctl_mbox_init(&mbox, feed_read, &feed);
+    ctl_mbox_init(&mbox, feed_read, NULL, &feed);
     assert_int_equal(ctl_mbox_next(&mbox, &received), 1);
     assert_int_equal(ctl_mbox_read(&mbox, buffer, 2), 2);
     assert_int_equal(ctl_mbox_next(&mbox, &received), 1);
@@ -205,14 +282,14 @@ static void reports_failures(void **state)
     struct ctl_mbox mbox;
     int64_t received;
     char buffer[100];
-    ctl_mbox_init(&mbox, feed_read, &feed);
+    ctl_mbox_init(&mbox, feed_read, NULL, &feed);
     assert_int_equal(ctl_mbox_next(&mbox, &received), 1);
     assert_int_equal(ctl_mbox_read(&mbox, buffer, sizeof buffer), -1);
     assert_int_equal(ctl_mbox_next(&mbox, &received), -1);
     assert_int_equal(errno, EIO);
     ctl_mbox_free(&mbox);
 
-    ctl_mbox_init(&mbox, feed_read, &other);
+    ctl_mbox_init(&mbox, feed_read, NULL, &other);
     assert_int_equal(ctl_mbox_next(&mbox, &received), -1);
     assert_int_equal(errno, EBADMSG);
     ctl_mbox_free(&mbox);
@@ -253,6 +330,10 @@ int main(void)
         cmocka_unit_test(from_needs_an_empty_line_before),
         cmocka_unit_test(empty_messages),
         cmocka_unit_test(undoes_quoting),
+        cmocka_unit_test(keeps_quoting_where_told),
+        cmocka_unit_test(from_lines_have_dates),
+        cmocka_unit_test(content_length),
+        cmocka_unit_test(wrong_content_length),
         cmocka_unit_test(keeps_nul_and_other_octets),
         cmocka_unit_test(every_buffer_boundary),
         cmocka_unit_test(long_lines_and_long_quotes),

@@ -3,6 +3,7 @@
  * Maildir, and what is refused.
  */
 #include "daemon/base.h"
+#include "store/ctl_hide.h"
 #include "store/ctl_maildir.h"
 #include "store/ctl_reader.h"
 
@@ -87,15 +88,15 @@ static void refuse(const char *path, enum ctl_format format, int wanted, const c
 static void tells_files_apart(void **state)
 {
     (void)state;
-    static const char mbox[] = "From a Thu Jan 1 00:01:40 1970 +0000\nx\n\nFrom b\ny\n";
+    static const char mbox[] = "From a\nx\n\nFrom b Thu Jan 1 00:01:40 1970 +0000\ny\n";
     put("box", mbox, 7);
     put("one.eml", mbox, 7);
     put("two", "From: a\n", 8);
     put("three", "F", 9);
-    expect("box", CTL_FORMAT_AUTO, "100:x\n|0:y\n|");
-    expect("one.eml", CTL_FORMAT_MBOX, "100:x\n|0:y\n|");
-    expect("one.eml", CTL_FORMAT_AUTO, "7:From a Thu Jan 1 00:01:40 1970 +0000\nx\n\nFrom b\ny\n|");
-    expect("box", CTL_FORMAT_MESSAGE, "7:From a Thu Jan 1 00:01:40 1970 +0000\nx\n\nFrom b\ny\n|");
+    expect("box", CTL_FORMAT_AUTO, "0:x\n|100:y\n|");
+    expect("one.eml", CTL_FORMAT_MBOX, "0:x\n|100:y\n|");
+    expect("one.eml", CTL_FORMAT_AUTO, "7:From a\nx\n\nFrom b Thu Jan 1 00:01:40 1970 +0000\ny\n|");
+    expect("box", CTL_FORMAT_MESSAGE, "7:From a\nx\n\nFrom b Thu Jan 1 00:01:40 1970 +0000\ny\n|");
     expect("two", CTL_FORMAT_AUTO, "8:From: a\n|");
     expect("three", CTL_FORMAT_AUTO, "9:F|");
 }
@@ -154,6 +155,10 @@ static void maildir_in_order(void **state)
     put("md/tmp/1.x", "unfinished\n", 1);
     expect("md", CTL_FORMAT_AUTO, "77:one\n|500:two\n|1000:three\n|1000:four\n|passed|");
     expect("md", CTL_FORMAT_MAILDIR, "77:one\n|500:two\n|1000:three\n|1000:four\n|passed|");
+    make_maildir("ms");
+    put("ms/new/1000.M100P1.host", "two\n", 1000);
+    put("ms/new/1000.M90P1.host", "one\n", 1000);
+    expect("ms", CTL_FORMAT_AUTO, "1000:one\n|1000:two\n|");
 }
 
 /* Root imports what its owner could have put there: no links out, nothing that blocks. */
@@ -193,6 +198,75 @@ static void names(void **state)
     assert_false(ctl_maildir_trashed("1.T"));
 }
 
+/* What poplarctl does with each message: look, then read as it is to be stored. */
+static void expect_stored(const char *path, enum ctl_uidl_kind kind, const char *wanted)
+{
+    char all[4096] = "", error[512], octets[4096], uidl[MAILDROP_UIDL_MAX + 1];
+    size_t used = 0;
+    int status;
+    struct ctl_item item;
+    const struct ctl_reader_how how = {.uidl = kind};
+    struct ctl_reader *reader = ctl_reader_open(path, &how, &status, error, sizeof error);
+    assert_non_null(reader);
+    while (ctl_reader_next(reader, &item) == CTL_READ_MESSAGE) {
+        struct ctl_inspected found;
+        struct ctl_inspect *inspect = ctl_inspect_begin();
+        ssize_t got;
+        while ((got = ctl_reader_read(reader, octets, 7)) > 0)
+            ctl_inspect_feed(inspect, octets, (size_t)got);
+        ctl_inspect_end(inspect, &found);
+        const char *why_not = ctl_reader_uidl(reader, &found, uidl);
+        used += (size_t)sprintf(all + used, "%s:", why_not ? "new" : uidl);
+        assert_true(ctl_reader_rewind(reader, &found, !why_not));
+        while ((got = ctl_reader_read(reader, all + used, CTL_HIDE_NAME + 3)) > 0)
+            used += (size_t)got;
+        all[used++] = '|';
+        all[used] = '\0';
+    }
+    assert_string_equal(all, wanted);
+    ctl_reader_close(reader);
+}
+
+#define FROM "From x@y Tue May 10 11:28:07 2005\n"
+
+/* A message that clients know stays as its server showed it; another is unquoted. */
+static void mbox_of_a_server(void **state)
+{
+    (void)state;
+    put("dovecot",
+        FROM "S: 1\nX-IMAPbase: 255 3\n X-more\nX-UID: 1\nStatus: RO\nX-Keywords:  \n"
+             "Content-Length: 9\nStatus-X: kept\nx: y\n\n>From me\n\n" FROM
+             "Status: O\r\nX-UID: 2\r\n\r\nStatus: x\r\n>From a\r\n\n" FROM
+             "S: 3\nStatus: O\n\n>From a\n\n" FROM "X-UID: 4",
+        1);
+    expect_stored("dovecot", CTL_UIDL_AUTO,
+                  "00000001000000ff:S: 1\nStatus-X: kept\nx: y\n\n>From me\n|"
+                  "00000002000000ff:\r\nStatus: x\r\n>From a\r\n|"
+                  "new:S: 3\nStatus: O\n\nFrom a\n|"
+                  "00000004000000ff:|");
+    put("qpopper", FROM "X-UIDL: abc\nStatus: RO\n\n>From a\n\n" FROM "S: 2\n\n>From b\n", 1);
+    expect_stored("qpopper", CTL_UIDL_AUTO,
+                  "abc:X-UIDL: abc\nStatus: RO\n\n>From a\n|new:S: 2\n\nFrom b\n|");
+    expect_stored("qpopper", CTL_UIDL_NONE,
+                  "new:X-UIDL: abc\nStatus: RO\n\nFrom a\n|new:S: 2\n\nFrom b\n|");
+    put("nobody", FROM "X-UID: 7\nStatus: O\nno body", 1);
+    expect_stored("nobody", CTL_UIDL_AUTO, "new:X-UID: 7\nStatus: O\nno body|");
+    put("short", FROM "X-IMAP: 1 1\nX-UID: 7\nno end", 1);
+    expect_stored("short", CTL_UIDL_AUTO, "0000000700000001:no end|");
+}
+
+static void names_in_the_order_of_a_list(void **state)
+{
+    (void)state;
+    make_maildir("mf");
+    put("mf/new/1000.a", "a\n", 1);
+    put("mf/cur/1001.b:2,S", "b\n", 1);
+    put("mf/dovecot-uidlist", "3 V1 N3 G1\n1 :1001.b\n2 :1000.a\n", 1);
+    expect_stored("mf", CTL_UIDL_FILENAME, "1001.b:b\n|1000.a:a\n|");
+    put("mf/dovecot-uidlist", "damaged\n", 1);
+    expect_stored("mf", CTL_UIDL_FILENAME, "1000.a:a\n|1001.b:b\n|");
+}
+
 static void formats(void **state)
 {
     (void)state;
@@ -214,6 +288,8 @@ int main(void)
         cmocka_unit_test(maildir_follows_nothing),
         cmocka_unit_test(empty_maildir),
         cmocka_unit_test(names),
+        cmocka_unit_test(mbox_of_a_server),
+        cmocka_unit_test(names_in_the_order_of_a_list),
         cmocka_unit_test(formats),
     };
     return cmocka_run_group_tests(tests, enter_folder, remove_folder);

@@ -1,0 +1,95 @@
+"""POP3 servers that people move away from, each run from its tree, filled and read by the tests."""
+
+import os
+import poplib
+import pwd
+import ssl
+import subprocess
+
+from poplar import corpus, free_port
+from trees import Tree
+
+PASSWORD = "secret"
+
+
+def messages(n, first=0):
+    """n messages of the corpus, no two alike, as files have them: most with LF."""
+    files = [path.read_bytes() for path in corpus()]
+    return [b"X-Number: %d\n" % k + files[k % len(files)] for k in range(first, first + n)]
+
+
+class OldServer:
+    """One of them; `tree` is where it lives, `port` where it listens, without TLS."""
+
+    name = None
+    writable = ()
+
+    def __init__(self, directory):
+        self.tree = Tree(self.name, directory, *self.writable)
+        self.port = free_port()
+
+    def close(self):
+        print(self.tree.logs())
+        self.tree.close()
+
+    def home(self, user):
+        return self.tree.root / "home" / user
+
+    def login(self, user="alice", password=PASSWORD):
+        client = poplib.POP3("127.0.0.1", self.port, timeout=60)
+        client.user(user)
+        client.pass_(password)
+        return client
+
+    def put_in_maildir(self, maildir, files, owner, first=0):
+        """As a transport does that writes the Maildir itself."""
+        uid = pwd.getpwnam(owner).pw_uid if isinstance(owner, str) else owner
+        for folder in ("", "cur", "new", "tmp"):
+            (maildir / folder).mkdir(parents=True, exist_ok=True)
+            os.chown(maildir / folder, uid, uid)
+        for k, octets in enumerate(files, first):
+            path = maildir / "new" / f"{1700000000 + k // 10}.M{k}P1.mx"
+            path.write_bytes(octets)
+            os.chown(path, uid, uid)
+
+
+def read_all(client):
+    """What a client sees of an account: (UIDL, octets by LIST, content) of each message, in order."""
+    uidls = [line.split()[1].decode() for line in client.uidl()[1]]
+    sizes = [int(line.split()[1]) for line in client.list()[1]]
+    contents = [b"".join(line + b"\r\n" for line in client.retr(n)[1])
+                for n in range(1, len(uidls) + 1)]
+    client.quit()
+    assert len(uidls) == len(sizes)
+    return list(zip(uidls, sizes, contents))
+
+
+class Dovecot(OldServer):
+    """Dovecot, for system users with Maildirs unless it is told otherwise."""
+
+    name = "dovecot"
+    writable = ("/var/mail",)
+
+    def start(self, **settings):
+        self.settings = {
+            "mail_location": "maildir:~/Maildir", "protocols": "pop3", "ssl": "no",
+            "disable_plaintext_auth": "no", "log_path": "/var/log/dovecot.log",
+            "listen": "127.0.0.1", "mail_privileged_group": "mail", "mail_access_groups": "mail",
+            "passdb": f"{{\n driver = static\n args = password={PASSWORD}\n}}",
+            "userdb": "{\n driver = passwd\n}"} | settings
+        text = "".join(f"{key} {'' if value.startswith('{') else '= '}{value}\n"
+                       for key, value in self.settings.items())
+        self.tree.write("/etc/dovecot/dovecot.conf", text + f"""
+service pop3-login {{
+  inet_listener pop3 {{
+    port = {self.port}
+  }}
+}}
+""")
+        self.tree.serve("dovecot", "-F", ports=[self.port])
+        return self
+
+    def deliver(self, files, user="alice"):
+        """Through Dovecot's own delivery agent, which gives the UIDs at once."""
+        for octets in files:
+            self.tree.run("/usr/lib/dovecot/dovecot-lda", "-d", user, input=octets)

@@ -1,0 +1,310 @@
+"""Moving in from real servers: their UIDLs, in their order, with the same octets; what clients had
+left on the old server they do not fetch again."""
+
+import json
+import os
+import subprocess
+
+import pytest
+
+from oldservers import Dovecot, messages, read_all
+from poplar import GETMAIL
+from trees import needs
+
+pytestmark = pytest.mark.accounts
+
+
+@pytest.fixture
+def p(server):
+    return server(tls_required="not-on-loopback", auth_throttle_exempt="127.0.0.0/8")
+
+
+@pytest.fixture
+def old(tmp_path):
+    """A factory: one of the old servers, with the account of alice in its tree."""
+    made = []
+
+    def make(kind):
+        made.append(kind(tmp_path))
+        made[-1].tree.accounts("alice")
+        return made[-1]
+    yield make
+    for server in made:
+        server.close()
+
+
+def ctl_json(p, *arguments):
+    return json.loads(p.ctl("--json", *arguments).stdout)
+
+
+def same(before, after):
+    """The same list in the same order, and the same octets."""
+    assert [uidl for uidl, _, _ in after] == [uidl for uidl, _, _ in before]
+    assert [content for _, _, content in after] == [content for _, _, content in before]
+    for (_, size, content), (_, told, _) in zip(after, before):
+        assert size == len(content)
+        # Dovecot does not count the line end that it gives to a last line without one.
+        assert size == told or size == told + 2
+
+
+def taken(p, *arguments):
+    """An import that keeps every UIDL: how many messages it took, how many it knew."""
+    result = ctl_json(p, "import", *map(str, arguments))
+    assert result["kept_uidls"] == result["messages"], result
+    return result["messages"], result["known"]
+
+
+@needs("dovecot")
+def test_dovecot(p, old):
+    """1,000 messages, some put there by Dovecot itself, the others found in the Maildir."""
+    dovecot = old(Dovecot).start()
+    maildir = dovecot.home("alice") / "Maildir"
+    dovecot.put_in_maildir(maildir, messages(500), "alice")
+    dovecot.deliver(messages(100, 500))
+    dovecot.put_in_maildir(maildir, messages(400, 600), "alice", 600)
+    before = read_all(dovecot.login())
+    assert len(before) == 1000
+    assert taken(p, "alice", maildir) == (1000, 0)
+    same(before, read_all(p.login()))
+    assert taken(p, "alice", maildir) == (0, 1000)
+    assert read_all(dovecot.login()) == before
+
+
+@needs("dovecot")
+def test_dovecot_in_use(p, old):
+    """The old server goes on until the switch: a session is open while mail moves out, more comes
+    in, and a last import adds it, without a second copy of what was deleted in the new place."""
+    dovecot = old(Dovecot).start()
+    maildir = dovecot.home("alice") / "Maildir"
+    dovecot.put_in_maildir(maildir, messages(50), "alice")
+    session = dovecot.login()
+    assert session.stat()[0] == 50
+    assert taken(p, "alice", maildir) == (50, 0)
+    session.dele(7)
+    session.quit()
+    dovecot.deliver(messages(3, 50))
+    dovecot.put_in_maildir(maildir, messages(2, 53), "alice", 53)
+    before = read_all(dovecot.login())
+    assert len(before) == 54
+    new = p.login()
+    new.dele(1)
+    new.quit()
+    assert taken(p, "alice", maildir) == (5, 49)
+    after = {uidl: content for uidl, _, content in read_all(p.login())}
+    assert all(after[uidl] == content for uidl, _, content in before[1:])
+    assert before[0][0] not in after
+
+
+@needs("dovecot")
+def test_dry_run(p, old):
+    """It says how many would keep their UIDL, why others would not, and makes nothing."""
+    dovecot = old(Dovecot).start()
+    maildir = dovecot.home("alice") / "Maildir"
+    dovecot.put_in_maildir(maildir, messages(10), "alice")
+    read_all(dovecot.login())
+    dovecot.put_in_maildir(maildir, messages(2, 10), "alice", 10)  # no client saw these
+    said = p.ctl("import", "--dry-run", "alice", maildir).stdout.decode()
+    assert "would import 12 messages" in said and "10 keep the UIDL of the old server" in said
+    assert "2 with a new UIDL: not in the old server's list: it never showed this message" in said
+    result = ctl_json(p, "import", "--dry-run", "alice", str(maildir))
+    assert (result["messages"], result["kept_uidls"]) == (12, 10)
+    assert not list(p.state.glob("mail/*/*/*"))
+    read_all(dovecot.login())
+    assert taken(p, "alice", maildir) == (12, 0)
+    said = p.ctl("import", "--dry-run", "alice", maildir).stdout.decode()
+    assert "would import 0 messages" in said and "12 not imported: its UIDL is there" in said
+
+
+# Dovecot as it may be set up: its settings, then what import is told, {MAILDIR} and {LIST} replaced.
+
+WAYS = {
+    "guid": ({"pop3_uidl_format": "%g"}, ["--uidl-format=%g", "{MAILDIR}"]),
+    "decimal": ({"pop3_uidl_format": "%v-%u"}, ["--uidl-format=%v-%u", "{MAILDIR}"]),
+    "file name": ({"pop3_uidl_format": "%f"}, ["--uidl=filename", "{MAILDIR}"]),
+    "saved": ({"pop3_uidl_format": "%v.%u", "pop3_save_uidl": "yes"}, ["{MAILDIR}"]),
+    "list elsewhere": ({"mail_location": "maildir:~/Maildir:CONTROL=/var/mail/control"},
+                       ["--uidl-list", "{LIST}", "{MAILDIR}"]),
+    "mbox": ({"mail_location": "mbox:~/mail:INBOX=/var/mail/alice"}, ["{MBOX}"]),
+}
+
+
+@needs("dovecot")
+@pytest.mark.parametrize("way", WAYS)
+def test_dovecot_set_up_otherwise(p, old, way):
+    settings, arguments = WAYS[way]
+    dovecot = old(Dovecot).start(**settings)
+    mail = dovecot.tree.root / "var/mail"
+    mail.chmod(0o1777)
+    places = {"MAILDIR": dovecot.home("alice") / "Maildir", "MBOX": mail / "alice",
+              "LIST": mail / "control/.INBOX/dovecot-uidlist"}
+    dovecot.deliver(messages(40))
+    before = read_all(dovecot.login())
+    assert len(before) == 40
+    assert taken(p, "alice", *[a.format(**places) for a in arguments]) == (40, 0)
+    same(before, read_all(p.login()))
+
+
+@needs("dovecot")
+def test_dovecot_with_an_mbox(p, old):
+    """Debian's default. What looks like the beginning of a message or like Dovecot's notes, in mail
+    that Dovecot stored, and that a transport appended."""
+    dovecot = old(Dovecot).start(mail_location="mbox:~/mail:INBOX=/var/mail/%u")
+    mbox = dovecot.tree.root / "var/mail/alice"
+    mbox.parent.chmod(0o1777)
+    line = b"From x@y.example Mon Sep 17 00:00:00 2001\n"
+    dovecot.deliver([b"Subject: 1\n\nbody\n\nFrom here on\n\n>From there\n\n" + line + b"patch\n",
+                     b"Status: RO\nX-UID: 77\nContent-Length: 3\n\n" + line + b"no end",
+                     b"Subject: 3\n\n\n\n"])
+    with open(mbox, "ab") as file:
+        file.write(line + b"Subject: 4\nStatus: X\nX-UID: 99\nContent-Length: 5\n\nx\n\nFrom "
+                   b"nowhere\n\n>From here\n\n" + line + b"X-Keywords: a\n b\nX-Status: A\n\n\n")
+    before = read_all(dovecot.login())
+    assert len(before) == 5
+    assert taken(p, "alice", mbox) == (5, 0)
+    same(before, read_all(p.login()))
+    assert taken(p, "alice", mbox) == (0, 5)
+
+
+@needs("dovecot")
+def test_virtual_users(server, old):
+    """A vmail tree, in one go: DOMAIN/USER/Maildir, and again after more came."""
+    p = server(tls_required="not-on-loopback", auth_strip_domain="never")
+    dovecot = old(Dovecot).start(
+        mail_location="maildir:~/Maildir",
+        userdb="{\n driver = static\n args = uid=1000 gid=1000 home=/home/vmail/%d/%n\n}")
+    vmail = dovecot.tree.root / "home/vmail"
+    vmail.mkdir()
+    users = [f"{name}@{domain}" for name in ("ann", "bert", "cleo")
+             for domain in ("one.example", "two.example")]
+    before = {}
+    for k, user in enumerate(users):
+        name, domain = user.split("@")
+        for folder in (vmail / domain, vmail / domain / name):
+            folder.mkdir(exist_ok=True)
+            os.chown(folder, 1000, 1000)
+        dovecot.put_in_maildir(vmail / domain / name / "Maildir", messages(5, 10 * k), 1000)
+        before[user] = read_all(dovecot.login(user))
+    result = ctl_json(p, "import", "--all", str(vmail))
+    assert [(r["user"], r["messages"], r["kept_uidls"]) for r in result] == [
+        (user, 5, 5) for user in sorted(users)]
+    for user in users:
+        same(before[user], read_all(p.login(user)))
+    name, domain = users[0].split("@")
+    dovecot.put_in_maildir(vmail / domain / name / "Maildir", messages(1, 5), 1000, 5)
+    read_all(dovecot.login(users[0]))
+    result = ctl_json(p, "import", "--all", str(vmail))
+    assert sum(r["messages"] for r in result) == 1
+
+
+@needs("dovecot")
+def test_capture(p, old):
+    """A server whose files tell no UIDL: what it answers to UIDL and LIST is kept by curl."""
+    dovecot = old(Dovecot).start()
+    maildir = dovecot.home("alice") / "Maildir"
+    dovecot.put_in_maildir(maildir, messages(200), "alice")
+    before = read_all(dovecot.login())
+    capture = p.directory / "capture"
+    capture.write_bytes(b"".join(
+        subprocess.run(["curl", "-s", "--user", "alice:secret",
+                        f"pop3://127.0.0.1:{dovecot.port}", *more],
+                       check=True, capture_output=True).stdout for more in (["-X", "UIDL"], [])))
+    (maildir / "dovecot-uidlist").unlink()
+    assert taken(p, "--uidl-list", capture, "alice", maildir) == (200, 0)
+    same(before, read_all(p.login()))
+
+
+# Clients that leave mail on the server know it by its UIDLs.
+
+CLIENTS = {
+    "fetchmail": """
+set invisible
+set idfile "{home}/ids"
+set pidfile "{home}/pid"
+poll localhost protocol POP3 port {port} uidl timeout 60 bad-header accept
+  user alice password secret
+  sslproto "" norewrite pass8bits keep
+  mda "/bin/sh -c 'cat >$(mktemp {maildir}/new/XXXXXXXX)'"
+""",
+    "mpop": """
+account default
+host localhost
+port {port}
+user alice
+password secret
+auth user
+tls off
+keep on
+received_header off
+uidls_file {home}/uidls
+delivery maildir {maildir}
+""",
+    "getmail": """
+[retriever]
+type = SimplePOP3Retriever
+server = localhost
+port = {port}
+username = alice
+password = secret
+[destination]
+type = Maildir
+path = {maildir}/
+[options]
+read_all = false
+verbose = 0
+""",
+}
+COMMANDS = {
+    "fetchmail": ["fetchmail", "--fetchmailrc", "{config}", "--nosyslog"],
+    "mpop": ["mpop", "--file", "{config}"],
+    "getmail": ["runuser", "-u", "carol", "--", *GETMAIL, "--getmaildir", "{home}", "--rcfile",
+                "{config}"],
+}
+
+
+class Client:
+    """A mail client, set up once to keep mail on the server."""
+
+    def __init__(self, name, directory, port):
+        self.home = directory / name
+        self.maildir = self.home / "Maildir"
+        for folder in ("cur", "new", "tmp"):
+            (self.maildir / folder).mkdir(parents=True)
+        config = self.home / "config"
+        config.touch(0o600)
+        config.write_text(CLIENTS[name].format(home=self.home, port=port, maildir=self.maildir))
+        self.command = [a.format(config=config, home=self.home) if a.startswith("{") else a
+                        for a in COMMANDS[name]]
+        subprocess.run(["chown", "-R", "carol" if name == "getmail" else "root", self.home],
+                       check=True)
+
+    def fetch(self):
+        """How many messages it got now."""
+        before = len(list(self.maildir.glob("new/*")))
+        result = subprocess.run(self.command, capture_output=True, text=True, timeout=200,
+                                env=os.environ | {"HOME": str(self.home),
+                                                  "FETCHMAILHOME": str(self.home)})
+        assert result.returncode in (0, 1), result.stdout + result.stderr  # 1: nothing new
+        return len(list(self.maildir.glob("new/*"))) - before
+
+
+@needs("dovecot")
+def test_nothing_is_fetched_twice(p, old):
+    """The switch, at the same address: what was left on the old server stays where it is, what came
+    since then is fetched once."""
+    dovecot = old(Dovecot).start()
+    maildir = dovecot.home("alice") / "Maildir"
+    dovecot.put_in_maildir(maildir, messages(60), "alice")
+    clients = [Client(name, p.directory, dovecot.port) for name in CLIENTS]
+    assert [client.fetch() for client in clients] == [60] * 3
+    assert [client.fetch() for client in clients] == [0] * 3
+    dovecot.deliver(messages(4, 60))
+    read_all(dovecot.login())
+    dovecot.tree.stop()
+    assert taken(p, "alice", maildir) == (64, 0)
+    p.write_config(listen_pop3=f"127.0.0.1:{dovecot.port}")
+    p.ctl("reload")
+    p.port = dovecot.port
+    p.add("alice", b"Subject: since the switch\r\n\r\nbody\r\n")
+    assert [client.fetch() for client in clients] == [5] * 3
+    assert [client.fetch() for client in clients] == [0] * 3
+    assert len(read_all(p.login(tls=False))) == 65
