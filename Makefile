@@ -180,7 +180,7 @@ trees:
 	@tests/support/tree.sh dovecot dovecot-pop3d >/dev/null || true
 	@tests/support/tree.sh courier courier-pop >/dev/null || true
 	@tests/support/tree.sh popa3d popa3d >/dev/null || true
-	@tests/support/tree.sh cyrus cyrus-pop3d >/dev/null || true
+	@tests/support/tree.sh cyrus cyrus-pop3d sasl2-bin >/dev/null || true
 	@tests/support/tree.sh runtime $(runtime) >/dev/null || true
 	@tests/support/tree.sh sssd sssd-common sssd-proxy libpam-sss libnss-sss libnss-extrausers \
 		$(runtime) >/dev/null || true

@@ -3,7 +3,7 @@
 import os
 import poplib
 import pwd
-import ssl
+import re
 import subprocess
 
 from poplar import corpus, free_port
@@ -18,11 +18,17 @@ def messages(n, first=0):
     return [b"X-Number: %d\n" % k + files[k % len(files)] for k in range(first, first + n)]
 
 
+def with_lf(files):
+    """As a transport leaves them that knows what a Maildir is."""
+    return [re.sub(rb"\r+\n", b"\n", octets) for octets in files]
+
+
 class OldServer:
     """One of them; `tree` is where it lives, `port` where it listens, without TLS."""
 
     name = None
     writable = ()
+    wants_utf8 = False  # else clients get messages of its own in the place of some
 
     def __init__(self, directory):
         self.tree = Tree(self.name, directory, *self.writable)
@@ -37,20 +43,33 @@ class OldServer:
 
     def login(self, user="alice", password=PASSWORD):
         client = poplib.POP3("127.0.0.1", self.port, timeout=60)
+        if self.wants_utf8:
+            client.utf8()
         client.user(user)
         client.pass_(password)
         return client
 
-    def put_in_maildir(self, maildir, files, owner, first=0):
-        """As a transport does that writes the Maildir itself."""
+    def put_in_maildir(self, maildir, files, owner, first=0, host="mx"):
+        """As a transport does that writes the Maildir itself: names in their order."""
         uid = pwd.getpwnam(owner).pw_uid if isinstance(owner, str) else owner
         for folder in ("", "cur", "new", "tmp"):
             (maildir / folder).mkdir(parents=True, exist_ok=True)
             os.chown(maildir / folder, uid, uid)
         for k, octets in enumerate(files, first):
-            path = maildir / "new" / f"{1700000000 + k // 10}.M{k}P1.mx"
+            path = maildir / "new" / f"{1700000000 + k // 10}.M{k}P1.{host}"
             path.write_bytes(octets)
             os.chown(path, uid, uid)
+
+
+def put_in_mbox(mbox, files):
+    """As a transport appends to it."""
+    with open(mbox, "ab") as file:
+        for octets in files:
+            quoted = re.sub(rb"(?m)^From ", b">From ", octets)
+            if b"\n\n" not in quoted:  # a header alone has an end too
+                quoted += b"\n\n"
+            file.write(b"From x@y.example Mon Sep 17 00:00:00 2001\n" + quoted +
+                       (b"\n" if quoted.endswith(b"\n") else b"\n\n"))
 
 
 def read_all(client):
@@ -93,3 +112,31 @@ service pop3-login {{
         """Through Dovecot's own delivery agent, which gives the UIDs at once."""
         for octets in files:
             self.tree.run("/usr/lib/dovecot/dovecot-lda", "-d", user, input=octets)
+
+
+class Courier(OldServer):
+    """Courier's POP3 server, for system users with Maildirs."""
+
+    name = "courier"
+    wants_utf8 = True
+
+    def start(self):
+        pop3d = self.tree.root / "etc/courier/pop3d"
+        self.tree.write("/etc/courier/pop3d", pop3d.read_text() +
+                        f"\nPORT={self.port}\nADDRESS=127.0.0.1\nMAXPERIP=40\n")
+        (self.tree.root / "run/courier/authdaemon").mkdir(parents=True)
+        self.tree.daemon("authdaemond", "start")
+        self.tree.daemon("pop3d", "start", ports=[self.port])
+        return self
+
+
+class Popa3d(OldServer):
+    """popa3d, over mboxes, on the one port that it knows."""
+
+    name = "popa3d"
+    writable = ("/var/mail",)
+
+    def start(self):
+        self.port = 110
+        self.tree.daemon("popa3d", "-D", ports=[self.port])
+        return self

@@ -112,6 +112,13 @@ class Tree:
         assert not check or result.returncode == 0, (command, result.stdout, result.stderr)
         return result
 
+    def daemon(self, *command, ports=()):
+        """Start a server that goes to the background, and wait for its ports."""
+        self.run(*command, capture_output=False, stdin=subprocess.DEVNULL,
+                 stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        for port in ports:
+            wait_until(lambda: is_listening(port), command)
+
     def serve(self, *command, ports):
         """Start a server that stays in the foreground, and wait for its ports."""
         with open(self.root / "var/log/output", "ab") as out:
