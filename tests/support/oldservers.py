@@ -1,9 +1,11 @@
 """POP3 servers that people move away from, each run from its tree, filled and read by the tests."""
 
+import contextlib
 import os
 import poplib
 import pwd
 import re
+import smtplib
 import subprocess
 
 from poplar import corpus, free_port
@@ -140,3 +142,51 @@ class Popa3d(OldServer):
         self.port = 110
         self.tree.daemon("popa3d", "-D", ports=[self.port])
         return self
+
+
+class Cyrus(OldServer):
+    """Cyrus, which is given its mail by LMTP and makes the mailbox then."""
+
+    name = "cyrus"
+    writable = ("/var/lib/cyrus", "/var/spool/cyrus")
+
+    def start(self, **settings):
+        settings = {"autocreate_post": "yes", "popminpoll": "0", "duplicatesuppression": "no"
+                    } | settings
+        known = (self.tree.root / "etc/imapd.conf").read_text()
+        known = re.sub(rf"(?m)^({'|'.join(settings)}):.*\n", "", known)
+        self.tree.write("/etc/imapd.conf",
+                        known + "".join(f"{k}: {v}\n" for k, v in settings.items()))
+        self.tree.write("/etc/cyrus.conf", f"""
+START {{
+  recover cmd="/usr/sbin/cyrus ctl_cyrusdb -r"
+}}
+SERVICES {{
+  pop3 cmd="pop3d" listen="127.0.0.1:{self.port}" prefork=0
+  lmtpunix cmd="lmtpd" listen="/run/cyrus/socket/lmtp" prefork=0
+}}
+EVENTS {{
+}}
+""")
+        self.tree.run("saslpasswd2", "-p", "-c", "alice", input=PASSWORD.encode())
+        (self.tree.root / "etc/sasldb2").chmod(0o644)
+        for path in ("run/cyrus", "run/cyrus/socket", "run/cyrus/proc", "run/cyrus/lock"):
+            self.tree.run("install", "-d", "-o", "cyrus", "-g", "mail", f"/{path}")
+        self.tree.serve("cyrmaster", "-C", "/etc/imapd.conf", "-M", "/etc/cyrus.conf",
+                        ports=[self.port])
+        return self
+
+    def deliver(self, files, user="alice"):
+        """It refuses headers that are none; how many it took."""
+        taken = 0
+        with smtplib.LMTP(str(self.tree.root / "run/cyrus/socket/lmtp")) as client:
+            for octets in files:
+                with contextlib.suppress(smtplib.SMTPDataError):
+                    client.sendmail("x@y.example", [user], octets, ["BODY=8BITMIME"])
+                    taken += 1
+        return taken
+
+    def mailbox(self, user="alice"):
+        """Where its files are."""
+        path = self.tree.run("runuser", "-u", "cyrus", "--", "cyrus", "mbpath", f"user.{user}")
+        return self.tree.root / path.stdout.decode().strip().lstrip("/")

@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 
-from oldservers import Courier, Dovecot, Popa3d, messages, put_in_mbox, read_all, with_lf
+from oldservers import Courier, Cyrus, Dovecot, Popa3d, messages, put_in_mbox, read_all, with_lf
 from poplar import GETMAIL
 from trees import needs
 
@@ -250,6 +250,23 @@ def test_popa3d(p, old):
     assert len(first) > 40 and len({uidl for uidl, _, _ in after}) == 80
     known = [n for n in range(80) if first[shown[n]] == n]
     same([before[n] for n in known], [after[n] for n in known])
+
+
+@needs("cyrus")
+@pytest.mark.parametrize("style, arguments", {
+    "cyrus": [], "uidonly": ["--uidl-format=%u"], "courier": ["--uidl-format=%v-%u"],
+    "dovecot": ["--uidl-format=%08Xu%08Xv"]}.items())
+def test_cyrus(p, old, style, arguments):
+    """Its own index, for each style of UIDLs that it can be set to; an expunged one stays away."""
+    cyrus = old(Cyrus).start(uidl_format=style)
+    n = cyrus.deliver(with_lf(messages(60)))
+    session = cyrus.login()
+    session.dele(5)
+    session.quit()
+    before = read_all(cyrus.login())
+    assert len(before) == n - 1 > 30
+    assert taken(p, *arguments, "alice", cyrus.mailbox()) == (n - 1, 0)
+    same(before, read_all(p.login()))
 
 
 # Clients that leave mail on the server know it by its UIDLs.
