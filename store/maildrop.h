@@ -22,7 +22,7 @@ enum store_outcome {
     STORE_BUSY,       /* somebody else held a lock for too long */
     STORE_FULL,       /* no space, or the system's quota */
     STORE_IO,         /* the disk failed; this handle writes no more. What the call wanted is not
-                       * visible; after a failed sync a later recovery may yet bring it back */
+                       * visible; after a failed sync a power cut may yet bring it back */
     STORE_OVER_QUOTA, /* the maildrop's own limits */
     STORE_TOO_LARGE,  /* one message above max_message */
     STORE_SOURCE,     /* the caller's read function failed; nothing was stored */

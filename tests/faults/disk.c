@@ -110,25 +110,15 @@ static ssize_t write_at(int fd, const void *octets, size_t size, off_t offset)
     return put;
 }
 
-static int set_size(int fd, off_t size)
-{
-    if (is_wrong(DISK_TRUNCATE) && self.fault.error != 0)
-        return -1;
-    if (ftruncate(fd, size) < 0)
-        return -1;
-    disk_note_truncate(fd, size);
-    return 0;
-}
-
 void disk_install(void)
 {
     static const struct {
         const char *name;
         sqlite3_syscall_ptr ours;
     } slots[] = {
-        {"pread", (sqlite3_syscall_ptr)read_at},      {"pread64", (sqlite3_syscall_ptr)read_at},
-        {"pwrite", (sqlite3_syscall_ptr)write_at},    {"pwrite64", (sqlite3_syscall_ptr)write_at},
-        {"ftruncate", (sqlite3_syscall_ptr)set_size},
+        {"pread", (sqlite3_syscall_ptr)read_at},       {"pread64", (sqlite3_syscall_ptr)read_at},
+        {"pwrite", (sqlite3_syscall_ptr)write_at},     {"pwrite64", (sqlite3_syscall_ptr)write_at},
+        {"ftruncate", (sqlite3_syscall_ptr)ftruncate},
     };
     sqlite3_vfs *vfs = sqlite3_vfs_find("unix");
 
@@ -147,6 +137,17 @@ static int sync_file(int fd)
         return -1;
     }
     disk_note_sync(fd, true);
+    return 0;
+}
+
+int ftruncate(int fd, off_t size)
+{
+    REAL(ftruncate);
+    if (is_wrong(DISK_TRUNCATE) && self.fault.error != 0)
+        return -1;
+    if (real(fd, size) < 0)
+        return -1;
+    disk_note_truncate(fd, size);
     return 0;
 }
 

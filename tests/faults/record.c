@@ -5,8 +5,8 @@
  * The model is POSIX's and no file system's: a file's octets and size are safe after a sync of that
  * file that succeeded, a name after a sync of its directory; of everything else each part is there
  * or not by itself, in whole calls or in sectors, and where a lost write had made a file longer,
- * there may be zeros, or anything. What a failed sync should have made safe stays unsafe: the
- * kernel takes those pages for clean.
+ * there may be zeros, or anything. What a failed sync should have made safe stays unsafe, since the
+ * kernel takes those pages for clean, until somebody writes to the same page again.
  */
 #include "tests/faults/disk.h"
 #include <dirent.h>
@@ -18,7 +18,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { NODES_MAX = 64, NAMES_MAX = 64, NAME_MAX_HERE = 40, STEPS_MAX = 60000 };
+enum { NODES_MAX = 64, NAMES_MAX = 64, NAME_MAX_HERE = 40, STEPS_MAX = 60000, PAGE = 4096 };
 
 enum kind { MARK, WRITE, TRUNCATE, SYNC, SYNC_FAILED, MADE, RENAMED, REMOVED };
 
@@ -265,12 +265,13 @@ struct cut {
     int fill;      /* what is where a file became longer without its octets; -1: anything */
     size_t before; /* the first step that is not done */
     bool safe[STEPS_MAX];
+    bool forgotten[STEPS_MAX]; /* a sync failed that should have made it safe */
 };
 
 /* Which steps were followed by the sync that makes them safe. */
 static void find_safe(struct cut *cut)
 {
-    bool synced_later[NODES_MAX] = {false};
+    bool synced_later[NODES_MAX] = {false}, failed_later[NODES_MAX] = {false};
 
     for (size_t i = cut->before; i-- > 0;) {
         const struct step *step = &record.steps[i];
@@ -278,13 +279,28 @@ static void find_safe(struct cut *cut)
         if (step->kind == MARK)
             continue;
         /* Going back in time: a good sync makes safe what is before it, up to a failed one. */
-        if (step->kind == SYNC)
-            synced_later[step->node] = true;
-        else if (step->kind == SYNC_FAILED)
-            synced_later[step->node] = false;
-        else
+        if (step->kind == SYNC || step->kind == SYNC_FAILED) {
+            synced_later[step->node] = step->kind == SYNC;
+            failed_later[step->node] = step->kind == SYNC_FAILED;
+        } else {
             cut->safe[i] = synced_later[step->node];
+            cut->forgotten[i] = failed_later[step->node];
+        }
     }
+}
+
+/* Whether a page was written to again, after step i, and that became safe. */
+static bool is_rescued(const struct cut *cut, size_t i, size_t page)
+{
+    for (size_t k = i + 1; k < cut->before; k++) {
+        const struct step *step = &record.steps[k];
+
+        if (step->kind == WRITE && step->node == record.steps[i].node && cut->safe[k] &&
+            (size_t)step->offset / PAGE <= page &&
+            ((size_t)step->offset + step->size - 1) / PAGE >= page)
+            return true;
+    }
+    return false;
 }
 
 static bool survives(struct cut *cut)
@@ -304,14 +320,16 @@ static void grow(struct cut *cut, struct node *file, size_t size)
 }
 
 /* The part of a write that is there: all of it, or some of its sectors. */
-static void redo_write(struct cut *cut, const struct step *step, bool safe, struct node *file)
+static void redo_write(struct cut *cut, size_t i, struct node *file)
 {
+    const struct step *step = &record.steps[i];
+    const bool safe = cut->safe[i], forgotten = cut->forgotten[i];
     size_t done = 0;
     const size_t start = (size_t)step->offset;
     const bool longer = disk_random(&cut->random) % 2;
     const bool whole = safe || (cut->sector == 0 && survives(cut));
 
-    if (!whole && cut->sector == 0 && !longer)
+    if (!whole && !forgotten && cut->sector == 0 && !longer)
         return;
     if (safe && start > file->size) { /* a hole is zeros */
         const int fill = cut->fill;
@@ -322,13 +340,14 @@ static void redo_write(struct cut *cut, const struct step *step, bool safe, stru
     }
     if (whole || longer)
         grow(cut, file, start + step->size);
-    while (done < step->size && (whole || cut->sector > 0)) {
-        const size_t at = start + done;
-        size_t part = whole ? step->size : cut->sector - at % cut->sector;
+    while (done < step->size && (whole || forgotten || cut->sector > 0)) {
+        const size_t at = start + done, piece = cut->sector > 0 ? cut->sector : PAGE;
+        size_t part = whole ? step->size : piece - at % piece;
 
         if (part > step->size - done)
             part = step->size - done;
-        if (whole || survives(cut)) {
+        if (whole || (forgotten && is_rescued(cut, i, at / PAGE)) ||
+            (cut->sector > 0 && survives(cut))) {
             grow(cut, file, at + part);
             memcpy(file->octets + at, step->octets + done, part);
         }
@@ -415,7 +434,7 @@ void disk_cut(size_t before, uint64_t seed, const char *to)
         const struct step *step = &record.steps[i];
 
         if (step->kind == WRITE)
-            redo_write(&cut, step, cut.safe[i], &nodes[step->node]);
+            redo_write(&cut, i, &nodes[step->node]);
         else if (step->kind == TRUNCATE && (cut.safe[i] || survives(&cut)))
             redo_truncate(&cut, step, &nodes[step->node]);
         else if (step->kind >= MADE && (cut.safe[i] || survives(&cut)))
