@@ -46,8 +46,8 @@ struct exchange {
     const char *pam_service;
     bool vouched; /* EXTERNAL: the worker checked a certificate, there is no secret */
     char secret[SECRET_MAX + 1];
-    uint64_t digest;               /* of the secret, when it was refused */
-    int files[MAILDROP_FILES + 1]; /* -1 after the last */
+    uint64_t digest;           /* of the secret, when it was refused */
+    int files[MAILDROP_FILES]; /* -1: none */
 };
 
 static void tell_master(struct service *s)
@@ -202,7 +202,9 @@ static enum login_outcome open_maildrop(struct service *s, struct exchange *x)
     return outcome;
 }
 
-/* The master first: who is logged in is known to it before the worker can act on it. */
+/* The master first: who is logged in is known to it before the worker can act on it. Then the
+ * files, and our copies of them go before the verdict: a session that is over in no time must leave
+ * its lock behind with nobody. */
 static void announce(struct service *s, struct exchange *x, enum login_outcome outcome)
 {
     struct message *m = &s->message;
@@ -213,13 +215,17 @@ static void announce(struct service *s, struct exchange *x, enum login_outcome o
     message_put_u64(m, x->digest);
     tell_master(s);
 
+    if (outcome == LOGIN_OK && x->files[0] >= 0) {
+        message_begin(m, PROTO_GRANT);
+        for (unsigned i = 0; i < MAILDROP_FILES; i++)
+            message_put_fd(m, x->files[i]);
+        channel_send(&x->worker, m, false); /* a worker that is gone needs none */
+        message_clear(m);                   /* closes them */
+    }
     message_begin(m, PROTO_VERDICT);
     message_put_u32(m, outcome);
     message_put_text(m, outcome == LOGIN_OK ? x->user : "");
-    for (unsigned i = 0; outcome == LOGIN_OK && x->files[i] >= 0; i++)
-        message_put_fd(m, x->files[i]);
-    channel_send(&x->worker, m, false); /* a worker that is gone needs no answer */
-    m->n_fds = 0;                       /* still ours */
+    channel_send(&x->worker, m, false);
     message_clear(m);
 }
 
@@ -259,7 +265,7 @@ static void serve(struct service *s)
 {
     struct message *m = &s->message;
     char named[PROTO_RECIPIENT_MAX + 1];
-    struct exchange x = {.files = {-1, -1, -1, -1, -1}};
+    struct exchange x = {.files = {-1, -1, -1, -1}};
     x.session = message_get_u64(m);
     uint32_t wanted = message_get_u32(m);
     if (!message_get_text(m, named, sizeof named) || !message_get_text(m, x.peer, sizeof x.peer))
@@ -280,8 +286,6 @@ static void serve(struct service *s)
     }
     announce(s, &x, outcome);
     channel_close(&x.worker);
-    for (unsigned i = 0; i < MAILDROP_FILES; i++)
-        base_close(x.files[i]);
 }
 
 /* Between two exchanges: be as before, or be replaced. */

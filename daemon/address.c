@@ -93,6 +93,16 @@ struct address_source address_source(const struct sockaddr_storage *address)
     return source;
 }
 
+void address_print_source(const struct address_source *source, char text[PROTO_ADDRESS_MAX])
+{
+    static const unsigned char mapped[12] = {[10] = 0xff, [11] = 0xff};
+    char host[INET6_ADDRSTRLEN] = "";
+    bool four = memcmp(source->octets, mapped, sizeof mapped) == 0;
+    inet_ntop(four ? AF_INET : AF_INET6, source->octets + (four ? sizeof mapped : 0), host,
+              sizeof host);
+    snprintf(text, PROTO_ADDRESS_MAX, "%s%s", host, four ? "" : "/48");
+}
+
 bool address_same_source(const struct address_source *a, const struct address_source *b)
 {
     return memcmp(a, b, sizeof *a) == 0;

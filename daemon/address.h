@@ -26,6 +26,8 @@ void address_print(const struct sockaddr_storage *address, bool with_port,
                    char text[PROTO_ADDRESS_MAX]);
 
 struct address_source address_source(const struct sockaddr_storage *address);
+/* Print it as "192.0.2.1" or "2001:db8:1::/48". */
+void address_print_source(const struct address_source *source, char text[PROTO_ADDRESS_MAX]);
 bool address_same_source(const struct address_source *a, const struct address_source *b);
 
 /* Whether an address is in one of the prefixes ("192.0.2.0/24", "2001:db8::/32", "192.0.2.1"). */

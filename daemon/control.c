@@ -1,9 +1,12 @@
 /*
- * control.c - poplarctl's socket. Runs in the master. Who may connect is decided by the kernel's
- * word on the peer's uid: root, or whoever runs poplard.
+ * control.c - poplarctl's socket. Runs in the master. The socket's mode decides who may connect:
+ * root, and the group of store_user. The kernel's word on the peer decides what he may do: give
+ * orders if he is root (or whoever runs poplard), else look.
  */
 #include "daemon/base.h"
 #include "daemon/master.h"
+#include "daemon/privileges.h"
+#include "daemon/status.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -15,72 +18,121 @@
 #include <sysexits.h>
 #include <unistd.h>
 
+enum { GUESTS_MAX = 8 /* at a time: they must not take the descriptors that sessions need */ };
+
 struct visitor {
     struct master *master;
     struct channel channel;
     sd_event_source *io;
+    bool guest; /* may look, and no more */
 };
 
 static void leave(struct visitor *v)
 {
+    v->master->guests -= v->guest;
     sd_event_source_disable_unref(v->io);
     channel_close(&v->channel);
     free(v);
 }
 
-void control_reply(int fd, int status, const char *text)
+static bool reply(struct channel *channel, int status, const char *text)
 {
-    struct channel channel;
     struct message message;
     char cut[4096];
-    if (fd < 0)
-        return;
     base_copy(cut, sizeof cut, text);
-    channel_open(&channel, fd, ROLE_MASTER, ROLE_CTL, STATE_IDLE);
     message_begin(&message, PROTO_REPLY);
     message_put_u32(&message, (uint32_t)status);
     message_put_text(&message, cut);
-    (void)channel_send(&channel, &message, false); /* a visitor that left misses it */
+    return channel_send(channel, &message, false) == CHANNEL_OK;
+}
+
+void control_reply(int fd, int status, const char *text)
+{
+    struct channel channel;
+    if (fd < 0)
+        return;
+    channel_open(&channel, fd, ROLE_MASTER, ROLE_CTL, STATE_IDLE);
+    (void)reply(&channel, status, text); /* a visitor that left misses it */
     channel_close(&channel);
 }
 
-static void switch_trace(struct master *m, struct message *message, int reply)
+static bool switch_trace(struct visitor *v, struct message *message)
 {
     char user[PROTO_USER_MAX + 1];
     bool named = message_get_text(message, user, sizeof user);
     bool on = named && message_get_u32(message) != 0;
-    if (!named || !workers_trace(m, user, on))
-        control_reply(reply, EX_USAGE, "the users traced are too many: end another trace first");
+    if (!named || !workers_trace(v->master, user, on))
+        return reply(&v->channel, EX_USAGE,
+                     "the users traced are too many: end another trace first");
+    return reply(&v->channel, EX_OK, on ? "traced from now on" : "no longer traced");
+}
+
+static bool show(struct visitor *v, struct message *message)
+{
+    if (message_get_u64(message) != proto_fingerprint())
+        return reply(&v->channel, EX_PROTOCOL,
+                     "poplarctl is of another version than the running poplard: restart poplard");
+    unsigned part = message_get_u32(message);
+    uint64_t from = message_get_u64(message);
+    if (!status_next(v->master, part, from, message))
+        return reply(&v->channel, EX_OK, "");
+    return channel_send(&v->channel, message, false) == CHANNEL_OK;
+}
+
+/* A session that is logged in ends at its next command, or in a second; another one now. */
+static bool kick(struct visitor *v, struct message *message)
+{
+    uint64_t session = message_get_u64(message);
+    struct worker *w = v->master->workers;
+    while (w && (w->session == 0 || w->session != session))
+        w = w->next;
+    if (!w)
+        return reply(&v->channel, EX_NOINPUT, "there is no such session");
+    struct log_about about = workers_about(w);
+    log_line(LOG_NOTICE, LOG_EVENT_KICKED, &about, "kicked: peer=%s user=%s", w->peer_text,
+             *w->user ? w->user : "-");
+    if (w->channel.state & (STATE_MAIL | STATE_DONE))
+        workers_finish(v->master, w, END_KICKED);
     else
-        control_reply(reply, EX_OK, on ? "traced from now on" : "no longer traced");
+        workers_end(v->master, w);
+    return reply(&v->channel, EX_OK, "");
+}
+
+/* False: the visitor leaves. */
+static bool serve(struct visitor *v, struct message *message)
+{
+    enum proto_type type = message->rule->type;
+    if (type == PROTO_STATUS)
+        return show(v, message);
+    if (v->guest)
+        return reply(&v->channel, EX_NOPERM,
+                     "only root may do this; members of the group may look");
+    if (type == PROTO_KICK)
+        return kick(v, message);
+    if (type == PROTO_DEBUG)
+        return switch_trace(v, message);
+    int fd = v->channel.fd;
+    v->io = sd_event_source_disable_unref(v->io);
+    v->channel.fd = -1; /* goes with the outcome */
+    trial_begin(v->master, fd);
+    return false;
 }
 
 static int on_request(sd_event_source *source, int fd, uint32_t events, void *context)
 {
     struct visitor *v = context;
     struct message message;
-    char text[4096];
     (void)source;
     (void)fd;
     (void)events;
     enum channel_outcome outcome = channel_receive(&v->channel, &message, false, NULL);
     if (outcome == CHANNEL_AGAIN)
         return 0;
-    if (outcome == CHANNEL_OK) {
-        int reply = v->channel.fd;
-        v->io = sd_event_source_disable_unref(v->io);
-        v->channel.fd = -1; /* goes with the reply */
-        if (message.rule->type == PROTO_RELOAD) {
-            trial_begin(v->master, reply);
-        } else if (message.rule->type == PROTO_DEBUG) {
-            switch_trace(v->master, &message, reply);
-        } else {
-            supervise_status(v->master, text, sizeof text);
-            control_reply(reply, 0, text);
-        }
+    bool stays = outcome == CHANNEL_OK && serve(v, &message);
+    if (outcome == CHANNEL_OK)
         message_clear(&message);
-    }
-    leave(v);
+    if (!stays)
+        leave(v);
     return 0;
 }
 
@@ -94,13 +146,16 @@ static int on_visitor(sd_event_source *source, int fd, uint32_t events, void *co
     int client = accept4(fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
     if (client < 0)
         return 0;
-    if (getsockopt(client, SOL_SOCKET, SO_PEERCRED, &peer, &size) < 0 ||
-        (peer.uid != 0 && peer.uid != geteuid())) {
-        control_reply(client, 77, "only root may ask this");
+    bool known = getsockopt(client, SOL_SOCKET, SO_PEERCRED, &peer, &size) == 0;
+    bool guest = !known || (peer.uid != 0 && peer.uid != geteuid());
+    if (guest && m->guests >= GUESTS_MAX) {
+        control_reply(client, EX_TEMPFAIL, "too many look at once, try again");
         return 0;
     }
     struct visitor *v = base_alloc(sizeof *v);
     v->master = m;
+    v->guest = guest;
+    m->guests += guest;
     channel_open(&v->channel, client, ROLE_MASTER, ROLE_CTL, STATE_IDLE);
     if (sd_event_add_io(m->event, &v->io, client, EPOLLIN, on_request, v) < 0)
         leave(v);
@@ -127,6 +182,17 @@ static bool say(const struct config *config, char *error, size_t size)
     return base_refuse(error, size, "%s: [server] run_dir=%s: %s; %s",
                        config_where(config, "server", "", "run_dir"), config->server.run_dir,
                        strerror(why), remedy(why));
+}
+
+/* Looking is for the store user's group. */
+static void open_to_group(const struct config *config, const char *path)
+{
+    uid_t uid;
+    gid_t gid;
+    if (geteuid() == 0 && (!privileges_lookup(config->server.store_user, &uid, &gid) ||
+                           lchown(path, (uid_t)-1, gid) < 0 || chmod(path, 0660) < 0))
+        log_line(LOG_WARNING, LOG_EVENT_OTHER, NULL, "%s: only root can look: %s", path,
+                 strerror(errno));
 }
 
 bool control_open(struct master *m, char *error, size_t error_size)
@@ -156,6 +222,7 @@ bool control_open(struct master *m, char *error, size_t error_size)
     if (bound < 0 || listen(m->control_fd, 16) < 0 ||
         sd_event_add_io(m->event, &m->control_io, m->control_fd, EPOLLIN, on_visitor, m) < 0)
         return say(m->config, error, error_size);
+    open_to_group(m->config, address.sun_path);
     return true;
 }
 

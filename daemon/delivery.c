@@ -9,7 +9,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <inttypes.h>
 #include <libgen.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -166,25 +165,4 @@ void delivery_asked(struct master *m, struct worker *w, struct message *message)
     base_copy(w->recipient, sizeof w->recipient, recipient);
     w->service = purpose == RECIPIENT_OPEN ? SERVE_DELIVER : SERVE_CHECK;
     login_wanted(m, w);
-}
-
-void delivery_log_summary(struct master *m, struct worker *w, struct message *message)
-{
-    char detail[512], seen[1024];
-    struct log_about about = workers_about(w);
-    unsigned reason = message_get_u32(message);
-    uint64_t delivered = message_get_u64(message), refused = message_get_u64(message);
-    uint64_t in = message_get_u64(message), out = message_get_u64(message);
-    if (!message_get_text(message, detail, sizeof detail) || /* TLS version and cipher: none */
-        !message_get_text(message, detail, sizeof detail) ||
-        !message_get_text(message, detail, sizeof detail))
-        detail[0] = '\0';
-    base_escape(seen, sizeof seen, detail);
-    log_line(*detail ? LOG_WARNING : LOG_INFO, LOG_EVENT_SESSION, &about,
-             "session ended: peer=%s door=lmtp reason=%s delivered=%" PRIu64 " refused=%" PRIu64
-             " in=%" PRIu64 " out=%" PRIu64 " ms=%" PRIu64 "%s%s%s",
-             w->peer_text, proto_end_name(reason), delivered, refused, in, out,
-             base_now_ms() - w->started, *detail ? " detail=\"" : "", *detail ? seen : "",
-             *detail ? "\"" : "");
-    m->total_delivered += delivered;
 }

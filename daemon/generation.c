@@ -24,6 +24,18 @@ struct context {
     struct generation *generation;
 };
 
+static int on_unready(sd_event_source *source, uint64_t usec, void *context)
+{
+    struct generation *g = context;
+    (void)source;
+    (void)usec;
+    base_copy(g->last_error, sizeof g->last_error,
+              "the nursery (poplar-worker) was not ready in time; it hangs");
+    if (g->pid > 0)
+        kill(g->pid, SIGKILL);
+    return 0;
+}
+
 struct generation *generation_spawn(struct master *m, struct config *config, bool strict)
 {
     struct generation *g = base_alloc(sizeof *g);
@@ -31,6 +43,8 @@ struct generation *generation_spawn(struct master *m, struct config *config, boo
     g->channel.fd = -1;
     g->number = ++m->generation_number;
     g->born = base_now_ms();
+    g->n_expires = config->tls.n_certificates;
+    g->expires = base_alloc(g->n_expires * sizeof *g->expires);
     g->pid = spawn_child(dir, "poplar-worker", ROLE_NURSERY, &g->channel);
     g->next = m->generations;
     m->generations = g;
@@ -43,6 +57,7 @@ struct generation *generation_spawn(struct master *m, struct config *config, boo
         *c = (struct context){m, g};
         sd_event_add_io(m->event, &g->io, g->channel.fd, EPOLLIN, generation_hear, c);
         sd_event_source_set_destroy_callback(g->io, free);
+        master_timer(m, &g->timer, g->born + MASTER_START_MS, on_unready, g);
     }
     if (!g->io)
         channel_close(&g->channel);
@@ -59,7 +74,9 @@ void generation_release(struct master *m, struct generation *g)
             break;
         }
     sd_event_source_disable_unref(g->io);
+    sd_event_source_disable_unref(g->timer);
     channel_close(&g->channel);
+    free(g->expires);
     free(g);
 }
 
@@ -104,7 +121,7 @@ void generation_replace(struct master *m, const char *why)
         return;
     }
     if (why)
-        log_line(LOG_INFO, LOG_EVENT_OTHER, NULL, "starting a new nursery: %s", why);
+        log_line(LOG_INFO, LOG_EVENT_REPLACED, NULL, "starting a new nursery: %s", why);
     struct generation *g = generation_spawn(m, m->config, false);
     if (g->channel.fd < 0 && g->pid < 0) {
         char text[sizeof g->last_error];
@@ -120,8 +137,10 @@ void generation_serve(struct master *m, struct generation *g)
 {
     struct generation *before = m->current;
     m->current = g;
-    if (before)
+    if (before) {
+        m->counts[COUNT_RETIRED + before->outlived]++;
         generation_retire(m, before, false);
+    }
     generation_fill(m);
 }
 
@@ -135,11 +154,19 @@ static void on_ready(struct master *m, struct generation *g, struct message *mes
         return;
     }
     g->ready = true;
+    g->timer = sd_event_source_disable_unref(g->timer);
     g->channel.state = STATE_IDLE;
     if (m->trial && m->trial->generation == g)
         trial_step(m);
     else
         generation_serve(m, g);
+}
+
+static void on_expires(struct generation *g, struct message *message)
+{
+    uint32_t which = message_get_u32(message);
+    if (which < g->n_expires)
+        g->expires[which] = message_get_u64(message);
 }
 
 /* The nursery could not fork: out of processes or memory. The housekeeping tick tries again. */
@@ -159,7 +186,7 @@ static void on_log(struct generation *g, struct message *message)
     if (priority <= LOG_ERR)
         base_copy(g->last_error, sizeof g->last_error, text);
     if (g->ready || priority > LOG_ERR) /* errors before are told once, with the end */
-        log_line(priority, LOG_EVENT_OTHER, NULL, "nursery: %s", text);
+        log_line(priority, LOG_EVENT_CHILD, NULL, "nursery: %s", text);
 }
 
 int generation_hear(sd_event_source *source, int fd, uint32_t events, void *context)
@@ -190,6 +217,9 @@ int generation_hear(sd_event_source *source, int fd, uint32_t events, void *cont
     switch (message.rule->type) {
     case PROTO_READY:
         on_ready(c->master, g, &message);
+        break;
+    case PROTO_EXPIRES:
+        on_expires(g, &message);
         break;
     case PROTO_PONG:
         g->awaiting_pong = false;
@@ -228,6 +258,7 @@ void generation_reaped(struct master *m, struct generation *g, int status)
     if (!g->ready || base_now_ms() - g->born < 1000)
         m->nursery_failures++;
     log_line(LOG_ERR, LOG_EVENT_CRASH, NULL, "%s", why);
+    m->counts[COUNT_RETIRED + RETIRED_LOST] += g == m->current;
     generation_retire(m, g, crashed);
     generation_replace(m, why);
 }
@@ -261,6 +292,7 @@ void generation_fill(struct master *m)
                               m->n_waiting, m->n_idle, m->n_starting);
     for (unsigned i = 0; i < n && i < FORKS_AT_ONCE; i++) {
         if (limit > 0 && m->current->forked >= limit) {
+            m->current->outlived = RETIRED_SESSIONS;
             generation_replace(m, NULL);
             return;
         }

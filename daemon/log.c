@@ -26,6 +26,7 @@ static struct {
 } state = {.to = LOG_TO_STDERR, .level = LOG_INFO};
 
 static const char *const event_ids[LOG_EVENTS] = {
+    [LOG_EVENT_OTHER] = "2b8f1b6a0d0f4d8f9d6f3a1c5e7b9a10",
     [LOG_EVENT_STARTED] = "2b8f1b6a0d0f4d8f9d6f3a1c5e7b9a01",
     [LOG_EVENT_STOPPED] = "2b8f1b6a0d0f4d8f9d6f3a1c5e7b9a02",
     [LOG_EVENT_SESSION] = "2b8f1b6a0d0f4d8f9d6f3a1c5e7b9a03",
@@ -35,7 +36,18 @@ static const char *const event_ids[LOG_EVENTS] = {
     [LOG_EVENT_CONTRACT] = "2b8f1b6a0d0f4d8f9d6f3a1c5e7b9a07",
     [LOG_EVENT_RELOADED] = "2b8f1b6a0d0f4d8f9d6f3a1c5e7b9a08",
     [LOG_EVENT_RELOAD_FAILED] = "2b8f1b6a0d0f4d8f9d6f3a1c5e7b9a09",
+    [LOG_EVENT_NOT_STARTED] = "2b8f1b6a0d0f4d8f9d6f3a1c5e7b9a0a",
+    [LOG_EVENT_THROTTLED] = "2b8f1b6a0d0f4d8f9d6f3a1c5e7b9a0b",
+    [LOG_EVENT_KICKED] = "2b8f1b6a0d0f4d8f9d6f3a1c5e7b9a0c",
+    [LOG_EVENT_STALLED] = "2b8f1b6a0d0f4d8f9d6f3a1c5e7b9a0d",
+    [LOG_EVENT_CHILD] = "2b8f1b6a0d0f4d8f9d6f3a1c5e7b9a0e",
+    [LOG_EVENT_REPLACED] = "2b8f1b6a0d0f4d8f9d6f3a1c5e7b9a0f",
 };
+
+const char *log_event_id(enum log_event event)
+{
+    return event_ids[event];
+}
 
 /* Whether stderr is the journal already: systemd names its socket in $JOURNAL_STREAM. */
 static bool stderr_is_journal(void)
@@ -73,20 +85,26 @@ static void to_stderr(const struct log_about *about, const char *text)
 static void to_journal(int priority, enum log_event event, const struct log_about *about,
                        const char *text)
 {
-    char *fields[8];
+    const struct log_about nothing = {0};
+    char *fields[9];
     struct iovec vector[ARRAY_SIZE(fields)];
     int n = 0;
+    if (!about)
+        about = &nothing;
     fields[n++] = base_format("MESSAGE=%s", text);
     fields[n++] = base_format("PRIORITY=%d", priority);
     fields[n++] = base_format("SYSLOG_FACILITY=%d", LOG_MAIL >> 3);
-    if (event_ids[event])
-        fields[n++] = base_format("MESSAGE_ID=%s", event_ids[event]);
-    if (about && about->session)
+    fields[n++] = base_format("MESSAGE_ID=%s", event_ids[event]);
+    if (about->session)
         fields[n++] = base_format("POPLAR_SESSION=%llu", (unsigned long long)about->session);
-    if (about && about->peer)
+    if (about->peer && *about->peer)
         fields[n++] = base_format("POPLAR_PEER=%s", about->peer);
-    if (about && about->user && *about->user)
+    if (about->user && *about->user)
         fields[n++] = base_format("POPLAR_USER=%s", about->user);
+    if (about->door)
+        fields[n++] = base_format("POPLAR_DOOR=%s", about->door);
+    if (about->reason)
+        fields[n++] = base_format("POPLAR_REASON=%s", about->reason);
     for (int i = 0; i < n; i++)
         vector[i] = (struct iovec){fields[i], strlen(fields[i])};
     sd_journal_sendv(vector, n);

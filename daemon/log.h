@@ -8,9 +8,9 @@
 #include "daemon/base.h"
 #include <syslog.h>
 
-/* What happened, for MESSAGE_ID in the journal; see packaging/ for the catalog. */
+/* What happened, for MESSAGE_ID in the journal; packaging/systemd/poplar.catalog explains each. */
 enum log_event {
-    LOG_EVENT_OTHER,
+    LOG_EVENT_OTHER, /* no event of an own kind */
     LOG_EVENT_STARTED,
     LOG_EVENT_STOPPED,
     LOG_EVENT_SESSION,
@@ -20,13 +20,20 @@ enum log_event {
     LOG_EVENT_CONTRACT,
     LOG_EVENT_RELOADED,
     LOG_EVENT_RELOAD_FAILED,
+    LOG_EVENT_NOT_STARTED, /* what kept poplard from starting */
+    LOG_EVENT_THROTTLED,   /* a source's logins are refused for a while; a user is attacked */
+    LOG_EVENT_KICKED,
+    LOG_EVENT_STALLED,  /* a process that does not answer */
+    LOG_EVENT_CHILD,    /* a line of a child's own */
+    LOG_EVENT_REPLACED, /* a new nursery, for one that is old or used up */
     LOG_EVENTS
 };
 
 /* What a line is about; NULL members are left out. */
 struct log_about {
     uint64_t session; /* 0: none */
-    const char *peer, *user;
+    const char *peer, *user, *door;
+    const char *reason; /* why it ended or failed, in one word */
 };
 
 /* Choose the target (enum log_to) and the least important priority to log. */
@@ -34,6 +41,9 @@ void log_open(unsigned to, unsigned level);
 
 /* Until this is called errors go to stderr too: whoever started us is still looking. */
 void log_started(void);
+
+/* The MESSAGE_ID of an event. */
+const char *log_event_id(enum log_event event);
 
 /* One line. Text from outside must have gone through base_escape(). More than a few hundred lines
  * a second are dropped and counted; the count is logged when there is room again. */

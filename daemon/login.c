@@ -6,6 +6,7 @@
 #include "daemon/master.h"
 #include "daemon/pool.h"
 #include "daemon/spawn.h"
+#include "daemon/status.h"
 
 #include <errno.h>
 #include <limits.h>
@@ -65,17 +66,21 @@ void login_retire_all(struct master *m, const struct config *config)
 static int on_overdue(sd_event_source *source, uint64_t usec, void *context)
 {
     struct context *c = context;
-    struct worker *w = c->auth->worker;
-    struct log_about about = w ? workers_about(w) : (struct log_about){0};
+    struct auth *a = c->auth;
+    struct log_about about = a->worker ? workers_about(a->worker) : (struct log_about){0};
+    const char *why = "no answer in time ([auth] timeout); a PAM module or the directory behind it "
+                      "hangs";
     (void)source;
     (void)usec;
-    log_line(LOG_ERR, LOG_EVENT_OTHER, &about, "killing auth process %d: %s", c->auth->pid,
-             c->auth->channel.fd < 0
-                 ? "a PAM module closed its channel"
-                 : "no answer in time ([auth] timeout); a PAM module or the directory behind it "
-                   "hangs");
-    c->auth->killed = true;
-    kill(c->auth->pid, SIGKILL);
+    if (a->channel.state == STATE_STARTING)
+        why = "an auth process was not ready in time; it hangs, or a PAM module does";
+    else if (a->channel.fd < 0)
+        why = "a PAM module closed its channel";
+    base_copy(a->last_error, sizeof a->last_error, why); /* for whom a trial waits */
+    if (!c->master->trial || c->master->trial->auth != a)
+        log_line(LOG_ERR, LOG_EVENT_STALLED, &about, "killing auth process %d: %s", a->pid, why);
+    a->killed = true;
+    kill(a->pid, SIGKILL);
     return 0;
 }
 
@@ -91,6 +96,8 @@ static void refuse(struct master *m, struct worker *w, enum login_refusal why)
 {
     struct message message;
     w->queued = false;
+    if (w->channel.state == STATE_LOGIN)
+        m->counts[why == REFUSED_THROTTLED ? COUNT_LOGINS_THROTTLED : COUNT_LOGINS_BUSY]++;
     message_begin(&message, PROTO_LOGIN_REFUSED);
     message_put_u32(&message, why);
     if (channel_send(&w->channel, &message, false) != CHANNEL_OK)
@@ -315,7 +322,6 @@ static void login_succeeded(struct master *m, struct worker *w, const char *user
     throttle_succeeded(m->throttle, &w->source, base_now_ms());
     workers_trace_if_wanted(m, w);
     w->timer = sd_event_source_disable_unref(w->timer);
-    m->total_logins++;
 }
 
 static void login_failed(struct master *m, struct worker *w, const char *user, unsigned outcome,
@@ -323,18 +329,24 @@ static void login_failed(struct master *m, struct worker *w, const char *user, u
 {
     char seen[PROTO_USER_MAX * 4 + 1];
     struct log_about about = workers_about(w);
+    unsigned filled = 0;
     bool delayed = outcome == LOGIN_DENIED || outcome == LOGIN_EXPIRED || outcome == LOGIN_ACCOUNT;
     base_escape(seen, sizeof seen, user);
     about.user = seen;
-    m->total_failures++;
+    about.reason = proto_outcome_name(outcome);
     log_line(delayed || outcome == LOGIN_IN_USE ? LOG_NOTICE : LOG_ERR, LOG_EVENT_LOGIN_FAILED,
              &about, "login failed: peer=%s user=%s reason=%s", w->peer_text, *seen ? seen : "-",
-             proto_outcome_name(outcome));
-    if (outcome == LOGIN_DENIED &&
-        throttle_failed(m->throttle, &w->source, user, digest, base_now_ms()))
-        log_line(LOG_NOTICE, LOG_EVENT_REFUSED, &about,
+             about.reason);
+    if (outcome == LOGIN_DENIED)
+        filled = throttle_failed(m->throttle, &w->source, user, digest, base_now_ms());
+    if (filled & THROTTLE_SOURCE)
+        log_line(LOG_NOTICE, LOG_EVENT_THROTTLED, &about,
                  "throttled: peer=%s failed too often, its logins are refused for a while",
                  w->peer_text);
+    if (filled & THROTTLE_USER)
+        log_line(LOG_NOTICE, LOG_EVENT_THROTTLED, &about,
+                 "attacked: user=%s, too many logins failed; sources that go on are throttled soon",
+                 *seen ? seen : "-");
     workers_settle(m, w, delayed);
 }
 
@@ -380,8 +392,11 @@ static void on_outcome(struct master *m, struct auth *a, struct message *message
         workers_end(m, w);
         return;
     }
+    if (w->channel.state == STATE_DELIVERY)
+        m->counts[COUNT_RECIPIENT + outcome]++;
     if (w->channel.state & (STATE_MAIL | STATE_DELIVERY))
         return; /* a grant: nobody's state changes */
+    status_login(m, outcome, base_now_ms() - w->asked);
     if (outcome == LOGIN_OK)
         login_succeeded(m, w, user);
     else
@@ -419,7 +434,7 @@ static void on_locked(struct master *m, struct auth *a, struct message *message)
     log_line(LOG_INFO, LOG_EVENT_OTHER, &about, "gives way to session %llu of user=%s",
              (unsigned long long)session, w->user);
     a->holder = w;
-    workers_finish(m, w);
+    workers_finish(m, w, END_TAKEOVER);
 }
 
 void login_holder_gone(struct master *m, struct worker *w)
@@ -455,6 +470,7 @@ static void on_ready(struct master *m, struct auth *a, struct message *message)
         return;
     }
     a->channel.state = STATE_IDLE;
+    a->timer = sd_event_source_disable_unref(a->timer);
     a->vacant_since = base_now_ms();
     if (m->trial && m->trial->auth == a)
         trial_step(m);
@@ -472,7 +488,7 @@ static void on_log(struct auth *a, struct message *message)
     if (priority <= LOG_ERR)
         base_copy(a->last_error, sizeof a->last_error, text);
     if (a->channel.state != STATE_STARTING || priority > LOG_ERR)
-        log_line(priority, LOG_EVENT_OTHER, &about, "auth: %s", text);
+        log_line(priority, LOG_EVENT_CHILD, &about, "auth: %s", text);
 }
 
 int login_hear(sd_event_source *source, int fd, uint32_t events, void *context)
@@ -554,6 +570,7 @@ struct auth *login_spawn(struct master *m, struct config *config, bool strict)
     sd_event_source_set_priority(a->io, SD_EVENT_PRIORITY_IMPORTANT);
     sd_event_source_set_destroy_callback(a->io, free);
     setup_send(&a->channel, config, &m->digest_key, 0, strict, a->last_error, sizeof a->last_error);
+    deadline(m, a, MASTER_START_MS);
     return a;
 }
 

@@ -15,20 +15,26 @@
 #include "daemon/throttle.h"
 #include <systemd/sd-event.h>
 
-enum { MASTER_LOGIN_ATTEMPTS = 3 /* failed logins on one connection */ };
+enum {
+    MASTER_LOGIN_ATTEMPTS = 3, /* failed logins on one connection */
+    MASTER_START_MS = 30000    /* for a nursery or an auth process to be ready */
+};
 
 /* A nursery and the workers forked from it: they share an address layout. */
 struct generation {
     struct generation *next;
     unsigned number;
     struct channel channel;
-    sd_event_source *io;
+    sd_event_source *io, *timer;
     pid_t pid;
     bool ready, retired, awaiting_pong;
-    uint64_t born;        /* base_now_ms() */
-    unsigned forked;      /* workers ordered */
-    unsigned workers;     /* worker structs that point here */
-    char last_error[512]; /* its last logged error, to explain its end */
+    uint64_t *expires; /* when each certificate does, seconds since the epoch; 0: unknown */
+    size_t n_expires;
+    uint64_t born;            /* base_now_ms() */
+    unsigned forked;          /* workers ordered */
+    unsigned workers;         /* worker structs that point here */
+    enum retirement outlived; /* why the next one takes over, when it does */
+    char last_error[512];     /* its last logged error, to explain its end */
 };
 
 /* A process that serves one session, from the fork order to the reaping. */
@@ -39,6 +45,7 @@ struct worker {
     sd_event_source *io, *timer;
     pid_t pid; /* 0 until it is ready */
     bool ended_by_us, finishing;
+    char tls[16]; /* by its own word; shown, and used for nothing */
     bool proxied; /* its peer is in proxy_from: the real address is still to come */
     bool summarised;
 
@@ -59,6 +66,7 @@ struct worker {
     struct auth *auth; /* owes this worker an outcome; also for a grant in STATE_MAIL */
     bool queued;       /* waits for an auth process */
     uint64_t asked;    /* when it asked */
+    bool refused;      /* waits for the time at which its client is told that it failed */
     unsigned failures, grants;
 };
 
@@ -146,12 +154,13 @@ struct master {
 
     int control_fd;
     sd_event_source *control_io;
+    unsigned guests; /* visitors of the control socket that may only look */
     sd_event_source *tick;
     uint64_t watchdog_ms, watchdog_fed;
-    bool starved;     /* the watchdog was not fed when it was time */
-    char status[256]; /* as systemd was told it last */
-    uint64_t total_sessions, total_logins, total_failures, refused;
-    uint64_t total_delivered; /* copies, by their workers' word */
+    bool starved;            /* the watchdog was not fed when it was time */
+    char status[256];        /* as systemd was told it last */
+    uint64_t counts[COUNTS]; /* enum proto_count; from COUNT_NOW on, status.c's */
+    uint64_t started_at;     /* seconds since the epoch */
 };
 
 /* trial.c: the first start and every reload. */
@@ -167,7 +176,6 @@ void trial_failed(struct master *m, int status, const char *why);
 int supervise_run(struct master *m); /* the exit status of poplard */
 void supervise_announce(struct master *m);
 void supervise_stop_if_drained(struct master *m);
-void supervise_status(const struct master *m, char *text, size_t size);
 
 /* generation.c: nurseries. The three ..._hear() take one record from a child's channel: the loop
  * calls them, and the reaping for what a child said last. */
@@ -190,12 +198,16 @@ void workers_tick(struct master *m);
 int workers_hear(sd_event_source *source, int fd, uint32_t events, void *context);
 void workers_reaped(struct master *m, struct worker *w, int status);
 void workers_end(struct master *m, struct worker *w); /* kill it; the reaping follows */
-/* Ask a logged-in session to end at its next command; kill it if it does not within a second. */
-void workers_finish(struct master *m, struct worker *w);
+/* Ask a logged-in session to end at its next command (enum session_end: why); kill it if it does
+ * not within a second. */
+void workers_finish(struct master *m, struct worker *w, unsigned why);
 /* Begin or end the trace of one user's sessions, present and future. False: too many users. */
 bool workers_trace(struct master *m, const char *user, bool on);
 void workers_trace_if_wanted(struct master *m, struct worker *w);
+/* A login has an outcome that is no success: its client is told now or, when it `failed`, later. */
 void workers_settle(struct master *m, struct worker *w, bool failed);
+/* The master stops: sessions that are there only to be told of a failure end now. */
+void workers_end_refused(struct master *m);
 
 /* login.c: auth processes and the exchanges they serve. */
 struct auth *login_spawn(struct master *m, struct config *config, bool strict);
@@ -231,9 +243,8 @@ int delivery_spool(const struct config *config);
 unsigned delivery_sessions_of(const struct master *m, uid_t uid);
 /* PROTO_RECIPIENT: note what it asks, then login_wanted(). */
 void delivery_asked(struct master *m, struct worker *w, struct message *message);
-void delivery_log_summary(struct master *m, struct worker *w, struct message *message);
 
-/* control.c: poplarctl's socket. */
+/* control.c: poplarctl's socket: root's; to look, store_user's group's too. */
 bool control_open(struct master *m, char *error, size_t error_size);
 void control_close(struct master *m);
 void control_reply(int fd, int status, const char *text); /* closes fd; -1 is legal */

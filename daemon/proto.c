@@ -26,6 +26,9 @@ static const struct proto_rule rules[PROTO_TYPES] = {
     /* priority as in syslog(3), text */
     [PROTO_LOG] = {PROTO_LOG, "log", CHILD, ROLE_MASTER, STATE_STARTING | STATE_IDLE | STATE_BUSY | SESSION, 1024, 0, 0, 0, "us"},
 
+    /* which, in the order in which they were sent; seconds since the epoch */
+    [PROTO_EXPIRES] = {PROTO_EXPIRES, "expires", ROLE_NURSERY, ROLE_MASTER, STATE_STARTING, 64, 0, 0, 0, "uq"},
+
     /* Workers are made. Descriptor: the new worker's end of its channel. */
     [PROTO_FORK] = {PROTO_FORK, "fork", ROLE_MASTER, ROLE_NURSERY, STATE_IDLE, 16, 1, 1, 0, ""},
     /* errno */
@@ -34,7 +37,8 @@ static const struct proto_rule rules[PROTO_TYPES] = {
     /* A session. session, door, local address, peer address, ticket keys: current, previous; 1 when
      * the peer is a proxy whose header comes first. Descriptors: the client; for LMTP a spool file. */
     [PROTO_ASSIGN] = {PROTO_ASSIGN, "assign", ROLE_MASTER, ROLE_WORKER, STATE_IDLE, 512, 1, 2, 1, "qussbbu"},
-    [PROTO_LOGIN_WANTED] = {PROTO_LOGIN_WANTED, "login-wanted", ROLE_WORKER, ROLE_MASTER, STATE_CLIENT, 16, 0, 0, 0, ""},
+    /* TLS version, for people to see; empty: none */
+    [PROTO_LOGIN_WANTED] = {PROTO_LOGIN_WANTED, "login-wanted", ROLE_WORKER, ROLE_MASTER, STATE_CLIENT, 64, 0, 0, 0, "s"},
     [PROTO_GRANT_AGAIN] = {PROTO_GRANT_AGAIN, "grant-again", ROLE_WORKER, ROLE_MASTER, STATE_MAIL, 16, 0, 0, 0, ""},
     /* the recipient's address without brackets and quotes, enum recipient_purpose */
     [PROTO_RECIPIENT] = {PROTO_RECIPIENT, "recipient", ROLE_WORKER, ROLE_MASTER, STATE_DELIVERY, 512, 0, 0, 0, "su"},
@@ -52,7 +56,8 @@ static const struct proto_rule rules[PROTO_TYPES] = {
     [PROTO_REAL_ADDRESS] = {PROTO_REAL_ADDRESS, "real-address", ROLE_WORKER, ROLE_MASTER, STATE_CLIENT, 256, 0, 0, 1, "ssu"},
     /* 1 yes, 0 no; the peer address as the log will show it */
     [PROTO_ADDRESS_TAKEN] = {PROTO_ADDRESS_TAKEN, "address-taken", ROLE_MASTER, ROLE_WORKER, STATE_CLIENT, 128, 0, 0, 1, "us"},
-    [PROTO_FINISH] = {PROTO_FINISH, "finish", ROLE_MASTER, ROLE_WORKER, STATE_MAIL | STATE_DONE, 16, 0, 0, 1, ""},
+    /* enum session_end */
+    [PROTO_FINISH] = {PROTO_FINISH, "finish", ROLE_MASTER, ROLE_WORKER, STATE_MAIL | STATE_DONE, 64, 0, 0, 1, "u"},
     /* 1 on, 0 off */
     [PROTO_TRACE] = {PROTO_TRACE, "trace", ROLE_MASTER, ROLE_WORKER, STATE_MAIL | STATE_DONE, 64, 0, 0, 0, "u"},
 
@@ -68,11 +73,24 @@ static const struct proto_rule rules[PROTO_TYPES] = {
     [PROTO_VACANT] = {PROTO_VACANT, "vacant", ROLE_AUTH, ROLE_MASTER, STATE_BUSY, 16, 0, 0, 0, ""},
     /* mechanism, user, secret */
     [PROTO_BEGIN] = {PROTO_BEGIN, "begin", ROLE_WORKER, ROLE_AUTH, STATE_EXCHANGE, 36864, 0, 0, 1, "ssb"},
-    /* enum login_outcome, canonical user; descriptors on LOGIN_OK: lock, database, -wal, -shm */
-    [PROTO_VERDICT] = {PROTO_VERDICT, "verdict", ROLE_AUTH, ROLE_WORKER, STATE_EXCHANGE, 512, 0, 4, 1, "us"},
+    /* Descriptors: lock, database, -wal, -shm. A record of its own, so that auth can close its
+     * copies before the verdict lets the worker go on. */
+    [PROTO_GRANT] = {PROTO_GRANT, "grant", ROLE_AUTH, ROLE_WORKER, STATE_EXCHANGE, 16, 4, 4, 1, ""},
+    /* enum login_outcome, canonical user */
+    [PROTO_VERDICT] = {PROTO_VERDICT, "verdict", ROLE_AUTH, ROLE_WORKER, STATE_EXCHANGE, 512, 0, 0, 1, "us"},
 
     /* poplarctl */
-    [PROTO_STATUS] = {PROTO_STATUS, "status", ROLE_CTL, ROLE_MASTER, STATE_IDLE, 16, 0, 0, 0, ""},
+    /* fingerprint, enum status_part, from */
+    [PROTO_STATUS] = {PROTO_STATUS, "status", ROLE_CTL, ROLE_MASTER, STATE_IDLE, 64, 0, 0, 0, "quq"},
+    /* next, enum proto_count, value */
+    [PROTO_COUNT] = {PROTO_COUNT, "count", ROLE_MASTER, ROLE_CTL, STATE_IDLE, 64, 0, 0, 0, "quq"},
+    /* next, number, pid, enum proto_state, enum proto_door, canonical user, peer, TLS version,
+     * milliseconds since it began */
+    [PROTO_SESSION] = {PROTO_SESSION, "session", ROLE_MASTER, ROLE_CTL, STATE_IDLE, 1024, 0, 0, 0, "qquuusssq"},
+    /* next, name, detail, value: by enum status_part */
+    [PROTO_ITEM] = {PROTO_ITEM, "item", ROLE_MASTER, ROLE_CTL, STATE_IDLE, 8192, 0, 0, 0, "qssq"},
+    /* session */
+    [PROTO_KICK] = {PROTO_KICK, "kick", ROLE_CTL, ROLE_MASTER, STATE_IDLE, 64, 0, 0, 0, "q"},
     [PROTO_RELOAD] = {PROTO_RELOAD, "reload", ROLE_CTL, ROLE_MASTER, STATE_IDLE, 16, 0, 0, 0, ""},
     /* user, 1 on, 0 off */
     [PROTO_DEBUG] = {PROTO_DEBUG, "debug", ROLE_CTL, ROLE_MASTER, STATE_IDLE, 512, 0, 0, 0, "su"},
@@ -120,6 +138,8 @@ const char *proto_end_name(unsigned end)
         [END_FOREIGN] = "foreign-protocol",
         [END_LOGIN_DELAY] = "login-delay",
         [END_TAKEOVER] = "takeover",
+        [END_KICKED] = "kicked",
+        [END_POP3_OFF] = "pop3-off",
     };
     return end < END_REASONS && names[end] ? names[end] : "unknown";
 }
@@ -154,6 +174,22 @@ const char *proto_outcome_name(unsigned outcome)
     return outcome < LOGIN_OUTCOMES ? names[outcome] : "unknown";
 }
 
+const char *proto_retirement_name(unsigned retirement)
+{
+    static const char *const names[RETIREMENTS] = {
+        [RETIRED_RELOAD] = "reload", [RETIRED_AGE] = "age",   [RETIRED_SESSIONS] = "sessions",
+        [RETIRED_CRASH] = "crash",   [RETIRED_LOST] = "lost",
+    };
+    return retirement < RETIREMENTS ? names[retirement] : "unknown";
+}
+
+unsigned proto_latency_bound(unsigned n)
+{
+    static const unsigned bounds[PROTO_LATENCIES] = {1,   5,   10,   25,   50,    100,
+                                                     250, 500, 1000, 2500, 10000, 0};
+    return n < PROTO_LATENCIES ? bounds[n] : 0;
+}
+
 /* FNV-1a: this tells builds apart, it keeps nobody out. */
 static uint64_t mix(uint64_t hash, uint64_t value)
 {
@@ -176,5 +212,5 @@ uint64_t proto_fingerprint(void)
         hash = mix(mix(mix(hash, r->from), r->to), r->states);
         hash = mix(mix(hash, r->max_size), (r->min_fds << 8) | (r->max_fds << 1) | (r->once != 0));
     }
-    return mix(mix(mix(hash, LOGIN_OUTCOMES), END_REASONS), PROTO_FD_GRANT);
+    return mix(mix(mix(mix(hash, LOGIN_OUTCOMES), END_REASONS), PROTO_FD_GRANT), COUNTS);
 }

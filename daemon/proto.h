@@ -72,18 +72,24 @@ enum proto_type {
     PROTO_OUTCOME,       /* how it ended, told to the master before the worker */
     PROTO_VACANT,        /* the exchange is over, the auth process is free */
     PROTO_BEGIN,         /* exchange: the credentials */
-    PROTO_VERDICT,       /* exchange: the outcome and, on success, the maildrop's files */
+    PROTO_VERDICT,       /* exchange: the outcome */
     PROTO_REAL_ADDRESS,  /* a proxy's header: whom the client really is */
     PROTO_ADDRESS_TAKEN, /* the master's yes or no to it */
-    PROTO_FINISH,        /* end at the next command: the user logs in elsewhere */
+    PROTO_FINISH,        /* end at the next command */
     PROTO_TRACE,         /* tell the log what is said in this session, or stop it */
     PROTO_LOCKED,        /* auth: the maildrop is in use; may that session be ended? */
     PROTO_RETRY,         /* master: it is, or it may not be */
     PROTO_DEBUG,         /* poplarctl: trace the sessions of one user, or stop it */
-    PROTO_STATUS,        /* poplarctl asks for the master's state */
+    PROTO_STATUS,        /* poplarctl asks for the next entry of a part of the master's state */
     PROTO_RELOAD,        /* poplarctl asks for a reload and waits */
-    PROTO_REPLY,         /* the answer to either */
+    PROTO_REPLY,         /* how an order ended; to PROTO_STATUS: there is no further entry */
     PROTO_RECIPIENT,     /* an LMTP client named a recipient, or its mail is ready for it */
+    PROTO_EXPIRES,       /* the nursery read when a certificate expires */
+    PROTO_COUNT,         /* an entry of the status: a number */
+    PROTO_SESSION,       /* the same: a session */
+    PROTO_ITEM,          /* the same: something that has a name */
+    PROTO_KICK,          /* poplarctl: end a session */
+    PROTO_GRANT,         /* exchange: the maildrop's files, for the verdict that follows */
     PROTO_TYPES          /* one past the last */
 };
 
@@ -96,6 +102,8 @@ enum {
     PROTO_RECIPIENT_MAX = 320, /* octets in a recipient's address, RFC 5321 section 4.5.3.1 */
     PROTO_PASSWORD_MAX = 500,  /* octets in a password; a token may have [auth] token_max */
     PROTO_ADDRESS_MAX = 64,    /* octets of a printed address, with port and brackets */
+    PROTO_LATENCIES = 12,      /* classes of the histogram of logins; the last has no bound */
+
     PROTO_DIGEST_KEY_SIZE = 8, /* octets of the key of auth's digests of refused secrets */
     PROTO_TICKET_KEY_SIZE = 80 /* octets of TLS ticket key: name 16, HMAC 32, AES 32 */
 };
@@ -174,7 +182,73 @@ enum session_end {
     END_FOREIGN,     /* the client speaks another protocol */
     END_LOGIN_DELAY, /* logged in too soon after the last time, [session] login_delay */
     END_TAKEOVER,    /* the user logged in elsewhere, [session] lock=takeover */
+    END_KICKED,      /* an administrator ended it */
+    END_POP3_OFF,    /* POP3 is switched off for this maildrop */
     END_REASONS
+};
+
+/* Which part of its state the master is asked for (PROTO_STATUS): the entry at `from`, or the next
+ * after it. Each entry says from where to ask for the one that follows. */
+enum status_part {
+    STATUS_COUNTS = 1,   /* PROTO_COUNT; from: an enum proto_count */
+    STATUS_SESSIONS,     /* PROTO_SESSION; from: a session's number */
+    STATUS_CERTIFICATES, /* PROTO_ITEM: [tls NAME], file, when it expires (epoch; 0: unknown) */
+    STATUS_SOURCES,      /* PROTO_ITEM: a source whose logins are refused, "", ms left */
+    STATUS_USERS,        /* PROTO_ITEM: a user many fail to log in as, "", ms left */
+    STATUS_TRACED,       /* PROTO_ITEM: a user whose sessions are traced, "", 0 */
+};
+
+/* Why a generation was replaced. */
+enum retirement {
+    RETIRED_RELOAD,
+    RETIRED_AGE,      /* layout_max_age */
+    RETIRED_SESSIONS, /* sessions_per_layout */
+    RETIRED_CRASH,    /* one of its workers crashed */
+    RETIRED_LOST,     /* the nursery ended */
+    RETIREMENTS
+};
+
+/* The master's numbers (PROTO_COUNT). Those up to COUNT_NOW are counted since its start. What
+ * sessions did is their workers' word, told at their end. */
+enum proto_count {
+    COUNT_CONNECTIONS,      /* given to a worker */
+    COUNT_REFUSED,          /* connections that were not */
+    COUNT_LOGINS_THROTTLED, /* refused without asking auth */
+    COUNT_LOGINS_BUSY,      /* no auth process became free in time */
+    COUNT_MESSAGES_RETRIEVED,
+    COUNT_MESSAGES_DELETED,
+    COUNT_COPIES_DELIVERED, /* messages, a copy a recipient */
+    COUNT_COPIES_REFUSED,   /* recipients refused, for good or for now */
+    COUNT_OCTETS_IN,
+    COUNT_OCTETS_OUT,
+    COUNT_CRASHES, /* workers ended by a signal that nobody sent */
+    COUNT_RELOADS,
+    COUNT_RELOADS_FAILED,
+    COUNT_LOGIN_MS,                                 /* the sum of what the histogram counts */
+    COUNT_LOGIN,                                    /* logins by enum login_outcome */
+    COUNT_RECIPIENT = COUNT_LOGIN + LOGIN_OUTCOMES, /* look-ups and grants for LMTP, the same */
+    COUNT_ENDED = COUNT_RECIPIENT + LOGIN_OUTCOMES, /* sessions by enum session_end; 0: no word */
+    COUNT_RETIRED = COUNT_ENDED + END_REASONS,      /* generations by enum retirement */
+    COUNT_LATENCY = COUNT_RETIRED + RETIREMENTS,    /* logins by proto_latency_bound() */
+    COUNT_NOW = COUNT_LATENCY + PROTO_LATENCIES,    /* from here on: as it is now */
+
+    COUNT_STARTED = COUNT_NOW, /* when the master started, seconds since the epoch */
+    COUNT_PID,
+    COUNT_STOPPING,
+    COUNT_GENERATION,    /* the number of the present one */
+    COUNT_GENERATION_MS, /* its age */
+    COUNT_SESSIONS,
+    COUNT_SESSIONS_MAX,
+    COUNT_LOGGED_IN,
+    COUNT_DELIVERING,
+    COUNT_WAITING, /* connections without a worker yet */
+    COUNT_WORKERS_IDLE,
+    COUNT_WORKERS_STARTING,
+    COUNT_AUTHS,
+    COUNT_AUTHS_BUSY,
+    COUNT_AUTHS_MAX,
+    COUNT_LOGINS_QUEUED, /* wait for an auth process, deliveries included */
+    COUNTS
 };
 
 /* Exit statuses of children; beside these, sysexits.h. The status is the verdict: the master
@@ -193,6 +267,10 @@ const char *proto_role_name(enum proto_role role);
 const char *proto_end_name(unsigned end);
 const char *proto_door_name(unsigned door);
 const char *proto_outcome_name(unsigned outcome);
+const char *proto_retirement_name(unsigned retirement);
+
+/* The most milliseconds of the n-th class of the histogram; 0 for the last, which has no bound. */
+unsigned proto_latency_bound(unsigned n);
 
 /* A fingerprint of the whole table, sent with PROTO_READY: processes of different builds that
  * meet (a package was upgraded under a running master) find out before anything else is said. */

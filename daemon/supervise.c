@@ -4,6 +4,7 @@
  */
 #include "daemon/base.h"
 #include "daemon/master.h"
+#include "daemon/status.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -31,29 +32,12 @@ void master_timer(struct master *m, sd_event_source **timer, uint64_t at,
     sd_event_add_time(m->event, timer, CLOCK_MONOTONIC, at * 1000, 1000, handler, context);
 }
 
-void supervise_status(const struct master *m, char *text, size_t size)
-{
-    unsigned logged_in = 0, auths = 0, busy = 0;
-    for (const struct worker *w = m->workers; w; w = w->next)
-        logged_in += w->channel.state == STATE_MAIL;
-    for (const struct auth *a = m->auths; a; a = a->next) {
-        auths += !a->retired;
-        busy += a->channel.state == STATE_BUSY;
-    }
-    snprintf(text, size,
-             "%u sessions (%u logged in), %u waiting, %u idle workers, %u auth processes (%u "
-             "busy); since start: %llu sessions, %llu logins, %llu failed, %llu refused",
-             m->n_sessions, logged_in, m->n_waiting, m->n_idle, auths, busy,
-             (unsigned long long)m->total_sessions, (unsigned long long)m->total_logins,
-             (unsigned long long)m->total_failures, (unsigned long long)m->refused);
-}
-
 void supervise_announce(struct master *m)
 {
     char status[256];
     m->announced = true;
     log_started();
-    supervise_status(m, status, sizeof status);
+    status_line(m, status, sizeof status);
     sd_notifyf(0, "READY=1\nSTATUS=%s", status);
 }
 
@@ -131,7 +115,7 @@ static void feed_watchdog(struct master *m, uint64_t now)
     bool nursery = !m->serving || (m->current && !m->current->awaiting_pong);
     if (!nursery || !login_ping(m)) {
         if (!m->starved)
-            log_line(LOG_ERR, LOG_EVENT_OTHER, NULL,
+            log_line(LOG_ERR, LOG_EVENT_STALLED, NULL,
                      "%s does not answer: systemd's watchdog is not fed until it does",
                      nursery ? "an idle auth process" : "the nursery");
         m->starved = true;
@@ -155,11 +139,13 @@ static int on_tick(sd_event_source *source, uint64_t usec, void *context)
     if (m->serving) {
         if (m->current && now - m->current->born > PROVEN_MS)
             m->nursery_failures = 0;
-        if (m->current && now - m->current->born > m->config->workers.layout_max_age * 1000)
+        if (m->current && now - m->current->born > m->config->workers.layout_max_age * 1000) {
+            m->current->outlived = RETIRED_AGE;
             generation_replace(m, "layout_max_age is over");
+        }
         workers_tick(m);
         login_tick(m);
-        supervise_status(m, status, sizeof status);
+        status_line(m, status, sizeof status);
         if (strcmp(status, m->status) != 0)
             sd_notifyf(0, "STATUS=%s", status);
         base_copy(m->status, sizeof m->status, status);
@@ -208,6 +194,7 @@ static int on_stop(sd_event_source *source, const struct signalfd_siginfo *info,
     log_line(LOG_NOTICE, LOG_EVENT_STOPPED, NULL, "stopping, %u sessions under way", m->n_sessions);
     listen_detach(m);
     workers_tick(m);
+    workers_end_refused(m);
     master_timer(m, &m->tick, base_now_ms() + m->config->server.stop_grace * 1000, on_grace_over,
                  m);
     supervise_stop_if_drained(m);
@@ -265,6 +252,7 @@ int supervise_run(struct master *m)
     m->ticket_key_born = base_now_ms();
     base_random(&m->digest_key, sizeof m->digest_key);
     m->throttle = throttle_new();
+    m->started_at = (uint64_t)time(NULL);
     m->waiting_end = &m->waiting;
     m->control_fd = -1;
     master_timer(m, &m->tick, base_now_ms() + TICK_MS, on_tick, m);

@@ -22,6 +22,7 @@ struct bucket {
     uint64_t empty;  /* when the last failure will be forgotten, milliseconds */
     uint64_t digest; /* sources: of the last failure, name and secret */
     uint64_t known;  /* sources: until when a login that succeeded there is remembered */
+    char name[48];   /* for people; that of a user may be cut */
 };
 
 struct throttle {
@@ -71,7 +72,7 @@ static bool less(const struct bucket *a, const struct bucket *b)
 }
 
 /* The bucket of a key, in place of the least of its slots when it is new. */
-static struct bucket *obtain(struct bucket *table, uint64_t key)
+static struct bucket *obtain(struct bucket *table, uint64_t key, const char *name)
 {
     struct bucket *least = &table[key % SLOTS];
     for (size_t i = 0; i < PROBES; i++) {
@@ -82,7 +83,15 @@ static struct bucket *obtain(struct bucket *table, uint64_t key)
             least = b;
     }
     *least = (struct bucket){.key = key};
+    base_copy(least->name, sizeof least->name, name);
     return least;
+}
+
+static struct bucket *obtain_source(struct throttle *throttle, const struct address_source *source)
+{
+    char name[PROTO_ADDRESS_MAX];
+    address_print_source(source, name);
+    return obtain(throttle->sources, hash(throttle, source, sizeof *source), name);
 }
 
 static uint64_t level(const struct bucket *b, uint64_t now)
@@ -120,21 +129,38 @@ unsigned throttle_rank(const struct throttle *throttle, const struct address_sou
 void throttle_succeeded(struct throttle *throttle, const struct address_source *source,
                         uint64_t now)
 {
-    obtain(throttle->sources, hash(throttle, source, sizeof *source))->known = now + KNOWN_MS;
+    obtain_source(throttle, source)->known = now + KNOWN_MS;
 }
 
-bool throttle_failed(struct throttle *throttle, const struct address_source *source,
-                     const char *user, uint64_t digest, uint64_t now)
+unsigned throttle_failed(struct throttle *throttle, const struct address_source *source,
+                         const char *user, uint64_t digest, uint64_t now)
 {
     uint64_t name = hash(throttle, user, strlen(user));
-    struct bucket *s = obtain(throttle->sources, hash(throttle, source, sizeof *source));
-    struct bucket *u = obtain(throttle->users, name);
+    struct bucket *s = obtain_source(throttle, source);
+    struct bucket *u = obtain(throttle->users, name, user);
     uint64_t attempt = digest ? name ^ digest : 0;
     if (attempt && s->digest == attempt)
-        return false;
+        return 0;
     s->digest = attempt;
-    bool was_full = level(s, now) >= SOURCE_LIMIT;
+    bool s_was_full = level(s, now) >= SOURCE_LIMIT, u_was_full = level(u, now) >= USER_LIMIT;
     fill(u, 1, USER_LIMIT, now);
     fill(s, level(u, now) >= USER_LIMIT ? ATTACKED_COST : 1, SOURCE_LIMIT, now);
-    return !was_full && level(s, now) >= SOURCE_LIMIT;
+    return (!s_was_full && level(s, now) >= SOURCE_LIMIT ? THROTTLE_SOURCE : 0U) |
+           (!u_was_full && level(u, now) >= USER_LIMIT ? THROTTLE_USER : 0U);
+}
+
+bool throttle_next(const struct throttle *throttle, bool users, uint64_t now, size_t *at,
+                   char name[PROTO_USER_MAX + 1], uint64_t *left)
+{
+    const struct bucket *table = users ? throttle->users : throttle->sources;
+    const uint64_t limit = users ? USER_LIMIT : SOURCE_LIMIT;
+    size_t i = *at;
+    while (i < SLOTS && level(&table[i], now) < limit)
+        i++;
+    if (i >= SLOTS)
+        return false;
+    base_copy(name, PROTO_USER_MAX + 1, table[i].name);
+    *left = table[i].empty - now - (limit - 1) * DRAIN_MS;
+    *at = i + 1;
+    return true;
 }

@@ -28,11 +28,21 @@ unsigned throttle_rank(const struct throttle *throttle, const struct address_sou
 /* A login from `source` succeeded. It is no excuse for failures. */
 void throttle_succeeded(struct throttle *throttle, const struct address_source *source,
                         uint64_t now);
+/* What a failure did. */
+enum throttle_filled {
+    THROTTLE_SOURCE = 1, /* the source's bucket is full now: its logins are refused */
+    THROTTLE_USER = 2,   /* the user's is */
+};
 
 /* A login from `source` for `user` failed. `digest` is auth's keyed digest of the secret: the same
  * wrong one again from the same source costs nothing, it is a client that nobody told of a new
- * password. True when this failure filled the source's bucket. */
-bool throttle_failed(struct throttle *throttle, const struct address_source *source,
-                     const char *user, uint64_t digest, uint64_t now);
+ * password. A set of enum throttle_filled: the buckets that this failure filled. */
+unsigned throttle_failed(struct throttle *throttle, const struct address_source *source,
+                         const char *user, uint64_t digest, uint64_t now);
+
+/* The full bucket at `*at` or the next after it, of sources or of users: who it is of, and in how
+ * many milliseconds it is not full any more. `*at` is then where to go on. False: there is none. */
+bool throttle_next(const struct throttle *throttle, bool users, uint64_t now, size_t *at,
+                   char name[PROTO_USER_MAX + 1], uint64_t *left);
 
 #endif

@@ -26,8 +26,9 @@ void trial_failed(struct master *m, int status, const char *why)
 {
     struct trial *t = m->trial;
     m->trial = NULL;
-    log_line(LOG_ERR, m->serving ? LOG_EVENT_RELOAD_FAILED : LOG_EVENT_OTHER, NULL, "%s%s",
+    log_line(LOG_ERR, m->serving ? LOG_EVENT_RELOAD_FAILED : LOG_EVENT_NOT_STARTED, NULL, "%s%s",
              m->serving ? "reload failed, the old configuration stays: " : "", why);
+    m->counts[COUNT_RELOADS_FAILED] += m->serving;
     control_reply(t->reply_fd, status ? status : EX_SOFTWARE, why);
     if (t->auth) {
         t->auth->killed = true;
@@ -162,6 +163,8 @@ static bool commit(struct master *m, struct trial *t)
     if (before)
         login_retire_all(m, before);
     config_free(before);
+    if (m->current)
+        m->current->outlived = RETIRED_RELOAD;
     generation_serve(m, t->generation);
     login_tick(m);
     log_line(LOG_NOTICE, first ? LOG_EVENT_STARTED : LOG_EVENT_RELOADED, NULL, "%s",
@@ -170,6 +173,7 @@ static bool commit(struct master *m, struct trial *t)
         log_line(LOG_WARNING, LOG_EVENT_OTHER, NULL,
                  "not root: everything runs as uid %u, without the separation of users",
                  (unsigned)geteuid());
+    m->counts[COUNT_RELOADS] += !first;
     control_reply(t->reply_fd, 0, "reloaded");
     free(t);
     return true;

@@ -6,10 +6,10 @@
 #include "daemon/base.h"
 #include "daemon/master.h"
 #include "daemon/pool.h"
+#include "daemon/status.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <inttypes.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -38,7 +38,10 @@ static const char lmtp_refusal[] = "421 4.3.2 Too many connections, try again la
 
 struct log_about workers_about(const struct worker *w)
 {
-    return (struct log_about){w->session, w->peer_text, w->user};
+    return (struct log_about){.session = w->session,
+                              .peer = w->peer_text,
+                              .user = w->user,
+                              .door = w->session ? proto_door_name(w->door) : NULL};
 }
 
 /* A worker counts as starting, idle or a session until it is reaped. */
@@ -89,7 +92,7 @@ void workers_end(struct master *m, struct worker *w)
 static void refuse(struct master *m, int fd, enum proto_door door)
 {
     const char *text = door == DOOR_LMTP ? lmtp_refusal : refusal;
-    m->refused++;
+    m->counts[COUNT_REFUSED]++;
     if (door != DOOR_POP3S && write(fd, text, strlen(text)) < 0) {
         /* A client that cannot even take this has left. */
     }
@@ -103,7 +106,7 @@ static int on_late(sd_event_source *source, uint64_t usec, void *context)
     (void)source;
     (void)usec;
     if (c->worker->channel.state & (STATE_CLIENT | STATE_LOGIN | STATE_DONE)) {
-        log_line(LOG_WARNING, LOG_EVENT_OTHER, &about, "killing worker %d: %s", c->worker->pid,
+        log_line(LOG_WARNING, LOG_EVENT_STALLED, &about, "killing worker %d: %s", c->worker->pid,
                  c->worker->channel.state == STATE_DONE ? "still there after the end of its session"
                                                         : "not logged in after the time to log in");
         workers_end(c->master, c->worker);
@@ -173,7 +176,7 @@ static void assign(struct master *m, struct worker *w, int fd, enum proto_door d
     base_close(fd);
     base_close(spool);
     enter(m, w, lmtp ? STATE_DELIVERY : STATE_CLIENT);
-    m->total_sessions++;
+    m->counts[COUNT_CONNECTIONS]++;
     if (sent != CHANNEL_OK)
         workers_end(m, w);
     else if (!lmtp)
@@ -388,28 +391,6 @@ static void on_ready(struct master *m, struct worker *w, struct message *message
         supervise_announce(m);
 }
 
-static void log_summary(struct worker *w, struct message *message)
-{
-    char tls[32], cipher[64], detail[512], seen[1024];
-    unsigned reason = message_get_u32(message);
-    uint64_t retrieved = message_get_u64(message), deleted = message_get_u64(message);
-    uint64_t in = message_get_u64(message), out = message_get_u64(message);
-    if (!message_get_text(message, tls, sizeof tls) ||
-        !message_get_text(message, cipher, sizeof cipher) ||
-        !message_get_text(message, detail, sizeof detail))
-        tls[0] = cipher[0] = detail[0] = '\0';
-    base_escape(seen, sizeof seen, detail);
-    struct log_about about = workers_about(w);
-    log_line(*detail ? LOG_WARNING : LOG_INFO, LOG_EVENT_SESSION, &about,
-             "session ended: peer=%s door=%s user=%s reason=%s retrieved=%" PRIu64
-             " deleted=%" PRIu64 " in=%" PRIu64 " out=%" PRIu64 " ms=%" PRIu64
-             " tls=%s cipher=%s%s%s%s",
-             w->peer_text, proto_door_name(w->door), *w->user ? w->user : "-",
-             proto_end_name(reason), retrieved, deleted, in, out, base_now_ms() - w->started,
-             *tls ? tls : "-", *cipher ? cipher : "-", *detail ? " detail=\"" : "",
-             *detail ? seen : "", *detail ? "\"" : "");
-}
-
 static void on_log(struct worker *w, struct message *message)
 {
     char text[1024];
@@ -418,7 +399,7 @@ static void on_log(struct worker *w, struct message *message)
     if (message_get_text(message, text, sizeof text)) {
         char seen[1024];
         base_escape(seen, sizeof seen, text);
-        log_line(priority < LOG_WARNING ? LOG_WARNING : priority, LOG_EVENT_OTHER, &about,
+        log_line(priority < LOG_WARNING ? LOG_WARNING : priority, LOG_EVENT_CHILD, &about,
                  "worker %d: %s", w->pid, seen);
     }
 }
@@ -463,6 +444,8 @@ static void dispatch(struct master *m, struct worker *w, struct message *message
         on_ready(m, w, message);
         break;
     case PROTO_LOGIN_WANTED:
+        if (!message_get_text(message, w->tls, sizeof w->tls))
+            w->tls[0] = '\0';
         enter(m, w, STATE_LOGIN);
         login_wanted(m, w);
         break;
@@ -476,10 +459,7 @@ static void dispatch(struct master *m, struct worker *w, struct message *message
         delivery_asked(m, w, message);
         break;
     case PROTO_SUMMARY:
-        if (w->door == DOOR_LMTP)
-            delivery_log_summary(m, w, message);
-        else
-            log_summary(w, message);
+        status_summary(m, w, message);
         w->summarised = true;
         login_forget(m, w);
         enter(m, w, STATE_DONE);
@@ -557,12 +537,16 @@ void workers_reaped(struct master *m, struct worker *w, int status)
     bool probe = signalled && !w->ended_by_us && pool_is_probe(WTERMSIG(status), logged_in);
     pid_t pid = w->pid;
 
+    m->counts[COUNT_CRASHES] += signalled && !w->ended_by_us;
+    m->counts[COUNT_ENDED] += w->session && !w->summarised;
     if (signalled && !w->ended_by_us)
         log_line(LOG_ERR, LOG_EVENT_CRASH, &about, "worker %d was ended by signal %d%s%s", pid,
                  WTERMSIG(status), *w->user ? ", user=" : "", w->user);
-    else if (!w->summarised && w->session)
+    else if (!w->summarised && w->session) {
+        about.reason = w->ended_by_us ? "ended" : "lost";
         log_line(LOG_NOTICE, LOG_EVENT_SESSION, &about, "session ended: peer=%s user=%s reason=%s",
-                 w->peer_text, *w->user ? w->user : "-", w->ended_by_us ? "ended" : "lost");
+                 w->peer_text, *w->user ? w->user : "-", about.reason);
+    }
     g->workers++; /* keep the generation past the worker's release */
     release(m, w);
     g->workers--;
@@ -570,6 +554,7 @@ void workers_reaped(struct master *m, struct worker *w, int status)
         base_random(m->ticket_key, sizeof m->ticket_key);
         base_random(m->old_ticket_key, sizeof m->old_ticket_key);
         m->nursery_failures += base_now_ms() - g->born < 1000;
+        m->counts[COUNT_RETIRED + RETIRED_CRASH]++;
         generation_retire(m, g, true);
         generation_replace(m, "a worker crashed");
     } else {
@@ -587,13 +572,14 @@ static int on_unfinished(sd_event_source *source, uint64_t usec, void *context)
     return 0;
 }
 
-void workers_finish(struct master *m, struct worker *w)
+void workers_finish(struct master *m, struct worker *w, unsigned why)
 {
     struct message message;
     if (w->finishing)
         return;
     w->finishing = true;
     message_begin(&message, PROTO_FINISH);
+    message_put_u32(&message, why);
     if (w->channel.fd < 0 || channel_send(&w->channel, &message, false) != CHANNEL_OK)
         workers_end(m, w);
     else
@@ -644,8 +630,9 @@ bool workers_trace(struct master *m, const char *user, bool on)
 static void send_settled(struct master *m, struct worker *w)
 {
     struct message message;
+    w->refused = false;
     message_begin(&message, PROTO_SETTLED);
-    message_put_u32(&message, w->failures >= MASTER_LOGIN_ATTEMPTS);
+    message_put_u32(&message, m->stopping || w->failures >= MASTER_LOGIN_ATTEMPTS);
     if (channel_send(&w->channel, &message, false) != CHANNEL_OK) {
         workers_end(m, w);
         return;
@@ -675,7 +662,15 @@ void workers_settle(struct master *m, struct worker *w, bool failed)
     unsigned char jitter;
     base_random(&jitter, sizeof jitter);
     w->failures++;
+    w->refused = true;
     uint64_t at =
         pool_answer_at(w->asked, base_now_ms(), m->config->auth.failure_delay * 1000, jitter % 6U);
     set_timer(m, w, at, on_settle);
+}
+
+void workers_end_refused(struct master *m)
+{
+    for (struct worker *w = m->workers; w; w = w->next)
+        if (w->refused)
+            workers_end(m, w);
 }

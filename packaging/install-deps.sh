@@ -8,7 +8,7 @@ build='gcc make pkg-config libc6-dev libpam0g-dev libssl-dev libsystemd-dev libs
 run='libpam-pwdfile curl openssl ca-certificates'
 check='clang-format libcmocka-dev libpam-wrapper libpam-pwdfile python3-pytest curl fetchmail mpop
        getmail6 neomutt libio-socket-ssl-perl testssl.sh openssl sqlite3
-       debootstrap strace procps util-linux passwd ca-certificates man-db groff-base
+       python3-prometheus-client debootstrap strace procps util-linux passwd ca-certificates man-db groff-base
        mandoc rpm apparmor libpam-google-authenticator'
 deb='dpkg-dev debhelper po-debconf bash-completion systemd'
 fuzz='clang libclang-rt-dev'

@@ -60,6 +60,10 @@ struct ctl_maildrop {
 int ctl_open_user(const struct ctl *ctl, const char *given, char name[PROTO_USER_MAX + 1],
                   const char **pam_service);
 
+/* The same of a user who may be gone, but not his sessions: the name as far as the rules lead, and
+ * whether they lead to a user. Says nothing. */
+bool ctl_open_guess(const struct ctl *ctl, const char *given, char name[PROTO_USER_MAX + 1]);
+
 /* How to open a maildrop; nothing of these: as it is, to add and to read. */
 enum ctl_open {
     CTL_OPEN_CREATE = 1 << 0,  /* make it if there is none */
@@ -85,6 +89,9 @@ int ctl_open_failed(const struct ctl_maildrop *maildrop, enum store_outcome outc
 /* The commands (table: ctl_command.c). */
 int ctl_help(struct ctl *ctl);
 int ctl_status(struct ctl *ctl);
+int ctl_sessions(struct ctl *ctl);
+int ctl_kick(struct ctl *ctl);
+int ctl_metrics(struct ctl *ctl);
 int ctl_reload(struct ctl *ctl);
 int ctl_debug(struct ctl *ctl);
 int ctl_user(struct ctl *ctl);

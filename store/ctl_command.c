@@ -18,7 +18,15 @@ enum {
 };
 
 static const struct ctl_command commands[] = {
-    {"status", "", 0, 0, 0, true, ctl_status, "Show what the running server does", NULL},
+    {"status", "", 0, 0, 0, true, ctl_status, "Show what the running server does",
+     "Also how many days each certificate has left, and whose logins are throttled.\n"},
+    {"sessions", "", 0, 0, 0, true, ctl_sessions, "List the sessions of the running server", NULL},
+    {"kick", "USER|SESSION...", 1, ANY, 0, true, ctl_kick,
+     "End sessions, by their number or all of a user",
+     "A session that is logged in ends before its next command, deletions are not done; if that\n"
+     "takes longer than a second it is killed. Waits until they are gone.\n"},
+    {"metrics", "", 0, 0, 0, true, ctl_metrics, "Print the server's numbers as OpenMetrics text",
+     NULL},
     {"reload", "", 0, 0, 0, true, ctl_reload, "Read the configuration again, wait for the outcome",
      "A configuration or certificate that is refused changes nothing: the old one stays, and\n"
      "the reason is printed.\n"},
@@ -48,9 +56,9 @@ static const struct ctl_command commands[] = {
     {"mailbox delete", "USER", 1, 1, CTL_YES, true, ctl_mailbox_delete,
      "Delete a maildrop with all its mail", "Without --yes it asks on a terminal.\n"},
     {"mailbox set", "USER KEY=VALUE...", 2, ANY, 0, true, ctl_mailbox_set,
-     "Give a maildrop limits of its own",
+     "Give a maildrop limits of its own, or switch POP3 off for it",
      "KEY is quota_octets or quota_messages. 0 is no limit; an empty value goes back to that of\n"
-     "the configuration.\n"},
+     "the configuration. pop3=off refuses logins from now on; mail still comes in.\n"},
     {"mailbox check", "USER", 1, 1, CTL_ALL, true, ctl_mailbox_check, "Look for damage; name each",
      "Reads everything, changes nothing, needs no pause.\n"},
     {"mailbox backup", "USER FILE", 2, 2, CTL_ALL, true, ctl_mailbox_backup,

@@ -21,6 +21,8 @@ static void print_name(const char *name)
 static json_t *make_limits(const struct manage_state *state)
 {
     json_t *object = json_object();
+    if (state->pop3_off)
+        json_object_set_new(object, MAILDROP_POP3, json_string("off"));
     if (state->has_quota_octets)
         json_object_set_new(object, MAILDROP_QUOTA_OCTETS,
                             json_integer((json_int_t)state->quota_octets));
@@ -103,6 +105,8 @@ static int show_one(struct ctl *ctl, struct ctl_maildrop *maildrop, bool many)
                ctl->config->store.quota_octets);
     show_limit(MAILDROP_QUOTA_MESSAGES, state.has_quota_messages, state.quota_messages,
                ctl->config->store.quota_messages);
+    if (state.pop3_off)
+        printf("%-16s off\n", MAILDROP_POP3);
     free(path);
     return 0;
 }
@@ -130,10 +134,20 @@ int ctl_mailbox_create(struct ctl *ctl)
     return status;
 }
 
+/* On is what there is without a setting. */
+static int parse_switch(const char *word, const char *text, bool *clear, uint64_t *value)
+{
+    *clear = !*text || strcmp(text, "on") == 0;
+    *value = 0;
+    return *clear || strcmp(text, "off") == 0 ? 0
+                                              : ctl_fail(EX_USAGE, "%s: must be on or off", word);
+}
+
 /* KEY=VALUE, taken apart and understood by the configuration's own rules for such a value. */
 static int parse_setting(const char *word, const char **key, bool *clear, uint64_t *value)
 {
-    static const char *const keys[] = {MAILDROP_QUOTA_OCTETS, MAILDROP_QUOTA_MESSAGES};
+    static const char *const keys[] = {MAILDROP_QUOTA_OCTETS, MAILDROP_QUOTA_MESSAGES,
+                                       MAILDROP_POP3};
     const char *equals = strchr(word, '=');
     char error[300];
     *key = NULL;
@@ -142,7 +156,10 @@ static int parse_setting(const char *word, const char **key, bool *clear, uint64
             strncmp(word, keys[i], (size_t)(equals - word)) == 0)
             *key = keys[i];
     if (!*key)
-        return ctl_fail(EX_USAGE, "%s: must be quota_octets=SIZE or quota_messages=NUMBER", word);
+        return ctl_fail(
+            EX_USAGE, "%s: must be quota_octets=SIZE, quota_messages=NUMBER or pop3=on|off", word);
+    if (strcmp(*key, MAILDROP_POP3) == 0)
+        return parse_switch(word, equals + 1, clear, value);
     *clear = !equals[1];
     if (*clear)
         return 0;

@@ -110,6 +110,17 @@ int ctl_open_name(const struct ctl *ctl, const char *given, char name[PROTO_USER
     return no_user(ctl, outcome, given, folded);
 }
 
+bool ctl_open_guess(const struct ctl *ctl, const char *given, char name[PROTO_USER_MAX + 1])
+{
+    char folded[PROTO_USER_MAX + 1];
+    const char *service;
+    enum canonical_outcome outcome = resolve(ctl->config, given, folded, name, &service);
+    if (outcome == CANONICAL_OK)
+        return true;
+    base_copy(name, PROTO_USER_MAX + 1, outcome == CANONICAL_MALFORMED ? given : folded);
+    return outcome != CANONICAL_MALFORMED && ctl_open_exists(ctl, folded);
+}
+
 /* Files are opened as the store user: root can, that user can, nobody else. */
 static int check_caller(const struct config *config)
 {

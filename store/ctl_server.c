@@ -1,144 +1,48 @@
 /*
- * ctl_server.c - poplarctl status and reload: one question to the running master over its control
- * socket, one answer. The master decides by the peer's credentials who may ask what.
+ * ctl_server.c - poplarctl reload, debug and kick: orders to the running master.
  */
-#include "daemon/channel.h"
-#include "store/ctl.h"
+#include "store/ctl_json.h"
+#include "store/ctl_master.h"
 
-#include <errno.h>
-#include <jansson.h>
-#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
-#include <sys/un.h>
 #include <sysexits.h>
+#include <unistd.h>
 
 enum {
-    STATUS_WAIT_MS = 10000,
     RELOAD_WAIT_MS = 120000, /* a new generation loads certificates and modules */
+    LEAVE_WAIT_MS = 5000,    /* for those kicked, who have a second */
+    LOOK_MS = 20,            /* between two looks whether they are gone */
     REPLY_MAX = 8192
 };
 
-static int connect_failed(const char *path, int error)
-{
-    switch (error) {
-    case ENOENT:
-    case ECONNREFUSED:
-        return ctl_fail(EX_UNAVAILABLE,
-                        "%s: poplard does not run with this configuration; start it first", path);
-    case EACCES:
-    case EPERM:
-        return ctl_fail(EX_NOPERM, "%s: %s; run poplarctl as root", path, strerror(error));
-    default:
-        return ctl_fail(EX_UNAVAILABLE, "%s: %s", path, strerror(error));
-    }
-}
-
-static int connect_master(const struct ctl *ctl, struct channel *channel)
-{
-    struct sockaddr_un address = {.sun_family = AF_UNIX};
-    char path[sizeof address.sun_path];
-    int length = snprintf(path, sizeof path, "%s/control", ctl->config->server.run_dir);
-    if (length < 0 || (size_t)length >= sizeof path)
-        return ctl_fail(EX_CONFIG, "[server] run_dir=%s: too long for a socket's path",
-                        ctl->config->server.run_dir);
-    memcpy(address.sun_path, path, sizeof path);
-    int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
-    if (fd < 0)
-        return ctl_fail(EX_OSERR, "socket: %s", strerror(errno));
-    if (connect(fd, (const struct sockaddr *)&address, sizeof address) < 0) {
-        int error = errno;
-        base_close(fd);
-        return connect_failed(path, error);
-    }
-    channel_open(channel, fd, ROLE_CTL, ROLE_MASTER, STATE_IDLE);
-    return 0;
-}
-
-static int wait_failed(enum channel_outcome outcome, const char *fault)
-{
-    switch (outcome) {
-    case CHANNEL_AGAIN:
-        return ctl_fail(EX_TEMPFAIL, "the server did not answer in time; its log may say why");
-    case CHANNEL_END:
-        return ctl_fail(EX_NOPERM,
-                        "the server closed the connection without an answer: it ended, or it does "
-                        "not take orders from this user; run poplarctl as root");
-    case CHANNEL_BAD:
-        return ctl_fail(EX_PROTOCOL,
-                        "the server's answer was %s: it is of another version; restart it", fault);
-    default:
-        return ctl_fail(EX_IOERR, "the server's answer: %s", strerror(errno));
-    }
-}
-
-/* The answer's text and the status that poplarctl exits with, if there is an answer in time. */
-static int ask(struct channel *channel, struct message *m, int wait_ms, char text[REPLY_MAX],
-               int *answer)
-{
-    const char *fault = "";
-    struct pollfd poller = {.fd = channel->fd, .events = POLLIN};
-    enum channel_outcome outcome = channel_send(channel, m, true);
-    if (outcome == CHANNEL_OK) {
-        uint64_t now = base_now_ms(), end = now + (uint64_t)wait_ms;
-        while (now < end && poll(&poller, 1, (int)(end - now)) < 0 && errno == EINTR)
-            now = base_now_ms();
-        outcome = channel_receive(channel, m, false, &fault);
-    }
-    if (outcome == CHANNEL_OK && m->rule->type == PROTO_REPLY) {
-        *answer = (int)message_get_u32(m);
-        message_get_text(m, text, REPLY_MAX);
-    }
-    message_clear(m);
-    return outcome == CHANNEL_OK ? 0 : wait_failed(outcome, fault);
-}
-
-static void print_answer(const struct ctl *ctl, const char *text, int answer)
-{
-    size_t length = strlen(text);
-    if (ctl->options & CTL_JSON) {
-        json_t *object = json_pack("{s:i, s:s%}", "status", answer, "text", text, length);
-        if (object)
-            json_dumpf(object, stdout, JSON_COMPACT);
-        json_decref(object);
-        putchar('\n');
-    } else if (length > 0) {
-        printf("%s%s", text, text[length - 1] == '\n' ? "" : "\n");
-    }
-}
-
-static int exchange(const struct ctl *ctl, struct message *request, int wait_ms)
+static int give(const struct ctl *ctl, struct message *order, int wait_ms)
 {
     struct channel channel;
-    char text[REPLY_MAX] = "";
-    int answer = EX_SOFTWARE;
-    int status = connect_master(ctl, &channel);
+    char text[REPLY_MAX];
+    int status = ctl_master_connect(ctl, &channel);
     if (status)
         return status;
-    status = ask(&channel, request, wait_ms, text, &answer);
+    status = ctl_master_order(&channel, order, wait_ms, text, sizeof text);
     channel_close(&channel);
-    if (status)
-        return status;
-    if (answer != 0 && !(ctl->options & CTL_JSON))
-        return ctl_fail(answer, "%s", text);
-    print_answer(ctl, text, answer);
-    return answer;
-}
-
-int ctl_status(struct ctl *ctl)
-{
-    struct message m;
-    message_begin(&m, PROTO_STATUS);
-    return exchange(ctl, &m, STATUS_WAIT_MS);
+    if (ctl->options & CTL_JSON) {
+        int printed =
+            ctl_json_print(ctl, json_pack("{s:i, s:s}", "status", status, "text", text), false);
+        return status ? status : printed;
+    }
+    if (status && *text)
+        return ctl_fail(status, "%s", text);
+    if (*text)
+        puts(text);
+    return status;
 }
 
 int ctl_reload(struct ctl *ctl)
 {
     struct message m;
     message_begin(&m, PROTO_RELOAD);
-    return exchange(ctl, &m, RELOAD_WAIT_MS);
+    return give(ctl, &m, RELOAD_WAIT_MS);
 }
 
 int ctl_debug(struct ctl *ctl)
@@ -155,5 +59,132 @@ int ctl_debug(struct ctl *ctl)
     message_begin(&m, PROTO_DEBUG);
     message_put_text(&m, name);
     message_put_u32(&m, on);
-    return exchange(ctl, &m, STATUS_WAIT_MS);
+    return give(ctl, &m, CTL_MASTER_WAIT_MS);
+}
+
+/* Whose sessions are to end: a session by its number, or all of a user. */
+struct victim {
+    const char *word;
+    char user[PROTO_USER_MAX + 1]; /* "" for a number */
+    bool known;                    /* there is such a user */
+    uint64_t number;
+    size_t found;
+};
+
+/* Those that end, by number. */
+struct kicking {
+    struct victim *victims;
+    size_t n_victims;
+    uint64_t *sessions;
+    size_t n;
+};
+
+static bool is_number(const char *word)
+{
+    return *word && strspn(word, "0123456789") == strlen(word) && strlen(word) < 19;
+}
+
+static void choose(void *context, struct message *entry)
+{
+    struct kicking *k = context;
+    struct ctl_session session;
+    bool wanted = false;
+    ctl_master_session(entry, &session);
+    for (size_t i = 0; i < k->n_victims; i++) {
+        struct victim *v = &k->victims[i];
+        bool is = *v->user ? strcmp(v->user, session.user) == 0 : v->number == session.number;
+        v->found += is;
+        wanted = wanted || is;
+    }
+    if (!wanted)
+        return;
+    k->sessions = base_realloc(k->sessions, (k->n + 1) * sizeof *k->sessions);
+    k->sessions[k->n++] = session.number;
+}
+
+static void count_left(void *context, struct message *entry)
+{
+    struct kicking *k = context;
+    struct ctl_session session;
+    ctl_master_session(entry, &session);
+    for (size_t i = 0; i < k->n_victims; i++)
+        k->n += k->sessions[i] == session.number;
+}
+
+/* The number of the sessions that are still there; -1 when the server cannot be asked. */
+static long look_again(struct channel *channel, uint64_t *sessions, size_t n)
+{
+    struct kicking left = {.sessions = sessions, .n_victims = n};
+    return ctl_master_walk(channel, STATUS_SESSIONS, count_left, &left) ? -1 : (long)left.n;
+}
+
+static int end_all(struct channel *channel, const struct kicking *k)
+{
+    struct message m;
+    char text[REPLY_MAX];
+    long left = (long)k->n;
+    for (size_t i = 0; i < k->n; i++) {
+        message_begin(&m, PROTO_KICK);
+        message_put_u64(&m, k->sessions[i]);
+        int status = ctl_master_order(channel, &m, CTL_MASTER_WAIT_MS, text, sizeof text);
+        if (status && status != EX_NOINPUT) /* that one has just left by itself */
+            return *text ? ctl_fail(status, "%s", text) : status;
+    }
+    for (uint64_t end = base_now_ms() + LEAVE_WAIT_MS; left > 0 && base_now_ms() < end;) {
+        left = look_again(channel, k->sessions, k->n);
+        if (left > 0)
+            usleep(LOOK_MS * 1000);
+    }
+    if (left > 0)
+        return ctl_fail(EX_TEMPFAIL, "%ld sessions did not end", left);
+    return left < 0 ? EX_UNAVAILABLE : 0;
+}
+
+/* By the number, or by the rules that a login has. */
+static void name_victim(const struct ctl *ctl, const char *word, struct victim *v)
+{
+    *v = (struct victim){.word = word};
+    if (is_number(word))
+        v->number = strtoull(word, NULL, 10);
+    else
+        v->known = ctl_open_guess(ctl, word, v->user);
+}
+
+static int report(const struct ctl *ctl, const struct kicking *k)
+{
+    int status = 0;
+    for (size_t i = 0; i < k->n_victims; i++) {
+        const struct victim *v = &k->victims[i];
+        if (v->found == 0 && !*v->user)
+            status = ctl_fail(EX_NOINPUT, "%s: there is no such session", v->word);
+        else if (v->found == 0 && !v->known)
+            status = ctl_fail(EX_NOUSER, "%s: no such user, and no session of that name", v->word);
+    }
+    if (ctl->options & CTL_JSON) {
+        int printed = ctl_json_print(ctl, json_pack("{s:I}", "ended", (json_int_t)k->n), false);
+        return status ? status : printed;
+    }
+    printf("%zu session%s ended\n", k->n, k->n == 1 ? "" : "s");
+    return status;
+}
+
+int ctl_kick(struct ctl *ctl)
+{
+    struct channel channel;
+    struct kicking k = {.n_victims = ctl->n_words};
+    int status = ctl_master_connect(ctl, &channel);
+    if (status)
+        return status;
+    k.victims = base_alloc(k.n_victims * sizeof *k.victims);
+    for (size_t i = 0; i < k.n_victims; i++)
+        name_victim(ctl, ctl->words[i], &k.victims[i]);
+    status = ctl_master_walk(&channel, STATUS_SESSIONS, choose, &k);
+    if (!status)
+        status = end_all(&channel, &k);
+    if (!status)
+        status = report(ctl, &k);
+    channel_close(&channel);
+    free(k.sessions);
+    free(k.victims);
+    return status;
 }

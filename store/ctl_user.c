@@ -50,20 +50,21 @@ static void print_text(const struct ctl *ctl, const char *name, const char *serv
     print_limit("quota", holds->quota_octets, holds->has_quota_octets);
     print_limit("  messages", holds->quota_messages, holds->has_quota_messages);
     print_limit("max_message", ctl->config->store.max_message, false);
+    printf("%-12s %s\n", MAILDROP_POP3, holds->pop3_off ? "off (of this maildrop)" : "on");
 }
 
 static int print_json(const struct ctl *ctl, const char *name, const char *service,
                       const char *path, const char *state, const struct manage_state *holds)
 {
-    return ctl_json_print(ctl,
-                          json_pack("{s:s, s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:I}", "user", name,
-                                    "pam_service", service, "maildrop", path, "state", state,
-                                    "messages", (json_int_t)holds->totals.messages, "octets",
-                                    (json_int_t)holds->totals.octets, "quota_octets",
-                                    (json_int_t)holds->quota_octets, "quota_messages",
-                                    (json_int_t)holds->quota_messages, "max_message",
-                                    (json_int_t)ctl->config->store.max_message),
-                          false);
+    return ctl_json_print(
+        ctl,
+        json_pack("{s:s, s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:b}", "user", name, "pam_service",
+                  service, "maildrop", path, "state", state, "messages",
+                  (json_int_t)holds->totals.messages, "octets", (json_int_t)holds->totals.octets,
+                  "quota_octets", (json_int_t)holds->quota_octets, "quota_messages",
+                  (json_int_t)holds->quota_messages, "max_message",
+                  (json_int_t)ctl->config->store.max_message, MAILDROP_POP3, !holds->pop3_off),
+        false);
 }
 
 /* What the maildrop holds and which limits it has; those of the configuration if there is none. */

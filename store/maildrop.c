@@ -266,6 +266,17 @@ enum store_outcome maildrop_totals(struct maildrop *maildrop, struct maildrop_to
     return handle_state(maildrop, totals);
 }
 
+enum store_outcome maildrop_pop3_off(struct maildrop *maildrop, bool *off)
+{
+    int64_t value = 1;
+    handle_begin_call(maildrop);
+    const enum store_outcome outcome = handle_setting(maildrop, MAILDROP_POP3, &value);
+    if (outcome != STORE_OK && outcome != STORE_END)
+        return outcome;
+    *off = outcome == STORE_OK && value == 0;
+    return STORE_OK;
+}
+
 enum store_outcome maildrop_next(struct maildrop *maildrop, int64_t after,
                                  struct maildrop_message *message)
 {

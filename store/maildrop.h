@@ -84,9 +84,10 @@ struct maildrop_delivery {
     bool no_limits;                        /* neither these nor the maildrop's own */
 };
 
-/* Settings that a maildrop may have of its own; 0: no limit. */
+/* Settings that a maildrop may have of its own; 0: no limit, or off. */
 #define MAILDROP_QUOTA_OCTETS   "quota_octets"
 #define MAILDROP_QUOTA_MESSAGES "quota_messages"
+#define MAILDROP_POP3           "pop3"
 
 /* Supplies raw message text: up to `size` octets, 0 at the end, -1 on an error. */
 typedef ssize_t maildrop_source(void *context, void *buffer, size_t size);
@@ -122,6 +123,9 @@ const char *maildrop_error(const struct maildrop *maildrop);
 
 /* One row, at any size of the maildrop. */
 enum store_outcome maildrop_totals(struct maildrop *maildrop, struct maildrop_totals *totals);
+
+/* Whether sessions are switched off for this maildrop; deliveries never are. */
+enum store_outcome maildrop_pop3_off(struct maildrop *maildrop, bool *off);
 
 /* Messages up to totals->last_id. Free with maildrop_snapshot_free(). */
 enum store_outcome maildrop_snapshot(struct maildrop *maildrop,

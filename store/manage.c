@@ -65,7 +65,8 @@ enum store_outcome manage_look(struct maildrop *maildrop, struct manage_state *s
         (outcome = look_at_setting(maildrop, MAILDROP_QUOTA_OCTETS, &found.has_quota_octets,
                                    &found.quota_octets)) != STORE_OK ||
         (outcome = look_at_setting(maildrop, MAILDROP_QUOTA_MESSAGES, &found.has_quota_messages,
-                                   &found.quota_messages)) != STORE_OK)
+                                   &found.quota_messages)) != STORE_OK ||
+        (outcome = maildrop_pop3_off(maildrop, &found.pop3_off)) != STORE_OK)
         return outcome;
     *state = found;
     return STORE_OK;

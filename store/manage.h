@@ -19,6 +19,7 @@ struct manage_state {
     uint64_t page_size, pages, free_pages;     /* of the database file */
     bool has_quota_octets, has_quota_messages; /* limits of its own, 0: none */
     uint64_t quota_octets, quota_messages;
+    bool pop3_off;
 };
 
 enum manage_import {
@@ -33,7 +34,7 @@ enum store_outcome manage_look(struct maildrop *maildrop, struct manage_state *s
  * (STORE_NOT_FOUND). Needs the session byte of the lock. */
 enum store_outcome manage_undelete(struct maildrop *maildrop, const int64_t *ids, size_t n);
 
-/* Give a setting (MAILDROP_QUOTA_OCTETS, MAILDROP_QUOTA_MESSAGES) its value for this maildrop, or
+/* Give a setting (MAILDROP_QUOTA_OCTETS and its like) its value for this maildrop, or
  * take it away (`value` NULL). */
 enum store_outcome manage_set(struct maildrop *maildrop, const char *name, const uint64_t *value);
 

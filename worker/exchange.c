@@ -39,20 +39,27 @@ uint32_t exchange_verdict(struct session *s, struct channel *exchange, char *use
 {
     struct message *m = &s->record;
     uint32_t outcome = LOGIN_UNAVAILABLE;
-    if (channel_receive(exchange, m, true, NULL) == CHANNEL_OK) {
+    bool granted = false;
+    enum channel_outcome got = channel_receive(exchange, m, true, NULL);
+    if (got == CHANNEL_OK && m->rule->type == PROTO_GRANT && files) {
+        take_files(s, files);
+        granted = true;
+        message_clear(m);
+        got = channel_receive(exchange, m, true, NULL);
+    }
+    if (got == CHANNEL_OK && m->rule->type == PROTO_VERDICT) {
         char named[PROTO_USER_MAX + 1];
-        unsigned expected = files ? MAILDROP_FILES : 0;
         outcome = message_get_u32(m);
-        bool good = message_get_text(m, named, sizeof named) && outcome < LOGIN_OUTCOMES &&
-                    m->n_fds == (outcome == LOGIN_OK ? expected : 0);
-        if (!good)
+        if (!message_get_text(m, named, sizeof named) || outcome >= LOGIN_OUTCOMES ||
+            granted != (outcome == LOGIN_OK && files))
             outcome = LOGIN_UNAVAILABLE;
-        if (outcome == LOGIN_OK && files)
-            take_files(s, files);
         if (outcome == LOGIN_OK && user)
             base_copy(user, PROTO_USER_MAX + 1, named);
-        message_clear(m);
     }
+    if (got == CHANNEL_OK)
+        message_clear(m);
+    for (int i = 0; granted && outcome != LOGIN_OK && i < MAILDROP_FILES; i++)
+        base_close(files[i]);
     channel_close(exchange);
     return outcome;
 }

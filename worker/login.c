@@ -43,10 +43,12 @@ bool login_password_fits(const char *secret, size_t size)
            !memchr(secret, '\r', size) && !memchr(secret, '\n', size);
 }
 
-/* Send a record without fields to the master. */
+/* Ask the master for an exchange. */
 static bool ask_master(struct session *s, enum proto_type type)
 {
     message_begin(&s->record, type);
+    if (type == PROTO_LOGIN_WANTED)
+        message_put_text(&s->record, s->tls_version);
     enum channel_outcome outcome = channel_send(&s->control, &s->record, true);
     if (outcome != CHANNEL_OK)
         session_lost_master(s, outcome, NULL);
@@ -104,11 +106,17 @@ static void succeed(struct session *s, int files[MAILDROP_FILES])
     s->control.state = STATE_MAIL;
     if (open_granted(s, files, &verdict) != ATTEMPT_VERDICT)
         return;
+    bool off;
     uint64_t wait;
-    enum store_outcome outcome = view_begin(&s->view, s->config, &wait);
+    enum store_outcome outcome = view_begin(&s->view, s->config, &off, &wait);
     if (outcome != STORE_OK) {
         enum session_code code = session_store_failed(s, outcome);
         session_error(s, code, code == CODE_SYS_PERM ? TEXT_STORE_PERM : TEXT_STORE_TEMP);
+        return;
+    }
+    if (off) { /* told here, to who has the password */
+        session_error(s, CODE_AUTH, TEXT_LOGIN_POP3_OFF);
+        session_end(s, END_POP3_OFF);
         return;
     }
     if (wait > 0) {

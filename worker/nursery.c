@@ -66,11 +66,18 @@ static void warm_up(struct child *child)
 static void set_up_tls(struct child *child, struct tls *tls)
 {
     char text[512];
+    struct message m;
     if (!tls_complete(tls, child->config, text, sizeof text))
         give_up(child, EX_CONFIG, text);
-    for (size_t n = 0; n < tls_count(tls); n++)
+    for (size_t n = 0; n < tls_count(tls); n++) {
         if (tls_expired(tls, n, text, sizeof text))
             child_log(&child->control, LOG_WARNING, "%s", text);
+        message_begin(&m, PROTO_EXPIRES);
+        message_put_u32(&m, (uint32_t)n);
+        message_put_u64(&m, tls_expires(tls, n));
+        if (channel_send(&child->control, &m, true) != CHANNEL_OK)
+            child_lost_master(CHANNEL_END, NULL);
+    }
 }
 
 static void confine(struct child *child)

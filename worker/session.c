@@ -149,7 +149,7 @@ bool session_take_order(struct session *s)
         s->stream.tracing = message_get_u32(&s->record) != 0;
         return true;
     case PROTO_FINISH:
-        s->finishing = true;
+        s->finishing = message_get_u32(&s->record);
         return true;
     default:
         return false;
@@ -170,7 +170,7 @@ bool session_hear_master(struct session *s)
         return false;
     }
     if (s->finishing && s->reading)
-        session_end(s, END_TAKEOVER);
+        session_end(s, s->finishing);
     return s->end == 0;
 }
 
@@ -202,7 +202,7 @@ void session_read_more(struct session *s)
         s->reading = false;
     }
     if (s->finishing)
-        session_end(s, END_TAKEOVER);
+        session_end(s, s->finishing);
     session_check_stream(s);
 }
 

@@ -55,7 +55,8 @@ struct session {
     struct view view;
     unsigned char chunk[MAILDROP_CHUNK_SIZE]; /* of a message on its way */
 
-    bool finishing, reading; /* asked to end; waiting for a command */
+    bool reading;       /* waiting for a command */
+    unsigned finishing; /* enum session_end: asked to end, and why; 0: not */
 
     unsigned end;     /* enum session_end; 0: goes on */
     char detail[256]; /* more about the end, for the log */

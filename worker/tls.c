@@ -226,6 +226,15 @@ bool tls_expired(const struct tls *tls, size_t n, char *text, size_t size)
     return true;
 }
 
+uint64_t tls_expires(const struct tls *tls, size_t n)
+{
+    struct tm when;
+    if (ASN1_TIME_to_tm(X509_get0_notAfter(tls->identities[n].leaf), &when) != 1)
+        return 0;
+    time_t end = timegm(&when);
+    return end > 0 ? (uint64_t)end : 0;
+}
+
 size_t tls_count(const struct tls *tls)
 {
     return tls->n;

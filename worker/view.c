@@ -25,11 +25,14 @@ static enum store_outcome unless_full(enum store_outcome outcome)
     return outcome == STORE_FULL ? STORE_OK : outcome;
 }
 
-enum store_outcome view_begin(struct view *view, const struct config *config, uint64_t *wait)
+enum store_outcome view_begin(struct view *view, const struct config *config, bool *off,
+                              uint64_t *wait)
 {
-    enum store_outcome outcome = STORE_OK;
     uint64_t removed = 0;
     *wait = 0;
+    enum store_outcome outcome = maildrop_pop3_off(view->maildrop, off);
+    if (outcome != STORE_OK || *off)
+        return outcome;
     if (config->session.login_delay > 0)
         outcome = unless_full(maildrop_login(view->maildrop, config->session.login_delay, wait));
     if (outcome != STORE_OK || *wait > 0)

@@ -25,9 +25,11 @@ struct view {
 /* Open what was granted (store/maildrop.h owns the descriptors) and read the totals. */
 enum store_outcome view_open(struct view *view, const int files[MAILDROP_FILES]);
 
-/* The session begins: the delay between logins, and the removal of what is too old. `wait` is 0, or
- * how many seconds this login came too early, and then nothing was done. */
-enum store_outcome view_begin(struct view *view, const struct config *config, uint64_t *wait);
+/* The session begins: the delay between logins, and the removal of what is too old. `off`: POP3 is
+ * switched off for this maildrop; `wait` is 0, or how many seconds this login came too early; then
+ * nothing was done. */
+enum store_outcome view_begin(struct view *view, const struct config *config, bool *off,
+                              uint64_t *wait);
 
 /* From now on messages go as they are stored; false when it is too late for that. */
 bool view_use_utf8(struct view *view);

@@ -201,6 +201,34 @@ def test_limits_of_its_own(store):
     assert "over quota" in refused(p, 73, "import", "bob", write(p, "x.eml", MESSAGE % 3))
 
 
+def test_pop3_switched_off(store):
+    """Told to who has the password, and to nobody else; mail comes in meanwhile."""
+    p = store()
+    p.stack("auth required @BUILD@/tests/pam_poplar_test.so expect=secret\n"
+            "account required pam_permit.so\n")
+    fill(p, 1)
+    p.ctl("mailbox", "set", "alice", "pop3=off")
+    raw = p.connect(tls=False)
+    raw.ask(b"USER alice")
+    assert raw.ask(b"PASS wrong") == b"-ERR [AUTH] user name or password is wrong\r\n"
+    raw.ask(b"USER alice")
+    assert raw.ask(b"PASS secret") == b"-ERR [AUTH] POP3 is switched off for this account\r\n"
+    assert raw.line() == b""
+    p.wait_log("session ended: .*user=alice reason=pop3-off")
+    p.ctl("mailbox", "set", "alice", "pop3=off")  # nobody holds it
+    assert ctl_json(p, "user", "alice")["pop3"] is False
+    assert ctl_json(p, "mailbox", "show", "alice")["limits"] == {"pop3": "off"}
+    assert b"pop3         off" in p.ctl("user", "alice").stdout
+    subprocess.run([poplar.BUILD / "poplar-deliver", "--config", p.config, "alice"],
+                   input=MESSAGE % 1, check=True)
+    log_in(p, "bob").close()
+    p.ctl("mailbox", "set", "alice", "pop3=on")
+    assert len(uidls(p)) == 2
+    for wrong, word in (("pop3=no", "must be on or off"), ("pop=off", "pop3=on|off"),
+                        ("pop3", "pop3=on|off"), ("quota_messages=many", "quota_messages")):
+        assert word in refused(p, 64, "mailbox", "set", "alice", wrong)
+
+
 def write(p, name, octets):
     path = p.directory / name
     path.write_bytes(octets)

@@ -1,5 +1,6 @@
 """Two sessions of one user, and what the log tells of one user's sessions when asked."""
 
+import os
 import re
 
 import pytest
@@ -61,6 +62,21 @@ def test_takeover_in_turn(server):
     clients = [p.login() for _ in range(10)]
     assert clients[-1].stat()[0] == 1
     wait_until(lambda: len(re.findall("reason=takeover", p.log_text())) == 9, "nine ends")
+
+
+def test_coming_back_at_once(server):
+    """QUIT, connect, log in, as fast as can be: nobody holds the maildrop when QUIT is answered. While
+    an auth process is kept from running on, the next one must not find its copies of the lock."""
+    p = server(tls_required="not-on-loopback", auth_processes_min="4")
+    p.add("alice", MESSAGE)
+    for auth in p.auths():
+        os.setpriority(os.PRIO_PROCESS, auth, 19)
+    for _ in range(1000):
+        raw = p.connect(tls=False, greeting=False)
+        raw.send(b"USER alice\r\nPASS secret\r\nQUIT\r\n")
+        answers = [raw.line() for _ in range(4)]
+        raw.close()
+        assert answers[2].startswith(b"+OK"), answers
 
 
 def test_trace_of_one_user(server):

@@ -30,12 +30,13 @@ static void many_failures(void **state)
     (void)state;
     struct throttle *t = throttle_new();
     struct address_source bad = source_of("192.0.2.1:1"), good = source_of("192.0.2.2:1");
-    unsigned told = 0;
+    unsigned told[THROTTLE_USER + 1] = {0};
     uint64_t now = 1000000;
     for (uint64_t i = 0; i < 1000; i++)
-        told += throttle_failed(t, &bad, "alice", i + 1, now);
+        told[throttle_failed(t, &bad, "alice", i + 1, now)]++;
     assert_true(throttle_refuses(t, &bad, now));
-    assert_int_equal(told, 1);
+    assert_int_equal(told[THROTTLE_SOURCE], 1);
+    assert_int_equal(told[THROTTLE_USER], 1);
     assert_false(throttle_refuses(t, &good, now)); /* the same user, from elsewhere */
     assert_true(throttle_refuses(t, &bad, now + 10000));
     assert_false(throttle_refuses(t, &bad, now + 20 * 15000)); /* decay, however many they were */
@@ -145,6 +146,36 @@ static void who_comes_first(void **state)
     throttle_free(t);
 }
 
+/* What an administrator sees of it: who, and for how long still. */
+static void shown(void **state)
+{
+    (void)state;
+    struct throttle *t = throttle_new();
+    const char *const sources[] = {"192.0.2.1:1", "[2001:db8:5:6::7]:1"};
+    char name[PROTO_USER_MAX + 1], names[600] = "";
+    uint64_t left;
+    size_t at = 0;
+    assert_false(throttle_next(t, false, 1000, &at, name, &left));
+    for (unsigned i = 0; i < 60; i++) {
+        struct address_source s = source_of(sources[i % 2]);
+        throttle_failed(t, &s, "alice", i + 1, 1000);
+    }
+    for (at = 0; throttle_next(t, false, 1000, &at, name, &left);) {
+        snprintf(names + strlen(names), sizeof names - strlen(names), "%s ", name);
+        assert_true(left > 0 && left <= 15000);
+    }
+    assert_true(strcmp(names, "192.0.2.1 2001:db8:5::/48 ") == 0 ||
+                strcmp(names, "2001:db8:5::/48 192.0.2.1 ") == 0);
+    at = 0;
+    assert_true(throttle_next(t, true, 1000, &at, name, &left));
+    assert_string_equal(name, "alice");
+    assert_true(throttle_refuses(t, &(struct address_source){.octets = {0x20, 1, 0xd, 0xb8, 0, 5}},
+                                 1000 + left - 1));
+    for (at = 0; throttle_next(t, false, 1000 + 15000, &at, name, &left);)
+        fail_msg("%s is still throttled", name);
+    throttle_free(t);
+}
+
 static void prefixes(void **state)
 {
     (void)state;
@@ -176,10 +207,15 @@ static void prefixes(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(many_failures),      cmocka_unit_test(a_few_failures),
-        cmocka_unit_test(a_forgotten_client), cmocka_unit_test(one_bucket_for_a_48),
-        cmocka_unit_test(an_attacked_name),   cmocka_unit_test(bounded_table),
-        cmocka_unit_test(who_comes_first),    cmocka_unit_test(prefixes),
+        cmocka_unit_test(many_failures),
+        cmocka_unit_test(a_few_failures),
+        cmocka_unit_test(a_forgotten_client),
+        cmocka_unit_test(one_bucket_for_a_48),
+        cmocka_unit_test(an_attacked_name),
+        cmocka_unit_test(bounded_table),
+        cmocka_unit_test(who_comes_first),
+        cmocka_unit_test(prefixes),
+        cmocka_unit_test(shown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

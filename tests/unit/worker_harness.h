@@ -79,6 +79,7 @@ struct summary {
 struct harness {
     struct channel nursery;
     pid_t nursery_pid;
+    int certificates;  /* that it was given */
     char folder[64];   /* of the one maildrop */
     bool proxied;      /* the next client comes through a proxy */
     X509 *certificate; /* the client's, if it has one */
@@ -268,6 +269,7 @@ static inline void harness_send_certificate(struct harness *h, const char *name,
         message_put_text(&h->m, settings[i][1]);
         harness_send(&h->nursery, &h->m);
     }
+    h->certificates++;
     message_begin(&h->m, PROTO_CERTIFICATE);
     message_put_text(&h->m, name);
     message_put_text(&h->m, chain_path);
@@ -347,6 +349,12 @@ static inline void harness_finish_start(struct harness *h)
     message_put_u32(&h->m, 1);
     message_put_octets(&h->m, "", 0);
     harness_send(&h->nursery, &h->m);
+    for (int i = 0; i < h->certificates; i++) {
+        harness_receive(&h->nursery, &h->m, PROTO_EXPIRES);
+        assert_int_equal(message_get_u32(&h->m), i);
+        assert_true(message_get_u64(&h->m) > 0);
+        message_clear(&h->m);
+    }
     harness_receive(&h->nursery, &h->m, PROTO_READY);
     assert_int_equal(message_get_u64(&h->m), proto_fingerprint());
     message_clear(&h->m);
@@ -385,14 +393,17 @@ static inline void played_verdict(struct harness *h)
         h->auth.stale--;
         harness_replace_wal(h);
     }
+    if (verdict == LOGIN_OK) {
+        message_begin(&h->m, PROTO_GRANT);
+        for (int i = 0; i < MAILDROP_FILES; i++)
+            message_put_fd(&h->m, files[i]);
+        assert_int_equal(channel_send(&h->exchange, &h->m, true), CHANNEL_OK);
+        message_clear(&h->m); /* closes them */
+    }
     message_begin(&h->m, PROTO_VERDICT);
     message_put_u32(&h->m, verdict);
     message_put_text(&h->m, h->auth.user);
-    for (int i = 0; verdict == LOGIN_OK && i < MAILDROP_FILES; i++)
-        message_put_fd(&h->m, files[i]);
     assert_int_equal(channel_send(&h->exchange, &h->m, true), CHANNEL_OK);
-    for (int i = 0; verdict == LOGIN_OK && i < MAILDROP_FILES; i++)
-        close(files[i]);
     channel_close(&h->exchange);
     if (verdict == LOGIN_OK)
         h->worker.state = STATE_MAIL;

@@ -1,0 +1,183 @@
+/*
+ * status.c - the master's numbers, and its answers to who asks for them. Runs in the master. What
+ * is sent are values: poplarctl makes tables and metrics of them.
+ */
+#include "daemon/status.h"
+#include "daemon/base.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+void status_login(struct master *m, unsigned outcome, uint64_t ms)
+{
+    unsigned class = 0;
+    while (proto_latency_bound(class) && ms > proto_latency_bound(class))
+        class ++;
+    m->counts[COUNT_LATENCY + class]++;
+    m->counts[COUNT_LOGIN_MS] += ms;
+    m->counts[COUNT_LOGIN + outcome]++;
+}
+
+/* What holds now, beside what was counted. */
+static void look(struct master *m)
+{
+    uint64_t *c = m->counts;
+    memset(c + COUNT_NOW, 0, (COUNTS - COUNT_NOW) * sizeof *c);
+    c[COUNT_STARTED] = m->started_at;
+    c[COUNT_PID] = (uint64_t)getpid();
+    c[COUNT_STOPPING] = m->stopping;
+    c[COUNT_GENERATION] = m->current ? m->current->number : 0;
+    c[COUNT_GENERATION_MS] = m->current ? base_now_ms() - m->current->born : 0;
+    c[COUNT_SESSIONS] = m->n_sessions;
+    c[COUNT_SESSIONS_MAX] = m->config ? m->config->workers.max_sessions : 0;
+    c[COUNT_WAITING] = m->n_waiting;
+    c[COUNT_WORKERS_IDLE] = m->n_idle;
+    c[COUNT_WORKERS_STARTING] = m->n_starting;
+    c[COUNT_AUTHS_MAX] = m->config ? m->config->auth.processes_max : 0;
+    for (const struct worker *w = m->workers; w; w = w->next) {
+        c[COUNT_LOGGED_IN] += w->channel.state == STATE_MAIL;
+        c[COUNT_DELIVERING] += w->channel.state == STATE_DELIVERY;
+        c[COUNT_LOGINS_QUEUED] += w->queued;
+    }
+    for (const struct auth *a = m->auths; a; a = a->next) {
+        c[COUNT_AUTHS] += !a->retired;
+        c[COUNT_AUTHS_BUSY] += a->channel.state == STATE_BUSY;
+    }
+}
+
+void status_line(struct master *m, char *text, size_t size)
+{
+    const uint64_t *c = m->counts;
+    uint64_t failed = 0;
+    look(m);
+    for (unsigned i = LOGIN_OK + 1; i < LOGIN_OUTCOMES; i++)
+        failed += c[COUNT_LOGIN + i];
+    snprintf(text, size,
+             "%" PRIu64 " sessions (%" PRIu64 " logged in), %" PRIu64 " waiting, %" PRIu64
+             " idle workers, %" PRIu64 " auth processes (%" PRIu64 " busy); since start: %" PRIu64
+             " sessions, %" PRIu64 " logins, %" PRIu64 " failed, %" PRIu64 " refused",
+             c[COUNT_SESSIONS], c[COUNT_LOGGED_IN], c[COUNT_WAITING], c[COUNT_WORKERS_IDLE],
+             c[COUNT_AUTHS], c[COUNT_AUTHS_BUSY], c[COUNT_CONNECTIONS], c[COUNT_LOGIN + LOGIN_OK],
+             failed, c[COUNT_REFUSED]);
+}
+
+static bool put_count(struct master *m, uint64_t from, struct message *answer)
+{
+    if (from >= COUNTS)
+        return false;
+    if (from >= COUNT_NOW)
+        look(m);
+    message_begin(answer, PROTO_COUNT);
+    message_put_u64(answer, from + 1);
+    message_put_u32(answer, (uint32_t)from);
+    message_put_u64(answer, m->counts[from]);
+    return true;
+}
+
+static bool put_session(const struct master *m, uint64_t from, struct message *answer)
+{
+    const struct worker *next = NULL;
+    for (const struct worker *w = m->workers; w; w = w->next)
+        if (w->session && w->session >= from && (!next || w->session < next->session))
+            next = w;
+    if (!next)
+        return false;
+    message_begin(answer, PROTO_SESSION);
+    message_put_u64(answer, next->session + 1);
+    message_put_u64(answer, next->session);
+    message_put_u32(answer, (uint32_t)next->pid);
+    message_put_u32(answer, next->channel.state);
+    message_put_u32(answer, next->door);
+    message_put_text(answer, next->canonical);
+    message_put_text(answer, next->peer_text);
+    message_put_text(answer, next->tls);
+    message_put_u64(answer, base_now_ms() - next->started);
+    return true;
+}
+
+static bool put_item(struct message *answer, uint64_t next, const char *name, const char *detail,
+                     uint64_t value)
+{
+    message_begin(answer, PROTO_ITEM);
+    message_put_u64(answer, next);
+    message_put_text(answer, name);
+    message_put_text(answer, detail);
+    message_put_u64(answer, value);
+    return true;
+}
+
+static bool put_certificate(const struct master *m, uint64_t from, struct message *answer)
+{
+    const struct config_certificate *all = m->config->tls.certificates;
+    uint64_t sent = 0; /* to the nursery, which counts so too */
+    for (size_t i = 0; i < m->config->tls.n_certificates; i++)
+        if (all[i].certificate && sent++ == from)
+            return put_item(answer, from + 1, all[i].name, all[i].certificate,
+                            m->current ? m->current->expires[from] : 0);
+    return false;
+}
+
+static bool put_throttled(const struct master *m, bool users, uint64_t from, struct message *answer)
+{
+    char name[PROTO_USER_MAX + 1];
+    uint64_t left;
+    size_t at = (size_t)from;
+    return throttle_next(m->throttle, users, base_now_ms(), &at, name, &left) &&
+           put_item(answer, at, name, "", left);
+}
+
+static bool put_traced(const struct master *m, uint64_t from, struct message *answer)
+{
+    return from < m->traced.n && put_item(answer, from + 1, m->traced.items[from], "", 0);
+}
+
+bool status_next(struct master *m, unsigned part, uint64_t from, struct message *answer)
+{
+    switch (part) {
+    case STATUS_COUNTS:
+        return put_count(m, from, answer);
+    case STATUS_SESSIONS:
+        return put_session(m, from, answer);
+    case STATUS_CERTIFICATES:
+        return put_certificate(m, from, answer);
+    case STATUS_SOURCES:
+    case STATUS_USERS:
+        return put_throttled(m, part == STATUS_USERS, from, answer);
+    case STATUS_TRACED:
+        return put_traced(m, from, answer);
+    default:
+        return false;
+    }
+}
+
+void status_summary(struct master *m, struct worker *w, struct message *message)
+{
+    char tls[32], cipher[64], detail[512], seen[1024], user[sizeof w->user + 8] = "";
+    bool lmtp = w->door == DOOR_LMTP;
+    unsigned reason = message_get_u32(message);
+    uint64_t done = message_get_u64(message), other = message_get_u64(message);
+    uint64_t in = message_get_u64(message), out = message_get_u64(message);
+    if (!message_get_text(message, tls, sizeof tls) ||
+        !message_get_text(message, cipher, sizeof cipher) ||
+        !message_get_text(message, detail, sizeof detail))
+        tls[0] = cipher[0] = detail[0] = '\0';
+    m->counts[lmtp ? COUNT_COPIES_DELIVERED : COUNT_MESSAGES_RETRIEVED] += done;
+    m->counts[lmtp ? COUNT_COPIES_REFUSED : COUNT_MESSAGES_DELETED] += other;
+    m->counts[COUNT_OCTETS_IN] += in;
+    m->counts[COUNT_OCTETS_OUT] += out;
+    m->counts[COUNT_ENDED + (reason < END_REASONS ? reason : 0)]++;
+    base_escape(seen, sizeof seen, detail);
+    if (!lmtp)
+        snprintf(user, sizeof user, " user=%s", *w->user ? w->user : "-");
+    struct log_about about = workers_about(w);
+    about.reason = proto_end_name(reason);
+    log_line(*detail ? LOG_WARNING : LOG_INFO, LOG_EVENT_SESSION, &about,
+             "session ended: peer=%s door=%s%s reason=%s %s=%" PRIu64 " %s=%" PRIu64 " in=%" PRIu64
+             " out=%" PRIu64 " ms=%" PRIu64 " tls=%s cipher=%s%s%s%s",
+             w->peer_text, proto_door_name(w->door), user, about.reason,
+             lmtp ? "delivered" : "retrieved", done, lmtp ? "refused" : "deleted", other, in, out,
+             base_now_ms() - w->started, *tls ? tls : "-", *cipher ? cipher : "-",
+             *detail ? " detail=\"" : "", *detail ? seen : "", *detail ? "\"" : "");
+}

@@ -1,0 +1,371 @@
+"""What an administrator sees of the running server, who may see it, and who may give orders: poplarctl
+status, sessions, metrics, kick; throttling and certificates as they show there."""
+
+import datetime
+import grp
+import json
+import os
+import re
+import subprocess
+import time
+
+import pytest
+
+import poplar
+from poplar import wait_until
+
+USAGE, NOINPUT, NOUSER, UNAVAILABLE, TEMPFAIL, NOPERM = 64, 66, 67, 69, 75, 77
+DENY = ("auth required @BUILD@/tests/pam_poplar_test.so expect=right\n"
+        "account required pam_permit.so\n")
+
+root_only = pytest.mark.skipif(not poplar.ROOT, reason="needs root: other users")
+
+
+def shown(p, *command):
+    return json.loads(p.ctl("--json", *command).stdout)
+
+
+def sessions(p, **wanted):
+    """Those of `poplarctl sessions` with these fields."""
+    return [s for s in shown(p, "sessions") if all(s[k] == v for k, v in wanted.items())]
+
+
+def metrics(p):
+    """Every sample by its name and labels, read by an OpenMetrics parser that is not ours."""
+    parser = pytest.importorskip("prometheus_client.openmetrics.parser")
+    text = p.ctl("metrics").stdout.decode()
+    return {(s.name, *sorted(s.labels.values())): s.value
+            for family in parser.text_string_to_metric_families(text) for s in family.samples}
+
+
+def test_sessions(server):
+    """Each door and state, with and without TLS, in the table and for programs."""
+    p = server()
+    assert shown(p, "sessions") == []
+    client = p.login()
+    early = p.connect(tls=False)
+    late = p.pop3(tls=False)
+    late.user("bob")
+    late.pass_("secret")
+    found = wait_until(lambda: len(sessions(p)) == 3 and sessions(p), "three sessions")
+    alice, = [s for s in found if s["user"] == "alice"]
+    assert alice["door"] == "pop3s" and alice["state"] == "mail" and alice["tls"] == "TLSv1.3"
+    assert alice["peer"].startswith("127.0.0.1:") and alice["seconds"] < 60
+    assert alice["pid"] in p.workers()
+    bob, = [s for s in found if s["user"] == "bob"]
+    assert bob["door"] == "pop3" and bob["tls"] == "TLSv1.3"
+    other, = [s for s in found if s["user"] == ""]
+    assert other["door"] == "pop3" and other["tls"] == "" and other["state"] == "greeted"
+    table = p.ctl("sessions").stdout.decode().splitlines()
+    assert table[0].split() == ["Session", "Process", "State", "Door", "TLS", "Age", "Peer", "User"]
+    assert len(table) == 4
+    assert [row.split()[0] for row in table[1:]] == sorted(row.split()[0] for row in table[1:])
+    assert re.search(r"mail +pop3s +TLSv1.3 +0:00:\d\d +127.0.0.1:\d+ +alice$", table[1])
+    client.quit()
+    late.quit()
+    early.close()
+    wait_until(lambda: shown(p, "sessions") == [], "the end of all sessions")
+
+
+def test_many_sessions(server):
+    """More than fit into any one record or buffer."""
+    p = server(workers_max_per_source="300")
+    clients = [p.connect(tls=False) for _ in range(150)]
+    assert len(shown(p, "sessions")) == 150
+    for client in clients:
+        client.close()
+
+
+def test_kick_a_user(server):
+    """All sessions of a user end, before their next command; what they deleted stays."""
+    p = server(tls_required="not-on-loopback")
+    p.add("alice", b"Subject: one\r\n\r\nbody\r\n")
+    client = p.login()
+    client.dele(1)
+    other = p.login("bob")
+    result = p.ctl("kick", "ALICE@localhost")
+    assert result.stdout == b"1 session ended\n"
+    assert sessions(p, user="alice") == [] and len(sessions(p, user="bob")) == 1
+    with pytest.raises(Exception):
+        client.noop()
+    p.wait_log(r"kicked: peer=127.0.0.1:\d+ user=alice")
+    p.wait_log(r"session ended: .*user=alice reason=kicked")
+    again = p.login()
+    assert again.stat()[0] == 1
+    assert other.noop().startswith(b"+OK")
+    # At once after it nobody holds the maildrop: a script may go on.
+    p.ctl("kick", "alice")
+    p.ctl("mailbox", "delete", "--yes", "alice")
+
+
+def test_kick_by_number(server):
+    """Whoever it is: not logged in, stuck, gone meanwhile."""
+    p = server()
+    early = p.connect(tls=False)
+    session, = sessions(p)
+    assert shown(p, "kick", str(session["session"])) == {"ended": 1}
+    assert early.rest() == b""
+    gone = p.ctl("kick", str(session["session"]), check=False)
+    assert gone.returncode == NOINPUT and b"no such session" in gone.stderr
+    # One that cannot end by itself has a second.
+    client = p.login()
+    session, = sessions(p, user="alice")
+    os.kill(session["pid"], 19)  # SIGSTOP
+    p.ctl("kick", str(session["session"]))
+    wait_until(lambda: not os.path.exists(f"/proc/{session['pid']}"), "its end")
+    client.close()
+
+
+def test_kick_what_is_not_there(server):
+    p = server(auth_require_nss="yes", auth_canonical="pam")
+    result = p.ctl("kick", "nobody-of-that-name", check=False)
+    assert result.returncode == NOUSER and b"no such user" in result.stderr
+    known = "alice" if poplar.NAMESPACES else "nobody"
+    if poplar.NAMESPACES:
+        assert p.ctl("kick", known).stdout == b"0 sessions ended\n"
+    assert p.ctl("kick", check=False).returncode == USAGE
+
+
+def test_status(server):
+    p = server()
+    client = p.login()
+    text = p.ctl("status").stdout.decode()
+    assert re.search(r"^sessions +1 of 1024: 1 logged in", text, re.M)
+    assert re.search(r"^certificate +\S+pop.example.test.pem: (29|30) days left, until 20", text,
+                     re.M)
+    found = shown(p, "status")
+    assert found["pid"] == p.process.pid and not found["stopping"]
+    assert abs(found["started"] - time.time()) < 300
+    assert found["sessions"] == {"now": 1, "max": 1024, "logged_in": 1, "delivering": 0,
+                                 "waiting": 0}
+    assert found["since_start"]["logins"]["ok"] == 1
+    assert found["throttled_sources"] == found["attacked_users"] == found["traced_users"] == []
+    certificate, = found["certificates"]
+    assert certificate["file"] == str(p.certificate) and certificate["days_left"] in (29, 30)
+    client.quit()
+    p.ctl("debug", "alice", "on")
+    assert shown(p, "status")["traced_users"] == ["alice"]
+    assert b"traced       alice" in p.ctl("status").stdout
+
+
+def make_certificate(p, name, days):
+    """A certificate that expires so many days from now, also in the past."""
+    now = datetime.datetime.now(datetime.timezone.utc)
+    start, end = ((now + datetime.timedelta(days=d)).strftime("%Y%m%d%H%M%SZ")
+                  for d in (min(days, 0) - 10, days))
+    base = p.directory / f"ca-{name}"
+    base.mkdir()
+    (base / "index").write_text("")
+    (base / "serial").write_text("01\n")
+    (base / "conf").write_text("[ca]\ndefault_ca=d\n[d]\ndatabase=index\nserial=serial\n"
+                               "new_certs_dir=.\ndefault_md=sha256\npolicy=p\n"
+                               "[p]\ncommonName=supplied\n")
+    run = lambda *words: subprocess.run(["openssl", *words], cwd=base, check=True,
+                                        capture_output=True)
+    run("req", "-new", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
+        "-subj", f"/CN={name}", "-keyout", "key", "-out", "request")
+    run("ca", "-batch", "-selfsign", "-config", "conf", "-keyfile", "key", "-in", "request",
+        "-out", "pem", "-notext", "-startdate", start, "-enddate", end)
+    return base / "pem", base / "key"
+
+
+def test_days_of_each_certificate(server):
+    """Fresh, about to expire, expired: one that has expired is served, with a warning; a renewed one
+    shows after the reload."""
+    p = server(start=False)
+    expired, key = make_certificate(p, "old.example.test", -3)
+    soon, soon_key = make_certificate(p, "soon.example.test", 5)
+    p.write_config(extra=f"[tls old]\ncertificate={expired}\nkey={key}\n"
+                         f"[tls soon]\ncertificate={soon}\nkey={soon_key}\n")
+    p.start()
+    p.wait_log("old.*the certificate expired on 20")
+    found = {c["name"]: c for c in shown(p, "status")["certificates"]}
+    assert found[""]["days_left"] in (29, 30)
+    assert found["old"]["days_left"] in (-4, -3)
+    assert found["soon"]["days_left"] in (4, 5)
+    text = p.ctl("status").stdout.decode()
+    assert re.search(r"certificate +\S+/ca-old\S+: EXPIRED, on 20\d\d-\d\d-\d\d; renew it", text)
+    assert re.search(r"certificate +\S+/ca-soon\S+: [45] days left, until \S+; renew it", text)
+    numbers = metrics(p)
+    days = {k[2]: v for k, v in numbers.items() if k[0] == "poplar_certificate_days_left"}
+    assert days["soon"] == pytest.approx(5, abs=0.1) and days["old"] == pytest.approx(-3, abs=0.1)
+    fresh, fresh_key = make_certificate(p, "fresh.example.test", 60)
+    fresh.rename(expired)
+    fresh_key.rename(key)
+    p.ctl("reload")
+    found = {c["name"]: c for c in shown(p, "status")["certificates"]}
+    assert found["old"]["days_left"] in (59, 60)
+
+
+def fail(p, user="alice", password="wrong", tls=False):
+    raw = p.connect(tls=tls)
+    raw.ask(b"USER " + user.encode())
+    answer = raw.ask(b"PASS " + password.encode())
+    raw.close()
+    return answer
+
+
+def test_throttling_shows(server):
+    """In the status, the numbers and the log."""
+    p = server(stack=DENY, tls_required="no")
+    answer = b""
+    for i in range(30):
+        answer = fail(p, password=f"wrong{i}")
+        if b"[SYS/TEMP]" in answer:
+            break
+    assert b"[SYS/TEMP]" in answer
+    p.wait_log(r"throttled: peer=127.0.0.1:\d+ failed too often")
+    found = shown(p, "status")
+    source, = found["throttled_sources"]
+    assert source["source"] == "127.0.0.1" and 0 < source["seconds_left"] <= 15
+    assert found["since_start"]["logins"]["denied"] == 20
+    assert found["since_start"]["logins"]["throttled"] == 1
+    text = p.ctl("status").stdout.decode()
+    assert re.search(r"^throttled +127.0.0.1: its logins are refused, for \d+ s more", text, re.M)
+    numbers = metrics(p)
+    assert numbers["poplar_throttled", "source"] == 1
+    assert numbers["poplar_logins_total", "denied"] == 20
+    assert numbers["poplar_logins_total", "throttled"] == 1
+
+
+def test_an_attacked_user_shows(server):
+    """From many sources, none of which is throttled by itself."""
+    p = server(stack=DENY, tls_required="no", listen_proxy_from="127.0.0.1")
+    for i in range(50):
+        raw = p.connect(tls=False, greeting=False)
+        raw.send(f"PROXY TCP4 192.0.2.{i + 1} 127.0.0.1 4000 110\r\n".encode())
+        assert raw.line().startswith(b"+OK")
+        raw.ask(b"USER alice")
+        assert raw.ask(b"PASS wrong%d" % i).startswith(b"-ERR [AUTH]")
+        raw.close()
+    p.wait_log("attacked: user=alice")
+    found = shown(p, "status")
+    assert [u["user"] for u in found["attacked_users"]] == ["alice"]
+    assert found["throttled_sources"] == []
+    assert b"attacked     alice: " in p.ctl("status").stdout
+
+
+def test_metrics(server):
+    """Numbers move with what happens; the text is OpenMetrics by a strict reader."""
+    p = server(tls_required="not-on-loopback")
+    before = metrics(p)
+    assert before["poplar_logins_total", "ok"] == 0
+    assert before["poplar_build_info", "0.1"] == 1
+    p.add("alice", b"Subject: one\r\n\r\nbody\r\n")
+    client = p.login()
+    client.retr(1)
+    client.dele(1)
+    assert metrics(p)["poplar_sessions_logged_in",] == 1
+    client.quit()
+    now = wait_until(lambda: (m := metrics(p))["poplar_sessions_ended_total", "quit"] and m, "its end")
+    assert now["poplar_logins_total", "ok"] == 1
+    assert now["poplar_messages_total", "retrieved"] == 1
+    assert now["poplar_messages_total", "deleted"] == 1
+    assert now["poplar_octets_total", "out"] > 20
+    assert now["poplar_login_duration_seconds_count",] == 1
+    assert now["poplar_login_duration_seconds_bucket", "+Inf"] == 1
+    assert now["poplar_connections_total", "served"] == 1
+    p.ctl("reload")
+    p.config.rename(p.directory / "kept")
+    assert p.ctl("reload", check=False, cwd="/").returncode != 0
+    (p.directory / "kept").rename(p.config)
+    now = metrics(p)
+    assert now["poplar_generations_retired_total", "reload"] == 1
+    assert now["poplar_reloads_total", "done"] == 1
+    samples = shown(p, "metrics")
+    assert {"name": "poplar_logins_total", "labels": {"outcome": "ok"}, "value": 1} in samples
+
+
+def test_metrics_of_crashes_and_deliveries(server):
+    p = server(delivery_accept="any")
+    client = p.login()
+    session, = sessions(p, user="alice")
+    os.kill(session["pid"], 11)
+    client.close()
+    wait_until(lambda: metrics(p)["poplar_worker_crashes_total",] == 1, "a crash")
+    assert metrics(p)["poplar_generations_retired_total", "crash"] == 1
+    subprocess.run([poplar.BUILD / "poplar-deliver", "--config", p.config, "alice"],
+                   input=b"Subject: x\n\nbody\n", check=True)
+    now = wait_until(lambda: (m := metrics(p))["poplar_deliveries_total", "delivered"] and m,
+                     "a delivery")
+    assert now["poplar_recipients_total", "ok"] >= 1
+
+
+# Who may look, and who may give orders.
+
+@pytest.fixture
+def looker(server):
+    """A server, and poplarctl as the user carol with or without the group of the mail."""
+    if not poplar.NAMESPACES:
+        pytest.skip("needs root and namespaces for accounts")
+    p = server(auth_processes_min="1")
+    p.directory.chmod(0o755)
+
+    def ask(*command, group=True):
+        groups = ["--groups", "poplar"] if group else ["--clear-groups"]
+        return subprocess.run(["setpriv", "--reuid", "carol", "--regid", "carol", *groups,
+                               poplar.BUILD / "poplarctl", "--config", p.config, *command],
+                              capture_output=True)
+    return p, ask
+
+
+@root_only
+def test_the_group_may_look(looker):
+    p, ask = looker
+    for command in ("status", "sessions", "metrics"):
+        result = ask(command)
+        assert result.returncode == 0, (command, result.stderr)
+        assert result.stdout == p.ctl(command).stdout or command != "sessions"
+    client = p.login()
+    number = str(sessions(p)[0]["session"])
+    for command in (("kick", "alice"), ("kick", number), ("reload",), ("debug", "alice", "on")):
+        result = ask(*command)
+        assert result.returncode == NOPERM, (command, result)
+        assert b"only root may do this" in result.stderr
+        assert len(result.stderr.splitlines()) == 1
+    assert client.noop().startswith(b"+OK")
+    assert shown(p, "status")["traced_users"] == []
+    assert "reloaded" not in p.log_text()
+
+
+@root_only
+def test_others_may_not_even_look(looker):
+    p, ask = looker
+    for command in (("status",), ("sessions",), ("metrics",), ("kick", "alice"), ("reload",)):
+        result = ask(*command, group=False)
+        assert result.returncode == NOPERM, (command, result)
+        assert b"run poplarctl as root" in result.stderr
+    status = os.stat(p.run / "control")
+    assert status.st_mode & 0o777 == 0o660 and status.st_uid == 0
+    assert status.st_gid == grp.getgrnam("poplar").gr_gid
+
+
+@root_only
+def test_lookers_take_nothing_from_root(looker):
+    """A member of the group that opens every connection it gets keeps nobody else out."""
+    p, ask = looker
+    script = ("import socket, sys\nheld = []\n"
+              "for _ in range(40):\n"
+              " s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)\n"
+              " s.connect(sys.argv[1])\n held.append(s)\n"
+              "print('held', flush=True)\nsys.stdin.read()\n")
+    holder = subprocess.Popen(["setpriv", "--reuid", "carol", "--regid", "carol", "--groups",
+                               "poplar", "/usr/bin/python3", "-c", script, str(p.run / "control")],
+                              stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    try:
+        assert holder.stdout.readline() == b"held\n"
+        result = ask("status")
+        assert result.returncode == TEMPFAIL and b"try again" in result.stderr
+        assert shown(p, "sessions") == []
+        p.ctl("reload")
+    finally:
+        holder.communicate()
+    wait_until(lambda: ask("status").returncode == 0, "room for the next")
+
+
+def test_not_running(server):
+    p = server(start=False)
+    for command in (["status"], ["sessions"], ["metrics"], ["kick", "alice"], ["reload"]):
+        result = p.ctl(*command, check=False)
+        assert result.returncode == UNAVAILABLE and b"does not run" in result.stderr, command
+        assert result.stdout == b""
