@@ -5,6 +5,7 @@
 #include "daemon/base.h"
 #include "daemon/master.h"
 #include "daemon/pool.h"
+#include "daemon/setup.h"
 #include "daemon/spawn.h"
 #include "daemon/status.h"
 

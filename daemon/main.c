@@ -3,6 +3,7 @@
  * run it as himself). Options, configuration, privileges, then the loop of supervise.c.
  */
 #include "daemon/base.h"
+#include "daemon/check.h"
 #include "daemon/configfile.h"
 #include "daemon/master.h"
 #include "daemon/privileges.h"
@@ -24,7 +25,7 @@
 static const char usage[] =
     "usage: poplard [--config FILE] [--check]\n"
     "  --config FILE  configuration (" POPLAR_CONFIG ")\n"
-    "  --check        read the configuration, say what is wrong with it, and end\n"
+    "  --check        say what is wrong with the configuration, or missing for it, and end\n"
     "  --version      print the version and end\n"
     "  --help         print this and end\n"
     "poplard stays in the foreground; SIGHUP reloads, SIGTERM stops.\n";
@@ -125,6 +126,16 @@ static void fill_standard_descriptors(void)
     base_close(fd);
 }
 
+/* As far as that can be told without starting anything: a certificate is not read, a port not
+ * bound. */
+static int check(const struct options *options, const struct config *config, const char *own_dir)
+{
+    if (check_all(config, own_dir) > 0)
+        return EX_CONFIG;
+    printf("%s: no errors\n", options->config_file);
+    return EX_OK;
+}
+
 int main(int argc, char **argv)
 {
     struct options options = {.config_file = POPLAR_CONFIG};
@@ -137,16 +148,14 @@ int main(int argc, char **argv)
     if (!config)
         fatal(EX_CONFIG, "%s%s", error,
               options.config_given ? "" : " (--config names another file)");
-    if (options.check) {
-        printf("%s: no errors\n", options.config_file);
-        return EX_OK;
-    }
+    m.own_dir = program_dir();
+    if (options.check)
+        return check(&options, config, m.own_dir);
     log_open(config->server.log_to, config->server.log_level);
     config_free(config); /* the trial reads it again, as every reload does */
     m.config_file = realpath(options.config_file, NULL);
     if (!m.config_file)
         fatal(EX_CONFIG, "%s: %s", options.config_file, strerror(errno));
-    m.own_dir = program_dir();
     umask(0022);
     raise_descriptor_limit();
     bound_privileges();

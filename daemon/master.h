@@ -249,10 +249,6 @@ bool control_open(struct master *m, char *error, size_t error_size);
 void control_close(struct master *m);
 void control_reply(int fd, int status, const char *text); /* closes fd; -1 is legal */
 
-/* setup.c: what every child is told at its start. */
-bool setup_send(struct channel *channel, const struct config *config, const uint64_t *digest_key,
-                unsigned generation, bool strict, char *error, size_t error_size);
-
 /* The session as the log sees it. */
 struct log_about workers_about(const struct worker *w);
 

@@ -2,8 +2,8 @@
  * setup.c - the configuration on its way to a child. Runs in the master, as root: it is the only
  * one to open key files, and hands them on open.
  */
+#include "daemon/setup.h"
 #include "daemon/base.h"
-#include "daemon/master.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -32,8 +32,8 @@ static const char *find_fault(int fd)
     return S_ISREG(st.st_mode) ? NULL : "not a file; name the PEM file";
 }
 
-static int open_or_say(const struct config *config, const char *name, const char *key,
-                       const char *path, char *error, size_t size)
+int setup_open(const struct config *config, const char *name, const char *key, const char *path,
+               char *error, size_t size)
 {
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
     const char *fault = find_fault(fd);
@@ -50,8 +50,8 @@ static bool send_certificate(struct channel *channel, const struct config *confi
 {
     struct message message;
     bool sent = false;
-    int chain = open_or_say(config, c->name, "certificate", c->certificate, error, size);
-    int key = chain < 0 ? -1 : open_or_say(config, c->name, "key", c->key, error, size);
+    int chain = setup_open(config, c->name, "certificate", c->certificate, error, size);
+    int key = chain < 0 ? -1 : setup_open(config, c->name, "key", c->key, error, size);
     if (key >= 0) {
         message_begin(&message, PROTO_CERTIFICATE);
         message_put_text(&message, c->name);
@@ -71,7 +71,7 @@ static bool send_client_ca(struct channel *channel, const struct config *config,
 {
     struct message message;
     const char *path = config->tls.client_ca;
-    int fd = path ? open_or_say(config, "", "client_ca", path, error, size) : -1;
+    int fd = path ? setup_open(config, "", "client_ca", path, error, size) : -1;
     if (fd < 0)
         return !path;
     message_begin(&message, PROTO_CERTIFICATE);

@@ -3,6 +3,7 @@
  * and an auth process of its own, before anything that serves is touched. Runs in the master.
  */
 #include "daemon/base.h"
+#include "daemon/check.h"
 #include "daemon/configfile.h"
 #include "daemon/master.h"
 
@@ -13,7 +14,6 @@
 #include <string.h>
 #include <sysexits.h>
 #include <systemd/sd-daemon.h>
-#include <unistd.h>
 
 static void free_trial(struct trial *t)
 {
@@ -47,57 +47,16 @@ void trial_failed(struct master *m, int status, const char *why)
     }
 }
 
-/* Whether the children's programs are there to be started. */
-static bool find_programs(const struct master *m, const struct config *config, char *error,
-                          size_t error_size)
-{
-    static const char *const programs[] = {"poplar-worker", "poplar-auth"};
-    const char *dir = config->server.program_dir ? config->server.program_dir : m->own_dir;
-    for (size_t i = 0; i < ARRAY_SIZE(programs); i++) {
-        char *path = base_format("%s/%s", dir, programs[i]);
-        bool there = access(path, X_OK) == 0;
-        free(path);
-        if (!there) {
-            snprintf(error, error_size,
-                     "%s: [server] program_dir=%s: %s: %s; it must be where poplar-worker and "
-                     "poplar-auth are",
-                     config_where(config, "server", "", "program_dir"), dir, programs[i],
-                     strerror(errno));
-            return false;
-        }
-    }
-    return true;
-}
-
-static bool check_prefixes(const struct config *config, char *error, size_t size)
-{
-    const struct {
-        const char *section, *key;
-        const struct text_list *prefixes;
-    } lists[] = {{"auth", "throttle_exempt", &config->auth.throttle_exempt},
-                 {"listen", "proxy_from", &config->listen.proxy_from}};
-    for (size_t i = 0; i < ARRAY_SIZE(lists); i++) {
-        const char *bad = address_bad_prefix(lists[i].prefixes);
-        if (!bad)
-            continue;
-        return base_refuse(error, size,
-                           "%s: [%s] %s=%s: must be an address or a prefix such as 192.0.2.0/24",
-                           config_where(config, lists[i].section, "", lists[i].key),
-                           lists[i].section, lists[i].key, bad);
-    }
-    return true;
-}
-
 /* poplarctl knows the control socket by its place: it stays where it is for as long as we run. */
 static bool check_run_dir(const struct master *m, const struct config *config, char *error,
                           size_t size)
 {
     if (!m->serving || strcmp(m->config->server.run_dir, config->server.run_dir) == 0)
         return true;
-    snprintf(error, size, "%s: [server] run_dir=%s: is %s until the next start; restart poplard",
-             config_where(config, "server", "", "run_dir"), config->server.run_dir,
-             m->config->server.run_dir);
-    return false;
+    return base_refuse(error, size,
+                       "%s: [server] run_dir=%s: is %s until the next start; restart poplard",
+                       config_where(config, "server", "", "run_dir"), config->server.run_dir,
+                       m->config->server.run_dir);
 }
 
 void trial_begin(struct master *m, int reply_fd)
@@ -122,7 +81,7 @@ void trial_begin(struct master *m, int reply_fd)
         trial_failed(m, EX_CONFIG, error);
         return;
     }
-    if (!find_programs(m, t->config, error, sizeof error)) {
+    if (!check_programs(t->config, m->own_dir, error, sizeof error)) {
         trial_failed(m, EX_OSFILE, error);
         return;
     }

@@ -103,11 +103,17 @@ static bool drop(const struct config *config, char *missing, size_t missing_size
         add(missing, missing_size, "a user of their own (not started as root)");
         return true;
     }
-    if (!known || uid == 0 || gid == 0)
+    if (!known)
         return base_refuse(error, error_size,
-                           "%s: [server] worker_user=%s: no such account, or root's; make it with "
-                           "`useradd --system --no-create-home --shell /usr/sbin/nologin %s`",
+                           "%s: [server] worker_user=%s: no such account; make it with `useradd "
+                           "--system --no-create-home --shell /usr/sbin/nologin %s`, or name "
+                           "another",
                            config_where(config, "server", "", "worker_user"), user, user);
+    if (uid == 0 || gid == 0)
+        return base_refuse(error, error_size,
+                           "%s: [server] worker_user=%s: is root, or in root's group; name an "
+                           "account that is for this alone",
+                           config_where(config, "server", "", "worker_user"), user);
     *rooted = enter_empty(config);
     privileges_drop(uid, gid);
     return true;

@@ -629,6 +629,70 @@ def test_sockets_for_another_process(broken):
             del os.environ[name]
 
 
+# poplard --check.
+
+def checked(p, *command):
+    """What --check says, a line each."""
+    result = subprocess.run([*command, *p.command("--check")], capture_output=True, text=True)
+    lines = result.stderr.splitlines()
+    assert (result.returncode == 0) == (result.stdout == f"{p.config}: no errors\n")
+    assert result.returncode in (0, CONFIG)
+    return lines
+
+
+def test_check_of_what_is_good(broken):
+    assert checked(broken) == []
+    assert os.listdir(broken.run) == []
+
+
+@pytest.mark.parametrize("settings, words", [
+    ({"server_worker_user": "nosuchuser"}, ("worker_user=nosuchuser: no such account", "useradd")),
+    ({"server_worker_user": "root"}, ("worker_user=root: is root; name an account",)),
+    ({"server_store_user": "nosuchuser"}, ("store_user=nosuchuser: no such account", "useradd")),
+    ({"server_store_user": "root"}, ("store_user=root: is root",)),
+    ({"server_state_dir": "/nonexistent"}, ("state_dir=/nonexistent: No such file", "install -d")),
+    ({"server_state_dir": "/etc"}, ("state_dir=/etc: must be a directory that is", "chown")),
+    ({"server_program_dir": "/etc"}, ("program_dir=/etc: poplar-worker: No such file",)),
+    ({"auth_pam_service": "nosuchservice"}, ("pam_service=nosuchservice: no readable file",)),
+    ({"extra": "[domain x.test]\npam_service=other\n"}, ("[domain x.test] pam_service=other",)),
+    ({"tls_certificate": "/nonexistent"}, ("[tls] certificate=/nonexistent: No such file",)),
+    ({"tls_key": "/etc"}, ("[tls] key=/etc: not a file; name the PEM file",)),
+    ({"tls_client_ca": "/nonexistent"}, ("[tls] client_ca=/nonexistent: No such file",)),
+    ({"auth_throttle_exempt": "localhost"}, ("throttle_exempt=localhost: must be an address",)),
+], ids=lambda value: next(iter(value)) if isinstance(value, dict) else "")
+def test_check_finds(broken, settings, words):
+    """What a start would stumble over, in its words, with the line it stands in."""
+    broken.write_config(**settings)
+    line, = checked(broken)
+    assert line.startswith(f"poplard: {broken.config}:"), line
+    for word in words:
+        assert word in line, line
+    assert os.listdir(broken.run) == []
+
+
+def test_check_finds_all(broken):
+    """Not only the first."""
+    broken.write_config(server_state_dir="/nonexistent", tls_key="/nonexistent",
+                        auth_pam_service="nosuchservice")
+    assert len(checked(broken)) == 3
+
+
+@root_only
+def test_check_without_root(broken):
+    """What cannot be seen is no fault, but is named."""
+    broken.key.chmod(0o600)
+    broken.config.chmod(0o644)
+    line, = checked(broken, *without_root)
+    assert line == f"poplard: {broken.key}: only root can check this"
+
+
+@root_only
+def test_worker_user_root(broken):
+    """A start says the same."""
+    broken.write_config(server_worker_user="root")
+    refused(broken, CONFIG, "worker_user=root: is root", "name an account that is for this alone")
+
+
 # poplarctl.
 
 def ctl(p, status, *arguments, words=(), caller=(), **options):

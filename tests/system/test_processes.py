@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import socket
+import subprocess
 import time
 
 import pytest
@@ -291,6 +292,72 @@ def test_stop_lets_sessions_end(server):
     p.stop()
     p.start()
     assert works(p) == 0
+
+
+def test_stop_does_not_wait_for_refusals(server):
+    """Who is there only to be told that his login failed does not hold up the end."""
+    p = server(server_stop_grace="60s", auth_failure_delay="60s", session_login_timeout="60s",
+               stack="auth required pam_deny.so\naccount required pam_permit.so\n")
+    raw = p.connect()
+    raw.ask(b"USER alice")
+    raw.send(b"PASS wrong\r\n")
+    p.wait_log("login failed: .*user=alice")
+    p.process.send_signal(signal.SIGTERM)
+    assert p.process.wait(15) == 0
+    assert raw.rest() == b""
+
+
+def replace_program(directory, name, hangs):
+    """A program of a program_dir: ours, or one that never says that it is ready."""
+    fresh = directory / "fresh"
+    if hangs:
+        fresh.write_text("#!/bin/sh\nexec sleep 1000\n")
+        fresh.chmod(0o755)
+    else:
+        fresh.symlink_to(poplar.BUILD / name)
+    fresh.rename(directory / name)
+
+
+def test_processes_that_are_never_ready(tmp_path):
+    """A start and a reload fail in time with the reason; a nursery is tried again. All of them at
+    once, for the time that they have is half a minute."""
+    made = []
+
+    def make(name):
+        directory = tmp_path / name
+        (directory / "programs").mkdir(parents=True)
+        for program in ("poplar-worker", "poplar-auth"):
+            replace_program(directory / "programs", program, hangs=False)
+        made.append(poplar.Poplar(directory, server_program_dir=directory / "programs"))
+        return made[-1], directory / "programs"
+
+    try:
+        starting, programs = make("starting")
+        replace_program(programs, "poplar-worker", hangs=True)
+        start = subprocess.Popen(starting.command(), stderr=subprocess.PIPE, text=True)
+        reloading, programs = make("reloading")
+        reloading.start()
+        replace_program(programs, "poplar-auth", hangs=True)
+        reload = subprocess.Popen([poplar.BUILD / "poplarctl", "--config", reloading.config,
+                                   "reload"], stderr=subprocess.PIPE, text=True)
+        recovering, programs = make("recovering")
+        recovering.start()
+        replace_program(programs, "poplar-worker", hangs=True)
+        nursery, = recovering.nursery()
+        os.kill(nursery, signal.SIGKILL)
+        error = start.communicate(timeout=60)[1]
+        assert start.returncode != 0 and "poplar-worker) was not ready in time" in error
+        assert len(error.splitlines()) == 1
+        error = reload.communicate(timeout=60)[1]
+        assert reload.returncode != 0 and "auth process was not ready in time" in error
+        assert works(reloading) == 0
+        replace_program(programs, "poplar-worker", hangs=False)
+        recovering.wait_log("was not ready in time", seconds=60)
+        wait_until(recovering.nursery, "a nursery that is ready")
+        assert works(recovering) == 0
+    finally:
+        for p in made:
+            p.stop()
 
 
 def test_stop_ends_sessions_after_the_grace(server):

@@ -1,0 +1,174 @@
+/*
+ * check.c - see check.h. Runs in the master, mostly in one that an administrator called by hand.
+ */
+#include "daemon/check.h"
+#include "daemon/address.h"
+#include "daemon/base.h"
+#include "daemon/privileges.h"
+#include "daemon/setup.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+bool check_prefixes(const struct config *config, char *error, size_t size)
+{
+    const struct {
+        const char *section, *key;
+        const struct text_list *prefixes;
+    } lists[] = {{"auth", "throttle_exempt", &config->auth.throttle_exempt},
+                 {"listen", "proxy_from", &config->listen.proxy_from}};
+    for (size_t i = 0; i < ARRAY_SIZE(lists); i++) {
+        const char *bad = address_bad_prefix(lists[i].prefixes);
+        if (bad)
+            return base_refuse(
+                error, size, "%s: [%s] %s=%s: must be an address or a prefix such as 192.0.2.0/24",
+                config_where(config, lists[i].section, "", lists[i].key), lists[i].section,
+                lists[i].key, bad);
+    }
+    return true;
+}
+
+bool check_programs(const struct config *config, const char *own_dir, char *error, size_t size)
+{
+    static const char *const programs[] = {"poplar-worker", "poplar-auth"};
+    const char *dir = config->server.program_dir ? config->server.program_dir : own_dir;
+    for (size_t i = 0; i < ARRAY_SIZE(programs); i++) {
+        char *path = base_format("%s/%s", dir, programs[i]);
+        bool there = access(path, X_OK) == 0;
+        free(path);
+        if (!there)
+            return base_refuse(error, size,
+                               "%s: [server] program_dir=%s: %s: %s; it must be where "
+                               "poplar-worker and poplar-auth are",
+                               config_where(config, "server", "", "program_dir"), dir, programs[i],
+                               strerror(errno));
+    }
+    return true;
+}
+
+/* An account that is there, and is not root's. */
+static bool check_account(const struct config *config, const char *key, const char *user,
+                          uid_t *uid, char *error, size_t size)
+{
+    gid_t gid;
+    const char *where = config_where(config, "server", "", key);
+    if (!privileges_lookup(user, uid, &gid))
+        return base_refuse(error, size,
+                           "%s: [server] %s=%s: no such account; make it with `useradd --system "
+                           "--no-create-home --shell /usr/sbin/nologin %s`, or name another",
+                           where, key, user, user);
+    if (*uid == 0)
+        return base_refuse(error, size,
+                           "%s: [server] %s=%s: is root; name an account that is for this alone",
+                           where, key, user);
+    return true;
+}
+
+static bool check_state_dir(const struct config *config, uid_t owner, char *error, size_t size)
+{
+    const char *dir = config->server.state_dir, *user = config->server.store_user;
+    const char *where = config_where(config, "server", "", "state_dir");
+    struct stat st;
+    if (stat(dir, &st) < 0)
+        return base_refuse(error, size,
+                           "%s: [server] state_dir=%s: %s; make it: install -d -o %s -m 0700 %s",
+                           where, dir, strerror(errno), user, dir);
+    if (!S_ISDIR(st.st_mode) || st.st_uid != owner || st.st_mode & 022)
+        return base_refuse(error, size,
+                           "%s: [server] state_dir=%s: must be a directory that is %s's alone; "
+                           "chown -R %s: %s; chmod 0700 %s",
+                           where, dir, user, user, dir, dir);
+    return true;
+}
+
+static bool find_service(const struct config *config, const char *service)
+{
+    const char *const dirs[] = {config->auth.pam_confdir ? config->auth.pam_confdir : "/etc/pam.d",
+                                config->auth.pam_confdir ? config->auth.pam_confdir
+                                                         : "/usr/lib/pam.d"};
+    bool there = false;
+    char *name = base_strdup(service);
+    for (char *at = name; *at; at++) /* libpam does the same */
+        *at = (char)tolower((unsigned char)*at);
+    for (size_t i = 0; i < ARRAY_SIZE(dirs) && !there; i++) {
+        char *path = base_format("%s/%s", dirs[i], name);
+        there = access(path, R_OK) == 0;
+        free(path);
+    }
+    free(name);
+    return there;
+}
+
+static bool check_service(const struct config *config, const char *section, const char *name,
+                          const char *service, char *error, size_t size)
+{
+    const char *dir = config->auth.pam_confdir ? config->auth.pam_confdir : "/etc/pam.d";
+    if (!service || find_service(config, service) || access(dir, F_OK) < 0)
+        return true; /* without a directory the services are in /etc/pam.conf: auth reads that */
+    return base_refuse(error, size,
+                       "%s: [%s%s%s] pam_service=%s: no readable file %s/%s; make one with the "
+                       "lines `auth required pam_unix.so` and `account required pam_unix.so`, or "
+                       "set pam_service",
+                       config_where(config, section, name, "pam_service"), section,
+                       *name ? " " : "", name, service, dir, service);
+}
+
+/* Counts faults, and says them. */
+static void tell(unsigned *faults, bool good, const char *error)
+{
+    if (good)
+        return;
+    fprintf(stderr, "poplard: %s\n", error);
+    ++*faults;
+}
+
+static void check_file(const struct config *config, const char *name, const char *key,
+                       const char *path, unsigned *faults)
+{
+    char error[2048];
+    if (!path)
+        return;
+    int fd = setup_open(config, name, key, path, error, sizeof error);
+    if (fd < 0 && errno == EACCES && geteuid() != 0)
+        fprintf(stderr, "poplard: %s: only root can check this\n", path);
+    else
+        tell(faults, fd >= 0, error);
+    base_close(fd);
+}
+
+unsigned check_all(const struct config *config, const char *own_dir)
+{
+    char error[2048];
+    unsigned faults = 0;
+    uid_t worker, store;
+    tell(&faults, check_prefixes(config, error, sizeof error), error);
+    tell(&faults, check_programs(config, own_dir, error, sizeof error), error);
+    tell(&faults,
+         check_account(config, "worker_user", config->server.worker_user, &worker, error,
+                       sizeof error),
+         error);
+    bool stored =
+        check_account(config, "store_user", config->server.store_user, &store, error, sizeof error);
+    tell(&faults, stored, error);
+    if (stored)
+        tell(&faults, check_state_dir(config, store, error, sizeof error), error);
+    tell(&faults, check_service(config, "auth", "", config->auth.pam_service, error, sizeof error),
+         error);
+    for (size_t i = 0; i < config->auth.n_domains; i++)
+        tell(&faults,
+             check_service(config, "domain", config->auth.domains[i].name,
+                           config->auth.domains[i].pam_service, error, sizeof error),
+             error);
+    for (size_t i = 0; i < config->tls.n_certificates; i++) {
+        const struct config_certificate *c = &config->tls.certificates[i];
+        check_file(config, c->name, "certificate", c->certificate, &faults);
+        check_file(config, c->name, "key", c->key, &faults);
+    }
+    check_file(config, "", "client_ca", config->tls.client_ca, &faults);
+    return faults;
+}

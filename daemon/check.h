@@ -1,0 +1,21 @@
+/*
+ * check.h - what must be there for a configuration to work, looked at without starting anything.
+ * Master only: before each trial as far as the children would not say it better, and all of it for
+ * poplard --check.
+ */
+#ifndef POPLAR_DAEMON_CHECK_H
+#define POPLAR_DAEMON_CHECK_H
+
+#include "daemon/config.h"
+
+/* Each is true, or false with one line in `error` that names the setting and the remedy. */
+bool check_prefixes(const struct config *config, char *error, size_t size);
+/* Whether the children's programs are there to be started; `own_dir` is where unless configured. */
+bool check_programs(const struct config *config, const char *own_dir, char *error, size_t size);
+
+/* These, and accounts, directories, PAM services and certificates too: each fault is a line on
+ * stderr. Returns how many there are. What only root can see is passed over for others, with a
+ * line that is no fault. */
+unsigned check_all(const struct config *config, const char *own_dir);
+
+#endif
