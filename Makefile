@@ -175,6 +175,7 @@ runtime := libidn12 libinih1 libjansson4 libpam-modules libpam-pwdfile libseccom
 trees:
 	@tests/support/tree.sh haproxy haproxy >/dev/null || true
 	@tests/support/tree.sh nginx nginx libnginx-mod-mail >/dev/null || true
+	@tests/support/tree.sh fail2ban fail2ban >/dev/null || true
 	@tests/support/tree.sh postfix postfix procmail >/dev/null || true
 	@tests/support/tree.sh exim exim4-daemon-light >/dev/null || true
 	@tests/support/tree.sh dovecot dovecot-pop3d >/dev/null || true

@@ -3,6 +3,7 @@
  * writes was escaped before, and is limited here. A control character that got this far is some
  * child's attempt to write a line of its own.
  */
+#define SD_JOURNAL_SUPPRESS_LOCATION /* where in log.c this is helps nobody */
 #include "daemon/log.h"
 #include "daemon/config.h"
 

@@ -38,6 +38,8 @@ installed_files = \
 kept_files = \
 	$(call to,packaging/poplar.conf,$(SYSCONFDIR)/poplar) \
 	$(call to,packaging/ufw/poplar,$(SYSCONFDIR)/ufw/applications.d) \
+	$(call to,packaging/fail2ban/poplar.conf,$(SYSCONFDIR)/fail2ban/filter.d) \
+	packaging/fail2ban/poplar-jail.conf=$(SYSCONFDIR)/fail2ban/jail.d/poplar.conf \
 	$(PAM_SERVICE)=$(SYSCONFDIR)/pam.d/poplar
 
 substitute = sed -e 's|@SBINDIR@|$(SBINDIR)|g' -e 's|@DATADIR@|$(DATADIR)|g' \

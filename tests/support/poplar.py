@@ -53,6 +53,14 @@ def wait_until(condition, what, seconds=20):
         time.sleep(0.01)
 
 
+def check(program, config):
+    """What `poplard --check` says against a configuration, but for what is not there yet."""
+    done = subprocess.run([program, "--config", config, "--check"], capture_output=True, text=True)
+    assert (done.returncode == 0) == (done.stderr == ""), done
+    return [line for line in done.stderr.splitlines()
+            if not re.search(r"No such file|no readable file|no such account|only root can", line)]
+
+
 PORTS = itertools.count(20000 + os.getpid() % 100 * 100)
 
 

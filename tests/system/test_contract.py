@@ -453,10 +453,11 @@ def test_grants_without_end(rogues):
     r.honest_again()
 
 
-def test_two_grants_at_once(rogues):
+def test_grants_at_once(rogues):
+    """Either the second comes while the first is owed, or there are more than may be."""
     r = rogues("poplar-worker")
     p = r.start()
-    pid = abuse(r, *WAY["mail"], *[f"send {record('grant-again')}"] * 2)
+    pid = abuse(r, *WAY["mail"], *[f"send {record('grant-again')}"] * 8)
     assert r.lines(f"killing worker {pid}: it asks too often")
     assert p.process.poll() is None
     r.honest_again()

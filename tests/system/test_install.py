@@ -19,6 +19,7 @@ PLACES = {
     "sysusers.d/*": "sysusers", "tmpfiles.d/*": "tmpfiles", "completion/*": "completion",
     "man/*.5": "share/man/man5", "man/*.7": "share/man/man7", "man/*.8": "share/man/man8",
     "poplar.conf": "etc/poplar", "pam/poplar": "etc/pam.d", "ufw/*": "etc/ufw/applications.d",
+    "fail2ban/poplar.conf": "etc/fail2ban/filter.d",
 }
 
 
@@ -44,7 +45,8 @@ def installed(tmp_path):
 
 def test_everything_goes_where_it_is_told(installed):
     expected = {"sbin/poplard", "sbin/poplarctl", "bin/poplar-deliver", "libexec/poplar/poplar-auth",
-                "libexec/poplar/poplar-worker", "share/doc/poplar/README.md"}
+                "libexec/poplar/poplar-worker", "share/doc/poplar/README.md",
+                "etc/fail2ban/jail.d/poplar.conf"}
     for pattern, place in PLACES.items():
         expected |= {f"{place}/{f.name}" for f in PACKAGING.glob(pattern)}
     assert files(installed) == expected
@@ -72,9 +74,7 @@ def test_destdir_is_put_before_and_stays_out_of_files(tmp_path):
 
 def test_the_installed_configuration_is_right_once_it_has_a_certificate(installed):
     conf = installed / "etc/poplar/poplar.conf"
-    done = subprocess.run([installed / "sbin/poplard", "--config", conf, "--check"],
-                          capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    assert poplar.check(installed / "sbin/poplard", conf) == []
 
 
 def test_installing_again_keeps_configuration_and_uninstalling_too(installed):
@@ -83,7 +83,9 @@ def test_installing_again_keeps_configuration_and_uninstalling_too(installed):
     assert f"{conf} is there, kept" in make("install", installed)
     make("uninstall", installed)
     assert files(installed) == {"etc/poplar/poplar.conf", "etc/pam.d/poplar",
-                                "etc/ufw/applications.d/poplar"}
+                                "etc/ufw/applications.d/poplar",
+                                "etc/fail2ban/filter.d/poplar.conf",
+                                "etc/fail2ban/jail.d/poplar.conf"}
     assert conf.read_text() == "[tls]\nrequired=no\n"
 
 

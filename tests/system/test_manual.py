@@ -56,9 +56,7 @@ def test_example_of_a_configuration(tmp_path, text):
     if "certificate=" not in text:
         text += "\n[tls]\nrequired=not-on-loopback\n"
     file.write_text(text)
-    result = subprocess.run([poplar.BUILD / "poplard", "--config", file, "--check"],
-                            capture_output=True, text=True)
-    assert (result.returncode, result.stderr) == (0, "")
+    assert poplar.check(poplar.BUILD / "poplard", file) == []
 
 
 @pytest.mark.parametrize("program", ["poplard", "poplar-deliver"])

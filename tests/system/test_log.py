@@ -1,0 +1,254 @@
+"""What the log is for others than people: fields in the journal, the journal's catalog, the lines that
+fail2ban acts on. The journal is a socket of our own, the catalog is compiled by systemd's tool, the
+filter runs in the real fail2ban-regex, from a tree of its own (tests/support/tree.sh)."""
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+import poplar
+from poplar import wait_until
+
+PACKAGING = Path(__file__).resolve().parents[2] / "packaging"
+TREE = Path(os.environ.get("POPLAR_TREES", "/var/tmp/poplar-trees")) / "fail2ban"
+STACK = ("auth required @BUILD@/tests/pam_poplar_test.so expect=secret\n"
+         "account required pam_permit.so\n")
+
+namespaces = pytest.mark.skipif(not poplar.NAMESPACES, reason="needs root and namespaces")
+
+
+def entries():
+    """The catalog: MESSAGE_ID, subject."""
+    text = (PACKAGING / "systemd/poplar.catalog").read_text()
+    return dict(re.findall(r"^-- ([0-9a-f]{32})\nSubject: (.+)$", text, re.M))
+
+
+@pytest.mark.skipif(not shutil.which("journalctl"), reason="no journalctl here")
+def test_catalog_compiles(tmp_path):
+    """By systemd's own compiler, without a complaint, every entry."""
+    place = tmp_path / "usr/lib/systemd/catalog"
+    place.mkdir(parents=True)
+    (tmp_path / "var/lib/systemd/catalog").mkdir(parents=True)
+    shutil.copy(PACKAGING / "systemd/poplar.catalog", place)
+    done = subprocess.run(["journalctl", f"--root={tmp_path}", "--update-catalog"],
+                          capture_output=True, text=True, env=os.environ | {"SYSTEMD_LOG_LEVEL": "info"})
+    assert done.returncode == 0 and done.stderr == ""
+    listed = subprocess.run(["journalctl", f"--root={tmp_path}", "--list-catalog"],
+                            check=True, capture_output=True, text=True).stdout
+    assert dict(re.findall(r"^([0-9a-f]{32}) Poplar: (.+)$", listed, re.M)) == entries()
+
+
+class Journal:
+    """The socket that journald would have, over a /run of our own."""
+
+    def __init__(self):
+        self.records = []
+        subprocess.run(["mount", "-t", "tmpfs", "tmpfs", "/run"], check=True)
+        os.makedirs("/run/systemd/journal")
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.socket.bind("/run/systemd/journal/socket")
+        threading.Thread(target=self.listen, daemon=True).start()
+
+    def listen(self):
+        while True:
+            octets = self.socket.recv(65536)
+            if not octets:
+                return
+            self.records.append(dict(line.split("=", 1) for line in octets.decode().splitlines()))
+
+    def close(self):
+        self.socket.shutdown(socket.SHUT_RDWR)
+        self.socket.close()
+        subprocess.run(["umount", "-l", "/run"], check=True)
+
+    def wait(self, pattern):
+        """The first record whose message begins so."""
+        def find():
+            return next((r for r in self.records if re.match(pattern, r["MESSAGE"])), None)
+        return wait_until(find, f"{pattern!r} in {[r['MESSAGE'] for r in self.records]}")
+
+
+@pytest.fixture
+def journal():
+    made = Journal()
+    yield made
+    made.close()
+
+
+@namespaces
+def test_fields(journal, server):
+    """Each record has a MESSAGE_ID that the catalog explains, by its event; sessions have fields."""
+    p = server(stack=STACK, server_log_to="journal", tls_required="no")
+    catalog = entries()
+
+    def subject(record):
+        return catalog[record["MESSAGE_ID"]]
+
+    started = journal.wait("serving")
+    assert subject(started) == "The POP3 server serves" and started["PRIORITY"] == "5"
+    raw = p.connect(tls=False)
+    raw.ask(b"USER alice")
+    raw.ask(b"PASS wrong")
+    failed = journal.wait("login failed")
+    assert subject(failed) == "A login from @POPLAR_PEER@ failed"
+    assert failed["POPLAR_USER"] == "alice" and failed["POPLAR_REASON"] == "denied"
+    assert failed["POPLAR_PEER"].startswith("127.0.0.1:") and failed["POPLAR_DOOR"] == "pop3"
+    raw.ask(b"USER alice")
+    assert raw.ask(b"PASS secret").startswith(b"+OK")
+    raw.ask(b"QUIT")
+    ended = journal.wait("session ended")
+    assert ended["POPLAR_SESSION"] == failed["POPLAR_SESSION"] == "1"
+    assert ended["POPLAR_REASON"] == "quit" and ended["POPLAR_USER"] == "alice"
+    client = p.login()
+    p.ctl("kick", "alice")
+    kicked = journal.wait("kicked")
+    assert subject(kicked).startswith("An administrator ended session")
+    assert kicked["POPLAR_SESSION"] == "2"
+    client.close()
+    p.ctl("reload")
+    assert subject(journal.wait("reloaded")) == "The configuration was read again"
+    p.write_config(server_hostname="")
+    p.process.send_signal(signal.SIGHUP)
+    assert subject(journal.wait("reload failed")) == "The configuration could not be read again"
+    for i in range(20):
+        raw = p.connect(tls=False)
+        raw.ask(b"USER bob")
+        raw.ask(b"PASS wrong%d" % i)
+        raw.close()
+    throttled = journal.wait("throttled")
+    assert subject(throttled) == "Too many logins failed" and throttled["POPLAR_USER"] == "bob"
+    os.kill(p.nursery()[0], signal.SIGSEGV)
+    assert subject(journal.wait("the nursery was ended")) == ("A process of the POP3 server has "
+                                                              "crashed")
+    p.stop()
+    assert subject(journal.wait("stopp")) == "The POP3 server stops"
+    for record in journal.records:
+        assert record["MESSAGE_ID"] in catalog, record
+        assert record["SYSLOG_FACILITY"] == "2"
+
+
+@namespaces
+def test_a_name_makes_no_field(journal, server):
+    """What a client calls itself stays one line in one field."""
+    p = server(stack=STACK, server_log_to="journal", tls_required="no")
+    raw = p.connect(tls=False)
+    raw.ask(b"USER alice reason=denied POPLAR_PEER=192.0.2.1 \\n")
+    raw.ask(b"PASS wrong")
+    failed = journal.wait("login failed")
+    assert failed["POPLAR_PEER"].startswith("127.0.0.1:")
+    assert set(failed) == {"MESSAGE", "PRIORITY", "SYSLOG_FACILITY", "MESSAGE_ID", "POPLAR_SESSION",
+                           "POPLAR_PEER", "POPLAR_USER", "POPLAR_DOOR", "POPLAR_REASON",
+                           "SYSLOG_IDENTIFIER"}
+
+
+# fail2ban.
+
+@pytest.fixture
+def regex(tmp_path):
+    """regex(lines) runs the shipped filter over them; gives the addresses that it found."""
+    if not poplar.NAMESPACES:
+        pytest.skip("needs root and namespaces")
+    if not (TREE / ".made").exists():
+        pytest.skip("no fail2ban to run: `make trees` could not make its tree")
+    root, shared = tmp_path / "tree", tmp_path / "shared"
+    root.mkdir()
+    shared.mkdir()
+    for arguments in (["--bind", TREE, root], ["-o", "remount,bind,ro", root],
+                      ["--bind", shared, root / "mnt"], ["-t", "tmpfs", "tmpfs", root / "tmp"]):
+        subprocess.run(["mount", *arguments], check=True)
+    (shared / "filter.d").mkdir()
+    shutil.copy(PACKAGING / "fail2ban/poplar.conf", shared / "filter.d")
+    shutil.copy(TREE / "etc/fail2ban/filter.d/common.conf", shared / "filter.d")
+
+    def run(lines):
+        (shared / "log").write_text("".join(f"{line}\n" for line in lines))
+        done = subprocess.run(["chroot", root, "fail2ban-regex", "--out", "ip", "/mnt/log",
+                               "/mnt/filter.d/poplar.conf"], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr + done.stdout
+        return [line for line in done.stdout.split() if line]
+    yield run
+    for target in (root / "tmp", root / "mnt", root):
+        subprocess.run(["umount", target], check=True)
+
+
+def syslog(p):
+    """The log's lines as syslog writes them: to stderr they have no time and no host."""
+    stamp = time.strftime("%b %d %H:%M:%S")
+    return [re.sub(r"^poplard:", f"{stamp} mx1 poplard[{4711}]:", line)
+            for line in p.log_text().splitlines()]
+
+
+def attempt(sock, user, password):
+    raw = poplar.Raw(sock)
+    assert raw.line().startswith(b"+OK")
+    raw.ask(b"USER " + user)
+    answer = raw.ask(b"PASS " + password)
+    raw.close()
+    return answer
+
+
+def test_fail2ban(server, regex):
+    """Wrong passwords are found, by IPv4 and IPv6, directly and behind a proxy, whatever the user is
+    called; good logins, other refusals and other lines are not."""
+    p = server(start=False, stack=STACK, tls_required="no", auth_throttle_exempt="127.0.0.0/8, ::1")
+    p.write_config(listen_pop3=f"127.0.0.1:{p.port}, [::1]:{p.port}")
+    p.start()
+    at = {4: ("127.0.0.1", p.port), 6: ("::1", p.port)}
+    assert attempt(socket.create_connection(at[4], 20), b"alice", b"secret").startswith(b"+OK")
+    assert attempt(socket.create_connection(at[6], 20), b"alice", b"secret").startswith(b"+OK")
+    assert regex(syslog(p)) == []
+    held = p.login("carol")
+    assert b"[IN-USE]" in attempt(socket.create_connection(at[4], 20), b"carol", b"secret")
+    assert regex(syslog(p)) == []
+    held.quit()
+    assert b"[AUTH]" in attempt(socket.create_connection(at[4], 20), b"alice", b"wrong")
+    p.wait_log("login failed: .*alice reason=denied")
+    assert regex(syslog(p)) == ["127.0.0.1"]
+    assert b"[AUTH]" in attempt(socket.create_connection(at[6], 20), b"nosuchuser", b"wrong")
+    p.wait_log("login failed: .*nosuchuser reason=denied")
+    assert regex(syslog(p)) == ["127.0.0.1", "::1"]
+    for user in (b"x peer=192.0.2.9:1 user=y", b"login failed: peer=192.0.2.9:1 user=y reason=denied",
+                 b"x reason=ok", b"\xc3\xa9 <HOST> %(x)s"):
+        attempt(socket.create_connection(at[4], 20), user, b"wrong")
+    wait_until(lambda: len(re.findall("session [0-9]+: login failed", p.log_text())) == 7, "all")
+    assert regex(syslog(p)) == ["127.0.0.1", "::1"] + ["127.0.0.1"] * 4
+
+
+def test_fail2ban_behind_a_proxy(server, regex):
+    p = server(stack=STACK, tls_required="no", listen_proxy_from="127.0.0.1")
+    for header in (b"TCP4 192.0.2.44 127.0.0.1 4000 110", b"TCP6 2001:db8::44 ::1 4000 110"):
+        sock = socket.create_connection(("127.0.0.1", p.port), 20)
+        sock.sendall(b"PROXY " + header + b"\r\n")
+        attempt(sock, b"alice", b"wrong")
+    wait_until(lambda: p.log_text().count("login failed") == 2, "both")
+    assert regex(syslog(p)) == ["192.0.2.44", "2001:db8::44"]
+
+
+def test_jail_is_understood(regex, tmp_path):
+    """fail2ban reads the shipped jail with the filter: off as it comes, complete when switched on."""
+    root = tmp_path / "tree"
+    config = tmp_path / "shared" / "config"
+    shutil.copytree(TREE / "etc/fail2ban", config)
+    shutil.copy(PACKAGING / "fail2ban/poplar.conf", config / "filter.d")
+    shutil.copy(PACKAGING / "fail2ban/poplar-jail.conf", config / "jail.d/poplar.conf")
+    for present in (config / "jail.d").glob("defaults*"):
+        present.unlink()
+
+    def dump():
+        done = subprocess.run(["chroot", root, "fail2ban-client", "-c", "/mnt/config", "-d"],
+                              capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr + done.stdout
+        return done.stdout
+    assert "poplar" not in dump()
+    (config / "jail.d/poplar.local").write_text("[poplar]\nenabled = true\n")
+    text = dump()
+    assert "['add', 'poplar', 'systemd']" in text
+    assert "login failed: peer=" in text and "MESSAGE_ID=" in text
