@@ -149,6 +149,9 @@ static int on_visitor(sd_event_source *source, int fd, uint32_t events, void *co
     bool known = getsockopt(client, SOL_SOCKET, SO_PEERCRED, &peer, &size) == 0;
     bool guest = !known || (peer.uid != 0 && peer.uid != geteuid());
     if (guest && m->guests >= GUESTS_MAX) {
+        /* What was not read when we close would take the answer's place. */
+        shutdown(client, SHUT_RD);
+        (void)!recv(client, &(char){0}, 1, MSG_DONTWAIT);
         control_reply(client, EX_TEMPFAIL, "too many look at once, try again");
         return 0;
     }

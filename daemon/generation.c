@@ -137,6 +137,7 @@ void generation_replace(struct master *m, const char *why)
 void generation_serve(struct master *m, struct generation *g)
 {
     struct generation *before = m->current;
+    m->nursery_retry = sd_event_source_disable_unref(m->nursery_retry);
     m->current = g;
     if (before) {
         m->counts[COUNT_RETIRED + before->outlived]++;

@@ -191,6 +191,7 @@ def attempt(sock, user, password):
     assert raw.line().startswith(b"+OK")
     raw.ask(b"USER " + user)
     answer = raw.ask(b"PASS " + password)
+    raw.ask(b"QUIT")
     raw.close()
     return answer
 
