@@ -114,7 +114,7 @@ $(B)/tests/converse: $(patsubst %.c,$(B)/%.o,$(wildcard tests/protocol/*.c)) $(W
 	$(Q)$(link) -o $@ $^ -lcmocka -lssl -lcrypto -lsqlite3 -lseccomp -lidn
 
 # Fuzz targets: `make fuzz` builds them, and what they are made of, with clang below $(B)/fuzz.
-$(FUZZ): $(B)/tests/%: $(B)/tests/fuzz/%.o $(INSIDE_O) $(CTL_O) $(AUTH_O) $(WORKER_O) \
+$(FUZZ): $(B)/tests/%: $(B)/tests/fuzz/%.o $(INSIDE_O) $(B)/daemon/address.o $(CTL_O) $(AUTH_O) $(WORKER_O) \
 		$(STORE_O) $(TEMPLATE_O) $(CONFIGFILE_O) $(CHILD_O) $(FLOOR_O)
 	@mkdir -p $(@D)
 	$(call say,$@)
@@ -166,7 +166,7 @@ check: deps-build deps-check $(if $(filter 1,$(LONG)),deps-long)
 	$(if $(shell command -v clang),@$(MAKE) --no-print-directory $(clang_fuzz) fuzz-targets)
 	@tests/support/check.sh $(B)
 
-tests: all $(UNIT) $(FAULTS) $(MODULES) $(B)/tests/converse $(B)/tests/rogue $(B)/tests/exploited
+tests: all $(UNIT) $(FAULTS) $(FUZZ:$(B)/tests/%=$(B)/tests/fuzz/%.o) $(MODULES) $(B)/tests/converse $(B)/tests/rogue $(B)/tests/exploited
 
 # Servers that tests put in front of Poplar, or move in from, each in a tree of its own, and trees
 # that Poplar runs in itself: where one cannot be made, its tests are skipped.

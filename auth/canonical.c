@@ -70,17 +70,20 @@ enum canonical_outcome canonical_fold(const struct config *config, const char *g
         return CANONICAL_MALFORMED;
     char folded[PROTO_USER_MAX + 1];
     base_copy(folded, sizeof folded, given);
-    char *at = strrchr(folded, '@');
+    char *at;
+    const struct config_domain *virtual = NULL;
+    /* All that is to be stripped, at once: what comes out is folded again after PAM, and must then
+     * be what PAM was asked about, by the service that its domain has. */
+    while ((at = strrchr(folded, '@')) && !(virtual = find_virtual(config, at + 1)) &&
+           is_stripped(config, at + 1))
+        *at = '\0';
     if (at == folded)
         return CANONICAL_MALFORMED;
-    const struct config_domain *virtual = at ? find_virtual(config, at + 1) : NULL;
 
     /* A domain has no case; of a virtual one, two spellings must not become two maildrops. */
     char *from = config->auth.username == USERNAME_LOWERCASE ? folded : virtual ? at : NULL;
     for (; from && *from; from++)
         *from = lower(*from);
-    if (at && !virtual && is_stripped(config, at + 1))
-        *at = '\0';
     if (!acceptable(folded))
         return CANONICAL_MALFORMED;
 

@@ -19,7 +19,8 @@ enum canonical_outcome {
 };
 
 /* Before PAM: check the name, fold its case, strip the domain as configured. Fills `name` and the
- * PAM service for its domain (owned by config). CANONICAL_OK or CANONICAL_MALFORMED. Pure. */
+ * PAM service for its domain (owned by config). CANONICAL_OK or CANONICAL_MALFORMED. Pure, and
+ * what it makes it makes of itself again. */
 enum canonical_outcome canonical_fold(const struct config *config, const char *given,
                                       char name[PROTO_USER_MAX + 1], const char **pam_service);
 

@@ -24,7 +24,7 @@ struct pieces {
 
 static size_t next_piece(struct pieces *p, size_t left)
 {
-    size_t size = p->n > 0 ? 1 + p->sizes[p->at++ % p->n] : left;
+    size_t size = p->n > 0 ? (size_t)p->sizes[p->at++ % p->n] + 1 : left;
     return size < left ? size : left;
 }
 
