@@ -186,7 +186,7 @@ trees:
 	@tests/support/tree.sh sssd sssd-common sssd-proxy libpam-sss libnss-sss libnss-extrausers \
 		$(runtime) >/dev/null || true
 
-unit: $(UNIT) $(FAULTS)
+unit: $(UNIT) $(FAULTS) $(MODULES)
 	@set -e; for t in $(UNIT) $(FAULTS); do $$t; done
 
 # Poplar beside its peers, tests/bench/README.md. SCENARIO= and SERVERS= choose, by the beginnings of
@@ -208,11 +208,12 @@ clean:
 
 include packaging/install.mk
 
-# Debian packages, in $(B)/deb.
+# Debian packages, in $(B)/deb; RPMs, in $(B)/rpm.
 deb: deps-build deps-deb
 	@packaging/deb.sh $(B)
+rpm: deps-build deps-rpm
+	@packaging/rpm.sh $(B)
 
-.PHONY: all run check bench fuzz fuzz-targets tests trees unit lint clean deb unchecked
-
+.PHONY: all run check bench fuzz fuzz-targets tests trees unit lint clean deb rpm unchecked
 .SECONDARY:
 -include $(shell find $(B) -name '*.d' -type f 2>/dev/null)

@@ -136,8 +136,8 @@ static bool find_lines(const char *name, const char *confdir, bool has_dirs, cha
                          : is_in_pam_conf(name, types[i]);
         if (!there) {
             snprintf(problem, size,
-                     "pam_service=%s: the service has no %s line (or includes itself), and PAM "
-                     "would take those of the service other; add one",
+                     "pam_service=%s: the service has no %s line (or includes itself, or what is "
+                     "not there), and PAM would take those of the service other; add one",
                      name, types[i]);
             return false;
         }

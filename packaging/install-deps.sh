@@ -11,6 +11,7 @@ check='clang-format libcmocka-dev libpam-wrapper libpam-pwdfile python3-pytest c
        python3-prometheus-client debootstrap strace procps util-linux passwd ca-certificates man-db groff-base
        mandoc rpm apparmor libpam-google-authenticator'
 deb='dpkg-dev debhelper po-debconf bash-completion systemd'
+rpm='rpm libcmocka-dev openssl'
 fuzz='clang libclang-rt-dev'
 long='claws-mail xvfb' # hundreds of megabytes on a bare machine
 
@@ -21,9 +22,10 @@ for set in "$@"; do
     run) wanted="$wanted $run" ;;
     check) wanted="$wanted $check" ;;
     deb) wanted="$wanted $deb" ;;
+    rpm) wanted="$wanted $rpm" ;;
     fuzz) wanted="$wanted $fuzz" ;;
     long) wanted="$wanted $long" ;;
-    *) echo "install-deps.sh: no set '$set': build, run, check, deb, fuzz or long" >&2; exit 64 ;;
+    *) echo "install-deps.sh: no set '$set': build, run, check, deb, rpm, fuzz or long" >&2; exit 64 ;;
     esac
 done
 

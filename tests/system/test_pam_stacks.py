@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 import poplar
-from manual import examples
+from manual import TOP, examples
 from poplar import Raw
 
 pytestmark = pytest.mark.accounts
@@ -23,6 +23,7 @@ pytestmark = pytest.mark.accounts
 DENIED = b"-ERR [AUTH] user name or password is wrong\r\n"
 EXPIRED = b"-ERR [AUTH] the password has expired and must be changed first\r\n"
 ACCOUNT = b"-ERR [AUTH] this account may not log in now\r\n"
+MISCONFIGURED = b"-ERR [SYS/PERM] logins are not set up on this server\r\n"
 SERVICE = Path("/etc/pam.d/poplar")
 MESSAGE = b"Subject: one\r\n\r\nbody\r\n"
 
@@ -84,6 +85,39 @@ def test_common_stacks(served, scheme, prefix):
     assert is_in(log_in(served, "DORA@localhost", "a password of dora's"))
     assert log_in(served, "dora", "another") == DENIED
     run("userdel", "dora")
+
+
+# As authselect writes it for a machine that knows local accounts.
+PASSWORD_AUTH = """\
+auth        required      pam_env.so
+auth        required      pam_faildelay.so delay=2000000
+auth        sufficient    pam_unix.so nullok
+auth        required      pam_deny.so
+account     required      pam_unix.so
+password    required      pam_deny.so
+session     optional      pam_keyinit.so revoke
+session     required      pam_limits.so
+session     required      pam_unix.so
+"""
+
+
+def test_fedora(served):
+    """The service that the RPM brings, over password-auth, also with a session."""
+    file = Path("/etc/pam.d/password-auth")
+    file.write_text(PASSWORD_AUTH)
+    shipped = (TOP / "packaging/pam/poplar.fedora").read_text()
+    assert set(stack("DESCRIPTION", 1).split()) <= set(shipped.split()), "as the page has it"
+    SERVICE.write_text(shipped)
+    for session in ("no", "yes"):
+        served.write_config(auth_session=session)
+        served.ctl("reload")
+        assert is_in(log_in(served, "alice", "secret"))
+        assert log_in(served, "alice", "wrong") == DENIED
+    served.write_config(auth_session="no")
+    served.ctl("reload")
+    file.unlink()
+    assert log_in(served, "alice", "secret") == MISCONFIGURED
+    served.wait_log("no auth line .or includes itself, or what is not there")
 
 
 def test_lock_after_failures(served, tmp_path):
