@@ -161,7 +161,7 @@ run: deps-build deps-run
 	@$(MAKE) --no-print-directory all
 	@packaging/demo.sh $(B)
 
-check: deps-build deps-check $(if $(filter 1,$(LONG)),deps-long)
+check: deps-build deps-check deps-deb $(if $(filter 1,$(LONG)),deps-long)
 	@$(MAKE) --no-print-directory lint tests trees
 	$(if $(shell command -v clang),@$(MAKE) --no-print-directory $(clang_fuzz) fuzz-targets)
 	@tests/support/check.sh $(B)
@@ -185,6 +185,9 @@ trees:
 	@tests/support/tree.sh runtime $(runtime) >/dev/null || true
 	@tests/support/tree.sh sssd sssd-common sssd-proxy libpam-sss libnss-sss libnss-extrausers \
 		$(runtime) >/dev/null || true
+	@tests/support/tree.sh booted systemd-sysv dbus libnss-systemd ssl-cert sssd-common sssd-proxy \
+		libpam-sss libnss-sss python3 openssl procps curl postfix $(runtime) >/dev/null || true
+	@! command -v dh >/dev/null || $(MAKE) --no-print-directory $(B)/deb/tested
 
 unit: $(UNIT) $(FAULTS) $(MODULES)
 	@set -e; for t in $(UNIT) $(FAULTS); do $$t; done
@@ -213,6 +216,12 @@ deb: deps-build deps-deb
 	@packaging/deb.sh $(B)
 rpm: deps-build deps-rpm
 	@packaging/rpm.sh $(B)
+
+# The same for the tests, which run unit tests by themselves; built anew when what is in it is newer.
+$(B)/deb/tested: $(shell find Makefile LICENSE README.md auth daemon packaging store worker -type f)
+	@echo "Building a Debian package"
+	@DEB_BUILD_OPTIONS=nocheck packaging/deb.sh $(B) >/dev/null
+	@touch $@
 
 .PHONY: all run check bench fuzz fuzz-targets tests trees unit lint clean deb rpm unchecked
 .SECONDARY:

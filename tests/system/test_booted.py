@@ -1,0 +1,378 @@
+"""Poplar as a service of a booted Debian: sockets, mail, reload, watchdog, restarts, the journal."""
+
+import contextlib
+import json
+import os
+import poplib
+import re
+import socket
+import ssl
+import threading
+
+import pytest
+
+import booted
+from poplar import Raw, wait_until
+
+pytestmark = pytest.mark.skipif(booted.missing() is not None, reason=str(booted.missing()))
+
+LONG = os.environ.get("LONG") == "1"
+SOCKETS = ("poplar-pop3.socket", "poplar-pop3s.socket", "poplar-lmtp.socket")
+PASSWORD = "a fresh password"
+
+
+@pytest.fixture(scope="module")
+def debian():
+    """One system for the module, with the package and an account made after it."""
+    system = booted.Booted()
+    try:
+        system.install(booted.package())
+        system.add_user("alice", PASSWORD)
+        yield system
+        print(system.journal())
+    finally:
+        system.stop()
+
+
+@pytest.fixture
+def configured(debian):
+    """configured(text) adds settings, configured.unit(text) a drop-in; both are gone afterwards."""
+    setting = "/etc/poplar/poplar.conf.d/test.conf"
+    dropin = "/etc/systemd/system/poplar.service.d/test.conf"
+
+    def settings(text):
+        debian.write(setting, text)
+
+    def unit(text):
+        debian.write(dropin, text)
+        debian.run("systemctl", "daemon-reload")
+
+    settings.unit = unit
+    yield settings
+    for name in (setting, dropin):
+        debian.path(name).unlink(missing_ok=True)
+    debian.run("systemctl", "daemon-reload")
+    debian.run("systemctl", "reset-failed", "poplar.service", check=False)
+    restart_all(debian)
+
+
+def restart_all(debian):
+    """A socket does not start while its service runs; the service starts its sockets first."""
+    debian.run("systemctl", "stop", "poplar.service", *SOCKETS)
+    debian.run("systemctl", "start", "poplar.service")
+
+
+def stat(client):
+    return client.stat()[0]
+
+
+# Sockets, and what comes through them.
+
+def test_everything_is_up_after_the_installation(debian):
+    for unit in (*SOCKETS, "poplar.service", "poplar-expire.timer"):
+        assert debian.is_active(unit), unit
+        assert debian.run("systemctl", "is-enabled", unit).stdout == "enabled\n"
+    assert debian.run("systemctl", "--failed", "--plain", "--no-legend").stdout == ""
+
+
+def test_the_first_connection_to_a_stopped_service_is_served(debian):
+    debian.run("systemctl", "stop", "poplar.service")
+    assert debian.main_pid() == 0
+    debian.login("alice", PASSWORD).quit()
+    assert debian.is_active()
+
+
+def test_mail_starts_a_stopped_service_too(debian):
+    before = stat(debian.login("alice", PASSWORD))
+    debian.run("systemctl", "stop", "poplar.service")
+    debian.deliver("alice", "Subject: one\n\nOne.\n")
+    raw = debian.lmtp()
+    assert raw.line().startswith(b"220")
+    for command, answer in ((b"LHLO test", None), (b"MAIL FROM:<>", b"250"),
+                            (b"RCPT TO:<alice>", b"250"), (b"DATA", b"354"),
+                            (b"Subject: two\r\n\r\nTwo.\r\n.", b"250"), (b"QUIT", b"221")):
+        raw.send(command + b"\r\n")
+        line = raw.line()
+        while answer is None and line[3:4] == b"-":
+            line = raw.line()
+        assert line.startswith(answer or b"250"), line
+    client = debian.login("alice", PASSWORD)
+    assert stat(client) == before + 2
+    assert b"Subject: two" in client.retr(before + 2)[1]
+    client.quit()
+
+
+def test_clear_port_and_both_families(debian):
+    for host in ("127.0.0.1", "::1"):
+        raw = Raw(debian.socket(110, host))
+        assert raw.line().startswith(b"+OK")
+        assert raw.ask(b"USER alice").startswith(b"-ERR")
+        assert raw.ask(b"STLS").startswith(b"+OK")
+        raw.sock = debian.tls_context().wrap_socket(raw.sock)
+        assert raw.ask(b"USER alice").startswith(b"+OK")
+        assert raw.ask(b"PASS " + PASSWORD.encode()).startswith(b"+OK")
+        assert raw.ask(b"QUIT").startswith(b"+OK")
+    # The sockets are of IPv6; who comes by IPv4 is logged as such.
+    assert "peer=127.0.0.1:" in debian.journal()
+    assert "::ffff:" not in debian.journal()
+
+
+def test_without_ipv6(debian):
+    """A bare port still is one where IPv6 is switched off."""
+    debian.run("sysctl", "-w", "net.ipv6.conf.all.disable_ipv6=1")
+    try:
+        restart_all(debian)
+        debian.login("alice", PASSWORD).quit()
+    finally:
+        debian.run("sysctl", "-w", "net.ipv6.conf.all.disable_ipv6=0")
+        restart_all(debian)
+
+
+def test_the_lmtp_socket_outlives_the_service(debian):
+    debian.run("systemctl", "stop", "poplar.service")
+    assert debian.path("/run/poplar/lmtp.sock").is_socket()
+    assert debian.path("/run/poplar").stat().st_mode & 0o7777 == 0o755
+    debian.run("systemctl", "start", "poplar.service")
+
+
+def test_without_sockets(debian, configured):
+    """poplard binds ports itself; without the network it says what to do."""
+    debian.run("systemctl", "stop", "poplar.service")
+    debian.run("systemctl", "mask", "--now", *SOCKETS)
+    refused = debian.run("systemctl", "start", "poplar.service", check=False)
+    assert refused.returncode != 0
+    assert "nothing to listen on: set [listen] pop3 or pop3s, or start a socket unit" \
+        in debian.journal()
+    network = debian.path("/usr/share/poplar/network-pam.conf").read_text()
+    configured.unit(network)
+    configured("[listen]\npop3s=*:995\n")
+    debian.run("systemctl", "start", "poplar.service")
+    debian.login("alice", PASSWORD).quit()
+    debian.deliver("alice", "Subject: own socket\n\nHello.\n")
+    debian.run("systemctl", "unmask", *SOCKETS)
+
+
+def test_a_socket_below_the_root_of_a_chrooted_postfix(debian):
+    """README's three lines: a drop-in with one more path for mail that comes in."""
+    dropin = "/etc/systemd/system/poplar-lmtp.socket.d/postfix.conf"
+    debian.write(dropin, "[Socket]\nListenStream=/var/spool/postfix/private/poplar\n")
+    debian.run("systemctl", "daemon-reload")
+    restart_all(debian)
+    debian.sh("""
+        postconf mailbox_transport=lmtp:unix:private/poplar mydestination=localhost
+        systemctl start postfix
+        printf 'Subject: by Postfix\\n\\nHello.\\n' | sendmail alice@localhost
+    """)
+
+    def arrived():
+        client = debian.login("alice", PASSWORD)
+        last = client.stat()[0]
+        found = b"Subject: by Postfix" in client.retr(last)[1]
+        client.quit()
+        return found
+    wait_until(arrived, f"the message, {debian.run('postqueue', '-p').stdout}", 30)
+    debian.run("systemctl", "stop", "postfix")
+    debian.path(dropin).unlink()
+    debian.run("systemctl", "daemon-reload")
+    restart_all(debian)
+
+
+# Reload.
+
+@pytest.fixture
+def certificate(debian):
+    """Our own certificate in the configuration; a function that renews it."""
+    debian.path("/etc/poplar/renewed").mkdir(exist_ok=True)
+
+    def renew():
+        debian.run("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt",
+                   "ec_paramgen_curve:prime256v1", "-nodes", "-days", "30", "-subj", "/CN=renewed",
+                   "-keyout", "/etc/poplar/renewed/key.pem", "-out", "/etc/poplar/renewed/cert.pem")
+    renew()
+    setting = "/etc/poplar/poplar.conf.d/renewed.conf"
+    debian.write(setting, "[tls]\ncertificate=/etc/poplar/renewed/cert.pem\n"
+                          "key=/etc/poplar/renewed/key.pem\n")
+    debian.run("systemctl", "reload", "poplar.service")
+    yield renew
+    debian.path(setting).unlink()
+    debian.run("systemctl", "reload", "poplar.service")
+
+
+def seen_certificate(debian):
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    with context.wrap_socket(debian.socket(995)) as sock:
+        return ssl.DER_cert_to_PEM_cert(sock.getpeercert(True))
+
+
+def test_reload_shows_a_renewed_certificate_and_ends_no_session(debian, certificate):
+    session = debian.login("alice", PASSWORD, certificate="/etc/poplar/renewed/cert.pem")
+    before, master = seen_certificate(debian), debian.main_pid()
+    certificate()
+    debian.run("systemctl", "reload", "poplar.service")
+    after = seen_certificate(debian)
+    assert after != before
+    assert after.strip() == debian.path("/etc/poplar/renewed/cert.pem").read_text().strip()
+    assert session.noop().startswith(b"+OK")
+    session.quit()
+    assert debian.main_pid() == master
+
+
+@pytest.mark.parametrize("broken", ["certificate", "configuration"])
+def test_reload_fails_with_the_reason_and_changes_nothing(debian, certificate, broken):
+    before, master = seen_certificate(debian), debian.main_pid()
+    name = "/etc/poplar/renewed/cert.pem" if broken == "certificate" \
+        else "/etc/poplar/poplar.conf.d/broken.conf"
+    good = debian.path(name).read_text() if broken == "certificate" else ""
+    debian.write(name, "nonsense\n")
+    refused = debian.run("systemctl", "reload", "poplar.service", check=False)
+    assert refused.returncode != 0
+    reason = r"poplarctl\[\d+\]: poplarctl: .*cert\.pem" if broken == "certificate" \
+        else r"poplarctl\[\d+\]: .*broken\.conf:1: neither \[section\] nor key=value"
+    assert re.search(reason, debian.journal()), debian.journal()
+    assert debian.is_active() and debian.main_pid() == master
+    assert seen_certificate(debian) == before
+    debian.write(name, good)
+    debian.run("systemctl", "reload", "poplar.service")
+
+
+# Failures.
+
+def test_an_error_in_the_configuration_stops_once_and_waits(debian, configured):
+    """No restart by itself, no storm when clients come, and they are served when it is mended."""
+    configured("nonsense\n")
+    debian.run("systemctl", "restart", "poplar.service", check=False)
+    assert debian.show("poplar.service", "ExecMainStatus") == "78"
+    raw = Raw(debian.socket(110))
+    started = r"Starting poplar.service"
+    wait_until(lambda: len(re.findall(started, debian.journal("--since=-10s"))) >= 2,
+               "the connection has it tried again")
+    assert len(re.findall(started, debian.journal("--since=-3s"))) < 10
+    configured("")
+    debian.run("systemctl", "reset-failed", "poplar.service", check=False)
+    debian.run("systemctl", "restart", "poplar.service")
+    assert raw.line().startswith(b"+OK")
+
+
+@pytest.mark.parametrize("program", ["poplard", "poplar-worker", "poplar-auth"])
+def test_the_watchdog_ends_what_hangs(debian, configured, program):
+    configured.unit("[Service]\nWatchdogSec=2s\n")
+    debian.run("systemctl", "restart", "poplar.service")
+    master = debian.main_pid()
+    stopped = [master] if program == "poplard" else \
+        [pid for pid, status in debian.processes(program)]
+    debian.run("kill", "-STOP", *stopped)
+    wait_until(lambda: debian.main_pid() not in (0, master), "a new poplard", 60)
+    wait_until(debian.is_active, "it serves")
+    assert "Watchdog timeout" in debian.journal()
+    debian.login("alice", PASSWORD).quit()
+
+
+class Clients(threading.Thread):
+    """Connects again and again, and reads the greeting."""
+
+    def __init__(self, debian):
+        super().__init__(daemon=True)
+        self.debian = debian
+        self.over = False
+        self.served = self.refused = self.dropped = 0
+
+    def run(self):
+        while not self.over:
+            try:
+                raw = Raw(self.debian.socket(110))
+            except ConnectionRefusedError:
+                self.refused += 1
+                continue
+            with contextlib.suppress(TimeoutError), contextlib.closing(raw):
+                if raw.line().startswith(b"+OK"):
+                    self.served += 1
+                    continue
+            self.dropped += 1
+
+
+def storm(debian, script, times):
+    clients = Clients(debian)
+    clients.start()
+    debian.sh(f"""
+        i=0
+        while [ $i -lt {times} ]; do i=$((i + 1)); {script}; done
+    """)
+    wait_until(debian.is_active, "it serves again")
+    served = clients.served
+    wait_until(lambda: clients.served > served + 1, "clients are served again")
+    clients.over = True
+    clients.join()
+    print(f"{times}: served {clients.served}, refused {clients.refused}, "
+          f"dropped {clients.dropped}")
+    return clients
+
+
+def test_restarts_refuse_nobody(debian):
+    clients = storm(debian, "systemctl restart poplar.service", 1000 if LONG else 10)
+    assert (clients.refused, clients.dropped) == (0, 0)
+
+
+def test_kills_refuse_nobody(debian):
+    """Who was accepted already is cut off, which no queue can help."""
+    times = 1000 if LONG else 10
+    clients = storm(debian, """
+        until pid=$(systemctl show --value -p MainPID poplar.service) &&
+            [ "$pid" != 0 ] && [ "$pid" != "${last:-}" ]; do sleep 0.02; done
+        kill -9 "$pid"; last=$pid""", times)
+    assert clients.refused == 0
+    assert clients.dropped <= 2 * times
+
+
+def test_a_restart_ends_sessions_by_the_grace_rule(debian, configured):
+    """A session has [server] stop_grace to come to its own end, then deletes nothing."""
+    configured("[server]\nstop_grace=1s\n")
+    debian.run("systemctl", "restart", "poplar.service")
+    debian.deliver("alice", "Subject: kept\n\nHello.\n")
+    client = debian.login("alice", PASSWORD)
+    before = stat(client)
+    client.dele(1)
+    debian.run("systemctl", "restart", "poplar.service")
+    with pytest.raises((poplib.error_proto, OSError)):
+        client.noop()
+    after = debian.login("alice", PASSWORD)
+    assert stat(after) == before
+    after.quit()
+
+
+# Expiry and the journal.
+
+def deleted(debian):
+    """How many messages could be restored."""
+    text = debian.run("poplarctl", "message", "list", "alice", "--deleted").stdout
+    return int(re.search(r"(\d+) messages?,", text)[1])
+
+
+def test_expiry_is_the_timers(debian, configured):
+    assert "poplar-expire.service" in debian.run(
+        "systemctl", "list-timers", "--all", "--no-legend", "poplar-expire.timer").stdout
+    debian.deliver("alice", "Subject: to be deleted\n\nHello.\n")
+    client = debian.login("alice", PASSWORD)
+    client.dele(1)
+    client.quit()
+    assert deleted(debian) > 0
+    configured("[store]\nundelete_for=0\n")
+    debian.run("systemctl", "start", "poplar-expire.service")
+    assert debian.show("poplar-expire.service", "Result") == "success"
+    assert debian.show("poplar-expire.service", "ExecMainExitTimestamp")
+    assert deleted(debian) == 0
+
+
+def test_the_journal_has_fields(debian):
+    with pytest.raises(poplib.error_proto):
+        debian.login("alice", "wrong")
+    debian.login("alice", PASSWORD).quit()
+    lines = [json.loads(line) for line in debian.run(
+        "journalctl", "-u", "poplar.service", "-o", "json", "-n", "50").stdout.splitlines()]
+    failed = [entry for entry in lines if entry.get("POPLAR_USER") == "alice"
+              and "login failed" in entry["MESSAGE"]]
+    assert failed, [entry["MESSAGE"] for entry in lines]
+    assert failed[-1]["POPLAR_PEER"].startswith("127.0.0.1:")
+    assert failed[-1]["POPLAR_SESSION"].isdigit()
+    assert re.fullmatch("[0-9a-f]{32}", failed[-1]["MESSAGE_ID"])
