@@ -38,7 +38,7 @@ static inline uint8_t fuzz_octet(const uint8_t **data, size_t *size)
 /* A copy of its own size, so that one octet too far is noticed; ended by NUL with `text`. */
 static inline char *fuzz_copy(const uint8_t *data, size_t size, bool text)
 {
-    char *copy = malloc(size + text + (size == 0));
+    char *copy = calloc(1, size + text + (size == 0));
     promise(copy);
     if (size > 0)
         memcpy(copy, data, size);

@@ -3,9 +3,11 @@
  * of Dovecot and Courier, the index of Cyrus, formats of UIDLs.
  *
  * Promised: every UIDL is one by RFC 1939; a list is sorted and finds what it holds; an mbox gives
- * the same messages in pieces of any size, and each again after it is rewound.
+ * the same messages in pieces of any size, and each again after it is rewound; so does what is left
+ * of a message without its server's notes.
  */
 #include "store/ctl_cyrus.h"
+#include "store/ctl_hide.h"
 #include "store/ctl_maildir.h"
 #include "store/ctl_mbox.h"
 #include "store/ctl_uidl.h"
@@ -87,16 +89,15 @@ static ssize_t read_source(void *context, void *buffer, size_t size)
 static ssize_t look_at_source(void *context, uint64_t position, void *buffer, size_t size)
 {
     const struct source *s = context;
-    const size_t left = position < s->size ? s->size - (size_t)position : 0;
-    size = size < left ? size : left;
-    if (size > 0)
-        memcpy(buffer, s->data + position, size);
-    return (ssize_t)size;
+    size_t n = position < s->size ? s->size - (size_t)position : 0;
+    n = n < size ? n : size;
+    memcpy(buffer, s->data + (n ? position : 0), n);
+    return (ssize_t)n;
 }
 
 /* A digest of all messages; `rewinds`: each is read twice. */
-static uint64_t read_mbox(const uint8_t *data, size_t size, bool looks, size_t step, size_t buffer,
-                          bool rewinds)
+static uint64_t read_mbox(const uint8_t *data, size_t size, size_t step, size_t buffer,
+                          bool rewinds, bool quotes)
 {
     struct source s = {data, size, 0, step};
     struct ctl_mbox mbox;
@@ -104,7 +105,8 @@ static uint64_t read_mbox(const uint8_t *data, size_t size, bool looks, size_t s
     int64_t received;
     int found;
     char *octets = malloc(buffer);
-    ctl_mbox_init(&mbox, read_source, looks ? look_at_source : NULL, &s);
+    ctl_mbox_init(&mbox, read_source, look_at_source, &s);
+    mbox.keep_quotes = quotes;
     while ((found = ctl_mbox_next(&mbox, &received)) > 0) {
         const uint64_t position = mbox.position;
         uint64_t first = 0;
@@ -131,20 +133,48 @@ static uint64_t read_mbox(const uint8_t *data, size_t size, bool looks, size_t s
     return digest + (uint64_t)found;
 }
 
-static void try_mbox(const uint8_t *data, size_t size)
+static void try_mbox(const uint8_t *data, size_t size, bool quotes)
 {
-    for (int looks = 0; looks < 2; looks++) {
-        const uint64_t whole = read_mbox(data, size, looks, 0, 8192, false);
-        promise(read_mbox(data, size, looks, 1, 100, false) == whole);
-        promise(read_mbox(data, size, looks, 7, 1, true) == whole);
+    const uint64_t whole = read_mbox(data, size, 0, 8192, false, quotes);
+    promise(read_mbox(data, size, 1, 100, false, quotes) == whole);
+    promise(read_mbox(data, size, 7, 1, true, quotes) == whole);
+}
+
+/* The same in one piece and in small ones. */
+static void try_hide(const uint8_t *data, size_t size, size_t step)
+{
+    char *whole = malloc(size + CTL_HIDE_NAME), *pieces = malloc(size + CTL_HIDE_NAME);
+    char *octets = fuzz_copy(data, size, false);
+    struct ctl_hide hide = {0};
+    size_t n = ctl_hide_take(&hide, octets, size, whole), m = 0;
+    n += ctl_hide_end(&hide, whole + n);
+    promise(n <= size);
+    hide = (struct ctl_hide){0};
+    for (size_t at = 0; at < size; at += step) {
+        char out[1024 + CTL_HIDE_NAME];
+        const size_t put =
+            ctl_hide_take(&hide, octets + at, size - at < step ? size - at : step, out);
+        memcpy(pieces + m, out, put);
+        m += put;
     }
+    m += ctl_hide_end(&hide, pieces + m);
+    promise(n == m && memcmp(whole, pieces, n) == 0);
+    free(whole);
+    free(pieces);
+    free(octets);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    switch (fuzz_octet(&data, &size) % 6) {
+    switch (fuzz_octet(&data, &size) % 8) {
     case 0:
-        try_mbox(data, size);
+        try_mbox(data, size, false);
+        break;
+    case 6:
+        try_mbox(data, size, true);
+        break;
+    case 7:
+        try_hide(data, size, 1 + fuzz_octet(&data, &size));
         break;
     case 1:
         try_list(true, NULL, data, size);
