@@ -136,12 +136,15 @@ void generation_replace(struct master *m, const char *why)
 
 void generation_serve(struct master *m, struct generation *g)
 {
-    struct generation *before = m->current;
     m->nursery_retry = sd_event_source_disable_unref(m->nursery_retry);
+    if (m->current)
+        m->counts[COUNT_RETIRED + m->current->outlived]++;
     m->current = g;
-    if (before) {
-        m->counts[COUNT_RETIRED + before->outlived]++;
-        generation_retire(m, before, false);
+    /* Also one that was started meanwhile, by the configuration before, and is not ready yet. */
+    for (struct generation *other = m->generations, *next; other; other = next) {
+        next = other->next;
+        if (other != g && !other->retired && !(m->trial && m->trial->generation == other))
+            generation_retire(m, other, false);
     }
     generation_fill(m);
 }

@@ -115,7 +115,8 @@ static bool put_certificate(const struct master *m, uint64_t from, struct messag
     for (size_t i = 0; i < m->config->tls.n_certificates; i++)
         if (all[i].certificate && sent++ == from)
             return put_item(answer, from + 1, all[i].name, all[i].certificate,
-                            m->current ? m->current->expires[from] : 0);
+                            m->current && from < m->current->n_expires ? m->current->expires[from]
+                                                                       : 0);
     return false;
 }
 

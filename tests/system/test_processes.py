@@ -360,6 +360,32 @@ def test_processes_that_are_never_ready(tmp_path):
             p.stop()
 
 
+def test_a_nursery_of_the_configuration_before(server, tmp_path):
+    """One that was started before a reload, and is ready only after it, serves nobody."""
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    replace_program(programs, "poplar-auth", hangs=False)
+    replace_program(programs, "poplar-worker", hangs=False)
+    p = server(server_program_dir=programs)
+    late = programs / "late"
+    late.write_text(f"#!/bin/sh\ntouch {programs}/begun\n"
+                    f"until [ -e {programs}/go ]; do sleep 0.05; done\n"
+                    f"touch {programs}/gone\nexec {poplar.BUILD}/poplar-worker\n")
+    late.chmod(0o755)
+    late.rename(programs / "poplar-worker")
+    os.kill(p.nursery()[0], signal.SIGKILL)
+    wait_until((programs / "begun").exists, "the next one")
+    replace_program(programs, "poplar-worker", hangs=False)
+    p.write_config(server_hostname="second.example.test")
+    p.ctl("reload")
+    (programs / "go").touch()
+    wait_until((programs / "gone").exists, "it goes on")
+    wait_until(lambda: len(p.nursery()) == 1, "one nursery")
+    for _ in range(5):
+        with p.connect(tls=False, greeting=False).sock as sock:
+            assert b"second.example.test" in sock.recv(200)
+
+
 def test_stop_ends_sessions_after_the_grace(server):
     """Their deletions are not carried out."""
     p = server(server_stop_grace="1s")
