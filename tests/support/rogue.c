@@ -12,7 +12,7 @@
  *     steal N HEX      the same, on the new worker's own channel (nursery, at "fork")
  *     spawn            a process that is not the master's child plays the worker ("fork")
  *     await TYPE       drop records from the master until one of this type
- *     verdict          drop one record of the exchange, or its end
+ *     verdict          drop one record of the exchange, or its end; say what it was on stderr
  *     close            close the channel to the master
  *     exit STATUS
  *
@@ -39,6 +39,7 @@ enum { LOOK_EVERY_MS = 10, RECORD_MAX = 131072 };
 
 static const char *directory;
 static int exchange_fd = -1; /* of the exchange under way */
+static uint32_t answer;      /* the first number of the record that came last */
 static int worker_fd = -1;   /* of the worker that the nursery is to make */
 
 static void send_raw(int fd, const unsigned char *octets, size_t size, unsigned n_fds)
@@ -96,8 +97,11 @@ static unsigned receive_raw(int fd, int *passed)
                             .msg_iovlen = 1,
                             .msg_control = control.space,
                             .msg_controllen = sizeof control.space};
-    if (recvmsg(fd, &header, MSG_CMSG_CLOEXEC) <= 0)
+    ssize_t got = recvmsg(fd, &header, MSG_CMSG_CLOEXEC);
+    if (got <= 0)
         return 0;
+    if (got >= 9)
+        memcpy(&answer, octets + 5, sizeof answer);
     struct cmsghdr *c = CMSG_FIRSTHDR(&header);
     if (c && c->cmsg_type == SCM_RIGHTS) {
         base_close(*passed);
@@ -113,6 +117,13 @@ static void await_type(unsigned wanted)
         if (type == 0)
             exit(PROTO_EXIT_DONE);
     }
+}
+
+static void take_verdict(void)
+{
+    int file = -1;
+    unsigned type = receive_raw(exchange_fd, &file);
+    fprintf(stderr, "rogue: verdict %u, %s\n", type ? answer : 0, file < 0 ? "no files" : "files");
 }
 
 static void spawn_stranger(void);
@@ -133,7 +144,7 @@ static void run_line(const char *line)
     else if (strcmp(verb, "await") == 0)
         await_type((unsigned)atoi(line + skip));
     else if (strcmp(verb, "verdict") == 0)
-        receive_raw(exchange_fd, &(int){-1});
+        take_verdict();
     else if (strcmp(verb, "close") == 0)
         close(PROTO_FD_CONTROL);
     else if (strcmp(verb, "exit") == 0)
@@ -303,9 +314,10 @@ static int print_names(void)
 {
     printf("nursery %d\nworker %d\nauth %d\nctl %d\nmaster %d\n", ROLE_NURSERY, ROLE_WORKER,
            ROLE_AUTH, ROLE_CTL, ROLE_MASTER);
-    printf("starting %d\nidle %d\nclient %d\nlogin %d\nmail %d\nbusy %d\ndone %d\nexchange %d\n",
+    printf("starting %d\nidle %d\nclient %d\nlogin %d\nmail %d\nbusy %d\ndone %d\nexchange %d\n"
+           "delivery %d\n",
            STATE_STARTING, STATE_IDLE, STATE_CLIENT, STATE_LOGIN, STATE_MAIL, STATE_BUSY,
-           STATE_DONE, STATE_EXCHANGE);
+           STATE_DONE, STATE_EXCHANGE, STATE_DELIVERY);
     printf("fingerprint %llu\nmessage_max %d\n", (unsigned long long)proto_fingerprint(),
            PROTO_MESSAGE_MAX);
     return 0;

@@ -226,6 +226,31 @@ def test_103_records_of_a_worker(rogues, state):
     r.honest_again()
 
 
+@pytest.mark.parametrize("state", ["delivery", "done"])
+def test_records_of_a_worker_that_delivers(rogues, state):
+    """The same of a worker whose client speaks LMTP, before and after its last word."""
+    r = rogues("poplar-worker", workers_max_sessions="8")
+    p = r.start()
+    for what, records in wrong_records("worker", state):
+        before = len(r.lines("it sent a record"))
+        r.tell("worker client", *WAY.get(state, []), *[f"send {one}" for one in records])
+        with deliverer(p):
+            pid = r.taken()
+            r.punished(pid, what)
+        said = wait_until(lambda: r.lines("it sent a record")[before:], what)
+        assert len(said) == 1, what
+        assert r.lines(rf"killing worker {pid}: it sent a record \w+"), what
+    r.honest_again()
+
+
+@contextlib.contextmanager
+def deliverer(p):
+    """A client of the LMTP socket."""
+    with socket.socket(socket.AF_UNIX) as s:
+        s.connect(str(p.lmtp))
+        yield s
+
+
 @contextlib.contextmanager
 def another_worker(r):
     """A client takes the idle worker, so that another one is made."""
@@ -460,6 +485,82 @@ def test_grants_at_once(rogues):
     pid = abuse(r, *WAY["mail"], *[f"send {record('grant-again')}"] * 8)
     assert r.lines(f"killing worker {pid}: it asks too often")
     assert p.process.poll() is None
+    r.honest_again()
+
+
+ASK, OPEN = 1, 2  # enum recipient_purpose
+
+
+def asking(name, purpose):
+    """A worker asks about a recipient, and waits for the verdict."""
+    return [f"send {record('recipient', name, purpose)}", f"await {ROW['exchange'].type}",
+            "verdict"]
+
+
+@pytest.mark.parametrize("name, purpose", [
+    (b"alice", 0), (b"alice", 3), (b"alice", 0xffffffff), (b"x" * 321, ASK)])
+def test_recipients_that_nobody_would_ask_for(rogues, name, purpose):
+    """The record is well-formed; what it asks for is nothing that there is."""
+    r = rogues("poplar-worker")
+    p = r.start()
+    r.tell("worker client", f"send {record('recipient', name, purpose)}")
+    with deliverer(p):
+        pid = r.taken()
+        r.punished(pid, "a recipient")
+    assert len(r.lines(f"killing worker {pid}: it asks about a recipient that cannot be")) == 1
+    r.honest_again()
+
+
+def test_recipients_asked_for_at_once(rogues):
+    """One is served, one may wait: the worker may have found out sooner than the master that an auth
+    process died. More is no honest worker."""
+    r = rogues("poplar-worker", auth_processes_max="1")
+    p = r.start()
+    auth = wait_until(lambda: p.auths(), "an auth process")[0]
+    os.kill(auth, signal.SIGSTOP)
+    ask = f"send {record('recipient', b'alice', ASK)}"
+    r.tell("worker client", *[ask] * 3)
+    with deliverer(p):
+        pid = r.taken()
+        r.punished(pid, "three at once")
+    assert len(r.lines(f"killing worker {pid}: it asks too often")) == 1
+    os.kill(auth, signal.SIGCONT)
+    r.honest_again()
+    assert p.process.poll() is None
+
+
+@pytest.mark.parametrize("name", [b"", b".", b"..", b"/", b"../../etc/passwd", b"a/b", b"al\tice",
+                                  b"alice\n", b"\xff\xfe", b"x" * 320, b"@", b"+", b"%2e%2e"])
+def test_recipients_that_no_worker_would_name(rogues, name):
+    """Within the contract, beyond what an honest worker lets through: whatever auth makes of it,
+    nothing is made outside the maildrops."""
+    r = rogues("poplar-worker", delivery_accept="any")
+    p = r.start()
+    r.tell("worker client", *asking(name, ASK), *asking(name, OPEN), "exit 0")
+    with deliverer(p):
+        pid = r.taken()
+        wait_until(lambda: r.gone(pid), "the worker's end")
+    assert os.listdir(p.state) == ["mail"]
+    for path in p.state.glob("mail/??/??/*"):
+        assert sorted(os.listdir(path)) == ["lock", "mail.db", "mail.db-shm", "mail.db-wal"]
+    r.honest_again()
+
+
+@pytest.mark.skipif(not poplar.ROOT, reason="needs root: connections of another user")
+def test_deliverer_that_claims_another_user(rogues):
+    """Who is at the other end is known from the kernel: a worker that its client took over gets no
+    maildrop that this client could not deliver to."""
+    r = rogues("poplar-worker", delivery_trusted="root", auth_canonical="pam")
+    p = r.start()
+    for uid, said in ((0, "verdict 0, files"), (65534, "verdict 12, no files")):
+        r.tell("worker client", *asking(b"alice", OPEN), f"send {record('grant-again')}")
+        os.seteuid(uid)
+        try:
+            with deliverer(p):
+                r.punished(r.taken(), "a grant")
+        finally:
+            os.seteuid(0)
+        assert r.lines("rogue: (verdict .*)")[-1] == said
     r.honest_again()
 
 

@@ -885,11 +885,15 @@ def test_large_message_in_constant_memory(start):
         assert int(raw.ask(b"STAT").split()[2]) > 100 << 20
 
 
+SENDERS, USERS, FETCHERS = 20, 50, 20
+EACH = 500 if os.environ.get("LONG") == "1" else 100  # messages of a sender
+
+
 def test_many_at_once(start):
-    """2,000 messages over 10 connections to 20 users, 10 sessions fetch and delete meanwhile: each
-    that was acknowledged is there, or was fetched, once and whole."""
+    """2,000 messages (LONG=1: 10,000) over 20 connections to 50 users, 20 sessions fetch and delete
+    meanwhile: each that was acknowledged is there, or was fetched, once and whole."""
     p = start(pam_unix=False, delivery_accept="any", workers_max_per_source="100")
-    users = [f"user{n}" for n in range(20)]
+    users = [f"user{n}" for n in range(USERS)]
     sent, fetched, problems = [], [], []
     sending = threading.Event()
     sending.set()
@@ -902,8 +906,8 @@ def test_many_at_once(start):
 
     def send(k):
         c = Lmtp(p.lmtp)
-        for n in range(200):
-            user = users[(k * 7 + n) % 20]
+        for n in range(EACH):
+            user = users[(k * 7 + n) % USERS]
             token = f"{k}-{n}-{user}".encode()
             text = b"Token: " + token + b"\r\n\r\n" + b"x" * (n * 37 % 3000) + b"\r\n"
             if c.deliver(user.encode(), message=text) == [b"250 2.0.0 Delivered"]:
@@ -925,22 +929,22 @@ def test_many_at_once(start):
         rounds = 0
         while sending.is_set() or rounds == 0:
             rounds += 1
-            for user in users[2 * k:2 * k + 2]:
+            for user in users[k::FETCHERS]:
                 with session(p, user) as raw:
                     got = take(user, raw)
                 fetched.extend(got)
 
-    senders = [threading.Thread(target=guarded, args=(send, k)) for k in range(10)]
-    fetchers = [threading.Thread(target=guarded, args=(fetch, k)) for k in range(10)]
+    senders = [threading.Thread(target=guarded, args=(send, k)) for k in range(SENDERS)]
+    fetchers = [threading.Thread(target=guarded, args=(fetch, k)) for k in range(FETCHERS)]
     for thread in senders + fetchers:
         thread.start()
     for thread in senders:
-        thread.join(120)
+        thread.join(600)
     sending.clear()
     for thread in fetchers:
-        thread.join(120)
+        thread.join(600)
     assert not problems, problems[:3]
-    assert len(sent) == 2000
+    assert len(sent) == SENDERS * EACH
     for user in users:
         with session(p, user) as raw:
             fetched.extend(take(user, raw))
