@@ -251,6 +251,8 @@ void maildrop_close(struct maildrop *maildrop)
         sqlite3_finalize(maildrop->statements[i]);
     sqlite3_close(maildrop->db);
     vfs_revoke();
+    /* Whoever passed the descriptor on may have it for a moment longer. */
+    lock_release(maildrop->lock_fd, MAILDROP_LOCK_SESSION);
     close(maildrop->lock_fd);
     free(maildrop);
 }

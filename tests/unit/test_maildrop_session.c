@@ -5,6 +5,7 @@
  */
 #include "test_store.h"
 
+#include "store/lock.h"
 #include "store/surrogate.h"
 #include <time.h>
 
@@ -305,6 +306,27 @@ static void test_login_delay(void **state)
     assert_in_range(log_in(1000), 900, 1000);
 }
 
+/* Whoever passed the lock on still has it for a moment; the session is over all the same. */
+static void test_lock_ends_with_the_session(void **state)
+{
+    char path[80];
+    int fds[MAILDROP_FILES];
+    struct maildrop *m = NULL;
+
+    (void)state;
+    test_drop_grant(&drop, fds);
+    const int copy = dup(fds[MAILDROP_LOCK]);
+    assert_int_equal(lock_acquire(copy, MAILDROP_LOCK_SESSION, 0), STORE_OK);
+    assert_int_equal(maildrop_open(fds, &m), STORE_OK);
+    test_drop_path(&drop, MAILDROP_LOCK, path);
+    const int other = open(path, O_RDWR);
+    assert_int_equal(lock_acquire(other, MAILDROP_LOCK_SESSION, 0), STORE_BUSY);
+    maildrop_close(m);
+    assert_int_equal(lock_acquire(other, MAILDROP_LOCK_SESSION, 0), STORE_OK);
+    close(copy);
+    close(other);
+}
+
 int main(int argc, char **argv)
 {
 #define WITH_DROP(test) cmocka_unit_test_setup_teardown(test, set_up, tear_down)
@@ -313,7 +335,7 @@ int main(int argc, char **argv)
         WITH_DROP(test_large_headers), WITH_DROP(test_plain_totals),
         WITH_DROP(test_retrieved),     WITH_DROP(test_expire),
         WITH_DROP(test_expire_many),   WITH_DROP(test_expire_uses_an_index),
-        WITH_DROP(test_login_delay),
+        WITH_DROP(test_login_delay),   WITH_DROP(test_lock_ends_with_the_session),
     };
 
     if (argc == 4 && strcmp(argv[1], "outside") == 0)
