@@ -6,6 +6,7 @@ import fcntl
 import os
 import pwd
 import re
+import shutil
 import signal
 import smtplib
 import socket
@@ -603,6 +604,57 @@ def test_locked(start):
             b"451 4.3.2 The maildrop cannot be had now, try later", b"250 2.0.0 Delivered"]
     assert c.deliver(b"alice") == [b"250 2.0.0 Delivered"]
     assert len(mail_of(p)) == 2
+
+
+@pytest.mark.parametrize("files", [["mail.db"], ["mail.db", "mail.db-wal"]])
+@pytest.mark.parametrize("before, between", [(2, 2), (5, 60), (60, 5), (150, 150)])
+def test_a_raw_file_put_back(start, files, before, between):
+    """Under the running server, with its WAL or, as nobody should, without: whatever state that is,
+    no UIDL ever names two messages."""
+    p = start()
+    c = Lmtp(p.lmtp)
+    named = {}
+
+    def deliver(n):
+        for _ in range(n):
+            token = b"%d" % (len(sent) + 1)
+            sent.append(token)
+            message = b"Token: " + token + b"\r\n\r\n" + b"x" * 900 + b"\r\n"
+            assert c.deliver(b"alice", message=message) == [b"250 2.0.0 Delivered"]
+
+    def look():
+        """What a client sees. Of a damaged maildrop it is shown less, and the session may end."""
+        raw = p.connect()
+        raw.ask(b"USER alice")
+        answer = raw.ask(b"PASS secret")
+        assert answer.startswith((b"+OK", b"-ERR [SYS/PERM]")), answer
+        listed = raw.multi() if answer.startswith(b"+OK") and raw.ask(b"UIDL")[:3] == b"+OK" else []
+        for number, uidl in map(bytes.split, listed):
+            text = b""
+            with contextlib.suppress(OSError):
+                raw.send(b"RETR " + number + b"\r\n")
+                while (line := raw.line()) not in (b".\r\n", b"") and line[:4] != b"-ERR":
+                    text += line
+            if token := re.search(rb"Token: (\d+)\r\n", text):
+                assert named.setdefault(uidl, token[1]) == token[1]
+        with contextlib.suppress(OSError):
+            raw.ask(b"QUIT")
+
+    sent = []
+    deliver(before)
+    look()
+    assert len(named) == before
+    drop = p.maildrop("alice")
+    for file in files:
+        shutil.copyfile(drop / file, p.directory / file)
+    deliver(between)
+    look()
+    assert len(named) == before + between
+    for file in files:
+        shutil.copyfile(p.directory / file, drop / file)
+    deliver(before + between)  # ids go through those that were given before
+    look()
+    assert len(files) == 1 or len(named) == 2 * (before + between)
 
 
 def test_during_a_session(start):
