@@ -58,7 +58,7 @@ $(B)/poplard: $(B)/daemon/main.o $(MASTER_O) $(CONFIGFILE_O) $(B)/daemon/privile
 $(B)/poplard: LDLIBS := -lsystemd -linih
 $(B)/poplar-auth: $(B)/auth/main.o $(AUTH_O) $(TEMPLATE_O) $(CHILD_O) $(FLOOR_O)
 $(B)/poplar-auth: LDLIBS := -lpam
-$(B)/poplar-worker: $(B)/worker/main.o $(WORKER_O) $(STORE_O) $(CHILD_O) $(FLOOR_O)
+$(B)/poplar-worker: $(B)/worker/main.o $(WORKER_O) $(STORE_O) $(TEMPLATE_O) $(CHILD_O) $(FLOOR_O)
 $(B)/poplar-worker: LDLIBS := -lssl -lcrypto -lsqlite3 -lseccomp -lidn
 $(B)/poplarctl: $(B)/store/ctl.o $(CTL_O) $(STORE_O) $(B)/auth/grant.o $(B)/auth/canonical.o \
 	$(TEMPLATE_O) $(CONFIGFILE_O) $(B)/daemon/privileges.o $(FLOOR_O)
@@ -133,8 +133,8 @@ $(B)/tests/rogue: $(B)/tests/support/rogue.o $(B)/daemon/child.o $(FLOOR_O)
 	$(Q)$(link) -o $@ $^
 
 # A worker in which an attacker runs code, for the system tests.
-$(B)/tests/exploited: $(B)/tests/support/exploit.o $(B)/worker/main.o $(WORKER_O) $(STORE_O) $(CHILD_O) \
-		$(FLOOR_O)
+$(B)/tests/exploited: $(B)/tests/support/exploit.o $(B)/worker/main.o $(WORKER_O) $(STORE_O) \
+		$(TEMPLATE_O) $(CHILD_O) $(FLOOR_O)
 	@mkdir -p $(@D)
 	$(call say,$@)
 	$(Q)$(link) -Wl,--wrap=commands_find -o $@ $^ -lssl -lcrypto -lsqlite3 -lseccomp -lidn

@@ -46,6 +46,10 @@ enum statement {
     STATEMENT_ADD_CHUNK,
     STATEMENT_ADD_MESSAGE,
     STATEMENT_SETTING,
+    STATEMENT_MODE,
+    STATEMENT_APPLICATION,
+    STATEMENT_VERSION,
+    STATEMENT_SCHEMA,
     STATEMENTS
 };
 
@@ -53,7 +57,8 @@ struct maildrop {
     sqlite3 *db;
     int lock_fd;
     sqlite3_stmt *statements[STATEMENTS];
-    int minor; /* version of the schema */
+    int minor;       /* version of the schema */
+    uint64_t schema; /* a digest of the schema that a warm handle knows; store/warm.c */
     unsigned patience_ms;
     uint64_t deadline; /* of the call under way, on lock_clock() */
     int wal_frames;    /* in the WAL after our last commit */
@@ -62,6 +67,13 @@ struct maildrop {
     enum store_outcome batch_outcome; /* what ended the batch's transaction under way */
     char error[200];
 };
+
+/* Open the granted database with the settings that need no file; maildrop.c. */
+enum store_outcome handle_connect(struct maildrop *m);
+
+/* Count the WAL's frames. Only after PRAGMA wal_autocheckpoint, which uses the same hook and would
+ * take it away. */
+void handle_watch_wal(struct maildrop *m);
 
 /* Begin a call: from now on its patience runs. */
 void handle_begin_call(struct maildrop *m);

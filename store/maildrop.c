@@ -9,6 +9,7 @@
 #include "store/lock.h"
 #include "store/schema.h"
 #include "store/vfs.h"
+#include "store/warm.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -60,6 +61,8 @@ enum store_outcome maildrop_library_init(bool granted_only)
         if (sqlite3_libversion_number() < SQLITE_OLDEST || sqlite3_compileoption_used("OMIT_WAL") ||
             sqlite3_config(SQLITE_CONFIG_SINGLETHREAD) != SQLITE_OK ||
             sqlite3_config(SQLITE_CONFIG_MEMSTATUS, 0) != SQLITE_OK ||
+            /* Pages one by one, as they are needed: most sessions need five. */
+            sqlite3_config(SQLITE_CONFIG_PAGECACHE, NULL, 0, 0) != SQLITE_OK ||
             sqlite3_initialize() != SQLITE_OK)
             return STORE_REFUSED;
         initialised = true;
@@ -138,9 +141,6 @@ static enum store_outcome bring_up_to_date(struct maildrop *m)
     enum store_outcome outcome;
     int minor;
 
-    m->minor = schema_minor(m->db);
-    if (m->minor < 0)
-        return handle_outcome(m, sqlite3_errcode(m->db));
     if (m->minor >= SCHEMA_MINOR)
         return STORE_OK;
     if ((outcome = handle_begin_write(m)) == STORE_OK) {
@@ -154,15 +154,12 @@ static enum store_outcome bring_up_to_date(struct maildrop *m)
     return outcome == STORE_BUSY || outcome == STORE_FULL ? STORE_OK : outcome;
 }
 
-static enum store_outcome open_database(struct maildrop *m)
+enum store_outcome handle_connect(struct maildrop *m)
 {
     const char *name = maildrop_file_names[MAILDROP_DB];
     char path[sizeof(VFS_FOLDER) + 16];
-    enum store_outcome outcome;
     int rc;
 
-    if ((outcome = check_header(m)) != STORE_OK)
-        return outcome;
     snprintf(path, sizeof(path), "%s%s", VFS_FOLDER, name);
     rc = sqlite3_open_v2(path, &m->db, SQLITE_OPEN_READWRITE, VFS_NAME);
     if (!m->db)
@@ -173,11 +170,45 @@ static enum store_outcome open_database(struct maildrop *m)
     sqlite3_busy_handler(m->db, wait_for_others, m);
     if (schema_harden(m->db) != STORE_OK)
         return handle_fail(m, STORE_REFUSED, "SQLite does not take a setting the store needs");
-    if ((outcome = check_schema(m)) != STORE_OK)
-        return outcome;
-    /* Only now: PRAGMA wal_autocheckpoint uses the same hook and would take it away. */
-    sqlite3_wal_hook(m->db, note_wal_frames, m);
     return STORE_OK;
+}
+
+void handle_watch_wal(struct maildrop *m)
+{
+    sqlite3_wal_hook(m->db, note_wal_frames, m);
+}
+
+static enum store_outcome open_cold(struct maildrop *m)
+{
+    enum store_outcome outcome;
+
+    if ((outcome = handle_connect(m)) != STORE_OK || (outcome = check_schema(m)) != STORE_OK)
+        return outcome;
+    handle_watch_wal(m);
+    m->minor = schema_minor(m->db);
+    return m->minor < 0 ? handle_outcome(m, sqlite3_errcode(m->db)) : STORE_OK;
+}
+
+static void disconnect(struct maildrop *m)
+{
+    for (size_t i = 0; i < STATEMENTS; i++)
+        sqlite3_finalize(m->statements[i]);
+    memset(m->statements, 0, sizeof(m->statements));
+    sqlite3_close(m->db);
+    m->db = NULL;
+}
+
+static enum store_outcome open_database(struct maildrop *m, bool warm)
+{
+    enum store_outcome outcome = check_header(m);
+
+    if (outcome != STORE_OK || !warm)
+        return outcome != STORE_OK ? outcome : open_cold(m);
+    if ((outcome = warm_check(m)) != STORE_REFUSED)
+        return outcome;
+    disconnect(m);
+    m->schema = 0;
+    return open_cold(m);
 }
 
 /* A large WAL that somebody left behind makes every opening slow: the first of them reads it all.
@@ -203,15 +234,17 @@ static bool is_index_of_another_wal(const struct maildrop *m)
 enum store_outcome maildrop_open(const int files[MAILDROP_FILES], struct maildrop **opened)
 {
     struct maildrop_totals totals;
-    struct maildrop *m = NULL;
-    enum store_outcome outcome = vfs_grant(files);
+    struct maildrop *m = warm_take(files);
+    const bool warm = m != NULL;
+    enum store_outcome outcome = warm ? STORE_OK : vfs_grant(files);
 
     if (outcome != STORE_OK) {
         close(files[MAILDROP_LOCK]);
         snprintf(open_error, sizeof(open_error), "this process has a maildrop open already");
         return outcome;
     }
-    m = calloc(1, sizeof(*m));
+    if (!m)
+        m = calloc(1, sizeof(*m));
     if (!m) {
         vfs_revoke();
         close(files[MAILDROP_LOCK]);
@@ -221,8 +254,8 @@ enum store_outcome maildrop_open(const int files[MAILDROP_FILES], struct maildro
     m->lock_fd = files[MAILDROP_LOCK];
     m->patience_ms = HANDLE_PATIENCE_MS;
     handle_begin_call(m);
-    outcome = open_database(m);
-    if (outcome == STORE_OK)
+    outcome = open_database(m, warm);
+    if (outcome == STORE_OK && !warm) /* which has read already */
         outcome = handle_state(m, &totals);
     /* After the first read SQLite's lock on the database keeps every other opener from removing
      * -wal and -shm. If they went before, nobody else will ever see what is written to ours; and
@@ -247,14 +280,20 @@ void maildrop_close(struct maildrop *maildrop)
 {
     if (!maildrop)
         return;
-    for (size_t i = 0; i < STATEMENTS; i++)
-        sqlite3_finalize(maildrop->statements[i]);
-    sqlite3_close(maildrop->db);
+    disconnect(maildrop);
     vfs_revoke();
     /* Whoever passed the descriptor on may have it for a moment longer. */
     lock_release(maildrop->lock_fd, MAILDROP_LOCK_SESSION);
     close(maildrop->lock_fd);
     free(maildrop);
+}
+
+void maildrop_leave(struct maildrop *maildrop)
+{
+    if (!maildrop)
+        return;
+    vfs_revoke();
+    close(maildrop->lock_fd);
 }
 
 const char *maildrop_error(const struct maildrop *maildrop)

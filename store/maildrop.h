@@ -107,6 +107,11 @@ enum store_outcome maildrop_library_init(bool granted_only);
 /* Call in a forked child: SQLite forgets what randomness it shared with its parent. */
 void maildrop_library_forked(void);
 
+/* Call before a fork: the first maildrop_open() of each child then finds a connection ready, its
+ * settings made, the schema read, statements prepared, if the descriptor of the database that it is
+ * granted has this number. `octets` is an empty maildrop (store/files.h). */
+enum store_outcome maildrop_library_warm(const unsigned char *octets, size_t size, int database_fd);
+
 /* A short English word or phrase for logs. */
 const char *maildrop_outcome_name(enum store_outcome outcome);
 
@@ -117,6 +122,8 @@ const char *maildrop_outcome_name(enum store_outcome outcome);
 enum store_outcome maildrop_open(const int files[MAILDROP_FILES], struct maildrop **opened);
 /* Close, without checkpoint; -wal and -shm stay. NULL is legal. */
 void maildrop_close(struct maildrop *maildrop);
+/* Give the grant and its locks back in a process that ends next: frees no memory. NULL is legal. */
+void maildrop_leave(struct maildrop *maildrop);
 /* Words on the last failure, for the log; of maildrop_open() when `maildrop` is NULL. Never NULL,
  * valid until the next call. */
 const char *maildrop_error(const struct maildrop *maildrop);

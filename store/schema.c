@@ -210,17 +210,30 @@ enum store_outcome schema_harden(sqlite3 *db)
     return apply(db, settings, sizeof(settings) / sizeof(settings[0]), &rc);
 }
 
+enum store_outcome schema_settle(sqlite3 *db, int *rc)
+{
+    return apply(db, file_settings, sizeof(file_settings) / sizeof(file_settings[0]), rc);
+}
+
 enum store_outcome schema_check(sqlite3 *db, int *rc)
 {
     char mode[24];
     enum store_outcome outcome;
 
-    outcome = apply(db, file_settings, sizeof(file_settings) / sizeof(file_settings[0]), rc);
-    if (outcome != STORE_OK)
+    if ((outcome = schema_settle(db, rc)) != STORE_OK)
         return outcome;
     if ((*rc = ask(db, "PRAGMA journal_mode", mode, sizeof(mode))) != SQLITE_OK)
         return STORE_IO;
     return strcmp(mode, "wal") == 0 ? schema_identify(db, rc) : STORE_DAMAGED;
+}
+
+enum store_outcome schema_identity(int64_t application_id, int64_t version)
+{
+    if (application_id != SCHEMA_APPLICATION_ID)
+        return STORE_DAMAGED;
+    if (version >> 16 > SCHEMA_MAJOR)
+        return STORE_NEWER;
+    return version >> 16 == SCHEMA_MAJOR ? STORE_OK : STORE_DAMAGED;
 }
 
 enum store_outcome schema_identify(sqlite3 *db, int *rc)
@@ -230,11 +243,7 @@ enum store_outcome schema_identify(sqlite3 *db, int *rc)
     if ((*rc = ask(db, "PRAGMA application_id", identity, sizeof(identity))) != SQLITE_OK ||
         (*rc = ask(db, "PRAGMA user_version", version, sizeof(version))) != SQLITE_OK)
         return STORE_IO;
-    if (atol(identity) != SCHEMA_APPLICATION_ID)
-        return STORE_DAMAGED;
-    if (atol(version) >> 16 > SCHEMA_MAJOR)
-        return STORE_NEWER;
-    return atol(version) >> 16 == SCHEMA_MAJOR ? STORE_OK : STORE_DAMAGED;
+    return schema_identity(atol(identity), atol(version));
 }
 
 int schema_minor(sqlite3 *db)

@@ -32,9 +32,15 @@ int schema_upgrade(sqlite3 *db, int minor);
  * setting that does not take is STORE_REFUSED. Reads nothing from the file. */
 enum store_outcome schema_harden(sqlite3 *db);
 
-/* The settings that do read the file, and its identity: WAL mode, application_id, user_version.
+/* The settings that do read the file, each read back as well. */
+enum store_outcome schema_settle(sqlite3 *db, int *rc);
+
+/* These settings, and the file's identity: WAL mode, application_id, user_version.
  * STORE_OK, STORE_DAMAGED, STORE_NEWER, or `*rc` when SQLite failed (then STORE_IO). */
 enum store_outcome schema_check(sqlite3 *db, int *rc);
+
+/* What the two numbers of an identity mean. */
+enum store_outcome schema_identity(int64_t application_id, int64_t version);
 
 /* Of these the identity alone: all that can be asked of a backup, which nobody writes to. */
 enum store_outcome schema_identify(sqlite3 *db, int *rc);

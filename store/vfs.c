@@ -18,13 +18,18 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { PARKED_MAX = 48 };
+enum {
+    PARKED_MAX = 48,
+    SHM_REGION = 32768, /* octets of -shm that are mapped at a time */
+    SHM_CUT = 3         /* what SQLite leaves of one that it does not believe */
+};
 
 /* What a path means to us. */
 enum meaning { GRANTED, ABSENT, FORBIDDEN, ELSEWHERE };
 
 static struct {
     bool installed, granted_only, live;
+    bool expecting; /* a grant: only its database's number is known */
     sqlite3_vfs vfs, *unix_vfs;
     int fds[MAILDROP_FILES];
     bool taken[MAILDROP_FILES]; /* SQLite has it open */
@@ -45,6 +50,7 @@ static struct {
     int (*rmdir)(const char *);
     ssize_t (*readlink)(const char *, char *, size_t);
     int (*open_directory)(const char *, int *);
+    int (*ftruncate)(int, off_t);
     int (*fchmod)(int, mode_t);
     int (*fchown)(int, uid_t, gid_t);
     uid_t (*geteuid)(void);
@@ -216,6 +222,26 @@ static int call_open_directory(const char *path, int *fd)
     return meaning_of(path, &file) == ELSEWHERE ? real.open_directory(path, fd) : SQLITE_CANTOPEN;
 }
 
+/* The first to open -shm cuts it to three octets, so that nothing of it is believed, and then grows
+ * it to SHM_REGION again, one write a page. What that makes is so many zero octets, and they can be
+ * had at once, without the file system giving blocks back and taking new ones. */
+static bool clear_shm(int fd)
+{
+    static const char zeros[SHM_REGION];
+    struct stat status;
+
+    return fstat(fd, &status) == 0 && status.st_size >= SHM_REGION &&
+           (status.st_size == SHM_REGION || real.ftruncate(fd, SHM_REGION) == 0) &&
+           pwrite(fd, zeros, sizeof(zeros), 0) == (ssize_t)sizeof(zeros);
+}
+
+static int call_ftruncate(int fd, off_t size)
+{
+    if (self.live && self.fds[MAILDROP_SHM] == fd && size == SHM_CUT && clear_shm(fd))
+        return 0;
+    return real.ftruncate(fd, size);
+}
+
 /* Modes and owners of granted files are the opener's business. */
 static int call_fchmod(int fd, mode_t mode)
 {
@@ -294,7 +320,8 @@ static bool replace_calls(void)
            REPLACE(getcwd, "getcwd") && REPLACE(stat, "stat") && REPLACE(lstat, "lstat") &&
            REPLACE(unlink, "unlink") && REPLACE(mkdir, "mkdir") && REPLACE(rmdir, "rmdir") &&
            REPLACE(readlink, "readlink") && REPLACE(open_directory, "openDirectory") &&
-           REPLACE(fchmod, "fchmod") && REPLACE(fchown, "fchown") && REPLACE(geteuid, "geteuid");
+           REPLACE(ftruncate, "ftruncate") && REPLACE(fchmod, "fchmod") &&
+           REPLACE(fchown, "fchown") && REPLACE(geteuid, "geteuid");
 }
 
 enum store_outcome vfs_install(bool granted_only)
@@ -336,6 +363,27 @@ enum store_outcome vfs_grant(const int files[MAILDROP_FILES])
     memset(self.taken, 0, sizeof(self.taken));
     self.live = true;
     return STORE_OK;
+}
+
+enum store_outcome vfs_expect(int fd)
+{
+    const int files[MAILDROP_FILES] = {-1, [MAILDROP_DB] = fd, [MAILDROP_WAL] = -1, -1};
+    const enum store_outcome outcome = vfs_grant(files);
+
+    self.expecting = outcome == STORE_OK;
+    return outcome;
+}
+
+bool vfs_fulfil(const int files[MAILDROP_FILES])
+{
+    const bool fits = self.expecting && self.fds[MAILDROP_DB] == files[MAILDROP_DB];
+
+    if (self.expecting)
+        self.live = fits;
+    self.expecting = false;
+    if (fits)
+        memcpy(self.fds, files, sizeof(self.fds));
+    return fits;
 }
 
 void vfs_revoke(void)

@@ -22,6 +22,14 @@ enum store_outcome vfs_install(bool granted_only);
  * them now could drop its locks. */
 enum store_outcome vfs_grant(const int files[MAILDROP_FILES]);
 
+/* A database is opened now that stands in for one to come: `fd` is its descriptor, and the grant's
+ * will have the same number (store/warm.c). */
+enum store_outcome vfs_expect(int fd);
+
+/* That grant is here. False if its number is another, or nothing was expected: whatever was opened
+ * on the stand-in may never be used again, not even to close it. */
+bool vfs_fulfil(const int files[MAILDROP_FILES]);
+
 /* End the grant, after sqlite3_close(): only this closes its descriptors. */
 void vfs_revoke(void);
 

@@ -61,6 +61,11 @@ static void warm_up(struct child *child)
                   maildrop_outcome_name(outcome));
         exit(EX_SOFTWARE);
     }
+    outcome = maildrop_library_warm(maildrop_template, maildrop_template_size,
+                                    PROTO_FD_GRANT + MAILDROP_DB);
+    if (outcome != STORE_OK)
+        child_log(&child->control, LOG_WARNING, "maildrops are opened slowly: %s",
+                  maildrop_outcome_name(outcome));
 }
 
 static void set_up_tls(struct child *child, struct tls *tls)

@@ -191,7 +191,10 @@ static void take_leave(struct session *s)
         s->stream.failure = STREAM_OK;
         session_error(s, CODE_NONE, TEXT_LOGIN_TIMEOUT);
     }
-    view_close(&s->view);
+    if (s->last)
+        view_leave(&s->view);
+    else
+        view_close(&s->view);
     stream_close(&s->stream);
 }
 

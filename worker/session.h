@@ -57,6 +57,7 @@ struct session {
 
     bool reading;       /* waiting for a command */
     unsigned finishing; /* enum session_end: asked to end, and why; 0: not */
+    bool last;          /* the process ends with this session */
 
     unsigned end;     /* enum session_end; 0: goes on */
     char detail[256]; /* more about the end, for the log */

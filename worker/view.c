@@ -173,6 +173,12 @@ enum store_outcome view_commit(struct view *view, uint64_t undelete_for)
     return outcome;
 }
 
+void view_leave(struct view *view)
+{
+    maildrop_leave(view->maildrop);
+    *view = (struct view){0};
+}
+
 void view_close(struct view *view)
 {
     maildrop_snapshot_free(view->snapshot);

@@ -64,5 +64,7 @@ enum store_outcome view_commit(struct view *view, uint64_t undelete_for);
 
 /* Close the maildrop, which frees its locks. Legal on a view that is not open. */
 void view_close(struct view *view);
+/* The same as the last act of a process, which then need not put its memory in order. */
+void view_leave(struct view *view);
 
 #endif

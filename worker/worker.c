@@ -91,6 +91,7 @@ void worker_live(const struct heritage *heritage, int control_fd)
     struct session *s = make_session();
     s->config = heritage->config;
     s->tls = heritage->tls;
+    s->last = true;
     channel_open(&s->control, PROTO_FD_CONTROL, ROLE_WORKER, ROLE_MASTER, STATE_STARTING);
     if (!confine_worker() || !filter_load(heritage->filter))
         _exit(EX_OSERR);

@@ -367,6 +367,9 @@ class Dovecot(ForeignServer):
             return self.world.maildir(kind)
 
         def make(kind, to):
+            if mail.KINDS[kind][0] == 0:
+                to.mkdir()
+                return
             name = "golden" + kind
             source = self.tree.srv / "source"
             mail.copy(self.world.maildir(kind), source, self.owner(kind, 1))

@@ -338,11 +338,12 @@ def test_vanished_between_sessions(store, names):
     fill(p, 3)
     mail = mail_of(p)
     drop = p.maildrop("alice")
-    outside(drop / "mail.db", "PRAGMA wal_checkpoint(TRUNCATE)")
-    log_in_again = mail_of(p)
-    assert log_in_again == mail
-    outside_size = (drop / "mail.db-wal").stat().st_size
-    assert outside_size == 0
+    for _ in range(5):  # a session in another second than the one before notes that in the WAL
+        outside(drop / "mail.db", "PRAGMA wal_checkpoint(TRUNCATE)")
+        assert mail_of(p) == mail
+        if (drop / "mail.db-wal").stat().st_size == 0:
+            break
+    assert (drop / "mail.db-wal").stat().st_size == 0
     for name in names:
         (drop / name).unlink()
     assert mail_of(p) == mail

@@ -1,0 +1,205 @@
+/*
+ * warm.c - a connection made ready before there is a maildrop to connect to.
+ *
+ * Runs in the nursery, before it is confined, and in a worker. Most of what opening a maildrop
+ * costs is the same for all of them: some thirty settings, the schema's SQL, our statements. The
+ * nursery does that once, on a stand-in: an empty maildrop in memory, not in WAL mode, so that
+ * SQLite opens neither -wal nor -shm. The worker's grant then comes under the stand-in's descriptor
+ * number, and to SQLite it looks as if another process had changed the file: it throws its page
+ * cache away, finds WAL mode, and goes on with the schema it knows if the schema's version is the
+ * same.
+ *
+ * Two things that SQLite does not look at are made sure of here: that the cache is thrown away
+ * (the stand-in has a change counter that no maildrop has), and that the schema is the same (a
+ * version may be equal by chance). The stand-in's inode is what SQLite's locks are filed under: one
+ * file at a time in a process, so that is a name and nothing more.
+ */
+#include "store/warm.h"
+#include "store/lock.h"
+#include "store/schema.h"
+#include "store/vfs.h"
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+/* The database header, sqlite.org/fileformat.html 1.3. */
+enum { WRITE_VERSION = 18, READ_VERSION = 19, CHANGE_COUNTER = 24, VERSION_ROLLBACK = 1 };
+
+static struct maildrop *ready;
+
+/* What sessions need between login and QUIT. */
+static const enum statement prepared[] = {
+    STATEMENT_BEGIN_READ, STATEMENT_BEGIN_WRITE, STATEMENT_COMMIT,  STATEMENT_ROLLBACK,
+    STATEMENT_STATE,      STATEMENT_SNAPSHOT,    STATEMENT_HEADER,  STATEMENT_CONTENT,
+    STATEMENT_MODE,       STATEMENT_APPLICATION, STATEMENT_VERSION, STATEMENT_SCHEMA,
+};
+
+static uint64_t mix(uint64_t digest, const void *octets, size_t size)
+{
+    const unsigned char *at = octets;
+
+    for (; size > 0; size--)
+        digest = (digest ^ *at++) * UINT64_C(0x100000001b3); /* FNV-1a: chance, not malice */
+    return digest;
+}
+
+/* A digest of all that statements depend on. A hostile file may have any schema it likes and lie
+ * about it: it is read as one of ours then, as any damaged file is. */
+static enum store_outcome digest_schema(struct maildrop *m, uint64_t *digest)
+{
+    uint64_t found = UINT64_C(0xcbf29ce484222325);
+    enum store_outcome outcome;
+    sqlite3_stmt *statement;
+
+    if ((outcome = handle_prepare(m, STATEMENT_SCHEMA, &statement)) != STORE_OK)
+        return outcome;
+    while ((outcome = handle_step(m, statement)) == STORE_OK) {
+        const int64_t root = sqlite3_column_int64(statement, 0);
+
+        found = mix(found, &root, sizeof(root));
+        for (int column = 1; column <= 2; column++) {
+            const void *text = sqlite3_column_text(statement, column);
+
+            found = mix(found, text ? text : "", (size_t)sqlite3_column_bytes(statement, column));
+        }
+    }
+    *digest = found;
+    return outcome == STORE_END ? STORE_OK : outcome;
+}
+
+/* Copy the empty maildrop into a file in memory, as the stand-in, under the number. */
+static bool place_stand_in(const unsigned char *octets, size_t size, int number)
+{
+    static const unsigned char counter[] = {0xff, 0xff, 0xff, 0xff};
+    static const unsigned char rollback[] = {VERSION_ROLLBACK, VERSION_ROLLBACK};
+    int fd;
+    bool placed;
+
+    if (fcntl(number, F_GETFD) >= 0) /* somebody else's */
+        return false;
+    fd = memfd_create("maildrop", MFD_CLOEXEC);
+    placed = fd >= 0 && write(fd, octets, size) == (ssize_t)size &&
+             pwrite(fd, rollback, sizeof(rollback), WRITE_VERSION) == (ssize_t)sizeof(rollback) &&
+             pwrite(fd, counter, sizeof(counter), CHANGE_COUNTER) == (ssize_t)sizeof(counter) &&
+             (fd == number || dup3(fd, number, O_CLOEXEC) == number);
+    if (fd >= 0 && fd != number)
+        close(fd);
+    return placed;
+}
+
+static enum store_outcome make_ready(struct maildrop *m)
+{
+    struct maildrop_totals totals;
+    enum store_outcome outcome = handle_connect(m);
+    int rc = SQLITE_OK;
+
+    if (outcome == STORE_OK)
+        outcome = schema_settle(m->db, &rc);
+    for (size_t i = 0; outcome == STORE_OK && i < sizeof(prepared) / sizeof(prepared[0]); i++) {
+        sqlite3_stmt *statement;
+
+        outcome = handle_prepare(m, prepared[i], &statement);
+    }
+    if (outcome == STORE_OK)
+        outcome = handle_state(m, &totals);
+    if (outcome == STORE_OK)
+        outcome = digest_schema(m, &m->schema);
+    if (outcome != STORE_OK)
+        return outcome;
+    handle_watch_wal(m);
+    sqlite3_db_release_memory(m->db);
+    return STORE_OK;
+}
+
+enum store_outcome maildrop_library_warm(const unsigned char *octets, size_t size, int database_fd)
+{
+    struct maildrop *m;
+    enum store_outcome outcome;
+
+    if (size <= CHANGE_COUNTER || !place_stand_in(octets, size, database_fd))
+        return STORE_IO;
+    if ((outcome = vfs_expect(database_fd)) == STORE_OK) {
+        m = calloc(1, sizeof(*m));
+        outcome = m ? STORE_OK : STORE_MEMORY;
+        if (m) {
+            m->patience_ms = HANDLE_PATIENCE_MS;
+            handle_begin_call(m);
+            outcome = make_ready(m);
+        }
+        if (outcome == STORE_OK)
+            ready = m;
+    }
+    close(database_fd);
+    return outcome;
+}
+
+struct maildrop *warm_take(const int files[MAILDROP_FILES])
+{
+    struct maildrop *m = ready;
+
+    ready = NULL;
+    return vfs_fulfil(files) ? m : NULL;
+}
+
+static enum store_outcome ask(struct maildrop *m, enum statement which, int64_t *number, bool *wal)
+{
+    sqlite3_stmt *statement;
+    enum store_outcome outcome = handle_prepare(m, which, &statement);
+
+    if (outcome == STORE_OK)
+        outcome = handle_step(m, statement);
+    if (outcome != STORE_OK)
+        return outcome == STORE_END ? handle_fail(m, STORE_DAMAGED, "mail.db is not a maildrop")
+                                    : outcome;
+    if (number)
+        *number = sqlite3_column_int64(statement, 0);
+    else
+        *wal = sqlite3_column_text(statement, 0) &&
+               strcmp((const char *)sqlite3_column_text(statement, 0), "wal") == 0;
+    sqlite3_reset(statement);
+    return STORE_OK;
+}
+
+static enum store_outcome check(struct maildrop *m)
+{
+    int64_t application_id = 0, version = 0;
+    struct maildrop_totals totals;
+    uint64_t schema = 0;
+    enum store_outcome outcome;
+    bool wal = false;
+
+    /* The schema first: what is asked next may be answered from an index that is another's. */
+    if ((outcome = digest_schema(m, &schema)) != STORE_OK)
+        return outcome;
+    if (schema != m->schema)
+        return STORE_REFUSED;
+    if ((outcome = ask(m, STATEMENT_MODE, NULL, &wal)) != STORE_OK ||
+        (outcome = ask(m, STATEMENT_APPLICATION, &application_id, NULL)) != STORE_OK ||
+        (outcome = ask(m, STATEMENT_VERSION, &version, NULL)) != STORE_OK)
+        return outcome;
+    outcome = wal ? schema_identity(application_id, version) : STORE_DAMAGED;
+    m->minor = (int)(version & 0xffff);
+    return outcome == STORE_OK
+               ? handle_state(m, &totals)
+               : handle_fail(m, outcome,
+                             outcome == STORE_NEWER
+                                 ? "mail.db was written by a newer version of Poplar"
+                                 : "mail.db is not a maildrop");
+}
+
+/* All that a cold open asks, in one transaction, so that the locks are taken once. */
+enum store_outcome warm_check(struct maildrop *m)
+{
+    enum store_outcome outcome = handle_run(m, STATEMENT_BEGIN_READ);
+
+    if (outcome != STORE_OK)
+        return outcome;
+    outcome = check(m);
+    /* After any other outcome the connection is closed next, and what SQLite said is still wanted.
+     */
+    if (outcome == STORE_OK)
+        outcome = handle_run(m, STATEMENT_ROLLBACK);
+    return outcome;
+}

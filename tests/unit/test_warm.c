@@ -1,0 +1,244 @@
+/*
+ * test_warm.c - a connection made ready before there is a maildrop shows each maildrop as a cold
+ * one would, or gives way to a cold one.
+ *
+ * The library keeps one state a process: each case runs in a child, as workers do.
+ */
+#include "test_store.h"
+
+#include "store/handle.h"
+
+enum { DATABASE_FD = 57, COUNTER = 24 };
+
+static const char letter[] = "Subject: one\r\n\r\nbody\r\n";
+
+/* Grant a maildrop with its database under this number, in a child of the nursery. */
+static enum store_outcome open_at(const struct test_drop *drop, int number, struct maildrop **m)
+{
+    int fds[MAILDROP_FILES];
+
+    test_drop_grant(drop, fds);
+    assert_int_equal(dup3(fds[MAILDROP_DB], number, O_CLOEXEC), number);
+    close(fds[MAILDROP_DB]);
+    fds[MAILDROP_DB] = number;
+    return maildrop_open(fds, m);
+}
+
+/* The lines of `work` with a warm connection, in a child. */
+static void in_child(void (*work)(const struct test_drop *), const struct test_drop *drop)
+{
+    int status;
+    const pid_t pid = fork();
+
+    assert_true(pid >= 0);
+    if (pid == 0) {
+        assert_int_equal(
+            maildrop_library_warm(maildrop_template, maildrop_template_size, DATABASE_FD),
+            STORE_OK);
+        maildrop_library_forked();
+        work(drop);
+        _exit(0);
+    }
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_int_equal(status, 0);
+}
+
+static struct maildrop *open_warm(const struct test_drop *drop, bool warm)
+{
+    struct maildrop *m = NULL;
+    const enum store_outcome outcome = open_at(drop, DATABASE_FD, &m);
+
+    if (outcome != STORE_OK)
+        fail_msg("open: %s: %s", maildrop_outcome_name(outcome), maildrop_error(NULL));
+    assert_int_equal(m->schema != 0, warm);
+    return m;
+}
+
+/* Read all, add one, delete the first. */
+static void use(struct maildrop *m, uint64_t messages)
+{
+    struct maildrop_snapshot *snapshot;
+    char octets[100];
+    size_t got;
+    int64_t first;
+
+    assert_int_equal(test_totals(m).messages, messages);
+    snapshot = test_snapshot(m);
+    assert_int_equal(maildrop_snapshot_count(snapshot), messages);
+    first = maildrop_snapshot_entry(snapshot, 0)->id;
+    assert_int_equal(maildrop_read(m, first, 0, octets, sizeof(octets), &got), STORE_OK);
+    assert_int_equal(got, strlen(letter));
+    assert_memory_equal(octets, letter, got);
+    maildrop_snapshot_free(snapshot);
+    assert_int_equal(test_deliver_text(m, letter), STORE_OK);
+    assert_int_equal(maildrop_commit(m, NULL, 0, &first, 1, 0), STORE_OK);
+    assert_int_equal(test_totals(m).messages, messages);
+}
+
+static void use_warm(const struct test_drop *drop)
+{
+    struct maildrop *m = open_warm(drop, true);
+
+    use(m, 3);
+    maildrop_close(m);
+    m = open_warm(drop, false); /* a second one in the same process */
+    use(m, 3);
+    maildrop_close(m);
+}
+
+static void use_another_schema(const struct test_drop *drop)
+{
+    struct maildrop *m = open_warm(drop, false);
+
+    use(m, 3);
+    maildrop_close(m);
+}
+
+static void use_another_number(const struct test_drop *drop)
+{
+    struct maildrop *m = NULL;
+
+    assert_int_equal(open_at(drop, DATABASE_FD + 1, &m), STORE_OK);
+    assert_int_equal(m->schema, 0);
+    use(m, 3);
+    maildrop_close(m);
+}
+
+static void use_and_leave(const struct test_drop *drop)
+{
+    struct maildrop *m = open_warm(drop, true);
+
+    use(m, 3);
+    maildrop_leave(m);
+}
+
+static void meet_damage(const struct test_drop *drop)
+{
+    struct maildrop *m = NULL;
+
+    assert_int_equal(open_at(drop, DATABASE_FD, &m), STORE_DAMAGED);
+}
+
+static void meet_newer(const struct test_drop *drop)
+{
+    struct maildrop *m = NULL;
+
+    assert_int_equal(open_at(drop, DATABASE_FD, &m), STORE_NEWER);
+}
+
+static void fill(const struct test_drop *drop)
+{
+    struct maildrop *m = test_drop_open(drop);
+
+    for (int i = 0; i < 3; i++)
+        assert_int_equal(test_deliver_text(m, letter), STORE_OK);
+    maildrop_close(m);
+}
+
+static void test_serves(void **state)
+{
+    struct test_drop drop;
+
+    (void)state;
+    test_drop_make(&drop);
+    fill(&drop);
+    in_child(use_warm, &drop);
+    in_child(use_and_leave, &drop);
+    in_child(use_another_number, &drop);
+    test_drop_remove(&drop);
+}
+
+/* The stand-in's pages are in SQLite's cache, and this file claims to be unchanged since. */
+static void test_cache_is_thrown_away(void **state)
+{
+    static const unsigned char counter[] = {0xff, 0xff, 0xff, 0xff};
+    struct test_drop drop;
+    unsigned char header[16];
+    char path[80];
+    int fd;
+
+    (void)state;
+    test_drop_make(&drop);
+    fill(&drop);
+    test_outside(&drop, "PRAGMA wal_checkpoint(TRUNCATE)");
+    test_drop_path(&drop, MAILDROP_DB, path);
+    fd = open(path, O_RDWR);
+    memcpy(header, maildrop_template + COUNTER, sizeof(header));
+    memcpy(header, counter, sizeof(counter));
+    assert_int_equal(pwrite(fd, header, 4, COUNTER), 4);
+    assert_int_equal(pwrite(fd, header + 8, 8, COUNTER + 8), 8);
+    close(fd);
+    in_child(use_warm, &drop);
+    test_drop_remove(&drop);
+}
+
+/* Tables in other places than in the stand-in, under the same version of the schema; under
+ * another; and a schema with more in it. */
+static void test_schema_is_another(void **state)
+{
+    static const char *const changes[] = {
+        "DROP INDEX message_deleted; DROP TABLE imported;"
+        "CREATE TABLE imported(key BLOB PRIMARY KEY CHECK (length(key) = 16),"
+        " kept INTEGER NOT NULL) WITHOUT ROWID;"
+        "CREATE INDEX message_deleted ON message(deleted) WHERE deleted IS NOT NULL;",
+        "CREATE TABLE more(one INTEGER PRIMARY KEY);",
+    };
+    char sql[600];
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(changes) / sizeof(changes[0]); i++)
+        for (int same = 0; same < 2; same++) {
+            struct test_drop drop;
+            int version = maildrop_template[42] << 8 | maildrop_template[43];
+
+            test_drop_make(&drop);
+            fill(&drop);
+            snprintf(sql, sizeof(sql), "%s PRAGMA schema_version=%d", changes[i],
+                     same ? version : version + 100);
+            test_outside(&drop, sql);
+            in_child(use_another_schema, &drop);
+            test_drop_remove(&drop);
+        }
+}
+
+static void test_not_a_maildrop(void **state)
+{
+    static const struct {
+        const char *sql;
+        void (*meet)(const struct test_drop *);
+    } cases[] = {
+        {"PRAGMA application_id=1", meet_damage},
+        {"PRAGMA user_version=131072", meet_newer},
+        {"PRAGMA user_version=0", meet_damage},
+        {"PRAGMA journal_mode=DELETE", meet_damage},
+        {"UPDATE state SET messages = 0, octets = 0, plain_octets = 0", meet_damage},
+        {"DELETE FROM state", meet_damage},
+    };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        struct test_drop drop;
+
+        test_drop_make(&drop);
+        fill(&drop);
+        test_outside(&drop, cases[i].sql);
+        in_child(cases[i].meet, &drop);
+        test_drop_remove(&drop);
+    }
+}
+
+int main(int argc, char **argv)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_serves),
+        cmocka_unit_test(test_cache_is_thrown_away),
+        cmocka_unit_test(test_schema_is_another),
+        cmocka_unit_test(test_not_a_maildrop),
+    };
+
+    if (argc == 4 && strcmp(argv[1], "outside") == 0)
+        return test_outside_sqlite(argv[2], argv[3]);
+    if (maildrop_library_init(true) != STORE_OK)
+        return 1;
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
