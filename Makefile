@@ -164,6 +164,7 @@ run: deps-build deps-run
 check: deps-build deps-check deps-deb $(if $(filter 1,$(LONG)),deps-long)
 	@$(MAKE) --no-print-directory lint tests trees
 	$(if $(shell command -v clang),@$(MAKE) --no-print-directory $(clang_fuzz) fuzz-targets)
+	$(if $(filter 1,$(LONG)),@$(MAKE) --no-print-directory analyse)
 	@tests/support/check.sh $(B)
 
 tests: all $(UNIT) $(FAULTS) $(FUZZ:$(B)/tests/%=$(B)/tests/fuzz/%.o) $(MODULES) $(B)/tests/converse $(B)/tests/rogue $(B)/tests/exploited
@@ -206,6 +207,18 @@ lint:
 	@tests/support/arrows.sh
 	@echo "lint: clean"
 
+# Static analysers over all that is shipped.
+analyse: deps-build deps-long
+	@$(MAKE) --no-print-directory $(B)/store/template.c
+	@tests/support/analyse.sh $(cpp) $(CPPFLAGS) -std=c17
+
+# Every test with address and undefined-behaviour sanitizers in all programs. libcrypt is named so
+# that the sanitizer finds what pam_unix will call.
+sanitized: deps-build deps-check trees
+	@$(MAKE) --no-print-directory B=$(B)/sanitized LDFLAGS='-Wl,--no-as-needed -lcrypt -Wl,--as-needed' \
+	    CFLAGS='-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all' tests
+	@SANITIZED=1 tests/support/check.sh $(B)/sanitized
+
 clean:
 	rm -rf $(B)
 
@@ -223,6 +236,6 @@ $(B)/deb/tested: $(shell find Makefile LICENSE README.md auth daemon packaging s
 	@DEB_BUILD_OPTIONS=nocheck packaging/deb.sh $(B) >/dev/null
 	@touch $@
 
-.PHONY: all run check bench fuzz fuzz-targets tests trees unit lint clean deb rpm unchecked
+.PHONY: all run check analyse sanitized bench fuzz fuzz-targets tests trees unit lint clean deb rpm unchecked
 .SECONDARY:
 -include $(shell find $(B) -name '*.d' -type f 2>/dev/null)

@@ -198,7 +198,7 @@ static void list_set(struct text_list *list, const char *text)
     }
 }
 
-/* A decimal number with an optional unit letter of `units` (each with its factor). */
+/* A decimal number with an optional unit letter of `units` (each with its factor; NULL: none). */
 static bool parse_number(const char *text, const char *units, const uint64_t *factors,
                          uint64_t *value)
 {
@@ -209,7 +209,7 @@ static bool parse_number(const char *text, const char *units, const uint64_t *fa
     uint64_t number = strtoull(text, &rest, 10);
     uint64_t factor = 1;
     if (*rest) {
-        const char *unit = strchr(units, *rest);
+        const char *unit = units ? strchr(units, *rest) : NULL;
         if (!unit || rest[1])
             return false;
         factor = factors[unit - units];
@@ -224,7 +224,7 @@ static bool set_number(const struct setting *s, uint64_t *target, const char *va
         const char *units, *hint;
         uint64_t factors[4];
     } forms[] = {
-        [KIND_NUMBER] = {"", "a whole number", {0}},
+        [KIND_NUMBER] = {NULL, "a whole number", {0}},
         [KIND_TIME] = {"smhd", "a time such as 30s, 10m, 1h or 7d", {1, 60, 3600, 86400}},
         [KIND_SIZE] = {"KMG", "a size such as 500K, 50M or 2G", {1 << 10, 1 << 20, 1 << 30}},
     };

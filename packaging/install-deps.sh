@@ -13,7 +13,7 @@ check='clang-format libcmocka-dev libpam-wrapper libpam-pwdfile python3-pytest c
 deb='dpkg-dev debhelper po-debconf bash-completion systemd'
 rpm='rpm libcmocka-dev openssl'
 fuzz='clang libclang-rt-dev'
-long='claws-mail xvfb lintian' # hundreds of megabytes on a bare machine
+long='claws-mail xvfb lintian clang-tidy cppcheck' # hundreds of megabytes on a bare machine
 
 wanted=
 for set in "$@"; do

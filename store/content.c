@@ -49,7 +49,7 @@ static enum store_outcome read_row(struct maildrop *m, int64_t id, struct about 
 
 enum store_outcome maildrop_header_size(struct maildrop *maildrop, int64_t id, uint64_t *octets)
 {
-    struct about about;
+    struct about about = {0};
     const enum store_outcome outcome = read_row(maildrop, id, &about);
 
     if (outcome == STORE_OK)
@@ -136,7 +136,7 @@ static bool is_as_told(const struct about *about, size_t made_size)
 enum store_outcome maildrop_surrogate(struct maildrop *maildrop, int64_t id, char **header,
                                       size_t *size, uint64_t *body)
 {
-    struct about about;
+    struct about about = {0};
     char *raw = NULL, *made = NULL;
     size_t got = 0, made_size = 0;
     enum surrogate_outcome making;

@@ -172,8 +172,8 @@ static int run_one(struct ctl *ctl, const char *name, unsigned how, bool many, c
 
 int ctl_drops_each(struct ctl *ctl, unsigned how, ctl_drops_one *one)
 {
-    char **names;
-    size_t n;
+    char **names = NULL;
+    size_t n = 0;
     if (!(ctl->options & CTL_ALL))
         return run_one(ctl, ctl->words[0], how, false, one);
     int status = ctl_drops_list(ctl, &names, &n);

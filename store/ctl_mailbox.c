@@ -174,7 +174,7 @@ int ctl_mailbox_set(struct ctl *ctl)
 {
     struct ctl_maildrop maildrop;
     const char *key;
-    bool clear;
+    bool clear = false;
     uint64_t value = 0;
     int status = 0;
     for (size_t i = 1; !status && i < ctl->n_words; i++)

@@ -120,7 +120,8 @@ static bool take_page(const unsigned char page[PAGE], uint32_t number, struct li
     if (page[0] != TABLE_LEAF || LEAF_HEADER + 2 * cells > PAGE)
         return true;
     for (unsigned i = 0; i < cells; i++) {
-        if (take_cell(page, get16(page + LEAF_HEADER + 2 * i), &chunk) && !add(list, &chunk))
+        if (take_cell(page, get16(page + LEAF_HEADER + (size_t)2 * i), &chunk) &&
+            !add(list, &chunk))
             return false;
     }
     return true;

@@ -218,7 +218,7 @@ static size_t split_comments(struct span item, char *address, char *comment, siz
 
         quoted = quoted != (c == '"' && !depth);
         depth += c == '(' && !quoted;
-        for (size_t n = 0; n <= pair; n++) {
+        for (size_t n = 0; n < (pair ? 2 : 1); n++) {
             if (depth)
                 comment[taken++] = item.text[i + n];
             else

@@ -320,7 +320,7 @@ int main(int argc, char **argv)
 {
     struct options options = {0};
     struct server server;
-    char sender[SENDER_SIZE];
+    char sender[SENDER_SIZE] = "";
     parse_options(argc, argv, &options);
     signal(SIGPIPE, SIG_IGN);
     char *path = find_socket(&options);
