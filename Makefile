@@ -187,7 +187,7 @@ trees:
 	@tests/support/tree.sh sssd sssd-common sssd-proxy libpam-sss libnss-sss libnss-extrausers \
 		$(runtime) >/dev/null || true
 	@tests/support/tree.sh booted systemd-sysv dbus libnss-systemd ssl-cert sssd-common sssd-proxy \
-		libpam-sss libnss-sss python3 openssl procps curl postfix $(runtime) >/dev/null || true
+		libpam-sss libnss-sss libnss-extrausers python3 openssl procps curl postfix $(runtime) >/dev/null || true
 	@! command -v dh >/dev/null || $(MAKE) --no-print-directory $(B)/deb/tested
 
 unit: $(UNIT) $(FAULTS) $(MODULES)
