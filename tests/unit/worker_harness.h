@@ -56,6 +56,7 @@ struct played {
     uint32_t verdict;                          /* enum login_outcome, for every login */
     uint32_t refusal; /* enum login_refusal instead of an exchange; 0: none */
     bool dies;        /* the exchange ends without a verdict */
+    bool dies_late;   /* the same, when the files have been granted */
     bool last;        /* PROTO_SETTLED says so */
     int stale;        /* grants to hand out with an unlinked -wal */
     unsigned asked;   /* exchanges begun */
@@ -399,6 +400,10 @@ static inline void played_verdict(struct harness *h)
             message_put_fd(&h->m, files[i]);
         assert_int_equal(channel_send(&h->exchange, &h->m, true), CHANNEL_OK);
         message_clear(&h->m); /* closes them */
+    }
+    if (h->auth.dies_late) {
+        channel_close(&h->exchange);
+        return;
     }
     message_begin(&h->m, PROTO_VERDICT);
     message_put_u32(&h->m, verdict);
