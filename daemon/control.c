@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/fsuid.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -187,15 +188,22 @@ static bool say(const struct config *config, char *error, size_t size)
                        strerror(why), remedy(why));
 }
 
-/* Looking is for the store user's group. */
-static void open_to_group(const struct config *config, const char *path)
+/* Looking is for the store user's group, which the socket has from its beginning: no capability to
+ * change owners is needed. */
+static int bind_for_group(const struct master *m, const struct sockaddr_un *address)
 {
     uid_t uid;
     gid_t gid;
-    if (geteuid() == 0 && (!privileges_lookup(config->server.store_user, &uid, &gid) ||
-                           lchown(path, (uid_t)-1, gid) < 0 || chmod(path, 0660) < 0))
-        log_line(LOG_WARNING, LOG_EVENT_OTHER, NULL, "%s: only root can look: %s", path,
-                 strerror(errno));
+    bool shared = geteuid() == 0 && privileges_lookup(m->config->server.store_user, &uid, &gid);
+    if (shared)
+        setfsgid(gid);
+    mode_t before = umask(shared ? 0117 : 0177);
+    int bound = bind(m->control_fd, (const struct sockaddr *)address, sizeof *address);
+    int why = errno;
+    umask(before);
+    setfsgid(getegid());
+    errno = why;
+    return bound;
 }
 
 bool control_open(struct master *m, char *error, size_t error_size)
@@ -219,13 +227,9 @@ bool control_open(struct master *m, char *error, size_t error_size)
             config_where(m->config, "server", "", "run_dir"), dir);
     }
     unlink(address.sun_path); /* of a poplard that is gone; bind() says what cannot be removed */
-    mode_t before = umask(0077);
-    int bound = bind(m->control_fd, (struct sockaddr *)&address, sizeof address);
-    umask(before);
-    if (bound < 0 || listen(m->control_fd, 16) < 0 ||
+    if (bind_for_group(m, &address) < 0 || listen(m->control_fd, 16) < 0 ||
         sd_event_add_io(m->event, &m->control_io, m->control_fd, EPOLLIN, on_visitor, m) < 0)
         return say(m->config, error, error_size);
-    open_to_group(m->config, address.sun_path);
     return true;
 }
 

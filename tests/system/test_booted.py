@@ -375,4 +375,22 @@ def test_the_journal_has_fields(debian):
     assert failed, [entry["MESSAGE"] for entry in lines]
     assert failed[-1]["POPLAR_PEER"].startswith("127.0.0.1:")
     assert failed[-1]["POPLAR_SESSION"].isdigit()
-    assert re.fullmatch("[0-9a-f]{32}", failed[-1]["MESSAGE_ID"])
+    assert failed[-1]["POPLAR_REASON"] == "denied"
+    explained = debian.run("journalctl", "-x", "-n", "1", f"MESSAGE_ID={failed[-1]['MESSAGE_ID']}",
+                           "_COMM=poplard").stdout
+    assert f"Subject: A login from {failed[-1]['POPLAR_PEER']} failed" in explained
+
+
+def test_the_group_may_look(debian):
+    """Under all of the unit's hardening the control socket is the group's, to look."""
+    as_member = ("setpriv", "--reuid", "alice", "--regid", "alice", "--groups", "poplar",
+                 "poplarctl")
+    assert "serves since" in debian.run(*as_member, "status").stdout
+    assert "# EOF" in debian.run(*as_member, "metrics").stdout
+    refused = debian.run(*as_member, "reload", check=False)
+    assert refused.returncode == 77 and "only root may do this" in refused.stderr
+    stranger = debian.run("setpriv", "--reuid", "alice", "--regid", "alice", "--clear-groups",
+                          "poplarctl", "status", check=False)
+    assert stranger.returncode == 77 and "run poplarctl as root" in stranger.stderr
+    certificate, = json.loads(debian.run("poplarctl", "--json", "status").stdout)["certificates"]
+    assert certificate["days_left"] > 0
