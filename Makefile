@@ -104,7 +104,7 @@ $(FAULTS): $(B)/tests/%: $(B)/tests/faults/%.o $(FAULTS_O) $(INSIDE_O) $(CTL_O) 
 	@mkdir -p $(@D)
 	$(call say,$@)
 	$(Q)$(link) -o $@ $^ -lcmocka -linih -ljansson -lpam -lssl -lcrypto -lsqlite3 -lseccomp -lidn
-$(B)/tests/test_no_memory: LDFLAGS += $(foreach f,malloc calloc realloc reallocarray strdup free,-Wl,--wrap=$(f))
+$(B)/tests/test_no_memory: private LDFLAGS += $(foreach f,malloc calloc realloc reallocarray strdup free,-Wl,--wrap=$(f))
 
 # Conversation files against a real worker.
 $(B)/tests/converse: $(patsubst %.c,$(B)/%.o,$(wildcard tests/protocol/*.c)) $(WORKER_O) $(STORE_O) \

@@ -266,6 +266,14 @@ int poll(struct pollfd *watched, nfds_t n, int timeout)
     }
 }
 
+/* What a compiler that checks sizes makes of it, at some levels of optimisation. */
+int __poll_chk(struct pollfd *watched, nfds_t n, int timeout, size_t size);
+int __poll_chk(struct pollfd *watched, nfds_t n, int timeout, size_t size)
+{
+    must(n <= size / sizeof *watched, "the size of what is polled");
+    return poll(watched, n, timeout);
+}
+
 /* ---- sessions ---- */
 
 void inside_begin(const char *const *settings)
