@@ -1,10 +1,11 @@
 /*
  * test_manual.c - poplar.conf(5) against the settings table: every key under its section, with its
- * default and with the values that the table takes, and none besides. Reads the page from the
- * source, from the top of which it is run.
+ * default and with the values that the table takes, and none besides; poplard(8) against the
+ * reasons of failed logins. Reads the pages from the source, from the top of which it is run.
  */
 #include "daemon/base.h"
 #include "daemon/config.h"
+#include "daemon/proto.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -14,7 +15,8 @@
 
 #include <cmocka.h>
 
-#define PAGE "packaging/man/poplar.conf.5"
+#define PAGE        "packaging/man/poplar.conf.5"
+#define MASTER_PAGE "packaging/man/poplard.8"
 
 enum { ITEM_MAX = 400 };
 
@@ -117,10 +119,10 @@ static void print_item(const struct config_key *k, char item[ITEM_MAX])
     snprintf(item, ITEM_MAX, ".It Cm %s Ns =%s Pq %s\n", k->key, k->standard, values);
 }
 
-static char *read_page(void)
+static char *read_page(const char *path)
 {
     static char page[100000];
-    FILE *file = fopen(PAGE, "r");
+    FILE *file = fopen(path, "r");
     assert_non_null(file);
     size_t size = fread(page, 1, sizeof page - 1, file);
     fclose(file);
@@ -133,7 +135,7 @@ static char *find_section(const char *section)
 {
     const char *name = strcmp(section, "domain") == 0 ? " NAME" : "";
     char *heading = base_format("\n.Ss [%s%s]\n", section, name);
-    const char *begin = strstr(read_page(), heading);
+    const char *begin = strstr(read_page(PAGE), heading);
     if (!begin)
         fail_msg(PAGE " has no section [%s%s]", section, name);
     begin += strlen(heading);
@@ -161,7 +163,7 @@ static void no_other_key_is_told(void **state)
 {
     struct config_key k;
     size_t keys = 0, items = 0;
-    const char *begin = strstr(read_page(), "\n.Ss [server]\n");
+    const char *begin = strstr(read_page(PAGE), "\n.Ss [server]\n");
     const char *end = begin ? strstr(begin, "\n.Sh ") : NULL;
     (void)state;
     assert_non_null(end);
@@ -172,11 +174,30 @@ static void no_other_key_is_told(void **state)
     assert_int_equal(items, keys);
 }
 
+/* The reasons of failed logins, as the log has them, are explained in poplard(8). */
+static void every_reason_is_told(void **state)
+{
+    const char *page = strstr(read_page(MASTER_PAGE), "\nThe reason of a failed login is\n");
+    (void)state;
+    assert_non_null(page);
+    for (unsigned outcome = LOGIN_DENIED; outcome <= LOGIN_STORE_PERM; outcome++) {
+        char *item = base_format("\n.It %s\n", proto_outcome_name(outcome));
+        char *second = base_format(" , %s\n", proto_outcome_name(outcome));
+        char *first = base_format("\n.It %s , ", proto_outcome_name(outcome));
+        if (!strstr(page, item) && !strstr(page, first) && !strstr(page, second))
+            fail_msg(MASTER_PAGE " does not explain reason=%s", proto_outcome_name(outcome));
+        free(item);
+        free(first);
+        free(second);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_key_is_told),
         cmocka_unit_test(no_other_key_is_told),
+        cmocka_unit_test(every_reason_is_told),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
