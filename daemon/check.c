@@ -145,7 +145,7 @@ unsigned check_all(const struct config *config, const char *own_dir)
 {
     char error[2048];
     unsigned faults = 0;
-    uid_t worker, store;
+    uid_t worker = (uid_t)-1, store;
     tell(&faults, check_prefixes(config, error, sizeof error), error);
     tell(&faults, check_programs(config, own_dir, error, sizeof error), error);
     tell(&faults,
@@ -155,6 +155,14 @@ unsigned check_all(const struct config *config, const char *own_dir)
     bool stored =
         check_account(config, "store_user", config->server.store_user, &store, error, sizeof error);
     tell(&faults, stored, error);
+    if (stored && geteuid() == 0 && worker == store)
+        tell(&faults,
+             base_refuse(
+                 error, sizeof error,
+                 "%s: [server] worker_user=%s: is store_user, too, whose the maildrops are; "
+                 "name an account that is for this alone",
+                 config_where(config, "server", "", "worker_user"), config->server.worker_user),
+             error);
     if (stored)
         tell(&faults, check_state_dir(config, store, error, sizeof error), error);
     tell(&faults, check_service(config, "auth", "", config->auth.pam_service, error, sizeof error),

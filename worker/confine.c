@@ -88,8 +88,8 @@ static bool restrict_landlock(void)
 static bool drop(const struct config *config, char *missing, size_t missing_size, bool *rooted,
                  char *error, size_t error_size)
 {
-    uid_t uid;
-    gid_t gid;
+    uid_t uid, owner;
+    gid_t gid, gid_of_owner;
     const char *user = config->server.worker_user;
     *rooted = false;
     bool known = privileges_lookup(user, &uid, &gid);
@@ -109,6 +109,11 @@ static bool drop(const struct config *config, char *missing, size_t missing_size
                            "--system --no-create-home --shell /usr/sbin/nologin %s`, or name "
                            "another",
                            config_where(config, "server", "", "worker_user"), user, user);
+    if (privileges_lookup(config->server.store_user, &owner, &gid_of_owner) && owner == uid)
+        return base_refuse(error, error_size,
+                           "%s: [server] worker_user=%s: is store_user, too, whose the maildrops "
+                           "are; name an account that is for this alone",
+                           config_where(config, "server", "", "worker_user"), user);
     if (uid == 0 || gid == 0)
         return base_refuse(error, error_size,
                            "%s: [server] worker_user=%s: is root, or in root's group; name an "

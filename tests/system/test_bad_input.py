@@ -20,6 +20,7 @@ OSFILE, CANTCREAT, NOPERM, CONFIG = 72, 73, 77, 78
 
 MESSAGE = b"Subject: one\r\n\r\nbody\r\n"
 
+STORE_USER = "poplar" if poplar.NAMESPACES else "mail"
 root_only = pytest.mark.skipif(not poplar.ROOT, reason="needs root: it becomes another user")
 without_root = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--")
 
@@ -687,10 +688,13 @@ def test_check_without_root(broken):
 
 
 @root_only
-def test_worker_user_root(broken):
-    """A start says the same."""
-    broken.write_config(server_worker_user="root")
-    refused(broken, CONFIG, "worker_user=root: is root", "name an account that is for this alone")
+@pytest.mark.parametrize("user, what", [("root", "is root"), (STORE_USER, "is store_user, too")])
+def test_a_worker_user_with_power(broken, user, what):
+    """Workers are nobody's who owns anything; a check and a start say so alike."""
+    broken.write_config(server_worker_user=user)
+    line, = checked(broken)
+    assert f"worker_user={user}: {what}" in line and "for this alone" in line
+    refused(broken, CONFIG, f"worker_user={user}: {what}", "an account that is for this alone")
 
 
 # poplarctl.
