@@ -338,7 +338,7 @@ static void login_failed(struct master *m, struct worker *w, const char *user, u
     log_line(delayed || outcome == LOGIN_IN_USE ? LOG_NOTICE : LOG_ERR, LOG_EVENT_LOGIN_FAILED,
              &about, "login failed: peer=%s user=%s reason=%s", w->peer_text, *seen ? seen : "-",
              about.reason);
-    if (outcome == LOGIN_DENIED)
+    if (outcome == LOGIN_DENIED && !address_listed(&m->config->auth.throttle_exempt, &w->peer))
         filled = throttle_failed(m->throttle, &w->source, user, digest, base_now_ms());
     if (filled & THROTTLE_SOURCE)
         log_line(LOG_NOTICE, LOG_EVENT_THROTTLED, &about,

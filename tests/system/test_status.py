@@ -228,6 +228,16 @@ def test_throttling_shows(server):
     assert numbers["poplar_logins_total", "throttled"] == 1
 
 
+def test_an_exempt_source_shows_nowhere(server):
+    p = server(stack=DENY, tls_required="no", auth_throttle_exempt="127.0.0.1")
+    for i in range(55):
+        assert b"[AUTH]" in fail(p, password=f"wrong{i}")
+    found = shown(p, "status")
+    assert found["since_start"]["logins"]["denied"] == 55
+    assert found["throttled_sources"] == found["attacked_users"] == []
+    assert "throttled" not in p.log_text()
+
+
 def test_an_attacked_user_shows(server):
     """From many sources, none of which is throttled by itself."""
     p = server(stack=DENY, tls_required="no", listen_proxy_from="127.0.0.1")
