@@ -27,10 +27,16 @@ def configurations():
         yield pytest.param(text, id=f"README-{n}")
 
 
+# Matters of the place where it is read, and of taste.
+TASTE = ("operating system explicitly specified", "referenced manual not found",
+         "longer than 80 bytes")
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_page_is_well_formed(page):
-    result = subprocess.run(["mandoc", "-Tlint", "-Wwarning", page], capture_output=True, text=True)
-    assert (result.returncode, result.stdout) == (0, "")
+    result = subprocess.run(["mandoc", "-Tlint", page], capture_output=True, text=True)
+    assert [line for line in result.stdout.splitlines()
+            if not any(taste in line for taste in TASTE)] == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -134,7 +134,7 @@ static char *read_page(const char *path)
 static char *find_section(const char *section)
 {
     const char *name = strcmp(section, "domain") == 0 ? " NAME" : "";
-    char *heading = base_format("\n.Ss [%s%s]\n", section, name);
+    char *heading = base_format("\n.Ss [%s%s]\\&\n", section, name);
     const char *begin = strstr(read_page(PAGE), heading);
     if (!begin)
         fail_msg(PAGE " has no section [%s%s]", section, name);
@@ -163,7 +163,7 @@ static void no_other_key_is_told(void **state)
 {
     struct config_key k;
     size_t keys = 0, items = 0;
-    const char *begin = strstr(read_page(PAGE), "\n.Ss [server]\n");
+    const char *begin = strstr(read_page(PAGE), "\n.Ss [server]\\&\n");
     const char *end = begin ? strstr(begin, "\n.Sh ") : NULL;
     (void)state;
     assert_non_null(end);
