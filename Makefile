@@ -219,6 +219,12 @@ sanitized: deps-build deps-check trees
 	    CFLAGS='-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all' tests
 	@SANITIZED=1 tests/support/check.sh $(B)/sanitized
 
+# Which branches the tests take, in all programs.
+coverage: deps-build deps-check deps-fuzz trees
+	@$(MAKE) --no-print-directory B=$(B)/coverage CC=clang CFLAGS='-O1 -g -fprofile-instr-generate \
+	    -fcoverage-mapping -mllvm -runtime-counter-relocation -Wno-unused-command-line-argument' tests
+	@tests/support/coverage.sh $(B)/coverage
+
 clean:
 	rm -rf $(B)
 
@@ -236,6 +242,6 @@ $(B)/deb/tested: $(shell find Makefile LICENSE README.md auth daemon packaging s
 	@DEB_BUILD_OPTIONS=nocheck packaging/deb.sh $(B) >/dev/null
 	@touch $@
 
-.PHONY: all run check analyse sanitized bench fuzz fuzz-targets tests trees unit lint clean deb rpm unchecked
+.PHONY: all run check analyse sanitized coverage bench fuzz fuzz-targets tests trees unit lint clean deb rpm unchecked
 .SECONDARY:
 -include $(shell find $(B) -name '*.d' -type f 2>/dev/null)

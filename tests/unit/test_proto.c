@@ -8,9 +8,12 @@
 
 #include <fcntl.h>
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -359,6 +362,80 @@ static void cleared_of_secrets(void **state)
     assert_null(memmem(m.data, sizeof m.data, "canary", 6));
 }
 
+static void begin_no_type(struct message *m)
+{
+    message_begin(m, PROTO_TYPES);
+}
+
+static void put_another_kind(struct message *m)
+{
+    message_put_text(m, "a number is due");
+}
+
+static void put_one_too_many(struct message *m)
+{
+    message_put_u32(m, 1);
+    message_put_u32(m, 1);
+}
+
+static void put_too_large(struct message *m)
+{
+    static char large[PROTO_MESSAGE_MAX];
+    memset(large, 'x', sizeof large - 1);
+    message_begin(m, PROTO_BEGIN);
+    message_put_text(m, large);
+}
+
+static void put_too_much(struct message *m)
+{
+    char most[512];
+    memset(most, 'x', sizeof most - 1);
+    most[sizeof most - 1] = '\0';
+    message_begin(m, PROTO_RECIPIENT);
+    message_put_text(m, most);
+}
+
+static void get_past_the_end(struct message *m)
+{
+    message_put_u32(m, 1);
+    (void)message_well_formed(m);
+    (void)message_get_u32(m);
+    (void)message_get_u32(m);
+}
+
+static void put_unwanted_fd(struct message *m)
+{
+    message_put_fd(m, STDIN_FILENO);
+}
+
+/* What only a defect of ours can do to a record ends the process before the record is sent. */
+static void own_defects_end_the_process(void **state)
+{
+    static void (*const defects[])(struct message *) = {
+        begin_no_type, put_another_kind, put_one_too_many, put_too_large,
+        put_too_much,  get_past_the_end, put_unwanted_fd,
+    };
+    (void)state;
+    for (size_t i = 0; i < ARRAY_SIZE(defects); i++) {
+        struct message m;
+        int status;
+        pid_t pid = fork();
+        assert_true(pid >= 0);
+        if (pid == 0) {
+            struct rlimit none = {0, 0};
+            setrlimit(RLIMIT_CORE, &none);
+            close(STDERR_FILENO);
+            signal(SIGABRT, SIG_DFL);
+            message_begin(&m, PROTO_FORK_FAILED); /* one number */
+            defects[i](&m);
+            _exit(0);
+        }
+        assert_int_equal(waitpid(pid, &status, 0), pid);
+        if (!WIFSIGNALED(status) || WTERMSIG(status) != SIGABRT)
+            fail_msg("defect %zu was not noticed", i);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -376,6 +453,7 @@ int main(void)
         cmocka_unit_test(sender_is_the_kernels_word),
         cmocka_unit_test(values_survive),
         cmocka_unit_test(cleared_of_secrets),
+        cmocka_unit_test(own_defects_end_the_process),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -213,13 +213,9 @@ static bool needed(const char *text)
 
 static void test_scan(void **state)
 {
-    static const char *const good[] = {"\xc3\xa9",
-                                       "a\xe2\x82\xac"
-                                       "b",
-                                       "\xf0\x9f\x98\x80",
-                                       "\xf4\x8f\xbf\xbf",
-                                       "\xc2\x80",
-                                       "\xed\x9f\xbf\xee\x80\x80"};
+    static const char *const good[] = {"\xc3\xa9",         "a\xe2\x82\xac\x62",
+                                       "\xf0\x9f\x98\x80", "\xf4\x8f\xbf\xbf",
+                                       "\xc2\x80",         "\xed\x9f\xbf\xee\x80\x80"};
     static const char *const bad[] = {"",
                                       "ascii",
                                       "\xe9",
