@@ -16,7 +16,7 @@
 #include <unistd.h>
 
 enum {
-    ACCEPTS_AT_ONCE = 32,
+    ACCEPTS_AT_ONCE = 128,
     PAUSE_MS = 200 /* after accept() ran out of descriptors or memory */
 };
 

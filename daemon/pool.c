@@ -2,8 +2,10 @@
  * pool.c - see pool.h. Runs in the master; no state, no system calls.
  */
 #include "daemon/pool.h"
+#include "daemon/base.h"
 
 #include <signal.h>
+#include <stdlib.h>
 
 /* Long enough that a loop costs nothing, short enough that nobody waits for long after its end. */
 enum { BACKOFF_MAX_MS = 1000 };
@@ -58,17 +60,52 @@ uint64_t pool_answer_at(uint64_t arrived, uint64_t now, uint64_t delay, uint64_t
     return arrived + (turns > 0 ? turns : 1) * delay + jitter;
 }
 
-long pool_victim(const struct pool_candidate *candidates, size_t n)
+/* How many there are of each source: open addressing, at least half of it free. */
+struct tally {
+    size_t mask;
+    struct {
+        const struct address_source *source; /* NULL: free */
+        unsigned n;
+    } * slots;
+};
+
+static size_t find_slot(const struct tally *t, const struct address_source *source, uint64_t seed)
 {
+    uint64_t hash = seed;
+    for (size_t i = 0; i < sizeof source->octets; i++) {
+        hash = (hash ^ source->octets[i]) * UINT64_C(0x9e3779b97f4a7c15);
+        hash ^= hash >> 32;
+    }
+    size_t at = (size_t)hash & t->mask;
+    while (t->slots[at].source && !address_same_source(t->slots[at].source, source))
+        at = (at + 1) & t->mask;
+    return at;
+}
+
+long pool_victim(const struct pool_candidate *candidates, size_t n, uint64_t seed)
+{
+    struct tally t = {.mask = 1};
     long victim = -1;
+    unsigned most = 0;
+    while (t.mask < 2 * n)
+        t.mask = 2 * t.mask + 1;
+    t.slots = base_alloc((t.mask + 1) * sizeof *t.slots);
+    for (size_t i = 0; i < n; i++)
+        if (candidates[i].counts) {
+            size_t at = find_slot(&t, &candidates[i].source, seed);
+            t.slots[at].source = &candidates[i].source;
+            t.slots[at].n++;
+        }
     for (size_t i = 0; i < n; i++) {
         const struct pool_candidate *c = &candidates[i];
         if (!c->may_go)
             continue;
-        const struct pool_candidate *best = victim < 0 ? NULL : &candidates[victim];
-        if (!best || c->source_sessions > best->source_sessions ||
-            (c->source_sessions == best->source_sessions && c->session < best->session))
+        unsigned here = t.slots[find_slot(&t, &c->source, seed)].n;
+        if (here > most || (here == most && c->arrival < candidates[victim].arrival)) {
             victim = (long)i;
+            most = here;
+        }
     }
+    free(t.slots);
     return victim;
 }

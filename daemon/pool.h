@@ -4,6 +4,7 @@
 #ifndef POPLAR_DAEMON_POOL_H
 #define POPLAR_DAEMON_POOL_H
 
+#include "daemon/address.h"
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -29,13 +30,16 @@ unsigned pool_backoff_ms(unsigned failures);
  * tells nothing of what PAM did. */
 uint64_t pool_answer_at(uint64_t arrived, uint64_t now, uint64_t delay, uint64_t jitter);
 
-/* One session of the many that fill every slot, when another knocks. */
+/* One of the many that fill every slot, or wait for one, when another knocks. */
 struct pool_candidate {
-    unsigned source_sessions; /* sessions not logged in from its source */
-    uint64_t session;         /* its number: smaller is older */
-    bool may_go;              /* neither logged in nor in the middle of a login */
+    struct address_source source;
+    uint64_t arrival; /* smaller came earlier */
+    bool counts;      /* it has not logged in */
+    bool may_go;      /* nor is it in the middle of a login */
 };
-/* The one that gives way: the oldest of the source with most. -1 if none may. */
-long pool_victim(const struct pool_candidate *candidates, size_t n);
+/* The one that gives way: the earliest of the source that has most who have not logged in. -1 if
+ * none may. In time that grows with n alone: this is what a flood of connections costs. `seed` is
+ * random, so that nobody outside can choose sources that make it cost more. */
+long pool_victim(const struct pool_candidate *candidates, size_t n, uint64_t seed);
 
 #endif

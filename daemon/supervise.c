@@ -41,34 +41,62 @@ void supervise_announce(struct master *m)
     sd_notifyf(0, "READY=1\nSTATUS=%s", status);
 }
 
+/* Take a record, if one is there. As in the loop, the source lives until its handler returns. */
+static bool hear(sd_event_source *io, int fd, sd_event_io_handler_t handler)
+{
+    struct pollfd poller = {.fd = fd, .events = POLLIN};
+    if (!io || poll(&poller, 1, 0) <= 0)
+        return false;
+    sd_event_source_ref(io);
+    handler(io, fd, EPOLLIN, sd_event_source_get_userdata(io));
+    sd_event_source_unref(io);
+    return true;
+}
+
 /* What a child said before its end may have come since the loop looked last: its outcome or its
  * summary would be lost with its channel. A descendant of a PAM module's may hold that open, and
  * has nothing to say to us for long. */
 static void hear_last_words(sd_event_source *const *io, const struct channel *channel,
                             sd_event_io_handler_t handler)
 {
-    struct pollfd poller = {.events = POLLIN};
-    for (int i = 0; *io && i < LAST_WORDS; i++) {
-        poller.fd = channel->fd;
-        if (poll(&poller, 1, 0) <= 0)
-            return;
-        handler(*io, poller.fd, EPOLLIN, sd_event_source_get_userdata(*io));
+    for (int i = 0; i < LAST_WORDS && hear(*io, channel->fd, handler); i++)
+        ;
+}
+
+/* A worker that was ready and has ended already: whose it was is known from its record only. */
+static void hear_starting_workers(struct master *m)
+{
+    struct worker *next;
+    for (struct worker *w = m->workers; w; w = next) {
+        next = w->next; /* the end of one that was never ready is the end of it here, too */
+        if (w->channel.state == STATE_STARTING)
+            hear(w->io, w->channel.fd, workers_hear);
     }
+}
+
+static struct worker *find_worker(const struct master *m, pid_t pid)
+{
+    struct worker *w = m->workers;
+    while (w && w->pid != pid)
+        w = w->next;
+    return w;
 }
 
 /* Children we do not know are reaped and forgotten: as process 1 we inherit strangers. */
 static void reap(struct master *m, pid_t pid)
 {
-    struct worker *w = m->workers;
+    struct worker *w = find_worker(m, pid);
     struct auth *a = m->auths;
     struct generation *g = m->generations;
     int status;
-    while (w && w->pid != pid)
-        w = w->next;
     while (a && a->pid != pid)
         a = a->next;
     while (g && g->pid != pid)
         g = g->next;
+    if (!w && !a && !g) {
+        hear_starting_workers(m);
+        w = find_worker(m, pid);
+    }
     if (w)
         hear_last_words(&w->io, &w->channel, workers_hear);
     else if (a)
@@ -201,13 +229,13 @@ static int on_stop(sd_event_source *source, const struct signalfd_siginfo *info,
     return 0;
 }
 
-static void add_signal(struct master *m, int number, sd_event_signal_handler_t handler,
-                       int64_t priority)
+/* All with the priority of everything else: what comes after connections would never come in a
+ * flood of them. */
+static void add_signal(struct master *m, int number, sd_event_signal_handler_t handler)
 {
     sd_event_source *source = NULL;
     if (sd_event_add_signal(m->event, &source, number, handler, m) < 0)
         bug("a signal cannot be watched");
-    sd_event_source_set_priority(source, priority);
     sd_event_source_set_floating(source, true);
     sd_event_source_unref(source);
 }
@@ -241,10 +269,10 @@ int supervise_run(struct master *m)
     signal(SIGPIPE, SIG_IGN);
     if (sd_event_new(&m->event) < 0)
         bug("no event loop");
-    add_signal(m, SIGCHLD, on_child, SD_EVENT_PRIORITY_NORMAL + 10); /* after the channels */
-    add_signal(m, SIGHUP, on_reload, SD_EVENT_PRIORITY_NORMAL);
-    add_signal(m, SIGTERM, on_stop, SD_EVENT_PRIORITY_NORMAL);
-    add_signal(m, SIGINT, on_stop, SD_EVENT_PRIORITY_NORMAL);
+    add_signal(m, SIGCHLD, on_child);
+    add_signal(m, SIGHUP, on_reload);
+    add_signal(m, SIGTERM, on_stop);
+    add_signal(m, SIGINT, on_stop);
     if (sd_watchdog_enabled(0, &usec) > 0)
         m->watchdog_ms = usec / 1000;
     base_random(m->ticket_key, sizeof m->ticket_key);

@@ -20,7 +20,7 @@
 
 enum {
     WAITING_MAX = 1024,       /* connections that wait for a worker */
-    WAITING_MS = 5000,        /* for so long at most */
+    WAITING_MS = 20000,       /* for so long at most */
     CROWDED_LOGIN_MS = 10000, /* the time to log in while every slot is taken */
     FINISH_MS = 1000,         /* what a session gets to end for another of its user */
     TRACED_MAX = 64,          /* users whose sessions are traced at a time */
@@ -89,14 +89,19 @@ void workers_end(struct master *m, struct worker *w)
 }
 
 /* Say no on a connection, in the clear only: on a TLS port there is no way to say it. */
-static void refuse(struct master *m, int fd, enum proto_door door)
+static void turn_away(int fd, enum proto_door door)
 {
     const char *text = door == DOOR_LMTP ? lmtp_refusal : refusal;
-    m->counts[COUNT_REFUSED]++;
     if (door != DOOR_POP3S && write(fd, text, strlen(text)) < 0) {
         /* A client that cannot even take this has left. */
     }
     base_close(fd);
+}
+
+static void refuse(struct master *m, int fd, enum proto_door door)
+{
+    m->counts[COUNT_REFUSED]++;
+    turn_away(fd, door);
 }
 
 static int on_late(sd_event_source *source, uint64_t usec, void *context)
@@ -191,41 +196,74 @@ static struct worker *idle_worker(struct master *m)
     return NULL;
 }
 
-static unsigned sessions_of(const struct master *m, const struct address_source *source,
-                            bool not_logged_in)
+/* Sessions of a source, and its connections that wait to become one. */
+static unsigned sessions_of(const struct master *m, const struct address_source *source)
 {
     unsigned n = 0;
     for (const struct worker *w = m->workers; w; w = w->next)
-        if (w->channel.state & (STATE_CLIENT | STATE_LOGIN | STATE_MAIL) &&
-            (!not_logged_in || !(w->channel.state & STATE_MAIL)) &&
-            address_same_source(&w->source, source))
-            n++;
+        n += w->channel.state & (STATE_CLIENT | STATE_LOGIN | STATE_MAIL) &&
+             address_same_source(&w->source, source);
+    for (const struct waiting *waiting = m->waiting; waiting; waiting = waiting->next) {
+        struct address_source other = address_source(&waiting->peer);
+        n += waiting->door != DOOR_LMTP && address_same_source(&other, source);
+    }
     return n;
 }
 
-/* Every slot is taken: end the session that must give way. False if none may. */
+/* Take the connection that waits behind `at` off the queue; the caller frees it. */
+static struct waiting *unqueue(struct master *m, struct waiting **at)
+{
+    struct waiting *found = *at;
+    *at = found->next;
+    if (!found->next)
+        m->waiting_end = at;
+    m->n_waiting--;
+    return found;
+}
+
+static void give_way(struct worker *w)
+{
+    struct log_about about = workers_about(w);
+    log_line(LOG_NOTICE, LOG_EVENT_REFUSED, &about,
+             "peer=%s gives way, every slot is taken and it has not logged in", w->peer_text);
+}
+
+/* Every slot is taken: end the session, or the waiting connection, that must give way. Those came
+ * after all sessions. False if none may. */
 static bool make_room(struct master *m)
 {
-    struct pool_candidate *candidates = base_alloc(m->n_sessions * sizeof *candidates);
-    struct worker **workers = base_alloc(m->n_sessions * sizeof(struct worker *));
-    size_t n = 0;
+    size_t all = m->n_sessions + m->n_waiting, n = 0;
+    struct pool_candidate *candidates = base_alloc(all * sizeof *candidates);
+    struct worker **workers = base_alloc(all * sizeof(struct worker *));
     for (struct worker *w = m->workers; w && n < m->n_sessions; w = w->next) {
         if (w->channel.state & (STATE_STARTING | STATE_IDLE))
             continue;
         workers[n] = w;
         candidates[n++] = (struct pool_candidate){
-            .source_sessions =
-                w->channel.state == STATE_CLIENT ? sessions_of(m, &w->source, true) : 0,
-            .session = w->session,
+            .source = w->source,
+            .arrival = w->session,
+            .counts = w->channel.state & (STATE_CLIENT | STATE_LOGIN) && !w->ended_by_us,
             .may_go = w->channel.state == STATE_CLIENT && !w->ended_by_us};
     }
-    long victim = pool_victim(candidates, n);
-    if (victim >= 0) {
-        struct log_about about = workers_about(workers[victim]);
-        log_line(LOG_NOTICE, LOG_EVENT_REFUSED, &about,
-                 "peer=%s gives way, every slot is taken and it has not logged in",
-                 workers[victim]->peer_text);
+    size_t n_workers = n;
+    for (const struct waiting *waiting = m->waiting; waiting; waiting = waiting->next, n++)
+        candidates[n] = (struct pool_candidate){.source = address_source(&waiting->peer),
+                                                .arrival = UINT64_MAX / 2 + n,
+                                                .counts = waiting->door != DOOR_LMTP,
+                                                .may_go = waiting->door != DOOR_LMTP};
+    uint64_t seed;
+    base_random(&seed, sizeof seed);
+    long victim = pool_victim(candidates, n, seed);
+    if (victim >= 0 && (size_t)victim < n_workers) {
+        give_way(workers[victim]);
         workers_end(m, workers[victim]);
+    } else if (victim >= 0) {
+        struct waiting **at = &m->waiting;
+        for (size_t i = n_workers; i < (size_t)victim; i++)
+            at = &(*at)->next;
+        struct waiting *gone = unqueue(m, at);
+        turn_away(gone->fd, gone->door);
+        free(gone);
     }
     free(candidates);
     free(workers);
@@ -240,7 +278,7 @@ static bool has_too_many(const struct master *m, int fd, enum proto_door door,
     if (door != DOOR_LMTP) {
         struct address_source source = address_source(peer);
         return !address_listed(&m->config->listen.proxy_from, peer) &&
-               sessions_of(m, &source, false) >= m->config->workers.max_per_source;
+               sessions_of(m, &source) >= m->config->workers.max_per_source;
     }
     uid_t uid = delivery_peer(fd);
     return uid != 0 && delivery_sessions_of(m, uid) >= m->config->workers.max_per_source;
@@ -258,7 +296,7 @@ static bool admit(struct master *m, int fd, enum proto_door door,
         why = "[workers] max_per_source";
     else if (m->n_sessions + m->n_waiting >= m->config->workers.max_sessions && !make_room(m))
         why = "[workers] max_sessions";
-    else if (m->n_waiting >= WAITING_MAX)
+    else if (m->n_waiting >= WAITING_MAX && !make_room(m))
         why = "too many connections wait for a worker";
     if (!why)
         return true;
@@ -288,16 +326,6 @@ void workers_connection(struct master *m, int fd, enum proto_door door,
     generation_fill(m);
 }
 
-static struct waiting *next_waiting(struct master *m)
-{
-    struct waiting *first = m->waiting;
-    m->waiting = first->next;
-    if (!m->waiting)
-        m->waiting_end = &m->waiting;
-    m->n_waiting--;
-    return first;
-}
-
 static void release_surplus(struct master *m)
 {
     unsigned surplus = pool_to_release(m->config->workers.idle_max, m->n_idle);
@@ -320,7 +348,7 @@ void workers_tick(struct master *m)
 {
     uint64_t now = base_now_ms();
     while (m->waiting && (m->stopping || now - m->waiting->since > WAITING_MS)) {
-        struct waiting *old = next_waiting(m);
+        struct waiting *old = unqueue(m, &m->waiting);
         log_line(LOG_WARNING, LOG_EVENT_REFUSED, NULL, "refused a connection: no worker in time");
         refuse(m, old->fd, old->door);
         free(old);
@@ -383,7 +411,7 @@ static void on_ready(struct master *m, struct worker *w, struct message *message
         return;
     }
     if (m->waiting && w->generation == m->current) {
-        struct waiting *waiting = next_waiting(m);
+        struct waiting *waiting = unqueue(m, &m->waiting);
         assign(m, w, waiting->fd, waiting->door, &waiting->peer);
         free(waiting);
     }
@@ -421,7 +449,7 @@ static void on_real_address(struct master *m, struct worker *w, struct message *
     }
     address_unmap(&address);
     struct address_source source = address_source(&address);
-    bool taken = sessions_of(m, &source, false) < m->config->workers.max_per_source;
+    bool taken = sessions_of(m, &source) < m->config->workers.max_per_source;
     log_line(taken ? LOG_DEBUG : LOG_NOTICE, LOG_EVENT_OTHER, &about,
              "%s peer=%s behind proxy=%s%s", taken ? "serving" : "refused", peer, w->peer_text,
              taken ? "" : ": [workers] max_per_source");

@@ -8,6 +8,7 @@
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
+#include <stdio.h>
 #include <string.h>
 
 #include <cmocka.h>
@@ -58,19 +59,51 @@ static void answers(void **state)
     assert_int_equal(pool_answer_at(1000, 1000, 2000, 0), 3000);
 }
 
+static struct address_source source_of(const char *text)
+{
+    struct sockaddr_storage address;
+    socklen_t size;
+    assert_true(address_parse(text, &address, &size));
+    return address_source(&address);
+}
+
 static void victims(void **state)
 {
     (void)state;
+    const struct address_source a = source_of("192.0.2.1:1"), b = source_of("192.0.2.2:1"),
+                                c = source_of("192.0.2.3:1");
     const struct pool_candidate all[] = {
-        {.source_sessions = 1, .session = 10, .may_go = true},
-        {.source_sessions = 5, .session = 30, .may_go = true},
-        {.source_sessions = 5, .session = 20, .may_go = true},
-        {.source_sessions = 9, .session = 5, .may_go = false},
+        {.source = a, .arrival = 10, .counts = true, .may_go = true},
+        {.source = b, .arrival = 30, .counts = true, .may_go = true},
+        {.source = b, .arrival = 20, .counts = true, .may_go = true},
+        {.source = c, .arrival = 5, .counts = true}, /* in the middle of a login */
+        {.source = a, .arrival = 1},                 /* logged in, as is the next */
+        {.source = a, .arrival = 2},
     };
-    assert_int_equal(pool_victim(all, 4), 2);
-    assert_int_equal(pool_victim(all, 1), 0);
-    assert_int_equal(pool_victim(all + 3, 1), -1);
-    assert_int_equal(pool_victim(all, 0), -1);
+    for (uint64_t seed = 0; seed < 100; seed++) {
+        assert_int_equal(pool_victim(all, 6, seed), 2);
+        assert_int_equal(pool_victim(all, 2, seed), 0); /* one each: the earlier */
+        assert_int_equal(pool_victim(all + 3, 3, seed), -1);
+        assert_int_equal(pool_victim(all, 0, seed), -1);
+    }
+}
+
+/* Every slot has a source of its own, many times over. */
+static void victims_of_a_crowd(void **state)
+{
+    (void)state;
+    enum { CROWD = 4096 };
+    static struct pool_candidate all[CROWD];
+    for (unsigned i = 0; i < CROWD; i++) {
+        char text[64];
+        snprintf(text, sizeof text, "10.0.%u.%u:1", i / 256, i % 256);
+        all[i] = (struct pool_candidate){
+            .source = source_of(text), .arrival = CROWD - i, .counts = true, .may_go = true};
+    }
+    for (uint64_t seed = 0; seed < 1000; seed++)
+        assert_int_equal(pool_victim(all, CROWD, seed), CROWD - 1);
+    all[17].source = all[16].source;
+    assert_int_equal(pool_victim(all, CROWD, 1), 17);
 }
 
 static void addresses(void **state)
@@ -155,9 +188,11 @@ static void escapes(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(forks),   cmocka_unit_test(probes),  cmocka_unit_test(backoff),
-        cmocka_unit_test(answers), cmocka_unit_test(victims), cmocka_unit_test(addresses),
-        cmocka_unit_test(sources), cmocka_unit_test(escapes),
+        cmocka_unit_test(forks),     cmocka_unit_test(probes),
+        cmocka_unit_test(backoff),   cmocka_unit_test(answers),
+        cmocka_unit_test(victims),   cmocka_unit_test(victims_of_a_crowd),
+        cmocka_unit_test(addresses), cmocka_unit_test(sources),
+        cmocka_unit_test(escapes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
