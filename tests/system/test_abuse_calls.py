@@ -55,6 +55,6 @@ def test_two_ends_at_a_time(server):
                        "the master is held where it reaps")
             second.quit()
             wait_until(lambda: not p.serving(), "both have ended")
-            wait_until(lambda: b"0 sessions" in p.ctl("status").stdout, "and are reaped")
+            wait_until(lambda: b" 0 of " in p.ctl("status").stdout, "and are reaped")
     assert len(re.findall("session ended: .*reason=quit", p.log_text())) == 6
     assert "reason=lost" not in p.log_text()

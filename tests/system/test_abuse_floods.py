@@ -3,6 +3,7 @@ a second, no descriptors, too much to log, and a great many sessions one after t
 numbers in the names are those of the list of abuse cases. LONG=1 does more of it, and measures."""
 
 import contextlib
+import json
 import os
 import re
 import resource
@@ -69,10 +70,10 @@ class Crowd:
 
 
 def status(p):
-    """What poplarctl says: sessions, logged in, waiting, refused, …"""
-    text = p.ctl("status").stdout.decode()
-    return {name: int(number) for number, name in
-            re.findall(r"(\d+) (sessions|logged in|waiting|idle workers|refused)", text)[::-1]}
+    """What poplarctl says of sessions and connections."""
+    told = json.loads(p.ctl("--json", "status").stdout)
+    return {"sessions": told["sessions"]["now"], "waiting": told["sessions"]["waiting"],
+            "refused": told["since_start"]["refused"]}
 
 
 def settled(p):
@@ -321,9 +322,9 @@ def test_93_no_descriptors_left(floods):
         resource.prlimit(master, resource.RLIMIT_NOFILE, before)
         for s in crowd.sockets:
             assert s.recv(100).startswith((b"+OK", b"-ERR [SYS/TEMP]"))
-    took, raw = log_in(p, True)
-    bye(raw)
-    bye(held)
+    took, raw = log_in(p, True, "carol")
+    for one in (raw, held, early):
+        bye(one)
 
 
 # Log.

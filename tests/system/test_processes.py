@@ -343,7 +343,8 @@ def test_processes_that_are_never_ready(tmp_path):
         recovering, programs = make("recovering")
         recovering.start()
         replace_program(programs, "poplar-worker", hangs=True)
-        nursery, = recovering.nursery()
+        nursery, = wait_until(lambda: len(recovering.nursery()) == 1 and recovering.nursery(),
+                              "only the nursery has no filter")
         os.kill(nursery, signal.SIGKILL)
         error = start.communicate(timeout=60)[1]
         assert start.returncode != 0 and "poplar-worker) was not ready in time" in error
