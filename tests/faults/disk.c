@@ -206,23 +206,23 @@ int unlinkat(int dir, const char *path, int flags)
     return 0;
 }
 
-/* openat2(2) has no function of its own. */
+/* openat2(2) has no function of its own. Nothing here calls one of more than five arguments. */
 long syscall(long number, ...)
 {
-    long a[6], result;
+    long a[5], result;
     bool makes;
     va_list arguments;
 
     REAL(syscall);
     va_start(arguments, number);
-    for (size_t i = 0; i < 6; i++)
+    for (size_t i = 0; i < 5; i++)
         a[i] = va_arg(arguments, long);
     va_end(arguments);
     makes = number == SYS_openat2 && ((const struct open_how *)a[2])->flags & O_CREAT &&
             faccessat((int)a[0], (const char *)a[1], F_OK, AT_SYMLINK_NOFOLLOW) < 0;
     if (makes && is_wrong(DISK_NAME))
         return -1;
-    result = real(number, a[0], a[1], a[2], a[3], a[4], a[5]);
+    result = real(number, a[0], a[1], a[2], a[3], a[4]);
     if (makes && result >= 0)
         disk_note_made((int)a[0], (const char *)a[1]);
     return result;

@@ -10,6 +10,7 @@
 #include "store/lock.h"
 #include "store/manage.h"
 #include "tests/faults/disk.h"
+#include "tests/faults/granted.h"
 #include "tests/faults/witness.h"
 #include <errno.h>
 
@@ -270,6 +271,73 @@ static void test_every_fault(void **state)
         try_scenario(&scenarios[i]);
 }
 
+/* The making of a maildrop. */
+
+static char base_dir[] = "/tmp/poplar-faults-XXXXXX";
+
+static const struct way making_ways[] = {
+    {"write: disk full", DISK_WRITE, ENOSPC}, {"write: over quota", DISK_WRITE, EDQUOT},
+    {"write: I/O error", DISK_WRITE, EIO},    {"write: cut short", DISK_WRITE, 0},
+    {"sync: I/O error", DISK_SYNC, EIO},      {"sync: disk full", DISK_SYNC, ENOSPC},
+    {"name: disk full", DISK_NAME, ENOSPC},   {"name: I/O error", DISK_NAME, EIO},
+};
+
+/* With one fault, then without; whether that was met. */
+static bool try_making(const struct disk_fault *fault, const char *what)
+{
+    static struct witness now;
+    char state_dir[64], error[GRANTED_ERROR] = "";
+    int files[MAILDROP_FILES];
+    enum login_outcome outcome;
+    struct maildrop *m = NULL;
+
+    snprintf(state_dir, sizeof(state_dir), "%s/state", base_dir);
+    assert_int_equal(mkdir(state_dir, 0700), 0);
+    disk_fail(fault);
+    outcome = granted_files(state_dir, true, files, error);
+    disk_fail(NULL);
+    if (outcome == LOGIN_OK) {
+        if (maildrop_open(files, &m) != STORE_OK)
+            fail_msg("%s: was made, but: %s", what, maildrop_error(NULL));
+        maildrop_close(m);
+    } else if (outcome != LOGIN_STORE_TEMP || !disk_failed()) {
+        fail_msg("%s: %s: %s", what, proto_outcome_name(outcome), error);
+    }
+    /* Nothing that it left is in the way of the next. */
+    m = NULL;
+    if (granted_files(state_dir, true, files, error) != LOGIN_OK)
+        fail_msg("%s: then it cannot be made at all: %s", what, error);
+    if (maildrop_open(files, &m) != STORE_OK || witness_look(m, &now) != STORE_OK || now.n != 0 ||
+        !witness_check(m))
+        fail_msg("%s: then it is not sound: %s", what, maildrop_error(m));
+    maildrop_close(m);
+    granted_remove(state_dir);
+    return disk_failed();
+}
+
+static void test_making(void **state)
+{
+    char what[100];
+    unsigned tried = 0;
+
+    (void)state;
+    assert_non_null(mkdtemp(base_dir));
+    for (size_t way = 0; way < sizeof(making_ways) / sizeof(making_ways[0]); way++) {
+        for (int for_ever = 0; for_ever <= (making_ways[way].error != 0); for_ever++) {
+            struct disk_fault fault = {making_ways[way].call, 1, for_ever, making_ways[way].error};
+
+            for (bool met = true; met; fault.nth++) {
+                snprintf(what, sizeof(what), "a maildrop, %s at call %u%s", making_ways[way].name,
+                         fault.nth, for_ever ? " and later" : "");
+                met = try_making(&fault, what);
+                tried++;
+            }
+        }
+    }
+    granted_remove(base_dir);
+    printf("making a maildrop: %u faults\n", tried);
+}
+
 /* Eight messages, two of them old, two deleted; some of it still in the WAL. */
 static void fill(struct maildrop *m)
 {
@@ -327,6 +395,7 @@ int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_every_fault),
+        cmocka_unit_test(test_making),
     };
 
     if (argc == 4 && strcmp(argv[1], "outside") == 0)
