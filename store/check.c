@@ -5,6 +5,7 @@
  * never call sound what a session would refuse.
  */
 #include "store/check.h"
+#include "store/digest.h"
 #include "store/handle.h"
 #include "store/schema.h"
 #include "store/wire.h"
@@ -139,15 +140,14 @@ static void check_schema(struct check *c)
 
 /* One message's row, as far as it can be believed. */
 struct row {
-    int64_t id, size, plain_size, form, header_size;
+    int64_t id, size, plain_size, form, header_size, received, digest;
     bool deleted, sound;
+    bool digested; /* the digest is known: the message is younger than that */
+    char uidl[MAILDROP_UIDL_MAX + 1];
 };
 
 static void take_row(struct check *c, sqlite3_stmt *statement, struct row *row)
 {
-    char uidl[MAILDROP_UIDL_MAX + 1];
-    int64_t received;
-
     *row = (struct row){.id = sqlite3_column_int64(statement, 0)};
     row->deleted = sqlite3_column_type(statement, 6) != SQLITE_NULL;
     row->sound =
@@ -158,10 +158,16 @@ static void take_row(struct check *c, sqlite3_stmt *statement, struct row *row)
         found(c, "message %lld: its sizes are none", (long long)row->id);
     if (row->id <= 0)
         found(c, "message %lld: an id is above 0", (long long)row->id);
-    if (!handle_column_uidl(statement, 5, uidl))
+    row->digested = sqlite3_column_type(statement, 8) != SQLITE_NULL;
+    row->digest = sqlite3_column_int64(statement, 8);
+    if (!handle_column_uidl(statement, 5, row->uidl)) {
         found(c, "message %lld: its UIDL is none", (long long)row->id);
-    if (!handle_column(statement, 7, &received))
+        row->digested = false;
+    }
+    if (!handle_column(statement, 7, &row->received)) {
         found(c, "message %lld: its time of receipt is none", (long long)row->id);
+        row->digested = false;
+    }
     if (row->sound && row->form == MAILDROP_AS_IS && row->plain_size != row->size)
         found(c, "message %lld: two sizes for one form", (long long)row->id);
     if (row->id > c->seen.last_id)
@@ -199,10 +205,25 @@ static bool check_chunk(struct check *c, const struct row *row, sqlite3_stmt *ch
     return true;
 }
 
+static void check_digest(struct check *c, const struct row *row, uint64_t content)
+{
+    const struct digest_row about = {.uidl = row->uidl,
+                                     .size = row->size,
+                                     .plain_size = row->plain_size,
+                                     .form = row->form,
+                                     .header_size = row->header_size,
+                                     .received = row->received};
+
+    if (row->digested && digest_message(content, &about) != row->digest)
+        found(c, "message %lld: not what was stored: its text or its row has changed",
+              (long long)row->id);
+}
+
 /* A message's chunks, from the statement that walks all of them in order; `more` says whether it
  * stands on one. False if any is not right. */
 static bool check_chunks(struct check *c, const struct row *row, sqlite3_stmt *chunks, bool *more)
 {
+    uint64_t digest = DIGEST_START;
     struct wire wire = {0};
     bool bare = false;
 
@@ -212,6 +233,7 @@ static bool check_chunks(struct check *c, const struct row *row, sqlite3_stmt *c
         if (!check_chunk(c, row, chunks, *more, number, length))
             return false;
         bare |= !is_wire_text(c, &wire, sqlite3_column_blob(chunks, 1), (size_t)length);
+        digest = digest_octets(digest, sqlite3_column_blob(chunks, 1), (size_t)length);
         left -= length;
         progress(c, (uint64_t)length);
         *more = !c->ended && step(c, chunks, "content");
@@ -221,6 +243,7 @@ static bool check_chunks(struct check *c, const struct row *row, sqlite3_stmt *c
     else if ((int64_t)wire_header(&wire) != row->header_size)
         found(c, "message %lld: its header has %llu octets, its row says %lld", (long long)row->id,
               (unsigned long long)wire_header(&wire), (long long)row->header_size);
+    check_digest(c, row, digest);
     return true;
 }
 
@@ -256,10 +279,13 @@ static void check_surrogate(struct check *c, const struct row *row)
 /* Messages and chunks side by side: both are in the order of their ids. */
 static void check_messages(struct check *c)
 {
-    sqlite3_stmt *rows = prepare(c,
-                                 "SELECT id, size, plain_size, form, header_size, uidl, deleted,"
-                                 " received FROM message ORDER BY id",
-                                 "messages");
+    sqlite3_stmt *rows =
+        prepare(c,
+                c->m->minor >= 2 ? "SELECT id, size, plain_size, form, header_size, uidl, deleted,"
+                                   " received, digest FROM message ORDER BY id"
+                                 : "SELECT id, size, plain_size, form, header_size, uidl, deleted,"
+                                   " received, NULL FROM message ORDER BY id",
+                "messages");
     sqlite3_stmt *chunks = prepare(c, "SELECT place, content FROM chunk ORDER BY place", "content");
     bool more = chunks && step(c, chunks, "content");
 

@@ -30,7 +30,7 @@ struct salvaging {
     struct ctl_target *target;
     struct ctl_copy copy;
     struct ctl_progress progress;
-    uint64_t whole, rebuilt, lost, deleted;
+    uint64_t whole, altered, rebuilt, lost, deleted;
 };
 
 /* Octet by octet; a file that is not there is as good as an empty one. */
@@ -106,6 +106,15 @@ static void lose(struct salvaging *s, const struct maildrop_message *message)
     s->lost++;
 }
 
+/* What may be wrong in it nobody knows: it is written even so. */
+static void doubt(struct salvaging *s, const struct maildrop_message *message)
+{
+    ctl_progress_hide(&s->progress);
+    ctl_note("message %jd, UIDL %s: not what was stored, look at it", (intmax_t)message->id,
+             message->uidl);
+    s->altered++;
+}
+
 static int take(struct salvaging *s, size_t n)
 {
     struct maildrop_message message;
@@ -124,6 +133,8 @@ static int take(struct salvaging *s, size_t n)
         lose(s, &message);
         return 0;
     }
+    if (!status && part == SALVAGE_ALTERED)
+        doubt(s, &message);
     s->whole += !status && part == SALVAGE_WHOLE;
     s->rebuilt += !status && part == SALVAGE_REBUILT;
     return status;
@@ -147,7 +158,7 @@ static int run(struct salvaging *s)
     s->progress.unit = "messages";
     for (size_t i = 0; !status && i < n && !ctl_signals_met(); i++) {
         status = take(s, i);
-        ctl_progress_update(&s->progress, i + 1, s->whole + s->rebuilt);
+        ctl_progress_update(&s->progress, i + 1, s->whole + s->altered + s->rebuilt);
     }
     ctl_progress_hide(&s->progress);
     return status ? status : ctl_target_finish(s->target);
@@ -155,17 +166,18 @@ static int run(struct salvaging *s)
 
 static int print_summary(const struct salvaging *s)
 {
+    const uint64_t all = s->whole + s->altered + s->rebuilt;
     if (s->ctl->options & CTL_JSON)
         return ctl_json_print(s->ctl,
-                              json_pack("{s:I, s:I, s:I, s:I}", "messages",
-                                        (json_int_t)(s->whole + s->rebuilt), "rebuilt",
-                                        (json_int_t)s->rebuilt, "lost", (json_int_t)s->lost,
+                              json_pack("{s:I, s:I, s:I, s:I, s:I}", "messages", (json_int_t)all,
+                                        "rebuilt", (json_int_t)s->rebuilt, "altered",
+                                        (json_int_t)s->altered, "lost", (json_int_t)s->lost,
                                         "deleted", (json_int_t)s->deleted),
                               false);
-    printf("salvaged %ju message%s, %ju of them without time of receipt; %ju lost; %ju deleted "
-           "before, left out\n",
-           (uintmax_t)(s->whole + s->rebuilt), s->whole + s->rebuilt == 1 ? "" : "s",
-           (uintmax_t)s->rebuilt, (uintmax_t)s->lost, (uintmax_t)s->deleted);
+    printf("salvaged %ju message%s, %ju of them without time of receipt, %ju not as they were "
+           "stored; %ju lost; %ju deleted before, left out\n",
+           (uintmax_t)all, all == 1 ? "" : "s", (uintmax_t)s->rebuilt, (uintmax_t)s->altered,
+           (uintmax_t)s->lost, (uintmax_t)s->deleted);
     return 0;
 }
 
@@ -216,5 +228,5 @@ int ctl_mailbox_salvage(struct ctl *ctl)
     remove_copy(&s);
     free(s.folder);
     free(s.source);
-    return ctl_signals_end(status ? status : s.lost > 0 ? EX_DATAERR : 0);
+    return ctl_signals_end(status ? status : s.lost + s.altered > 0 ? EX_DATAERR : 0);
 }

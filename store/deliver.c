@@ -5,6 +5,7 @@
  * disk, and never leave a part of a message behind: all that a delivery writes is one transaction,
  * or one savepoint of a batch's.
  */
+#include "store/digest.h"
 #include "store/handle.h"
 #include "store/schema.h"
 #include "store/surrogate.h"
@@ -34,6 +35,7 @@ struct intake {
     enum maildrop_form form;
     uint64_t plain_size;
     uint64_t n_chunks;
+    uint64_t digest; /* of the content, as far as it is stored */
     size_t filled;
     char raw[SOURCE_SIZE];
     char chunk[MAILDROP_CHUNK_SIZE];
@@ -128,6 +130,7 @@ static enum store_outcome store_chunk(struct intake *in)
 
     if (outcome != STORE_OK)
         return outcome;
+    in->digest = digest_octets(in->digest, in->chunk, in->filled);
     sqlite3_bind_int64(statement, 1, (in->id << SCHEMA_CHUNK_BITS) + (int64_t)in->n_chunks);
     sqlite3_bind_blob(statement, 2, in->chunk, (int)in->filled, SQLITE_STATIC);
     outcome = handle_finish(in->m, statement);
@@ -238,18 +241,28 @@ static enum store_outcome settle_form(struct intake *in)
 
 static enum store_outcome add_message(struct intake *in, const char *uidl, int64_t received)
 {
+    const struct digest_row row = {.uidl = uidl,
+                                   .size = (int64_t)in->wire.octets,
+                                   .plain_size = (int64_t)in->plain_size,
+                                   .form = in->form,
+                                   .header_size = (int64_t)wire_header(&in->wire),
+                                   .received = received > 0 ? received : (int64_t)time(NULL)};
+    const bool digested = in->m->minor >= 2;
     sqlite3_stmt *statement;
-    enum store_outcome outcome = handle_prepare(in->m, STATEMENT_ADD_MESSAGE, &statement);
+    enum store_outcome outcome = handle_prepare(
+        in->m, digested ? STATEMENT_ADD_MESSAGE : STATEMENT_ADD_MESSAGE_1, &statement);
 
     if (outcome != STORE_OK)
         return outcome;
     sqlite3_bind_int64(statement, 1, in->id);
     sqlite3_bind_text(statement, 2, uidl, -1, SQLITE_STATIC);
-    sqlite3_bind_int64(statement, 3, (int64_t)in->wire.octets);
-    sqlite3_bind_int64(statement, 4, (int64_t)in->plain_size);
-    sqlite3_bind_int64(statement, 5, in->form);
-    sqlite3_bind_int64(statement, 6, (int64_t)wire_header(&in->wire));
-    sqlite3_bind_int64(statement, 7, received > 0 ? received : (int64_t)time(NULL));
+    sqlite3_bind_int64(statement, 3, row.size);
+    sqlite3_bind_int64(statement, 4, row.plain_size);
+    sqlite3_bind_int64(statement, 5, row.form);
+    sqlite3_bind_int64(statement, 6, row.header_size);
+    sqlite3_bind_int64(statement, 7, row.received);
+    if (digested)
+        sqlite3_bind_int64(statement, 8, digest_message(in->digest, &row));
     outcome = handle_finish(in->m, statement);
     sqlite3_clear_bindings(statement);
     return outcome;
@@ -324,6 +337,7 @@ enum store_outcome maildrop_deliver(struct maildrop *maildrop,
         return handle_fail(maildrop, STORE_MEMORY, "no memory for a message's buffers");
     memset(in, 0, offsetof(struct intake, raw));
     in->m = maildrop;
+    in->digest = DIGEST_START;
     in->utf8_headers = delivery->utf8_headers;
     if (maildrop->in_batch) {
         outcome = deliver_in_batch(in, delivery, source, context);

@@ -45,6 +45,7 @@ enum statement {
     STATEMENT_HAS_UIDL,
     STATEMENT_ADD_CHUNK,
     STATEMENT_ADD_MESSAGE,
+    STATEMENT_ADD_MESSAGE_1, /* where the schema could not be brought up to minor version 2 */
     STATEMENT_SETTING,
     STATEMENT_MODE,
     STATEMENT_APPLICATION,

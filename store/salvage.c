@@ -7,6 +7,7 @@
  * pass off a part of a message as the whole.
  */
 #include "store/salvage.h"
+#include "store/digest.h"
 #include "store/files.h"
 #include "store/handle.h"
 #include "store/leaf.h"
@@ -36,6 +37,7 @@ struct salvage {
     struct leaf_chunk *leaves;
     size_t n_leaves;
     unsigned char content[MAILDROP_CHUNK_SIZE]; /* of the chunk at hand */
+    uint64_t digest;                            /* of the content that was read last */
     struct trace *traces;
     size_t n, room;
 };
@@ -186,6 +188,20 @@ static bool find_traces(struct salvage *s)
     return enough;
 }
 
+/* A file of minor version 1 has no digests. */
+static bool prepare_row(struct salvage *s)
+{
+    static const char *const sql[] = {
+        "SELECT uidl, size, header_size, received, coalesce(retrieved, 0), coalesce(deleted, 0),"
+        " plain_size, form, digest FROM message WHERE id = ?1",
+        "SELECT uidl, size, header_size, received, coalesce(retrieved, 0), coalesce(deleted, 0),"
+        " plain_size, form, NULL FROM message WHERE id = ?1",
+    };
+
+    return sqlite3_prepare_v2(s->db, sql[0], -1, &s->row, NULL) == SQLITE_OK ||
+           sqlite3_prepare_v2(s->db, sql[1], -1, &s->row, NULL) == SQLITE_OK;
+}
+
 /* Whether SQLite can use the file at all. */
 static bool open_database(struct salvage *s, const char *path)
 {
@@ -195,11 +211,7 @@ static bool open_database(struct salvage *s, const char *path)
     s->db = NULL;
     s->row = s->chunk = NULL;
     return sqlite3_open_v2(path, &s->db, SQLITE_OPEN_READWRITE, "unix") == SQLITE_OK &&
-           schema_harden(s->db) == STORE_OK &&
-           sqlite3_prepare_v2(s->db,
-                              "SELECT uidl, size, header_size, received, coalesce(retrieved, 0),"
-                              " coalesce(deleted, 0) FROM message WHERE id = ?1",
-                              -1, &s->row, NULL) == SQLITE_OK &&
+           schema_harden(s->db) == STORE_OK && prepare_row(s) &&
            sqlite3_prepare_v2(s->db, "SELECT content FROM chunk WHERE place = ?1", -1, &s->chunk,
                               NULL) == SQLITE_OK;
 }
@@ -329,26 +341,38 @@ static int64_t content_size(struct salvage *s, int64_t id, int64_t said)
 {
     int64_t total = 0, size = MAILDROP_CHUNK_SIZE;
 
+    s->digest = DIGEST_START;
     for (int64_t number = 0; size == MAILDROP_CHUNK_SIZE && total != said; number++) {
         size = number >> SCHEMA_CHUNK_BITS ? 0 : read_chunk(s, id, number);
         if (size < 0 && (said >= 0 || number == 0))
             return -1;
+        if (size > 0)
+            s->digest = digest_octets(s->digest, s->content, (size_t)size);
         total += size > 0 ? size : 0;
     }
     return total;
 }
 
+/* What a row says beside what everybody is told. */
+struct row {
+    int64_t plain_size, form, digest;
+    bool digested;
+};
+
 /* What the row says; false if it says nothing that can be believed. */
-static bool read_row(struct salvage *s, int64_t id, struct maildrop_message *message)
+static bool read_row(struct salvage *s, int64_t id, struct maildrop_message *message,
+                     struct row *row)
 {
-    int64_t numbers[5];
+    int64_t numbers[7];
     bool sound;
 
     sqlite3_reset(s->row);
     sqlite3_bind_int64(s->row, 1, id);
     sound = sqlite3_step(s->row) == SQLITE_ROW && handle_column_uidl(s->row, 0, message->uidl);
-    for (int i = 0; sound && i < 5; i++)
+    for (int i = 0; sound && i < 7; i++)
         sound = handle_column(s->row, i + 1, &numbers[i]);
+    row->digested = sound && sqlite3_column_type(s->row, 8) != SQLITE_NULL;
+    row->digest = row->digested ? sqlite3_column_int64(s->row, 8) : 0;
     sqlite3_reset(s->row);
     if (!sound || numbers[1] > numbers[0])
         return false;
@@ -357,7 +381,23 @@ static bool read_row(struct salvage *s, int64_t id, struct maildrop_message *mes
     message->received = numbers[2];
     message->retrieved = numbers[3];
     message->deleted = numbers[4];
+    row->plain_size = numbers[5];
+    row->form = numbers[6];
     return true;
+}
+
+/* Whether message and content are those that were stored, as far as that is known. */
+static bool is_unaltered(const struct salvage *s, const struct maildrop_message *message,
+                         const struct row *row)
+{
+    const struct digest_row about = {.uidl = message->uidl,
+                                     .size = (int64_t)message->size,
+                                     .plain_size = row->plain_size,
+                                     .form = row->form,
+                                     .header_size = (int64_t)message->header_size,
+                                     .received = message->received};
+
+    return !row->digested || digest_message(s->digest, &about) == row->digest;
 }
 
 /* Without a row nobody says how long the content was: no chunk may be known from further on, and
@@ -385,12 +425,15 @@ enum salvage_part salvage_message(struct salvage *salvage, size_t n,
                                   struct maildrop_message *message)
 {
     const struct trace *trace = &salvage->traces[n];
+    struct row row;
     int64_t size;
 
     *message = (struct maildrop_message){.id = trace->id};
-    if (read_row(salvage, trace->id, message)) {
+    if (read_row(salvage, trace->id, message, &row)) {
         size = content_size(salvage, trace->id, (int64_t)message->size);
-        return size == (int64_t)message->size ? SALVAGE_WHOLE : SALVAGE_LOST;
+        return size != (int64_t)message->size         ? SALVAGE_LOST
+               : is_unaltered(salvage, message, &row) ? SALVAGE_WHOLE
+                                                      : SALVAGE_ALTERED;
     }
     *message = (struct maildrop_message){.id = trace->id};
     if (trace->uidl && strlen(trace->uidl) <= MAILDROP_UIDL_MAX)

@@ -13,6 +13,7 @@ struct salvage;
 /* How a message was found again. */
 enum salvage_part {
     SALVAGE_WHOLE,   /* all of it is there */
+    SALVAGE_ALTERED, /* the same, but it is not what was stored (store/digest.h) */
     SALVAGE_REBUILT, /* content only: what its row said is lost, its UIDL may be too ("") */
     SALVAGE_LOST,    /* a part of the content is missing or unreadable */
 };

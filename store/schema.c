@@ -6,6 +6,7 @@
  * make SQLite reach for another file.
  */
 #include "store/schema.h"
+#include "store/digest.h"
 #include <stdlib.h>
 #include <string.h>
 
@@ -49,7 +50,9 @@ static const char create_sql[] =
  *
  * 1: setting, what an administrator set for this maildrop alone; imported, digests by which
  *    messages that moved in are known when they come again, also after they were deleted. kept
- *    says whether the message came with the UIDL of its old server. */
+ *    says whether the message came with the UIDL of its old server.
+ * 2: digest of a message (store/digest.h), for check and salvage; none for messages that were there
+ *    before. In the row, so that a delivery writes no page more. */
 static const char *const minor_sql[] = {
     [1] = "CREATE TABLE setting("
           " name TEXT PRIMARY KEY,"
@@ -58,23 +61,23 @@ static const char *const minor_sql[] = {
           " key BLOB PRIMARY KEY CHECK (length(key) = 16),"
           " kept INTEGER NOT NULL) WITHOUT ROWID;"
           "PRAGMA user_version=65537;",
+    [2] = "ALTER TABLE message ADD COLUMN digest INTEGER;"
+          "PRAGMA user_version=65538;",
 };
 
 _Static_assert(SCHEMA_APPLICATION_ID == 1347375180, "the SQL above says the same");
-_Static_assert((SCHEMA_MAJOR << 16 | SCHEMA_MINOR) == 65537, "the SQL above says the same");
+_Static_assert((SCHEMA_MAJOR << 16 | SCHEMA_MINOR) == 65538, "the SQL above says the same");
 _Static_assert(sizeof(minor_sql) / sizeof(minor_sql[0]) == SCHEMA_MINOR + 1, "a step for each");
 
 int64_t schema_guard(const struct maildrop_totals *totals)
 {
     const uint64_t parts[] = {totals->messages, totals->octets, totals->plain_octets,
                               (uint64_t)totals->last_id};
-    uint64_t hash = 0x504f504c41520001;
+    uint64_t guard = DIGEST_START;
 
-    for (size_t i = 0; i < sizeof(parts) / sizeof(parts[0]); i++) {
-        hash = (hash ^ parts[i]) * 0x9e3779b97f4a7c15;
-        hash ^= hash >> 29;
-    }
-    return (int64_t)hash;
+    for (size_t i = 0; i < sizeof(parts) / sizeof(parts[0]); i++)
+        guard = digest_number(guard, parts[i]);
+    return (int64_t)guard;
 }
 
 int schema_create(sqlite3 *db)

@@ -10,7 +10,7 @@
 enum {
     SCHEMA_APPLICATION_ID = 0x504f504c, /* "POPL" */
     SCHEMA_MAJOR = 1,                   /* a newer one is refused untouched */
-    SCHEMA_MINOR = 1,                   /* a newer one is served, an older one brought up to it */
+    SCHEMA_MINOR = 2,                   /* a newer one is served, an older one brought up to it */
     SCHEMA_PAGE_SIZE = 4096,
 
     /* The place of a chunk: the message's id shifted by this, plus the chunk's number. */
@@ -45,8 +45,8 @@ enum store_outcome schema_identity(int64_t application_id, int64_t version);
 /* Of these the identity alone: all that can be asked of a backup, which nobody writes to. */
 enum store_outcome schema_identify(sqlite3 *db, int *rc);
 
-/* A check value over the totals row: SQLite has no checksums, and a flipped bit there would show
- * an empty maildrop to a client, which then forgets its UIDLs. */
+/* A check value over the totals row: a flipped bit there would show an empty maildrop to a client,
+ * which then forgets its UIDLs. */
 int64_t schema_guard(const struct maildrop_totals *totals);
 
 #endif

@@ -322,6 +322,36 @@ def test_check_and_salvage(store):
     assert uidls(p) == before
 
 
+def test_a_flipped_bit(store):
+    """In a text, where SQLite sees nothing: check names the message, salvage brings it back with a
+    word, a backup of it is not put in place."""
+    p = store()
+    fill(p, 3)
+    before = uidls(p)
+    p.ctl("mailbox", "compact", "alice")
+    p.ctl("mailbox", "backup", "alice", p.directory / "sound.db")
+    drop = p.maildrop("alice") / "mail.db"
+    octets = drop.read_bytes()
+    at = octets.index(MESSAGE % 1)
+    with open(drop, "r+b") as file:
+        file.seek(at + 2)
+        file.write(bytes([octets[at + 2] ^ 4]))
+    p.ctl("mailbox", "backup", "alice", p.directory / "flipped.db")
+    result = p.ctl("--json", "mailbox", "check", "alice", check=False)
+    assert result.returncode == DATAERR
+    assert json.loads(result.stdout)["damages"] == [
+        "message 2: not what was stored: its text or its row has changed"]
+    result = p.ctl("--json", "mailbox", "salvage", "alice", p.directory / "salvaged", check=False)
+    assert result.returncode == DATAERR
+    assert f"message 2, UIDL {before[1]}: not what was stored" in result.stderr.decode()
+    assert json.loads(result.stdout) == {"messages": 3, "rebuilt": 0, "altered": 1, "lost": 0,
+                                         "deleted": 0}
+    refused(p, DATAERR, "mailbox", "restore", "--yes", "alice", p.directory / "flipped.db")
+    p.ctl("mailbox", "restore", "--yes", "alice", p.directory / "sound.db")
+    p.ctl("mailbox", "check", "alice")
+    assert uidls(p) == before
+
+
 def test_accounts_that_are_gone(store):
     """Mail of an account that no longer exists can be seen, saved and deleted; none comes in."""
     p = store()
@@ -356,6 +386,7 @@ def test_an_older_maildrop_is_brought_up_to_date(store):
         fill(p, 1, user)
         with sqlite3.connect(p.maildrop(user) / "mail.db") as database:
             database.executescript("DROP TABLE setting; DROP TABLE imported;"
+                                   "ALTER TABLE message DROP COLUMN digest;"
                                    "PRAGMA user_version=65536")
         database.close()
     assert len(uidls(p)) == 1
@@ -363,5 +394,5 @@ def test_an_older_maildrop_is_brought_up_to_date(store):
         assert database.execute("PRAGMA user_version").fetchone()[0] > 65536
         assert database.execute("SELECT count(*) FROM setting").fetchone() == (0,)
     database.close()
-    assert {m["version"] for m in ctl_json(p, "mailbox", "upgrade", "--all")} == {"1.1"}
+    assert {m["version"] for m in ctl_json(p, "mailbox", "upgrade", "--all")} == {"1.2"}
     assert len(uidls(p, "bob")) == 1

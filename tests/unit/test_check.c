@@ -2,6 +2,7 @@
  * test_check.c - each of a list of damages is found, and a sound maildrop is called so.
  */
 #include "store/check.h"
+#include "store/digest.h"
 #include "store/schema.h"
 #include "tests/unit/test_store.h"
 
@@ -111,6 +112,16 @@ static const struct damage {
     {"UPDATE chunk SET content = CAST(replace(content, x'0d0a', x'0a0a') AS BLOB) WHERE place = 2 "
      "<< 20",
      "a line does not end in CRLF"},
+    {"UPDATE chunk SET content = CAST(substr(content, 1, 100) || 'y' || substr(content, 102) AS "
+     "BLOB)"
+     " WHERE place = 5 << 20 | 1",
+     "message 5: not what was stored"},
+    {"UPDATE message SET received = received + 64 WHERE id = 1", "message 1: not what was stored"},
+    {"UPDATE message SET form = 2 WHERE id = 4", "message 4: not what was stored"},
+    {"UPDATE message SET uidl = replace(uidl, '.', '/') WHERE id = 6",
+     "message 6: not what was stored"},
+    {"UPDATE message SET digest = digest + 1 WHERE id = 3", "message 3: not what was stored"},
+    {"UPDATE message SET digest = 'x' WHERE id = 3", "message 3: not what was stored"},
     {"UPDATE state SET messages = 4", "totals: the totals row contradicts"},
     {"UPDATE message SET deleted = 5 WHERE id = 1", "totals: they say 6 messages"},
     {"UPDATE message SET id = 99 WHERE id = 6", "message 99 is above the last id 7"},
@@ -171,6 +182,79 @@ static void test_torn_page(void **state)
     maildrop_close(m);
 }
 
+/* What a client sees of the maildrop, in one number; 0 if it is not shown all of it. */
+static uint64_t look(void)
+{
+    static char content[MAILDROP_CHUNK_SIZE];
+    struct maildrop_snapshot *snapshot = NULL;
+    struct maildrop_totals totals;
+    struct maildrop *m = NULL;
+    uint64_t seen = 1;
+    size_t got;
+
+    if (test_drop_try(&drop, &m) != STORE_OK)
+        return 0;
+    if (maildrop_totals(m, &totals) != STORE_OK ||
+        maildrop_snapshot(m, &totals, &snapshot) != STORE_OK)
+        seen = 0;
+    for (size_t i = 0; seen && i < maildrop_snapshot_count(snapshot); i++) {
+        const struct maildrop_entry *entry = maildrop_snapshot_entry(snapshot, i);
+        const char *uidl = maildrop_snapshot_uidl(snapshot, i);
+        const uint64_t numbers[] = {(uint64_t)entry->id, entry->size, entry->plain_size,
+                                    (uint64_t)entry->form};
+
+        for (size_t k = 0; k < 4; k++)
+            seen = digest_number(seen, numbers[k]);
+        seen = digest_octets(seen, uidl, strlen(uidl));
+        uint64_t at = 0;
+        do {
+            if (maildrop_read(m, entry->id, at, content, sizeof(content), &got) != STORE_OK)
+                seen = got = 0;
+            else
+                seen = digest_octets(seen, content, got);
+            at += got;
+        } while (got > 0);
+    }
+    maildrop_snapshot_free(snapshot);
+    maildrop_close(m);
+    return seen;
+}
+
+/* A bit flipped, here and there in the whole file: it is found, or makes no difference. */
+static void test_flipped_bits(void **state)
+{
+    enum { APART = 61 };
+    const int64_t size = test_drop_file_size(&drop, MAILDROP_DB);
+    const uint64_t whole = look();
+    size_t harmless = 0;
+    char path[80];
+
+    (void)state;
+    assert_true(whole);
+    test_drop_path(&drop, MAILDROP_DB, path);
+    const int fd = open(path, O_RDWR);
+    for (int64_t at = 0; at < size; at += APART) {
+        struct maildrop *m = NULL;
+        struct findings f = {.n = 1};
+        unsigned char octet, flipped;
+
+        assert_int_equal(pread(fd, &octet, 1, at), 1);
+        flipped = (unsigned char)(octet ^ 1 << at % 8);
+        assert_int_equal(pwrite(fd, &flipped, 1, at), 1);
+        if (test_drop_try(&drop, &m) == STORE_OK) {
+            check(m, &f);
+            maildrop_close(m);
+        }
+        harmless += f.n == 0;
+        if (f.n == 0 && look() != whole)
+            fail_msg("bit %d of octet %d is not found", (int)(at % 8), (int)at);
+        assert_int_equal(pwrite(fd, &octet, 1, at), 1);
+    }
+    close(fd);
+    assert_int_equal(look(), whole);
+    assert_true(harmless < (size_t)(size / APART) / 4); /* free room */
+}
+
 static bool stop_at_once(void *context, const char *damage, uint64_t octets)
 {
     (void)damage;
@@ -196,6 +280,7 @@ int main(int argc, char **argv)
         cmocka_unit_test_setup_teardown(test_sound, enter, leave),
         cmocka_unit_test_setup_teardown(test_damages, enter, leave),
         cmocka_unit_test_setup_teardown(test_torn_page, enter, leave),
+        cmocka_unit_test_setup_teardown(test_flipped_bits, enter, leave),
         cmocka_unit_test_setup_teardown(test_can_be_stopped, enter, leave),
     };
 

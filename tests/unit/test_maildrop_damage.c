@@ -157,7 +157,7 @@ static void test_list_contradicts_totals(void **state)
         "UPDATE message SET uidl = 'a b' WHERE id = 3",
         "PRAGMA ignore_check_constraints=ON; UPDATE message SET uidl = '' WHERE id = 3",
         "UPDATE message SET id = 99 WHERE id = 3",
-        "INSERT INTO message VALUES (99, 'x', 1, 1, 0, 1, 1, NULL, NULL)",
+        "INSERT INTO message VALUES (99, 'x', 1, 1, 0, 1, 1, NULL, NULL, NULL)",
     };
     size_t size;
     char *sound = read_database(&size);

@@ -2,6 +2,8 @@
  * test_manage.c - a maildrop's own settings, messages brought back, room given back, notes on what
  * was imported, and a maildrop of an older minor version.
  */
+#include "store/check.h"
+#include "store/handle.h"
 #include "store/manage.h"
 #include "store/schema.h"
 #include "tests/unit/test_store.h"
@@ -144,7 +146,7 @@ static void test_notes_on_imports(void **state)
     maildrop_close(m);
 }
 
-/* A maildrop as 1.0 left it: without the tables of 1.1, and with mail. */
+/* A maildrop as 1.0 left it: without the tables of 1.1 and the digests of 1.2, and with mail. */
 static void test_older_minor_version(void **state)
 {
     const uint64_t one = 1;
@@ -153,7 +155,8 @@ static void test_older_minor_version(void **state)
     (void)state;
     assert_int_equal(test_deliver_text(m, "old\n"), STORE_OK);
     maildrop_close(m);
-    test_outside(&drop, "DROP TABLE setting; DROP TABLE imported; PRAGMA user_version=65536");
+    test_outside(&drop, "DROP TABLE setting; DROP TABLE imported;"
+                        "ALTER TABLE message DROP COLUMN digest; PRAGMA user_version=65536");
 
     m = test_drop_open(&drop);
     assert_int_equal(look(m).minor, SCHEMA_MINOR);
@@ -166,6 +169,34 @@ static void test_older_minor_version(void **state)
     maildrop_close(m);
 }
 
+static bool take_damage(void *context, const char *damage, uint64_t octets)
+{
+    (void)octets;
+    *(bool *)context |= damage != NULL;
+    return true;
+}
+
+/* There was no room to bring it up to date: mail comes in all the same. */
+static void test_kept_at_an_older_minor_version(void **state)
+{
+    bool damaged = false;
+    struct maildrop *m = test_drop_open(&drop);
+
+    (void)state;
+    test_outside(&drop, "ALTER TABLE message DROP COLUMN digest; PRAGMA user_version=65537");
+    m->minor = 1;
+    assert_int_equal(test_deliver_text(m, "old\n"), STORE_OK);
+    assert_int_equal(check_run(m, take_damage, &damaged), STORE_OK);
+    maildrop_close(m);
+    m = test_drop_open(&drop);
+    assert_int_equal(look(m).minor, SCHEMA_MINOR);
+    assert_int_equal(test_deliver_text(m, "new\n"), STORE_OK);
+    assert_int_equal(check_run(m, take_damage, &damaged), STORE_OK);
+    assert_false(damaged);
+    assert_int_equal(test_totals(m).messages, 2);
+    maildrop_close(m);
+}
+
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
@@ -174,6 +205,7 @@ int main(int argc, char **argv)
         cmocka_unit_test_setup_teardown(test_purge_and_compact, enter, leave),
         cmocka_unit_test_setup_teardown(test_notes_on_imports, enter, leave),
         cmocka_unit_test_setup_teardown(test_older_minor_version, enter, leave),
+        cmocka_unit_test_setup_teardown(test_kept_at_an_older_minor_version, enter, leave),
     };
 
     if (argc == 4 && strcmp(argv[1], "outside") == 0)

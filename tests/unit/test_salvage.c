@@ -71,7 +71,7 @@ static void copy_drop(void)
 }
 
 struct found {
-    int whole, rebuilt, lost, with_uidl;
+    int whole, altered, rebuilt, lost, with_uidl;
 };
 
 /* Read all that comes back; whatever is not called lost must be right. */
@@ -89,9 +89,10 @@ static struct found salvage_all(void)
         size_t size = 0, got = 1;
 
         found.whole += part == SALVAGE_WHOLE;
+        found.altered += part == SALVAGE_ALTERED;
         found.rebuilt += part == SALVAGE_REBUILT;
         found.lost += part == SALVAGE_LOST;
-        if (part == SALVAGE_LOST)
+        if (part == SALVAGE_LOST || part == SALVAGE_ALTERED)
             continue;
         found.with_uidl += strcmp(message.uidl, uidls[message.id]) == 0;
         while (got > 0) {
@@ -174,6 +175,38 @@ static void test_chunk_lost(void **state)
     assert_int_equal(found.lost, 2);
 }
 
+/* SQLite has nothing to say against a changed octet in a text. */
+static void test_text_changed(void **state)
+{
+    struct found found;
+
+    (void)state;
+    copy_drop();
+    assert_int_equal(test_run_self("outside", copy,
+                                   "UPDATE chunk SET content = CAST(replace(content, ' 10 line',"
+                                   " ' 10 lime') AS BLOB) WHERE place >> 20 = 10;"
+                                   "UPDATE message SET received = received + 1 WHERE id = 11"),
+                     0);
+    found = salvage_all();
+    assert_int_equal(found.whole, MESSAGES - 2);
+    assert_int_equal(found.altered, 2);
+}
+
+/* A file of version 1.1 has no digests, and nothing is held against it. */
+static void test_older_file(void **state)
+{
+    struct found found;
+
+    (void)state;
+    copy_drop();
+    assert_int_equal(test_run_self("outside", copy,
+                                   "ALTER TABLE message DROP COLUMN digest;"
+                                   "PRAGMA user_version=65537"),
+                     0);
+    found = salvage_all();
+    assert_int_equal(found.whole, MESSAGES);
+}
+
 static void test_cut_short(void **state)
 {
     struct found found;
@@ -202,9 +235,10 @@ static void test_nothing_left(void **state)
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_sound_file), cmocka_unit_test(test_every_page),
-        cmocka_unit_test(test_row_lost),   cmocka_unit_test(test_chunk_lost),
-        cmocka_unit_test(test_cut_short),  cmocka_unit_test(test_nothing_left),
+        cmocka_unit_test(test_sound_file),   cmocka_unit_test(test_every_page),
+        cmocka_unit_test(test_row_lost),     cmocka_unit_test(test_chunk_lost),
+        cmocka_unit_test(test_text_changed), cmocka_unit_test(test_older_file),
+        cmocka_unit_test(test_cut_short),    cmocka_unit_test(test_nothing_left),
     };
 
     if (argc == 4 && strcmp(argv[1], "outside") == 0)
