@@ -24,11 +24,12 @@ PAM_SERVICE ?= packaging/pam/poplar
 to = $(foreach file,$(1),$(file)=$(2)/$(notdir $(file)))
 installed_programs = $(call to,$(B)/poplard $(B)/poplarctl,$(SBINDIR)) \
 	$(call to,$(B)/poplar-deliver,$(BINDIR)) \
-	$(call to,$(B)/poplar-auth $(B)/poplar-worker,$(LIBEXECDIR)/poplar)
+	$(call to,$(B)/poplar-auth $(B)/poplar-worker,$(LIBEXECDIR)/poplar) \
+	packaging/certbot/poplar=$(DATADIR)/poplar/certbot-hook
 installed_files = \
 	$(call to,$(wildcard packaging/systemd/poplar*.socket packaging/systemd/poplar*.service \
 		packaging/systemd/poplar*.timer),$(UNITDIR)) \
-	$(call to,packaging/systemd/network-pam.conf,$(DATADIR)/poplar) \
+	$(call to,$(wildcard packaging/systemd/*.conf),$(DATADIR)/poplar) \
 	$(call to,$(wildcard packaging/systemd/*.catalog),$(CATALOGDIR)) \
 	$(call to,packaging/sysusers.d/poplar.conf,$(SYSUSERSDIR)) \
 	$(call to,packaging/tmpfiles.d/poplar.conf,$(TMPFILESDIR)) \
@@ -39,6 +40,7 @@ kept_files = \
 	$(call to,packaging/poplar.conf,$(SYSCONFDIR)/poplar) \
 	$(call to,packaging/ufw/poplar,$(SYSCONFDIR)/ufw/applications.d) \
 	$(call to,packaging/fail2ban/poplar.conf,$(SYSCONFDIR)/fail2ban/filter.d) \
+	$(call to,packaging/apparmor/usr.sbin.poplard,$(SYSCONFDIR)/apparmor.d) \
 	packaging/fail2ban/poplar-jail.conf=$(SYSCONFDIR)/fail2ban/jail.d/poplar.conf \
 	$(PAM_SERVICE)=$(SYSCONFDIR)/pam.d/poplar
 

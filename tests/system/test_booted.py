@@ -12,6 +12,7 @@ import threading
 import pytest
 
 import booted
+from manual import TOP
 from poplar import Raw, wait_until
 
 pytestmark = pytest.mark.skipif(booted.missing() is not None, reason=str(booted.missing()))
@@ -152,17 +153,17 @@ def test_without_sockets(debian, configured):
     debian.run("systemctl", "unmask", *SOCKETS)
 
 
-def test_a_socket_below_the_root_of_a_chrooted_postfix(debian):
-    """README's three lines: a drop-in with one more path for mail that comes in."""
-    dropin = "/etc/systemd/system/poplar-lmtp.socket.d/postfix.conf"
-    debian.write(dropin, "[Socket]\nListenStream=/var/spool/postfix/private/poplar\n")
-    debian.run("systemctl", "daemon-reload")
-    restart_all(debian)
-    debian.sh("""
-        postconf mailbox_transport=lmtp:unix:private/poplar mydestination=localhost
-        systemctl start postfix
-        printf 'Subject: by Postfix\\n\\nHello.\\n' | sendmail alice@localhost
-    """)
+def readme(lines):
+    """README's commands, by how many there are."""
+    blocks = re.findall(r"```sh\n(.*?)```", (TOP / "README.md").read_text(), re.S)
+    return next(block for block in blocks if block.count("\n") == lines)
+
+
+def test_postfix_in_three_lines(debian):
+    debian.run("systemctl", "start", "postfix")
+    debian.run("postconf", "mydestination=localhost")
+    debian.sh(readme(3))
+    debian.run("sendmail", "alice@localhost", input="Subject: by Postfix\n\nHello.\n")
 
     def arrived():
         client = debian.login("alice", PASSWORD)
@@ -172,12 +173,31 @@ def test_a_socket_below_the_root_of_a_chrooted_postfix(debian):
         return found
     wait_until(arrived, f"the message, {debian.run('postqueue', '-p').stdout}", 30)
     debian.run("systemctl", "stop", "postfix")
-    debian.path(dropin).unlink()
+    debian.path("/etc/systemd/system/poplar-lmtp.socket.d/postfix.conf").unlink()
     debian.run("systemctl", "daemon-reload")
     restart_all(debian)
 
 
+def test_a_certificate_in_two_lines(debian):
+    live = "/etc/letsencrypt/live/pop.example.org"
+    debian.path(live).mkdir(parents=True)
+    make_certificate(debian, f"{live}/fullchain.pem", f"{live}/privkey.pem")
+    debian.sh(readme(2))
+    assert seen_certificate(debian) == debian.path(f"{live}/fullchain.pem").read_text()
+    # As certbot renews.
+    make_certificate(debian, f"{live}/fullchain.pem", f"{live}/privkey.pem")
+    debian.run("/etc/letsencrypt/renewal-hooks/deploy/poplar")
+    assert seen_certificate(debian) == debian.path(f"{live}/fullchain.pem").read_text()
+    debian.path("/etc/poplar/poplar.conf.d/certificate.conf").unlink()
+    debian.run("systemctl", "reload", "poplar.service")
+
+
 # Reload.
+
+def make_certificate(debian, certificate, key):
+    debian.run("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1",
+               "-nodes", "-days", "30", "-subj", "/CN=renewed", "-keyout", key, "-out", certificate)
+
 
 @pytest.fixture
 def certificate(debian):
@@ -185,9 +205,7 @@ def certificate(debian):
     debian.path("/etc/poplar/renewed").mkdir(exist_ok=True)
 
     def renew():
-        debian.run("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt",
-                   "ec_paramgen_curve:prime256v1", "-nodes", "-days", "30", "-subj", "/CN=renewed",
-                   "-keyout", "/etc/poplar/renewed/key.pem", "-out", "/etc/poplar/renewed/cert.pem")
+        make_certificate(debian, "/etc/poplar/renewed/cert.pem", "/etc/poplar/renewed/key.pem")
     renew()
     setting = "/etc/poplar/poplar.conf.d/renewed.conf"
     debian.write(setting, "[tls]\ncertificate=/etc/poplar/renewed/cert.pem\n"

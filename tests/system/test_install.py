@@ -19,7 +19,7 @@ PLACES = {
     "sysusers.d/*": "sysusers", "tmpfiles.d/*": "tmpfiles", "completion/*": "completion",
     "man/*.5": "share/man/man5", "man/*.7": "share/man/man7", "man/*.8": "share/man/man8",
     "poplar.conf": "etc/poplar", "pam/poplar": "etc/pam.d", "ufw/*": "etc/ufw/applications.d",
-    "fail2ban/poplar.conf": "etc/fail2ban/filter.d",
+    "fail2ban/poplar.conf": "etc/fail2ban/filter.d", "apparmor/*": "etc/apparmor.d",
 }
 
 
@@ -45,8 +45,8 @@ def installed(tmp_path):
 
 def test_everything_goes_where_it_is_told(installed):
     expected = {"sbin/poplard", "sbin/poplarctl", "bin/poplar-deliver", "libexec/poplar/poplar-auth",
-                "libexec/poplar/poplar-worker", "share/doc/poplar/README.md",
-                "etc/fail2ban/jail.d/poplar.conf"}
+                "libexec/poplar/poplar-worker", "share/poplar/certbot-hook",
+                "share/doc/poplar/README.md", "etc/fail2ban/jail.d/poplar.conf"}
     for pattern, place in PLACES.items():
         expected |= {f"{place}/{f.name}" for f in PACKAGING.glob(pattern)}
     assert files(installed) == expected
@@ -85,6 +85,7 @@ def test_installing_again_keeps_configuration_and_uninstalling_too(installed):
     assert files(installed) == {"etc/poplar/poplar.conf", "etc/pam.d/poplar",
                                 "etc/ufw/applications.d/poplar",
                                 "etc/fail2ban/filter.d/poplar.conf",
+                                "etc/apparmor.d/usr.sbin.poplard",
                                 "etc/fail2ban/jail.d/poplar.conf"}
     assert conf.read_text() == "[tls]\nrequired=no\n"
 
