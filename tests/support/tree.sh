@@ -68,20 +68,29 @@ mirror=$(apt-get indextargets --format '$(REPO_URI) $(RELEASE) $(COMPONENT)' 'Cr
     sed -n "s/^\([^ ]*\) $suite main$/\1/p" | head -n 1)
 [ -n "$mirror" ] || cannot "apt knows no mirror of $suite"
 
+inside() { # inside TREE SHELL_TEXT [WORD...]: run it there, below its temporary name
+    tree=$trees/$1.new
+    shift
+    cp -L /etc/resolv.conf "$tree/etc/resolv.conf" 2>/dev/null || true # not everywhere
+    try chroot "$tree" env DEBIAN_FRONTEND=noninteractive LC_ALL=C \
+        PATH=/usr/sbin:/usr/bin:/sbin:/bin sh -c "$1" "$@"
+}
+
 if ! made base minbase; then
     echo "Making a $suite tree under $trees" >&2
     try debootstrap --variant=minbase "$suite" "$trees/base.new" "$mirror"
     printf '#!/bin/sh\nexit 101\n' >"$trees/base.new/usr/sbin/policy-rc.d"
     chmod 755 "$trees/base.new/usr/sbin/policy-rc.d"
+    # A tree that a power cut spoils is made again.
+    echo force-unsafe-io >"$trees/base.new/etc/dpkg/dpkg.cfg.d/unsafe-io"
+    inside base 'apt-get update'
     finish base minbase
 fi
 
 echo "Installing in a tree: $*" >&2
 cp -a "$trees/base" "$trees/$name.new"
-cp -L /etc/resolv.conf "$trees/$name.new/etc/resolv.conf" 2>/dev/null || true # not everywhere
-try chroot "$trees/$name.new" \
-    env DEBIAN_FRONTEND=noninteractive LC_ALL=C PATH=/usr/sbin:/usr/bin:/sbin:/bin \
-    sh -c 'apt-get update && apt-get install -y --no-install-recommends "$@" && apt-get clean' \
-    sh "$@"
+# The base's lists may have grown old meanwhile.
+inside "$name" 'install() { apt-get install -y --no-install-recommends "$@"; }
+    { install "$@" || { apt-get update && install "$@"; }; } && apt-get clean' "$@"
 finish "$name" "$@"
 echo "$trees/$name"
