@@ -184,6 +184,8 @@ trees:
 	@tests/support/tree.sh popa3d popa3d >/dev/null || true
 	@tests/support/tree.sh cyrus cyrus-pop3d sasl2-bin >/dev/null || true
 	@tests/support/tree.sh runtime $(runtime) >/dev/null || true
+	@tests/support/tree.sh directory slapd ldap-utils nslcd libnss-ldapd libpam-ldapd krb5-kdc \
+		krb5-admin-server libpam-krb5 $(runtime) >/dev/null || true
 	@tests/support/tree.sh sssd sssd-common sssd-proxy libpam-sss libnss-sss libnss-extrausers \
 		$(runtime) >/dev/null || true
 	@tests/support/tree.sh booted systemd-sysv dbus libnss-systemd ssl-cert sssd-common sssd-proxy \

@@ -171,14 +171,22 @@ bool pam_service_find(const char *service, const char *confdir, char *problem, s
     return false;
 }
 
-/* One prompt or text of a module; false for what no mail client could answer. */
-static bool answer(struct pam_login *login, const struct pam_message *message, char **reply)
+/* One prompt or text of a module; false for what no mail client could answer. The password is the
+ * answer to the first prompt of a call: who asks for two secrets at once wants a new password and
+ * its confirmation, which must not become the old one, or a second factor, which is then looked for
+ * in the password. */
+static bool answer(struct pam_login *login, const struct pam_message *message, bool *given,
+                   char **reply)
 {
     if (!message || !message->msg)
         return false;
     switch (message->msg_style) {
     case PAM_PROMPT_ECHO_OFF:
-        return login->asking && (*reply = strdup(login->secret)) != NULL;
+        if (!login->asking)
+            return false;
+        *reply = strdup(*given ? "" : login->secret);
+        *given = true;
+        return *reply != NULL;
     case PAM_PROMPT_ECHO_ON:
         return (*reply = strdup(login->user)) != NULL;
     case PAM_ERROR_MSG:
@@ -196,10 +204,11 @@ static int converse(int n, const struct pam_message **messages, struct pam_respo
     if (n <= 0 || n > PAM_MAX_NUM_MSG || !messages || !responses)
         return PAM_CONV_ERR;
     struct pam_response *replies = calloc((size_t)n, sizeof *replies);
+    bool given = false;
     if (!replies)
         return PAM_BUF_ERR;
     for (int i = 0; i < n; i++) {
-        if (answer(context, messages[i], &replies[i].resp))
+        if (answer(context, messages[i], &given, &replies[i].resp))
             continue;
         while (i-- > 0) {
             if (replies[i].resp)

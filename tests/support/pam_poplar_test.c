@@ -18,6 +18,7 @@
 #include <security/pam_ext.h>
 #include <security/pam_modules.h>
 #include <signal.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -51,7 +52,8 @@ static int write_items(pam_handle_t *handle, const char *path)
     return PAM_SUCCESS;
 }
 
-/* One prompt and `n` - 1 more like it. */
+/* One prompt and `n` - 1 more like it. Who asks for more than one secret at once wants a new one,
+ * or a second factor: these must stay empty. */
 static int converse(pam_handle_t *handle, int n, int style, const char *text)
 {
     enum { MANY = 40 };
@@ -66,13 +68,16 @@ static int converse(pam_handle_t *handle, int n, int style, const char *text)
     conversation = found;
     if (status == PAM_SUCCESS)
         status = conversation->conv(n, messages, &replies, conversation->appdata_ptr);
+    bool repeated = false;
     for (int i = 0; status == PAM_SUCCESS && replies && i < n; i++) {
+        const char *reply = replies[i].resp ? replies[i].resp : "";
+        repeated |= style == PAM_PROMPT_ECHO_OFF && (i == 0 ? !*reply : *reply != '\0');
         if (replies[i].resp)
             explicit_bzero(replies[i].resp, strlen(replies[i].resp));
         free(replies[i].resp);
     }
     free(replies);
-    return status;
+    return repeated ? PAM_AUTH_ERR : status;
 }
 
 static int expect_password(pam_handle_t *handle, const char *wanted)
