@@ -218,7 +218,8 @@ enum proto_count {
     COUNT_MESSAGES_RETRIEVED,
     COUNT_MESSAGES_DELETED,
     COUNT_COPIES_DELIVERED, /* messages, a copy a recipient */
-    COUNT_COPIES_REFUSED,   /* recipients refused, for good or for now */
+    COUNT_COPIES_REFUSED,   /* recipients, for good */
+    COUNT_COPIES_DEFERRED,  /* recipients, to be tried again later */
     COUNT_OCTETS_IN,
     COUNT_OCTETS_OUT,
     COUNT_CRASHES, /* workers ended by a signal that nobody sent */

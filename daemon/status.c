@@ -156,9 +156,11 @@ bool status_next(struct master *m, unsigned part, uint64_t from, struct message 
 void status_summary(struct master *m, struct worker *w, struct message *message)
 {
     char tls[32], cipher[64], detail[512], seen[1024], user[sizeof w->user + 8] = "";
+    char later[32] = "";
     bool lmtp = w->door == DOOR_LMTP;
     unsigned reason = message_get_u32(message);
     uint64_t done = message_get_u64(message), other = message_get_u64(message);
+    uint64_t deferred = message_get_u64(message);
     uint64_t in = message_get_u64(message), out = message_get_u64(message);
     if (!message_get_text(message, tls, sizeof tls) ||
         !message_get_text(message, cipher, sizeof cipher) ||
@@ -166,19 +168,22 @@ void status_summary(struct master *m, struct worker *w, struct message *message)
         tls[0] = cipher[0] = detail[0] = '\0';
     m->counts[lmtp ? COUNT_COPIES_DELIVERED : COUNT_MESSAGES_RETRIEVED] += done;
     m->counts[lmtp ? COUNT_COPIES_REFUSED : COUNT_MESSAGES_DELETED] += other;
+    m->counts[COUNT_COPIES_DEFERRED] += lmtp ? deferred : 0;
     m->counts[COUNT_OCTETS_IN] += in;
     m->counts[COUNT_OCTETS_OUT] += out;
     m->counts[COUNT_ENDED + (reason < END_REASONS ? reason : 0)]++;
     base_escape(seen, sizeof seen, detail);
-    if (!lmtp)
+    if (lmtp)
+        snprintf(later, sizeof later, " deferred=%" PRIu64, deferred);
+    else
         snprintf(user, sizeof user, " user=%s", *w->user ? w->user : "-");
     struct log_about about = workers_about(w);
     about.reason = proto_end_name(reason);
     log_line(*detail ? LOG_WARNING : LOG_INFO, LOG_EVENT_SESSION, &about,
-             "session ended: peer=%s door=%s%s reason=%s %s=%" PRIu64 " %s=%" PRIu64 " in=%" PRIu64
-             " out=%" PRIu64 " ms=%" PRIu64 " tls=%s cipher=%s%s%s%s",
+             "session ended: peer=%s door=%s%s reason=%s %s=%" PRIu64 " %s=%" PRIu64
+             "%s in=%" PRIu64 " out=%" PRIu64 " ms=%" PRIu64 " tls=%s cipher=%s%s%s%s",
              w->peer_text, proto_door_name(w->door), user, about.reason,
-             lmtp ? "delivered" : "retrieved", done, lmtp ? "refused" : "deleted", other, in, out,
-             base_now_ms() - w->started, *tls ? tls : "-", *cipher ? cipher : "-",
+             lmtp ? "delivered" : "retrieved", done, lmtp ? "refused" : "deleted", other, later, in,
+             out, base_now_ms() - w->started, *tls ? tls : "-", *cipher ? cipher : "-",
              *detail ? " detail=\"" : "", *detail ? seen : "", *detail ? "\"" : "");
 }

@@ -88,7 +88,7 @@ static json_t *make_counts(const uint64_t *c)
     json_object_set_new(logins, "busy", json_integer((json_int_t)c[COUNT_LOGINS_BUSY]));
     return json_pack(
         "{s:I, s:I, s:b, s:{s:I, s:I, s:I, s:I, s:I}, s:{s:I, s:I, s:I, s:I}, s:{s:I, s:I, s:I, "
-        "s:I}, s:{s:I, s:I, s:o, s:I, s:I, s:I}}",
+        "s:I}, s:{s:I, s:I, s:o, s:I, s:I, s:I, s:I, s:I}}",
         "started", (json_int_t)c[COUNT_STARTED], "pid", (json_int_t)c[COUNT_PID], "stopping",
         (int)c[COUNT_STOPPING],
         /* */
@@ -106,7 +106,9 @@ static json_t *make_counts(const uint64_t *c)
         "since_start", "connections", (json_int_t)c[COUNT_CONNECTIONS], "refused",
         (json_int_t)c[COUNT_REFUSED], "logins", logins, "retrieved",
         (json_int_t)c[COUNT_MESSAGES_RETRIEVED], "deleted", (json_int_t)c[COUNT_MESSAGES_DELETED],
-        "delivered", (json_int_t)c[COUNT_COPIES_DELIVERED]);
+        "delivered", (json_int_t)c[COUNT_COPIES_DELIVERED], "recipients_refused",
+        (json_int_t)c[COUNT_COPIES_REFUSED], "recipients_deferred",
+        (json_int_t)c[COUNT_COPIES_DEFERRED]);
 }
 
 static void show_certificate(void *context, struct message *entry)

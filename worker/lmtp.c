@@ -95,6 +95,15 @@ static void run_mail(struct lmtp *l, const char *text)
     }
 }
 
+/* One recipient's mail does not get in, for good or for now: into this session's totals. */
+static void count_refusal(struct lmtp *l, enum lmtp_reply reply)
+{
+    if (lmtp_reply_text(reply)[0] == '4')
+        l->s->deferred++;
+    else
+        l->s->deleted++;
+}
+
 static void run_rcpt(struct lmtp *l, const char *text)
 {
     if (!l->begun) {
@@ -117,7 +126,7 @@ static void run_rcpt(struct lmtp *l, const char *text)
     if (reply == LMTP_RECIPIENT_OK)
         l->n++;
     else
-        l->s->deleted++; /* refused, in this session's totals */
+        count_refusal(l, reply);
     answer(l, reply);
 }
 
@@ -150,7 +159,8 @@ static void finish_message(struct lmtp *l)
         if (l->s->end != 0)
             break;
         l->s->retrieved += replies[i] == LMTP_DELIVERED && !same; /* delivered, in the totals */
-        l->s->deleted += replies[i] != LMTP_DELIVERED;
+        if (replies[i] != LMTP_DELIVERED)
+            count_refusal(l, replies[i]);
         answer(l, replies[i]);
         stream_flush(&l->s->stream);
     }

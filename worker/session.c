@@ -259,6 +259,7 @@ void session_report(struct session *s)
     message_put_u32(m, s->end);
     message_put_u64(m, s->retrieved);
     message_put_u64(m, s->deleted);
+    message_put_u64(m, s->deferred);
     message_put_u64(m, s->stream.octets_in);
     message_put_u64(m, s->stream.octets_out);
     message_put_text(m, s->tls_version);

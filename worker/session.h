@@ -59,9 +59,10 @@ struct session {
     unsigned finishing; /* enum session_end: asked to end, and why; 0: not */
     bool last;          /* the process ends with this session */
 
-    unsigned end;     /* enum session_end; 0: goes on */
-    char detail[256]; /* more about the end, for the log */
-    uint64_t retrieved, deleted;
+    unsigned end;                /* enum session_end; 0: goes on */
+    char detail[256];            /* more about the end, for the log */
+    uint64_t retrieved, deleted; /* LMTP: recipients served, refused */
+    uint64_t deferred;           /* LMTP: recipients whose mail is to come again */
     char tls_version[16], cipher[64];
     char client_name[PROTO_USER_MAX + 1]; /* by a certificate that was verified; "" none */
 };

@@ -12,7 +12,7 @@
  *     steal N HEX      the same, on the new worker's own channel (nursery, at "fork")
  *     spawn            a process that is not the master's child plays the worker ("fork")
  *     await TYPE       drop records from the master until one of this type
- *     verdict          drop one record of the exchange, or its end; say what it was on stderr
+ *     verdict          drop what auth says in the exchange; say what it was on stderr
  *     close            close the channel to the master
  *     exit STATUS
  *
@@ -123,6 +123,8 @@ static void take_verdict(void)
 {
     int file = -1;
     unsigned type = receive_raw(exchange_fd, &file);
+    if (type == PROTO_GRANT) /* the verdict follows */
+        type = receive_raw(exchange_fd, &(int){-1});
     fprintf(stderr, "rogue: verdict %u, %s\n", type ? answer : 0, file < 0 ? "no files" : "files");
 }
 

@@ -570,7 +570,7 @@ def test_summary_with_forged_lines(rogues):
     p = r.start()
     forged = b"a\nFORGED\x1b[31m\xff"
     r.tell("worker client", f"send {record('log', 3, forged)}",
-           f"send {record('summary', 1, 0, 0, 0, 0, forged, forged, forged)}", "exit 0")
+           f"send {record('summary', 1, 0, 0, 0, 0, 0, forged, forged, forged)}", "exit 0")
     with p.connect(tls=False, greeting=False).sock:
         r.taken()
         p.wait_log("session ended")
@@ -739,6 +739,26 @@ def test_verdict_without_files(rogues, outcome):
     assert raw.ask(b"PASS secret").startswith(b"-ERR ")
     raw.close()
     assert not r.lines("was ended by signal")
+    r.honest_again()
+
+
+@pytest.mark.parametrize("said", [
+    ["grant"], ["grant", "grant"], ["grant", 1], ["grant", 0], [0, "grant"],
+], ids=lambda said: "-".join(map(str, said)))
+def test_files_that_do_not_fit_the_verdict(rogues, said):
+    """Nor files without a success, files twice, files that are no maildrop: the worker gives them back
+    and has no verdict, or no maildrop; nobody crashes, and nobody is logged in."""
+    r = rogues("poplar-auth")
+    p = r.start()
+    records = [record("grant") if what == "grant" else record("verdict", what, b"alice")
+               for what in said]
+    r.tell("auth busy", f"send {record('outcome', 1, 1, b'', 0)}",
+           *[f"exchange {one}" for one in records], "close")
+    raw = p.connect()
+    raw.ask(b"USER alice")
+    assert not raw.ask(b"PASS secret").startswith(b"+OK")
+    raw.close()
+    assert not r.lines(r"worker \d+ was ended by signal")
     r.honest_again()
 
 

@@ -294,11 +294,20 @@ def test_metrics_of_crashes_and_deliveries(server):
     client.close()
     wait_until(lambda: metrics(p)["poplar_worker_crashes_total",] == 1, "a crash")
     assert metrics(p)["poplar_generations_retired_total", "crash"] == 1
-    subprocess.run([poplar.BUILD / "poplar-deliver", "--config", p.config, "alice"],
-                   input=b"Subject: x\n\nbody\n", check=True)
+    deliver = [poplar.BUILD / "poplar-deliver", "--config", p.config, "alice"]
+    subprocess.run(deliver, input=b"Subject: x\n\nbody\n", check=True)
     now = wait_until(lambda: (m := metrics(p))["poplar_deliveries_total", "delivered"] and m,
                      "a delivery")
     assert now["poplar_recipients_total", "ok"] >= 1
+    p.ctl("mailbox", "set", "alice", "quota_messages=1")
+    assert subprocess.run(deliver, input=b"Subject: x\n\nbody\n").returncode == TEMPFAIL
+    now = wait_until(lambda: (m := metrics(p))["poplar_deliveries_total", "deferred"] and m, "another")
+    assert now["poplar_deliveries_total", "refused"] == 0
+    p.write_config(store_over_quota="reject")
+    p.ctl("reload")
+    assert subprocess.run(deliver, input=b"Subject: x\n\nbody\n").returncode != 0
+    now = wait_until(lambda: (m := metrics(p))["poplar_deliveries_total", "refused"] and m, "a third")
+    assert now["poplar_deliveries_total", "deferred"] == 1
 
 
 # Who may look, and who may give orders.

@@ -73,7 +73,7 @@ struct played {
 struct summary {
     bool given;
     uint32_t end;
-    uint64_t retrieved, deleted, in, out;
+    uint64_t retrieved, deleted, deferred, in, out;
     char tls[16], cipher[64], detail[300];
 };
 
@@ -477,6 +477,7 @@ static inline void played_summary(struct harness *h)
     s->end = message_get_u32(&h->m);
     s->retrieved = message_get_u64(&h->m);
     s->deleted = message_get_u64(&h->m);
+    s->deferred = message_get_u64(&h->m);
     s->in = message_get_u64(&h->m);
     s->out = message_get_u64(&h->m);
     assert_true(message_get_text(&h->m, s->tls, sizeof s->tls));
