@@ -256,3 +256,15 @@ def test_image_has_what_programs_need():
                                 text=True).stdout
         for library in re.findall(r"=> \S*/(\S+) ", linked):
             assert list((TREES / "runtime/usr/lib").glob(f"*/{library}")), library
+
+
+def test_image_is_what_make_installs(tmp_path):
+    """The Containerfile's own line, over the programs of this build, gives what it starts with."""
+    line = re.search(r"(?m)^RUN (make PREFIX.*\\\n.*install)$", FILE)[1].replace("\\\n", " ")
+    image = tmp_path / "image"
+    command = line.replace("/image", str(image)).replace("make ", f"make -o all B={poplar.BUILD} ")
+    subprocess.run(["sh", "-ec", command], check=True, cwd=TOP, capture_output=True)
+    entry = re.search(r'ENTRYPOINT \["/(.*)"\]', FILE)[1]
+    for program in (entry, "usr/sbin/poplarctl", "usr/libexec/poplar/poplar-worker"):
+        assert os.access(image / program, os.X_OK), program
+    assert (image / "etc/pam.d/poplar").read_text() == (HERE / "pam/poplar").read_text()
