@@ -6,6 +6,8 @@ import grp
 import json
 import os
 import re
+import socket
+import struct
 import subprocess
 import time
 
@@ -197,6 +199,19 @@ def test_days_of_each_certificate(server):
     assert found["old"]["days_left"] in (59, 60)
 
 
+def test_a_strange_path_in_metrics(server):
+    """Quotes and backslashes in a label: still one sample, as the format wants it."""
+    p = server(start=False)
+    strange = p.directory / 'we"ird\\dir, le="1"}'
+    strange.mkdir()
+    certificate, key = p.certificate.rename(strange / "pem"), p.key.rename(strange / "key")
+    p.write_config(tls_certificate=certificate, tls_key=key)
+    p.start()
+    found = [k for k in metrics(p) if k[0] == "poplar_certificate_days_left"]
+    assert len(found) == 1
+    assert found[0][2].replace("\\\\", "\\") == str(certificate)
+
+
 def fail(p, user="alice", password="wrong", tls=False):
     raw = p.connect(tls=tls)
     raw.ask(b"USER " + user.encode())
@@ -380,6 +395,50 @@ def test_lookers_take_nothing_from_root(looker):
     finally:
         holder.communicate()
     wait_until(lambda: ask("status").returncode == 0, "room for the next")
+
+
+def records():
+    """What a visitor might send: each row of the contract with nothing in it, oversized, with octets
+    left over; what is no row; and well-formed questions that make no sense. True: is answered."""
+    def rogue(option):
+        return subprocess.run([poplar.BUILD / "tests/rogue", option], check=True,
+                              capture_output=True, text=True).stdout.splitlines()
+    numbers = {k: int(v) for k, v in map(str.split, rogue("--names"))}
+    rows = {line.split()[1]: int(line.split()[0]) for line in rogue("--rows")}
+    for name, number in rows.items():
+        if name != "reload":
+            yield False, bytes([number])
+        yield False, bytes([number]) + bytes(40000)
+        yield False, bytes([number]) + b"\xff" * 40
+    yield False, b""
+    yield False, b"\0"
+    yield False, b"\xff\xff"
+
+    def status(fingerprint, part, start):
+        return (bytes([rows["status"]]) + struct.pack("<IQIIIQ", 8, fingerprint, 4, part, 8, start))
+    for part in (0, 1, 2, 3, 4, 5, 6, 7, 2 ** 32 - 1):
+        for start in (0, 2 ** 32, 2 ** 64 - 1):
+            yield True, status(numbers["fingerprint"], part, start)
+    yield True, status(1, 1, 0)
+    yield True, bytes([rows["kick"]]) + struct.pack("<IQ", 8, 2 ** 64 - 1)
+    yield True, bytes([rows["kick"]]) + struct.pack("<IQ", 8, 0)
+
+
+@pytest.mark.skipif(not (poplar.BUILD / "tests/rogue").exists(), reason="no tests/rogue: make tests")
+def test_visitors_that_make_no_sense(server):
+    """Are let go, and cost nobody anything; those that ask by the rules are answered."""
+    p = server()
+    client = p.login()
+    before = len(os.listdir(f"/proc/{p.process.pid}/fd"))
+    for answered, octets in records():
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as visitor:
+            visitor.settimeout(20)
+            visitor.connect(str(p.run / "control"))
+            visitor.send(octets)
+            assert bool(visitor.recv(10000)) == answered, octets[:50]
+    wait_until(lambda: len(os.listdir(f"/proc/{p.process.pid}/fd")) == before, "no descriptor more")
+    assert client.noop().startswith(b"+OK")
+    assert len(shown(p, "sessions")) == 1
 
 
 def test_not_running(server):
