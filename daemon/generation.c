@@ -178,7 +178,7 @@ static void on_expires(struct generation *g, struct message *message)
 static void on_fork_failed(struct master *m, struct message *message)
 {
     m->nursery_failures++;
-    log_line(LOG_ERR, LOG_EVENT_OTHER, NULL, "the nursery cannot fork a worker: %s",
+    log_line(LOG_ERR, LOG_EVENT_SHORT, NULL, "the nursery cannot fork a worker: %s",
              strerror((int)message_get_u32(message)));
 }
 

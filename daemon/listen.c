@@ -333,7 +333,7 @@ static int on_pause_over(sd_event_source *source, uint64_t usec, void *context)
  * instead of spinning over it. */
 static void pause_accepting(struct master *m, int error)
 {
-    log_line(LOG_ERR, LOG_EVENT_REFUSED, NULL, "accept: %s; pausing", strerror(error));
+    log_line(LOG_ERR, LOG_EVENT_SHORT, NULL, "accept: %s; pausing", strerror(error));
     enable_all(m, SD_EVENT_OFF);
     master_timer(m, &m->accept_pause, base_now_ms() + PAUSE_MS, on_pause_over, m);
 }

@@ -43,6 +43,8 @@ static const char *const event_ids[LOG_EVENTS] = {
     [LOG_EVENT_STALLED] = "2b8f1b6a0d0f4d8f9d6f3a1c5e7b9a0d",
     [LOG_EVENT_CHILD] = "2b8f1b6a0d0f4d8f9d6f3a1c5e7b9a0e",
     [LOG_EVENT_REPLACED] = "2b8f1b6a0d0f4d8f9d6f3a1c5e7b9a0f",
+    [LOG_EVENT_SHORT] = "2b8f1b6a0d0f4d8f9d6f3a1c5e7b9a11",
+    [LOG_EVENT_DROPPED] = "2b8f1b6a0d0f4d8f9d6f3a1c5e7b9a12",
 };
 
 const char *log_event_id(enum log_event event)
@@ -132,7 +134,7 @@ static bool admit(void)
         if (state.dropped > 0) {
             char text[64];
             snprintf(text, sizeof text, "%u log lines dropped", state.dropped);
-            emit(LOG_WARNING, LOG_EVENT_OTHER, NULL, text);
+            emit(LOG_WARNING, LOG_EVENT_DROPPED, NULL, text);
         }
         state.second = second;
         state.in_second = state.dropped = 0;

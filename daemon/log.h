@@ -26,6 +26,8 @@ enum log_event {
     LOG_EVENT_STALLED,  /* a process that does not answer */
     LOG_EVENT_CHILD,    /* a line of a child's own */
     LOG_EVENT_REPLACED, /* a new nursery, for one that is old or used up */
+    LOG_EVENT_SHORT,    /* the system has too little of something */
+    LOG_EVENT_DROPPED,  /* lines of this log */
     LOG_EVENTS
 };
 

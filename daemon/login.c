@@ -117,7 +117,7 @@ static void pair(struct master *m, struct auth *a, struct worker *w)
                                  : w->channel.state == STATE_DELIVERY ? w->service
                                                                       : SERVE_LOGIN;
     if (channel_pair(ends, false) < 0) {
-        log_line(LOG_ERR, LOG_EVENT_OTHER, NULL, "cannot pair a login: %s", strerror(errno));
+        log_line(LOG_ERR, LOG_EVENT_SHORT, NULL, "cannot pair a login: %s", strerror(errno));
         refuse(m, w, REFUSED_BUSY);
         return;
     }
@@ -553,7 +553,7 @@ struct auth *login_spawn(struct master *m, struct config *config, bool strict)
     a->pid = spawn_child(dir, "poplar-auth", ROLE_AUTH, &a->channel);
     if (a->pid < 0) {
         m->auth_retry_at = base_now_ms() + pool_backoff_ms(++m->auth_failures);
-        log_line(LOG_ERR, LOG_EVENT_OTHER, NULL, "cannot start %s/poplar-auth: %s", dir,
+        log_line(LOG_ERR, LOG_EVENT_SHORT, NULL, "cannot start %s/poplar-auth: %s", dir,
                  strerror(errno));
         free(a);
         free(c);

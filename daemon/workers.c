@@ -145,7 +145,7 @@ static void assign(struct master *m, struct worker *w, int fd, enum proto_door d
     int spool = lmtp ? delivery_spool(m->config) : -1;
 
     if (lmtp && spool < 0) {
-        log_line(LOG_ERR, LOG_EVENT_REFUSED, NULL,
+        log_line(LOG_ERR, LOG_EVENT_SHORT, NULL,
                  "refused a delivery: no spool file in [server] state_dir: %s", strerror(errno));
         refuse(m, fd, door);
         return;
@@ -301,7 +301,8 @@ static bool admit(struct master *m, int fd, enum proto_door door,
     if (!why)
         return true;
     address_print(peer, true, text);
-    log_line(LOG_NOTICE, LOG_EVENT_REFUSED, NULL, "refused peer=%s: %s", text, why);
+    struct log_about about = {.peer = text, .door = proto_door_name(door)};
+    log_line(LOG_NOTICE, LOG_EVENT_REFUSED, &about, "refused peer=%s: %s", text, why);
     return false;
 }
 
@@ -450,7 +451,7 @@ static void on_real_address(struct master *m, struct worker *w, struct message *
     address_unmap(&address);
     struct address_source source = address_source(&address);
     bool taken = sessions_of(m, &source) < m->config->workers.max_per_source;
-    log_line(taken ? LOG_DEBUG : LOG_NOTICE, LOG_EVENT_OTHER, &about,
+    log_line(taken ? LOG_DEBUG : LOG_NOTICE, taken ? LOG_EVENT_OTHER : LOG_EVENT_REFUSED, &about,
              "%s peer=%s behind proxy=%s%s", taken ? "serving" : "refused", peer, w->peer_text,
              taken ? "" : ": [workers] max_per_source");
     w->proxied = false;
