@@ -366,7 +366,7 @@ static int enter(void **state)
     maildrop_close(m);
     image_take(&drop, &bases[FILLED]);
 
-    test_outside(&drop, "DROP TABLE setting; DROP TABLE imported; PRAGMA user_version=65536");
+    test_outside(&drop, TEST_VERSION_1_0);
     image_take(&drop, &bases[OLD_SCHEMA]);
 
     image_put(&bases[FILLED], &drop);

@@ -322,7 +322,7 @@ static void chain(uint64_t seed, bool badly)
     test_drop_make(&after_cut);
     test_drop_make(&aside);
     if (seed % 4 == 0) { /* the first life brings it up to date */
-        test_outside(&drop, "DROP TABLE setting; DROP TABLE imported; PRAGMA user_version=65536");
+        test_outside(&drop, TEST_VERSION_1_0);
         image_take(&drop, &left); /* -wal and -shm are there again, before the record begins */
         image_free(&left);
     }

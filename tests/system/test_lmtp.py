@@ -606,6 +606,22 @@ def test_locked(start):
     assert len(mail_of(p)) == 2
 
 
+def test_answers_come_one_by_one(start):
+    """Each after its own commit, and at once: bob has his mail while alice's maildrop is locked."""
+    p = start()
+    p.add("alice", MESSAGE)
+    c = Lmtp(p.lmtp)
+    c.begin(b"bob", b"alice", b"carol")
+    assert c.say(b"DATA")[:3] == b"354"
+    with write_lock(p, "alice"):
+        c.send(MESSAGE + b".\r\n")
+        assert c.reply() == b"250 2.0.0 Delivered"
+        assert len(mail_of(p, "bob")) == 1
+        assert not list(p.state.glob("mail/??/??/carol"))
+    assert [c.reply() for _ in range(2)] == [b"250 2.0.0 Delivered"] * 2
+    assert len(mail_of(p)) == 2
+
+
 @pytest.mark.parametrize("files", [["mail.db"], ["mail.db", "mail.db-wal"]])
 @pytest.mark.parametrize("before, between", [(2, 2), (5, 60), (60, 5), (150, 150)])
 def test_a_raw_file_put_back(start, files, before, between):

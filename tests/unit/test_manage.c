@@ -155,8 +155,7 @@ static void test_older_minor_version(void **state)
     (void)state;
     assert_int_equal(test_deliver_text(m, "old\n"), STORE_OK);
     maildrop_close(m);
-    test_outside(&drop, "DROP TABLE setting; DROP TABLE imported;"
-                        "ALTER TABLE message DROP COLUMN digest; PRAGMA user_version=65536");
+    test_outside(&drop, TEST_VERSION_1_0);
 
     m = test_drop_open(&drop);
     assert_int_equal(look(m).minor, SCHEMA_MINOR);

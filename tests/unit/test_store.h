@@ -192,6 +192,11 @@ static inline int test_outside_sqlite(const char *path, const char *sql)
     return status;
 }
 
+/* Makes a maildrop one of the first minor version: without what the later ones added. */
+#define TEST_VERSION_1_0                                                                           \
+    "DROP TABLE setting; DROP TABLE imported; ALTER TABLE message DROP COLUMN digest;"             \
+    "PRAGMA user_version=65536"
+
 static inline void test_outside(const struct test_drop *drop, const char *sql)
 {
     char path[80];
