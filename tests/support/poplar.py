@@ -308,6 +308,21 @@ class Poplar:
         return raw
 
 
+def log_in(p, user="alice", tls=False, later=(b"-ERR [IN-USE]",)):
+    """A session for octets in TRANSACTION; while the answer is one of `later`, the session before
+    may still be about to end."""
+    def once():
+        raw = p.connect(tls)
+        raw.ask(b"USER " + user.encode())
+        answer = raw.ask(b"PASS secret")
+        if answer.startswith(b"+OK"):
+            return raw
+        assert answer.startswith(tuple(later)), answer
+        raw.close()
+        return None
+    return wait_until(once, "a login")
+
+
 class Raw:
     """Lines and octets over a socket, for what no library would send."""
 

@@ -16,7 +16,7 @@ import threading
 import pytest
 
 import poplar
-from poplar import wait_until
+from poplar import log_in, wait_until
 
 LONG = os.environ.get("LONG") == "1"
 
@@ -32,20 +32,6 @@ def store(server):
         return server(**({"tls_required": "not-on-loopback", "workers_max_per_source": "200",
                           "auth_throttle_exempt": "127.0.0.0/8"} | settings))
     return make
-
-
-def log_in(p, user="alice"):
-    """Log in; the session before may still be about to end."""
-    def once():
-        raw = p.connect(tls=False)
-        raw.ask(b"USER " + user.encode())
-        answer = raw.ask(b"PASS secret")
-        if answer.startswith(b"+OK"):
-            return raw
-        assert answer.startswith(b"-ERR [IN-USE]"), answer
-        raw.close()
-        return None
-    return wait_until(once, "a login")
 
 
 def count(p, user="alice"):

@@ -16,7 +16,7 @@ import subprocess
 import pytest
 
 import poplar
-from poplar import BUILD, wait_until
+from poplar import BUILD, log_in, wait_until
 
 pytestmark = pytest.mark.skipif(not (BUILD / "tests/exploited").exists(),
                                 reason="tests/exploited is not built: make tests")
@@ -37,19 +37,6 @@ def exploited(server, tmp_path):
     for user in ("alice", "bob"):
         p.add(user, MESSAGE)
     return p
-
-
-def log_in(p, user=b"alice"):
-    def once():
-        raw = p.connect(tls=False)
-        raw.ask(b"USER " + user)
-        answer = raw.ask(b"PASS secret")
-        if answer.startswith(b"+OK"):
-            return raw
-        assert answer.startswith(b"-ERR [IN-USE]"), answer
-        raw.close()
-        return None
-    return wait_until(once, "a login")
 
 
 def call(raw, name, *arguments):
@@ -125,7 +112,7 @@ FORBIDDEN = {
 def test_102_forbidden_system_calls(exploited, state):
     """SIGSYS for each; the log says who and how, who is logged in goes on, the next is served."""
     p = exploited
-    held = log_in(p, b"bob")
+    held = log_in(p, "bob")
     for n, (what, attempt) in enumerate(FORBIDDEN.items(), 1):
         raw = log_in(p) if state == "mail" else p.connect(tls=False)
         assert call(raw, *attempt) is None, what
@@ -144,7 +131,7 @@ def test_102_forbidden_system_calls(exploited, state):
 def test_102_allowed_system_calls(exploited):
     """What the filter lets through reaches nothing but the client, the master and one maildrop."""
     p = exploited
-    held = log_in(p, b"bob")
+    held = log_in(p, "bob")
     for state in ("client", "mail"):
         raw = log_in(p) if state == "mail" else p.connect(tls=False)
         granted = range(GRANT, GRANT + 4) if state == "mail" else ()
@@ -233,7 +220,7 @@ FORGED = {
 def test_103_forged_records(exploited, way):
     """From inside the sandbox: that worker is killed, once and with a line; nobody else is."""
     p = exploited
-    held = log_in(p, b"bob")
+    held = log_in(p, "bob")
     for n, (what, (state, fds, *parts)) in enumerate(FORGED.items(), 1):
         raw = p.connect(tls=way == "tls")
         if state == "mail":
@@ -270,7 +257,7 @@ def test_105_layout_after_a_crash(exploited):
     """Nothing that a crash taught about addresses is true of the generation that follows; the
     workers before it are gone but for who is logged in."""
     p = exploited
-    held = log_in(p, b"bob")
+    held = log_in(p, "bob")
     seen = {}
 
     def look():

@@ -11,7 +11,7 @@ import time
 import pytest
 
 import poplar
-from poplar import wait_until
+from poplar import log_in, wait_until
 
 TEMPFAIL, DATAERR, NOUSER = 75, 65, 67
 MESSAGE = b"Subject: %d\r\n\r\nbody\r\n"
@@ -25,20 +25,6 @@ def store(server):
     def make(**settings):
         return server(tls_required="not-on-loopback", auth_throttle_exempt="127.0.0.0/8", **settings)
     return make
-
-
-def log_in(p, user="alice"):
-    """Log in; the session before may still be about to end."""
-    def once():
-        raw = p.connect(tls=False)
-        raw.ask(b"USER " + user.encode())
-        answer = raw.ask(b"PASS secret")
-        if answer.startswith(b"+OK"):
-            return raw
-        assert answer.startswith(b"-ERR [IN-USE]"), answer
-        raw.close()
-        return None
-    return wait_until(once, "a login")
 
 
 def bye(raw):

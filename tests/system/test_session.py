@@ -14,7 +14,7 @@ import subprocess
 import pytest
 
 import poplar
-from poplar import wait_until
+from poplar import log_in, wait_until
 
 MESSAGES = [b"Subject: %d\r\n\r\nbody %d\r\n" % (n, n) for n in (1, 2, 3)]
 
@@ -80,20 +80,6 @@ def signs(answers):
                    if line.startswith((b"+OK", b"-ERR")))
 
 
-def log_in(p, tls=True, user=b"alice"):
-    """A session in TRANSACTION; the one before may still be about to end."""
-    def attempt():
-        raw = p.connect(tls)
-        raw.ask(b"USER " + user)
-        answer = raw.ask(b"PASS secret")
-        if answer.startswith(b"+OK"):
-            return raw
-        assert answer.startswith(b"-ERR [IN-USE]"), answer
-        raw.close()
-        return None
-    return wait_until(attempt, "a login")
-
-
 def close(raw):
     raw.ask(b"QUIT")
     raw.close()
@@ -132,7 +118,7 @@ def test_1_tail_is_no_command(shared, tls, send, size, tail):
 
 @DOORS
 def test_1_line_too_long_after_login(shared, tls):
-    raw = log_in(shared, tls)
+    raw = log_in(shared, tls=tls)
     raw.send(b"NOOP" + b" " * 250 + b"\r\nNOOP " + b"y" * 300 + b"DELE 1\r\nSTAT\r\nQUIT\r\n")
     answers = raw.rest().split(b"\r\n")
     assert [a[:4] for a in answers] == [b"-ERR", b"-ERR", b"+OK ", b"+OK ", b""]
@@ -210,7 +196,7 @@ def test_4_5_6_14_octets_that_are_no_text(shared, tls, send, line):
 @pytest.mark.parametrize("line", [b"ST\0AT", b"RETR 1\0", b"RETR \x001", b"DELE 1\t", b"TOP 1\t0",
                                   b"LIST \xff", b"UIDL \xc0\xb1", b"RETR 1\r"])
 def test_4_14_the_same_after_login(shared, tls, line):
-    raw = log_in(shared, tls)
+    raw = log_in(shared, tls=tls)
     assert raw.ask(line).startswith(b"-ERR")
     assert raw.ask(b"STAT").startswith(b"+OK 3 ")
     close(raw)
@@ -222,7 +208,7 @@ def test_4_14_the_same_after_login(shared, tls, line):
 def test_7_bare_line_feeds(shared, tls, send, end):
     """Each ends a line, the same before and after TLS; mixed as well."""
     commands = [b"USER alice", b"PASS secret", b"NOOP", b"DELE 1", b"RSET", b"STAT", b"QUIT"]
-    close(log_in(shared, tls))
+    close(log_in(shared, tls=tls))
     octets = b"".join(c + (end if n % 2 else b"\n") for n, c in enumerate(commands))
     answers = converse(shared, tls, octets, send)
     assert signs(answers) == "+++++++"
@@ -245,7 +231,7 @@ NO_NUMBERS = [b"0", b"00", b"-0", b"-1", b"+1", b"1abc", b"abc", b"1.0", b"1,", 
 def test_9_10_numbers(shared, tls, command):
     """What is not exactly the number of a message is never taken for another's."""
     for word in NO_NUMBERS:
-        raw = log_in(shared, tls, b"alice")
+        raw = log_in(shared, "alice", tls)
         assert raw.ask(command.encode() % word).startswith(b"-ERR"), word
         assert raw.ask(b"STAT").startswith(b"+OK 3 "), word
         raw.send(b"QUIT\r\n")
@@ -255,7 +241,7 @@ def test_9_10_numbers(shared, tls, command):
 
 def test_9_leading_zeros(shared):
     """A number all the same."""
-    raw = log_in(shared)
+    raw = log_in(shared, tls=True)
     assert raw.ask(b"LIST 01") == raw.ask(b"LIST 1")
     assert raw.ask(b"LIST " + b"0" * 200 + b"2").startswith(b"+OK 2 ")
     close(raw)
@@ -263,7 +249,7 @@ def test_9_leading_zeros(shared):
 
 @DOORS
 def test_12_top(shared, tls):
-    raw = log_in(shared, tls)
+    raw = log_in(shared, tls=tls)
     for line in (b"TOP 1", b"TOP", b"TOP 1 -1", b"TOP 1 +1", b"TOP 1 x", b"TOP 1 1 1", b"TOP 1 1x"):
         assert raw.ask(line).startswith(b"-ERR"), line
     for count in (b"1000000000000000000000000000000", b"18446744073709551616", b"4294967296"):
@@ -277,7 +263,7 @@ def test_12_top(shared, tls):
 @DOORS
 def test_13_arguments(shared, tls):
     """Too many and too few: -ERR; trailing blanks are none."""
-    raw = log_in(shared, tls)
+    raw = log_in(shared, tls=tls)
     for line in (b"STAT x", b"DELE 1 2", b"QUIT x", b"RSET 1", b"NOOP 1", b"LIST 1 2", b"UIDL 1 2",
                  b"RETR 1 2", b"RETR", b"DELE", b"CAPA x"):
         assert raw.ask(line).startswith(b"-ERR"), line
@@ -296,10 +282,10 @@ def test_16_bad_commands(shared, tls, send):
     """Three before login, twenty after, then the end; what follows is not obeyed."""
     answers = converse(shared, tls, b"WHAT\r\n" * 10 + LOGIN, send)
     assert signs(answers) == "---"
-    close(log_in(shared, tls))
+    close(log_in(shared, tls=tls))
     answers = converse(shared, tls, LOGIN + b"WHAT\r\n" * 30, send)
     assert signs(answers) == "++" + "-" * 20
-    close(log_in(shared, tls))
+    close(log_in(shared, tls=tls))
 
 
 @DOORS
@@ -380,12 +366,12 @@ def test_22_a_client_that_never_reads(server, tls):
 
 def test_pipelining_everything(shared):
     """A whole session in one write, its answers in order."""
-    close(log_in(shared))
+    close(log_in(shared, tls=True))
     octets = (b"CAPA\r\n" + LOGIN + b"STAT\r\nLIST\r\nUIDL\r\nRETR 1\r\nTOP 2 0\r\nDELE 3\r\n"
               b"LIST 3\r\nRSET\r\nNOOP\r\nQUIT\r\n")
     for tls, send in itertools.product((False, True), (in_one_write, octet_by_octet)):
         assert signs(converse(shared, tls, octets, send)) == "+" * 9 + "-+++"
-        close(log_in(shared))
+        close(log_in(shared, tls=True))
 
 
 # Every command in every state.
@@ -408,7 +394,7 @@ def test_every_command_in_every_state(shared, server, state):
         if expected[state] == ".":
             continue
         if state == 4:
-            raw = log_in(p)
+            raw = log_in(p, tls=True)
         else:
             raw = p.connect(tls=state >= 2)
         if state == 3:
@@ -508,7 +494,7 @@ def test_26_name_of_10000_octets(shared, tls):
 
 def test_26_longest_name(shared):
     """250 octets are a name, but percent-encoded they may be too long for a file's."""
-    raw = log_in(shared, user=b"n" * 250)
+    raw = log_in(shared, "n" * 250, tls=True)
     close(raw)
     assert shared.maildrop("n" * 250)
     raw = shared.connect()
@@ -523,7 +509,7 @@ def test_26_longest_name(shared):
     (".hidden", "%2Ehidden"), ("a;b|c&d", "a;b|c&d"), ("caf\u00e9", "caf\u00e9"), ("~", "~"),
     ("-rf", "-rf"), ("a b", "a b"), ("x..", "x..")])
 def test_30_31_32_names_taken_literally(shared, name, directory):
-    close(log_in(shared, user=name.encode()))
+    close(log_in(shared, name, tls=True))
     found = {os.path.basename(path) for path in shared.state.glob("mail/??/??/*")}
     assert directory in found
 
@@ -592,7 +578,7 @@ def test_34_canonical_name(server):
     p = server(stack="auth required @BUILD@/tests/pam_poplar_test.so rename=renamed\n"
                      "account required pam_permit.so\n")
     p.add("renamed", MESSAGES[0])
-    raw = log_in(p, user=b"alice")
+    raw = log_in(p, tls=True)
     assert raw.ask(b"STAT").startswith(b"+OK 1 ")
     other = p.connect()
     other.ask(b"USER bob")
@@ -612,7 +598,7 @@ def test_55_disconnect_before_the_answer(shared, tls):
         raw.send(b"USER dora\r\nPASS secret\r\n")
         raw.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         raw.close()
-    close(log_in(shared, tls, b"dora"))
+    close(log_in(shared, "dora", tls))
 
 
 @DOORS
@@ -631,10 +617,10 @@ def test_idle_session_is_ended(server):
     """No commands for idle_timeout: closed without a word (RFC 1939), and nothing deleted."""
     p = server(session_idle_timeout="1s")
     p.add("alice", MESSAGES[0])
-    raw = log_in(p)
+    raw = log_in(p, tls=True)
     assert raw.ask(b"DELE 1").startswith(b"+OK")
     assert raw.rest() == b""
     p.wait_log("reason=idle")
-    raw = log_in(p)
+    raw = log_in(p, tls=True)
     assert raw.ask(b"STAT").startswith(b"+OK 1 ")
     close(raw)

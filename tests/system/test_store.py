@@ -20,7 +20,7 @@ import time
 import pytest
 
 import poplar
-from poplar import on_the_wire, wait_until
+from poplar import log_in, on_the_wire, wait_until
 
 MESSAGE = b"Subject: one\r\n\r\nbody\r\n"
 FILES = ("lock", "mail.db", "mail.db-wal", "mail.db-shm")
@@ -43,18 +43,6 @@ def attempt(p, user="alice"):
     raw = p.connect(tls=False)
     raw.ask(b"USER " + user.encode())
     return raw, raw.ask(b"PASS secret")
-
-
-def log_in(p, user="alice", later=(b"-ERR [IN-USE]",)):
-    """Log in; the session before may still be about to end."""
-    def once():
-        raw, answer = attempt(p, user)
-        if answer.startswith(b"+OK"):
-            return raw
-        assert answer.startswith(tuple(later)), answer
-        raw.close()
-        return None
-    return wait_until(once, "a login")
 
 
 def refused(p, code, user="alice"):
