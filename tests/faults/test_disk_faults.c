@@ -189,7 +189,7 @@ static unsigned next_call(unsigned nth)
 {
     const char *all = getenv("LONG");
 
-    return nth + 1 + (all && strcmp(all, "1") == 0 ? 0 : nth / 6);
+    return nth + 1 + (all && strcmp(all, "1") == 0 ? 0 : nth / 3);
 }
 
 /* Try it with one fault; whether that was met. `after` is what success looks like. */
