@@ -416,7 +416,10 @@ SSL *tls_session(struct tls *tls, const struct tls_ticket_keys *keys)
     SSL *ssl = SSL_new(tls->identities[0].context);
     if (!ssl)
         return NULL;
-    SSL_set_app_data(ssl, (void *)(uintptr_t)keys);
+    if (SSL_set_app_data(ssl, (void *)(uintptr_t)keys) != 1) {
+        SSL_free(ssl);
+        return NULL;
+    }
     if (keys->n == 0) {
         SSL_set_options(ssl, SSL_OP_NO_TICKET);
         SSL_set_num_tickets(ssl, 0);

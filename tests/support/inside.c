@@ -6,12 +6,16 @@
 #include "daemon/base.h"
 #include "daemon/channel.h"
 #include "store/maildrop.h"
+#include "tests/unit/certificates.h"
 #include "worker/lmtp.h"
 #include "worker/pop3.h"
+#include "worker/tls.h"
 
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <openssl/err.h>
+#include <openssl/ssl.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -26,7 +30,8 @@ enum { OURS = 64 };
 
 static struct {
     struct config *config;
-    struct tls *tls; /* no certificate */
+    struct tls *tls;
+    SSL_CTX *client_context;
     char folder[64];
     struct {
         unsigned char *octets;
@@ -38,11 +43,20 @@ static struct {
     const unsigned char *said; /* what the client has still to say */
     size_t left;
     int client;
+    SSL *client_tls;                 /* of a client that begins with it */
     struct channel worker, exchange; /* the master's end, auth's end */
     unsigned failures;
     struct message m;
     struct inside_result *result;
 } self = {.client = -1};
+
+void (*inside_acts)(bool acts);
+
+static void act(bool acts)
+{
+    if (inside_acts)
+        inside_acts(acts);
+}
 
 static void must(bool good, const char *what)
 {
@@ -207,11 +221,27 @@ static bool turn_master(void)
 
 /* ---- the client ---- */
 
+static ssize_t hear(void *octets, size_t size)
+{
+    if (!self.client_tls)
+        return read(self.client, octets, size);
+    if (!SSL_is_init_finished(self.client_tls) && SSL_do_handshake(self.client_tls) != 1)
+        return -1;
+    return SSL_read(self.client_tls, octets, (int)size);
+}
+
+static ssize_t say(const void *octets, size_t size)
+{
+    if (!self.client_tls)
+        return send(self.client, octets, size, MSG_NOSIGNAL);
+    return SSL_write(self.client_tls, octets, (int)size);
+}
+
 static void listen_to_worker(void)
 {
     static char octets[65536];
     ssize_t got;
-    while (self.client >= 0 && (got = read(self.client, octets, sizeof octets)) > 0) {
+    while (self.client >= 0 && (got = hear(octets, sizeof octets)) > 0) {
         struct inside_result *r = self.result;
         size_t room = r->size < INSIDE_OUTPUT_MAX ? INSIDE_OUTPUT_MAX - r->size : 0;
         memcpy(r->output + (INSIDE_OUTPUT_MAX - room), octets,
@@ -225,7 +255,7 @@ static bool speak(void)
 {
     if (self.client < 0)
         return false;
-    if (self.left == 0) {
+    if (self.left == 0 || (self.client_tls && !SSL_is_init_finished(self.client_tls))) {
         shutdown(self.client, SHUT_WR);
         return false;
     }
@@ -233,7 +263,7 @@ static bool speak(void)
     size_t size = end ? (size_t)(end - self.said) + 1 : self.left;
     if (self.world->piece > 0)
         size = self.world->piece < self.left ? self.world->piece : self.left;
-    ssize_t put = send(self.client, self.said, size, MSG_NOSIGNAL);
+    ssize_t put = say(self.said, size);
     if (put <= 0)
         return false;
     self.said += put;
@@ -241,20 +271,17 @@ static bool speak(void)
     return true;
 }
 
-/* In front of libc's. */
-int poll(struct pollfd *watched, nfds_t n, int timeout)
+static int (*real_poll)(struct pollfd *, nfds_t, int);
+
+/* Let the others act until what the session waits for is there. */
+static int turn(struct pollfd *watched, nfds_t n)
 {
-    static int (*real)(struct pollfd *, nfds_t, int);
-    if (!real)
-        *(void **)&real = dlsym(RTLD_NEXT, "poll");
-    if (!self.turning || n == 0 || timeout == 0)
-        return real(watched, n, timeout);
     bool over = false;
     for (;;) {
         while (turn_master())
             ;
         listen_to_worker();
-        int ready = real(watched, n, 0);
+        int ready = real_poll(watched, n, 0);
         if (ready != 0 || over)
             return ready;
         if (n == 2 && watched[0].events & POLLIN && speak())
@@ -264,6 +291,20 @@ int poll(struct pollfd *watched, nfds_t n, int timeout)
         if (n != 2 && self.worker.fd >= 0)
             channel_close(&self.worker);
     }
+}
+
+/* In front of libc's. */
+int poll(struct pollfd *watched, nfds_t n, int timeout)
+{
+    if (!real_poll)
+        *(void **)&real_poll = dlsym(RTLD_NEXT, "poll");
+    if (!self.turning || n == 0 || timeout == 0)
+        return real_poll(watched, n, timeout);
+    act(true);
+    int ready = turn(watched, n);
+    ERR_clear_error(); /* the session's thread is the client's too */
+    act(false);
+    return ready;
 }
 
 /* What a compiler that checks sizes makes of it, at some levels of optimisation. */
@@ -305,6 +346,17 @@ void inside_begin(const char *const *settings)
     }
 }
 
+void inside_certify(void)
+{
+    char error[512] = "";
+    int fds[2];
+    certificate_make("mail.example.org", fds);
+    must(tls_add(self.tls, "", "/test/chain.pem", fds[0], fds[1], error, sizeof error), error);
+    must(tls_complete(self.tls, self.config, error, sizeof error), error);
+    self.client_context = SSL_CTX_new(TLS_client_method());
+    must(self.client_context != NULL, "a client's TLS");
+}
+
 void inside_finish(void)
 {
     char path[128];
@@ -315,6 +367,7 @@ void inside_finish(void)
         self.image[i].octets = NULL;
     }
     rmdir(self.folder);
+    SSL_CTX_free(self.client_context);
     tls_free(self.tls);
     config_free(self.config);
 }
@@ -413,6 +466,16 @@ static void set_up(struct session *s, const struct inside_world *world)
     }
 }
 
+/* The client begins with TLS. */
+static void set_up_tls(struct session *s)
+{
+    memset(s->ticket_keys.octets[0], 'k', sizeof s->ticket_keys.octets[0]);
+    s->ticket_keys.n = 1;
+    self.client_tls = SSL_new(self.client_context);
+    must(self.client_tls && SSL_set_fd(self.client_tls, self.client) == 1, "a client's TLS");
+    SSL_set_connect_state(self.client_tls);
+}
+
 static bool hear_master(void *session)
 {
     return session_hear_master(session);
@@ -437,7 +500,10 @@ void inside_serve(const struct inside_world *world, const void *octets, size_t s
     s->stream.on_control = hear_master;
     s->stream.control_context = s;
 
+    if (world->door == DOOR_POP3S)
+        set_up_tls(s);
     self.turning = true;
+    act(false);
     if (world->door == DOOR_LMTP)
         lmtp_serve(s, PROTO_FD_SPOOL);
     else
@@ -445,6 +511,7 @@ void inside_serve(const struct inside_world *world, const void *octets, size_t s
     session_report(s);
     while (turn_master())
         ;
+    act(true);
     self.turning = false;
     listen_to_worker();
     result->output[result->size < INSIDE_OUTPUT_MAX ? result->size : INSIDE_OUTPUT_MAX] = '\0';
@@ -453,6 +520,9 @@ void inside_serve(const struct inside_world *world, const void *octets, size_t s
     result->deleted = s->deleted;
     channel_close(&s->control);
     channel_close(&self.worker);
+    SSL_free(self.client_tls);
+    self.client_tls = NULL;
+    ERR_clear_error();
     close(self.client);
     self.client = -1;
     if (world->door == DOOR_LMTP)

@@ -18,7 +18,7 @@ enum { INSIDE_OUTPUT_MAX = 1 << 20 };
 
 /* The world of one session. */
 struct inside_world {
-    enum proto_door door; /* not DOOR_POP3S: nobody shakes hands here */
+    enum proto_door door; /* DOOR_POP3S after inside_certify() */
     const char *peer;
     bool proxied;
     size_t piece;     /* octets that the client says at a time; 0: whole lines */
@@ -39,6 +39,13 @@ struct inside_result {
 
 /* Once: settings "section.key=value" up to NULL, and an empty maildrop. */
 void inside_begin(const char *const *settings);
+
+/* Then, for a client with TLS: a certificate, which this client does not check. */
+void inside_certify(void);
+
+/* Called when the world begins to act in the session's place, and when it has: what is allocated in
+ * between is not the session's. NULL: nobody wants to know. */
+extern void (*inside_acts)(bool acts);
 
 /* Put a message into the maildrop. */
 void inside_deliver(const void *octets, size_t size);
