@@ -9,9 +9,9 @@ run='libpam-pwdfile curl openssl ca-certificates'
 check='clang-format libcmocka-dev libpam-wrapper libpam-pwdfile python3-pytest curl fetchmail mpop
        getmail6 neomutt libio-socket-ssl-perl testssl.sh openssl sqlite3
        python3-prometheus-client debootstrap strace procps util-linux passwd ca-certificates man-db groff-base
-       mandoc rpm apparmor libpam-google-authenticator systemd-container'
+       mandoc rpm rpmlint apparmor libpam-google-authenticator systemd-container'
 deb='dpkg-dev debhelper dh-apparmor po-debconf bash-completion systemd'
-rpm='rpm libcmocka-dev openssl'
+rpm='rpm rpmlint libcmocka-dev openssl'
 fuzz='clang libclang-rt-dev'
 long='claws-mail xvfb lintian clang-tidy cppcheck' # hundreds of megabytes on a bare machine
 

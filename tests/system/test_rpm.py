@@ -16,6 +16,7 @@ from manual import TOP
 pytestmark = pytest.mark.skipif(not shutil.which("rpmspec"), reason="needs rpm")
 
 SPEC = TOP / "packaging/rpm/poplar.spec"
+needs_lint = pytest.mark.skipif(not shutil.which("rpmlint"), reason="needs rpmlint")
 DIRECTIVE = re.compile(r"%(?:dir|ghost|doc|config(?:\([^)]*\))?|attr\([^)]*\))\s+")
 
 
@@ -45,6 +46,12 @@ def test_version(sections):
     version = re.search(r"(?m)^VERSION := (.*)$", (TOP / "Makefile").read_text())[1]
     assert re.search(rf"(?m)^Version:\s+{re.escape(version)}$", sections["%preamble"])
     assert f"- {version}-1" in sections["%changelog"]
+
+
+@needs_lint
+def test_rpmlint_has_nothing_to_say():
+    """But that a file is no address, and that there is no tag of long ago."""
+    assert " 0 errors, 2 warnings" in run("rpmlint", SPEC)
 
 
 def test_files_are_what_is_installed(sections, buildroot):
@@ -122,3 +129,6 @@ def test_packages_are_built(tmp_path):
     needs = run("rpm", "-qp", "--requires", package)
     for library in ("libpam.so.0", "libseccomp.so.2", "libsqlite3.so.0", "libsystemd.so.0"):
         assert library in needs
+    if shutil.which("rpmlint"):
+        told = TOP / "packaging/rpm/poplar.rpmlintrc"  # a filter without use is an error too
+        assert " 0 errors, 0 warnings" in run("rpmlint", "--rpmlintrc", told, *made)
