@@ -13,6 +13,7 @@ import poplib
 import random
 import signal
 import socket
+import subprocess
 import threading
 import time
 
@@ -235,6 +236,55 @@ def test_95_kill_anybody_under_load(server):
     assert not [n for n in ledger.deleted if n in found], "deleted, and there again"
     assert len(ledger.delivered) > 20 and len(ledger.deleted) > 5
     assert sum(killer.killed.values()) > SECONDS
+
+
+def uidls(p, user):
+    """Number and UIDL of each message of a maildrop; what it holds must be what was sent."""
+    client = p.login(user, tls=False)
+    names = {int(line.split()[0]): line.split()[1] for line in client.uidl()[1]}
+    found = {number_of(b"".join(line + b"\r\n" for line in client.top(n, 0)[1])): names[n]
+             for n in names}
+    assert len(found) == len(names), "doubled"
+    client.quit()
+    return found
+
+
+def test_95_kill_an_import(server):
+    """poplarctl import killed at any moment, and begun again until it comes to its end: each message
+    is there once, and keeps the UIDL under which it was seen first."""
+    seed = int(os.environ.get("KILL_SEED", random.randrange(1 << 32)))
+    print(f"KILL_SEED={seed}")
+    chance = random.Random(seed)
+    p = server(tls_required="not-on-loopback", auth_throttle_exempt="127.0.0.0/8",
+               workers_max_per_source="200")
+    total, kills, known = 3000, 0, {}
+    box = p.directory / "box"
+    with open(box, "wb") as file:
+        for number in range(1, total + 1):
+            file.write(b"From x@example.test Sat Jan  1 00:00:00 2022\n"
+                       b"Subject: %d\n\n%s\n\n" % (number, b"x" * chance.randrange(2000)))
+    p.add("alice", b"Subject: 0\n\nthere before\n")
+    while True:
+        tool = subprocess.Popen([poplar.BUILD / "poplarctl", "--config", p.config, "import",
+                                 "alice", box], stdout=subprocess.DEVNULL,
+                                stderr=subprocess.DEVNULL)
+        try:
+            assert tool.wait(chance.uniform(0.005, 0.25) if kills < 40 else 120) == 0
+            break
+        except subprocess.TimeoutExpired:
+            tool.kill()
+            tool.wait()
+            kills += 1
+        if kills % 4 == 0:
+            now = uidls(p, "alice")
+            assert known.items() <= now.items()
+            known = now
+    now = uidls(p, "alice")
+    assert known.items() <= now.items()
+    assert set(now) == set(range(total + 1))
+    p.ctl("mailbox", "check", "alice")
+    print(f"killed {kills} times")
+    assert kills > 0
 
 
 @pytest.mark.parametrize("door", ["pop3", "lmtp"])
