@@ -5,6 +5,8 @@ abuse cases. LONG=1 also measures."""
 import base64
 import fcntl
 import os
+import random
+import select
 import socket
 import statistics
 import struct
@@ -347,3 +349,65 @@ def test_47_50_measured(server, accounts, sources):
           f"{statistics.median(took) * 1000:.0f} ms, at most {took[-1] * 1000:.0f} ms; "
           f"{denied} denied")
     assert took[-1] < 32 * usual + 1  # its share of the processors, had all processes work
+
+
+class Trial:
+    """Logins that fail, one after the other on a connection, timed by whoever watches the socket."""
+
+    def __init__(self, p):
+        self.p = p
+        self.raw, self.left = None, 0
+
+    def begin(self, kind, user, password):
+        if self.left == 0:
+            if self.raw:
+                self.raw.close()
+            self.raw, self.left = self.p.connect(tls=False), 3
+        self.kind = kind
+        self.left -= 1
+        assert self.raw.ask(b"USER " + user).startswith(b"+OK")
+        self.start = time.monotonic()
+        self.raw.send(b"PASS " + password + b"\r\n")
+
+    def end(self):
+        took = time.monotonic() - self.start
+        assert self.raw.line() == DENIED
+        return took
+
+
+@pytest.mark.accounts
+@pytest.mark.skipif(not LONG, reason="measures, for a quarter of an hour: LONG=1")
+def test_39_time_tells_nothing(server, accounts):
+    """Who does not exist and who mistyped, by kind of hash and of password: a thousand of each, in
+    random order, and their medians are within a millisecond."""
+    samples, at_once = 1000, 8
+    accounts("yescrypt", "secret")
+    accounts("sha512", "secret", "SHA512")
+    accounts("longest", "x" * 500)
+    p = server(pam_unix=True, tls_required="not-on-loopback", auth_failure_delay="1s",
+               auth_throttle_exempt="127.0.0.0/8", workers_max_per_source="200",
+               server_log_level="warning")
+    kinds = {}
+    for user, password in ((b"yescrypt", b"wrong"), (b"sha512", b"wrong"),
+                           (b"longest", b"y" * 500)):
+        kinds["wrong " + user.decode()] = user, password
+        kinds["unknown " + user.decode()] = b"no" + user, password
+    todo = list(kinds) * samples
+    random.Random(39).shuffle(todo)
+    took = {kind: [] for kind in kinds}
+    idle, busy = [Trial(p) for _ in range(at_once)], {}
+    while todo or busy:
+        if todo and idle:
+            trial = idle.pop()
+            kind = todo.pop()
+            trial.begin(kind, *kinds[kind])
+            busy[trial.raw.sock] = trial
+            continue
+        for sock in select.select(list(busy), [], [], 60)[0]:
+            trial = busy.pop(sock)
+            took[trial.kind].append(trial.end())
+            idle.append(trial)
+    medians = {kind: statistics.median(times) * 1000 for kind, times in took.items()}
+    for kind, median in medians.items():
+        print(f"{kind}: {median:.2f} ms, {len(took[kind])} samples")
+    assert max(medians.values()) - min(medians.values()) < 1
