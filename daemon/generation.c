@@ -56,8 +56,8 @@ struct generation *generation_spawn(struct master *m, struct config *config, boo
                         sizeof g->last_error)) {
         struct context *c = base_alloc(sizeof *c);
         *c = (struct context){m, g};
-        sd_event_add_io(m->event, &g->io, g->channel.fd, EPOLLIN, generation_hear, c);
-        sd_event_source_set_destroy_callback(g->io, free);
+        if (!master_watch(m, &g->io, g->channel.fd, generation_hear, c))
+            kill(g->pid, SIGKILL);
         master_timer(m, &g->timer, g->born + MASTER_START_MS, on_unready, g);
     }
     if (!g->io)

@@ -329,8 +329,8 @@ static int on_pause_over(sd_event_source *source, uint64_t usec, void *context)
     return 0;
 }
 
-/* Out of descriptors or memory: the connection stays in the kernel's queue; come back later
- * instead of spinning over it. */
+/* Out of descriptors or memory, or forbidden by a security module: the connection stays in the
+ * kernel's queue; come back later instead of spinning over it. */
 static void pause_accepting(struct master *m, int error)
 {
     log_line(LOG_ERR, LOG_EVENT_SHORT, NULL, "accept: %s; pausing", strerror(error));
@@ -353,7 +353,9 @@ static int on_connection(sd_event_source *source, int fd, uint32_t events, void 
         int on = 1;
         int client = accept4(fd, (struct sockaddr *)&peer, &size, SOCK_NONBLOCK | SOCK_CLOEXEC);
         if (client < 0) {
-            if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM)
+            if (errno == EINTR || errno == ECONNABORTED)
+                continue; /* that one is gone from the queue */
+            if (errno != EAGAIN)
                 pause_accepting(m, errno);
             return 0;
         }

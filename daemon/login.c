@@ -565,11 +565,13 @@ struct auth *login_spawn(struct master *m, struct config *config, bool strict)
         a->next->link = &a->next;
     m->auths = a;
     *c = (struct context){m, a};
-    sd_event_add_io(m->event, &a->io, a->channel.fd, EPOLLIN, login_hear, c);
+    if (!master_watch(m, &a->io, a->channel.fd, login_hear, c)) {
+        kill(a->pid, SIGKILL); /* the reaping says the rest */
+        return a;
+    }
     /* An outcome is told to us before the worker: it must be heard before what that one says next.
      */
     sd_event_source_set_priority(a->io, SD_EVENT_PRIORITY_IMPORTANT);
-    sd_event_source_set_destroy_callback(a->io, free);
     setup_send(&a->channel, config, &m->digest_key, 0, strict, a->last_error, sizeof a->last_error);
     deadline(m, a, MASTER_START_MS);
     return a;

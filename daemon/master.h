@@ -252,6 +252,11 @@ void control_reply(int fd, int status, const char *text); /* closes fd; -1 is le
 /* The session as the log sees it. */
 struct log_about workers_about(const struct worker *w);
 
+/* Hear a channel; `context` goes with the source. False, with a line in the log and `context` gone,
+ * when the kernel has no room for that. */
+bool master_watch(struct master *m, sd_event_source **io, int fd, sd_event_io_handler_t handler,
+                  void *context);
+
 /* A timer that fires once at `at` (base_now_ms()); replaces what `timer` held. */
 void master_timer(struct master *m, sd_event_source **timer, uint64_t at,
                   sd_event_time_handler_t handler, void *context);

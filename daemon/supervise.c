@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
+#include <sysexits.h>
 #include <systemd/sd-daemon.h>
 #include <unistd.h>
 
@@ -29,7 +30,24 @@ void master_timer(struct master *m, sd_event_source **timer, uint64_t at,
 {
     sd_event_source_disable_unref(*timer);
     *timer = NULL;
-    sd_event_add_time(m->event, timer, CLOCK_MONOTONIC, at * 1000, 1000, handler, context);
+    int result =
+        sd_event_add_time(m->event, timer, CLOCK_MONOTONIC, at * 1000, 1000, handler, context);
+    if (result < 0) /* every deadline hangs on it */
+        fatal(EX_OSERR, "a timer cannot be set: %s", strerror(-result));
+}
+
+bool master_watch(struct master *m, sd_event_source **io, int fd, sd_event_io_handler_t handler,
+                  void *context)
+{
+    int result = sd_event_add_io(m->event, io, fd, EPOLLIN, handler, context);
+    if (result >= 0) {
+        sd_event_source_set_destroy_callback(*io, free);
+        return true;
+    }
+    log_line(LOG_ERR, LOG_EVENT_OTHER, NULL, "a child's channel cannot be watched: %s",
+             strerror(-result));
+    free(context);
+    return false;
 }
 
 void supervise_announce(struct master *m)
@@ -286,7 +304,11 @@ int supervise_run(struct master *m)
     master_timer(m, &m->tick, base_now_ms() + TICK_MS, on_tick, m);
 
     trial_begin(m, -1);
-    sd_event_loop(m->event);
+    int result = sd_event_loop(m->event);
+    if (result < 0) {
+        log_line(LOG_ERR, LOG_EVENT_STOPPED, NULL, "the event loop failed: %s", strerror(-result));
+        m->exit_status = EX_OSERR;
+    }
     listen_detach(m);
     end_children(m);
     control_close(m);

@@ -118,7 +118,11 @@ static bool commit(struct master *m, struct trial *t)
     m->announced = false;
     m->nursery_failures = 0;
     listen_replace(old, n_old, m->listeners, m->n_listeners);
-    listen_attach(m);
+    if (!listen_attach(m)) { /* who starts us again may find more room */
+        log_line(LOG_ERR, LOG_EVENT_OTHER, NULL, "the listening sockets cannot be watched");
+        m->exit_status = EX_OSERR;
+        sd_event_exit(m->event, m->exit_status);
+    }
     if (before)
         login_retire_all(m, before);
     config_free(before);

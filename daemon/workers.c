@@ -553,8 +553,8 @@ void workers_add(struct master *m, struct generation *g, int channel_fd)
         w->next->link = &w->next;
     m->workers = w;
     *c = (struct context){m, w};
-    sd_event_add_io(m->event, &w->io, channel_fd, EPOLLIN, workers_hear, c);
-    sd_event_source_set_destroy_callback(w->io, free);
+    if (!master_watch(m, &w->io, channel_fd, workers_hear, c))
+        release(m, w); /* with its channel goes the worker, whose pid is not known yet */
 }
 
 void workers_reaped(struct master *m, struct worker *w, int status)

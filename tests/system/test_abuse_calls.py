@@ -1,14 +1,16 @@
 """System calls that fail in the running master, in auth, in the nursery, in a worker: each once and
 again and again. The server lives or ends with a line that says why, does not spin, and a login
 meanwhile works or is told to come back. The numbers in the names are those of the list of abuse
-cases."""
+cases. LONG=1 tries more of them."""
 
 import contextlib
 import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
+import time
 
 import pytest
 
@@ -18,6 +20,8 @@ from poplar import wait_until
 pytestmark = pytest.mark.skipif(not poplar.ROOT or not shutil.which("strace"),
                                 reason="needs root and strace")
 
+LONG = os.environ.get("LONG") == "1"
+
 MESSAGE = b"Subject: one\r\n\r\nbody\r\n"
 
 
@@ -26,18 +30,19 @@ def tampered(pids, *rules):
     """strace tampers with these processes' system calls: CALL:HOW, as its inject= has it. Gives
     what it saw of them."""
     pids = [pids] if isinstance(pids, int) else pids
-    calls = ",".join(rule.split(":")[0] for rule in rules)
+    calls = ",".join(f"?{rule.split(':')[0]}" for rule in rules)  # ?: not on every machine
     command = ["strace", "-qq", "-e", f"trace={calls}", "-e", "signal=none"]
     for rule in rules:
-        command += ["-e", f"inject={rule}"]
+        command += ["-e", f"inject=?{rule}"]
     for pid in pids:
         command += ["-p", str(pid)]
     seen = []
     tracer = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE)
     try:
         for pid in pids:
-            wait_until(lambda: int(poplar.Poplar.proc_status(pid).get("TracerPid", "1")),
-                       f"strace holds {pid}")
+            wait_until(lambda: int(poplar.Poplar.proc_status(pid).get("TracerPid", "1")) or
+                       tracer.poll() is not None, f"strace holds {pid}")
+        assert tracer.poll() is None, tracer.communicate()
         yield seen
     finally:
         tracer.terminate()
@@ -58,3 +63,168 @@ def test_two_ends_at_a_time(server):
             wait_until(lambda: b" 0 of " in p.ctl("status").stdout, "and are reaped")
     assert len(re.findall("session ended: .*reason=quit", p.log_text())) == 6
     assert "reason=lost" not in p.log_text()
+
+
+class Watched:
+    """A server with a session that must not notice, and what has to be true of it at any time."""
+
+    def __init__(self, make, **settings):
+        self.p = make(**({"tls_required": "not-on-loopback", "auth_throttle_exempt": "127.0.0.0/8",
+                          "workers_idle_min": "1", "workers_idle_max": "1",
+                          "auth_processes_min": "1", "auth_processes_max": "2",
+                          "server_log_level": "info"} | settings))
+        self.p.add("bob", MESSAGE)
+        self.p.add("alice", MESSAGE)
+        self.held = self.log_in("bob")
+        assert self.held
+
+    def log_in(self, user, patience=20):
+        """A session; None when the server, in time, was not able to."""
+        deadline = time.monotonic() + patience
+        while time.monotonic() < deadline:
+            raw = None
+            with contextlib.suppress(OSError):
+                raw = poplar.Raw(socket.create_connection(("127.0.0.1", self.p.port), 2))
+                raw.sock.settimeout(max(0.1, deadline - time.monotonic()))
+                answers = [raw.line(), raw.ask(b"USER " + user.encode()), raw.ask(b"PASS secret")]
+                if answers[2].startswith(b"+OK"):
+                    raw.sock.settimeout(20)
+                    return raw
+                refused = next((a for a in answers if not a.startswith(b"+OK")), b"")
+                assert refused == b"" or refused.startswith((b"-ERR [SYS/", b"-ERR [IN-USE]")), \
+                    answers
+            if raw:
+                raw.close()
+        return None
+
+    def serves(self, what):
+        """As before: who was there is, and newcomers are served."""
+        assert self.p.process.poll() is None, f"{what}: the master ended: {self.p.log_text()}"
+        assert self.held.ask(b"NOOP").startswith(b"+OK"), what
+        raw = self.log_in("alice")
+        assert raw, f"{what}: no login\n{self.p.log_text()}"
+        assert raw.ask(b"STAT").startswith(b"+OK 1 "), what
+        assert raw.ask(b"QUIT").startswith(b"+OK"), what
+        raw.close()
+        log = self.p.log_text().replace("defect: file-system ids did not come back", "")
+        assert not re.search("signal (11|31)|defect", log), log
+
+
+# The first of each list are tried always, the others with LONG=1.
+IN_MASTER = [
+    "accept4:EMFILE", "accept4:EPERM", "sendmsg:ENOBUFS", "recvmsg:ENOMEM", "socketpair:EMFILE",
+    "epoll_ctl:ENOMEM", "clone,clone3,fork,vfork:EAGAIN", "timerfd_settime:EINVAL",
+] + LONG * [
+    "accept4:ENFILE", "accept4:ENOMEM", "accept4:ENOBUFS", "accept4:ECONNABORTED", "accept4:EINTR",
+    "accept4:EPROTO", "sendmsg:EAGAIN", "sendmsg:ENOMEM", "sendmsg:EINTR", "sendmsg:ETOOMANYREFS",
+    "recvmsg:EINTR", "socketpair:ENFILE", "socketpair:ENOMEM", "setsockopt:ENOMEM",
+    "epoll_ctl:ENOSPC", "epoll_wait,epoll_pwait,epoll_pwait2:EINTR", "getsockname:ENOBUFS",
+    "clone,clone3,fork,vfork:ENOMEM", "wait4,waitid:EINTR", "poll,ppoll:ENOMEM", "kill:EPERM",
+    "close:EIO", "write:EIO", "write:ENOSPC", "openat:EMFILE", "openat:ENOSPC", "getrandom:EINTR",
+]
+
+
+def rules(spec, when):
+    calls, _, error = spec.partition(":")
+    return [f"{call}:error={error}:when={when}" for call in calls.split(",")]
+
+
+@pytest.mark.parametrize("spec", IN_MASTER)
+def test_93_94_calls_of_the_master_that_fail(server, spec):
+    """Once, thrice in a row, and for as long as two logins, the end of a session, the loss of an
+    auth process and of a worker take."""
+    w = Watched(server, server_stop_grace="0")
+    p = w.p
+    for when in ("1", "2", "1..3", "2..20+3") if LONG else ("2", "2..20+3"):
+        with tampered(p.process.pid, *rules(spec, when)):
+            for _ in range(3):
+                raw = w.log_in("alice", 3)
+                if raw:
+                    raw.close()
+            os.kill(p.auths()[0], signal.SIGKILL) if p.auths() else None
+        w.serves(f"{spec} {when}")
+    with tampered(p.process.pid, *rules(spec, "1+")) as seen:
+        start = time.monotonic()
+        raw = w.log_in("alice", 1)
+        if raw:
+            raw.close()
+        while time.monotonic() < start + 1 and p.process.poll() is None:
+            time.sleep(0.01)
+        took = time.monotonic() - start
+    failed = sum("INJECTED" in line for line in seen)
+    print(f"{spec}: failed {failed} times in {took:.1f} s")
+    if not spec.endswith(("EINTR", "ECONNABORTED")):  # these are tried again at once
+        assert failed < 100 * took, "it spins"
+    if p.process.poll() is not None:  # it may end, if it says why
+        print(p.log_text()[-300:])
+        assert p.process.returncode > 0, p.process.returncode
+        p.stop()
+        p.start()
+        w.held = w.log_in("bob")
+    w.serves(f"{spec}, for good")
+
+
+IN_AUTH = [
+    "openat2:ENOSPC", "openat2:EMFILE", "fsync:EIO", "sendmsg:ENOBUFS", "recvmsg:ENOMEM",
+] + LONG * [
+    "openat2:EIO", "openat2:ENFILE", "openat2:ENOMEM", "openat2:EACCES", "openat2:EDQUOT",
+    "fsync:ENOSPC", "fdatasync:EIO", "mkdirat:ENOSPC", "mkdirat:EDQUOT", "renameat,renameat2:EIO",
+    "write:ENOSPC", "write:EDQUOT", "fcntl:ENOLCK", "fcntl:EIO", "newfstatat,fstat:EIO",
+    "fstatfs:EIO", "recvmsg:EINTR", "sendmsg:EAGAIN", "sendmsg:EPIPE", "sendmsg:ETOOMANYREFS",
+    "sendmsg:ENOMEM", "poll,ppoll:EINTR", "poll,ppoll:ENOMEM", "prctl:EPERM", "setfsuid:EPERM",
+    "openat:EMFILE", "openat:EIO", "socket:EMFILE", "close:EIO", "mmap:ENOMEM",
+]
+
+
+@pytest.mark.parametrize("spec", IN_AUTH)
+def test_86_93_calls_of_auth_that_fail(server, spec):
+    """Once at each of its first places, and always: the login works or is told to come back, nothing
+    is left half-made, and afterwards, by the same process or another, all work."""
+    w = Watched(server, auth_processes_max="1", auth_timeout="3s")
+    p = w.p
+    moments = ("1", "2", "3", "4+5", "1+") if LONG else ("1", "1+")
+    for n, when in enumerate(moments):
+        pid, = wait_until(p.auths, "an auth process")
+        with tampered(pid, *rules(spec, when)):
+            for user in ("alice", f"new{n}"):
+                raw = w.log_in(user, 4)
+                if raw:
+                    assert raw.ask(b"STAT").startswith(b"+OK "), (spec, when)
+                    raw.ask(b"QUIT")
+                    raw.close()
+        w.serves(f"{spec} {when}")
+        raw = w.log_in(f"new{n}")
+        assert raw and raw.ask(b"STAT").startswith(b"+OK 0 0"), (spec, when, p.log_text())
+        assert raw.ask(b"QUIT").startswith(b"+OK")
+        raw.close()
+    users = {path.name for path in p.state.glob("mail/??/??/*")}
+    assert users == {"alice", "bob", *(f"new{n}" for n in range(len(moments)))}
+
+
+IN_NURSERY = ["clone:EAGAIN", "recvmsg:ENOMEM"] + LONG * [
+    "clone:ENOMEM", "recvmsg:EINTR", "poll,ppoll:EINTR", "poll,ppoll:ENOMEM", "close:EIO",
+]
+
+
+@pytest.mark.parametrize("spec", IN_NURSERY)
+def test_94_calls_of_the_nursery_that_fail(server, spec):
+    """A worker less, or another nursery: who waits is served as soon as it can be; it is told, and
+    not tried without end."""
+    w = Watched(server)
+    p = w.p
+    for when in ("1", "2", "1+"):
+        nursery, = wait_until(lambda: len(p.nursery()) == 1 and p.nursery(), "a nursery")
+        with tampered(nursery, *rules(spec, when)) as seen:
+            start = time.monotonic()
+            for _ in range(2):
+                raw = w.log_in("alice", 1)
+                if raw:
+                    raw.close()
+            took = time.monotonic() - start
+        failed = sum("INJECTED" in line for line in seen)
+        print(f"{spec} {when}: failed {failed} times in {took:.1f} s")
+        if not spec.endswith("EINTR"):
+            assert failed < 100 * (took + 1), "it spins"
+        w.serves(f"{spec} {when}")
+    if spec.startswith("clone"):
+        p.wait_log("cannot fork a worker: ")
