@@ -28,6 +28,7 @@ enum ctl_option {
     CTL_UIDL_TEMPLATE = 1 << 11,
     CTL_UIDL_CAPTURE = 1 << 12,
     CTL_DELETED = 1 << 13,
+    CTL_DELETE_GONE = 1 << 14,
 };
 
 /* One invocation. */

@@ -12,9 +12,10 @@ enum {
     ANY = 1 << 20, /* more arguments than a command line can hold */
     WORD_MAX = 40, /* octets compared when looking for the nearest word */
     COMMAND_OPTIONS = CTL_DRY_RUN | CTL_FORMAT | CTL_NO_LIMITS | CTL_CRLF | CTL_YES | CTL_ALL |
-                      CTL_UIDL | CTL_UIDL_TEMPLATE | CTL_UIDL_CAPTURE | CTL_DELETED,
+                      CTL_UIDL | CTL_UIDL_TEMPLATE | CTL_UIDL_CAPTURE | CTL_DELETED |
+                      CTL_DELETE_GONE,
     IMPORT_OPTIONS = CTL_DRY_RUN | CTL_FORMAT | CTL_NO_LIMITS | CTL_ALL | CTL_UIDL |
-                     CTL_UIDL_TEMPLATE | CTL_UIDL_CAPTURE
+                     CTL_UIDL_TEMPLATE | CTL_UIDL_CAPTURE | CTL_DELETE_GONE
 };
 
 static const struct ctl_command commands[] = {
@@ -112,6 +113,7 @@ static const struct option options[] = {
     {"uidl", 0, CTL_UIDL, "KIND", "where UIDLs come from, instead of looking"},
     {"uidl-format", 0, CTL_UIDL_TEMPLATE, "TEXT", "Dovecot's pop3_uidl_format"},
     {"uidl-list", 0, CTL_UIDL_CAPTURE, "FILE", "what the old server says to UIDL and LIST"},
+    {"delete-gone", 0, CTL_DELETE_GONE, NULL, "delete what is gone from the old server"},
 };
 
 const struct ctl_command *ctl_command_at(size_t n)

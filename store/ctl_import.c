@@ -7,6 +7,7 @@
  */
 #include "store/ctl.h"
 #include "store/ctl_capture.h"
+#include "store/ctl_gone.h"
 #include "store/ctl_json.h"
 #include "store/ctl_known.h"
 #include "store/ctl_progress.h"
@@ -47,7 +48,8 @@ struct import {
     uint64_t batch_ms; /* when it began */
     struct ctl_tally tally;
     uint64_t batch_messages, batch_octets, batch_kept;
-    int status; /* of the first thing that went wrong */
+    uint64_t nameless; /* messages that are known, but not by a UIDL of the old server */
+    int status;        /* of the first thing that went wrong */
 };
 
 static bool is_dry(const struct import *im)
@@ -215,6 +217,7 @@ static bool import_message(struct import *im, const struct ctl_item *item)
     enum store_outcome outcome = ctl_known_look(im->maildrop.store, &candidate, &known);
     if (outcome == STORE_OK && known) {
         im->tally.known++;
+        im->nameless += !candidate.uidl[0];
         ctl_tally_count(im->tally.there, known, item->name);
         return true;
     }
@@ -316,11 +319,33 @@ static int survey(struct import *im, uint64_t *total)
 /* A dry run opens what is there, and makes nothing. */
 static int open_maildrop(struct import *im, const char *user)
 {
+    unsigned session = im->ctl->options & CTL_DELETE_GONE ? CTL_OPEN_SESSION : 0;
     if (!is_dry(im))
-        return ctl_open_maildrop(im->ctl, user, CTL_OPEN_CREATE, &im->maildrop);
+        return ctl_open_maildrop(im->ctl, user, CTL_OPEN_CREATE | session, &im->maildrop);
     if (!ctl_open_exists(im->ctl, im->maildrop.name))
         return 0;
     return ctl_open_maildrop(im->ctl, im->maildrop.name, CTL_OPEN_NAMED, &im->maildrop);
+}
+
+/* --delete-gone: after all of the old mailbox was read, and only where it is certain what is gone.
+ */
+static void delete_gone(struct import *im)
+{
+    if (im->status || ctl_signals_met())
+        return;
+    im->tally.counts_gone = true;
+    if (im->nameless > 0) {
+        ctl_note("%s: %ju messages are known, but not by a UIDL of the old server: what is gone "
+                 "cannot be told, and nothing was deleted",
+                 im->maildrop.name, (uintmax_t)im->nameless);
+        went_wrong(im, EX_DATAERR);
+    } else if (im->maildrop.store) {
+        enum store_outcome outcome =
+            ctl_gone_delete(im->maildrop.store, &im->known, im->ctl->config->store.undelete_for,
+                            is_dry(im), &im->tally.gone);
+        if (outcome != STORE_OK)
+            went_wrong(im, ctl_open_failed(&im->maildrop, outcome, "delete"));
+    }
 }
 
 /* --uidl-list: another server's list, or a capture. */
@@ -386,6 +411,8 @@ static int run(struct import *im, const char *user, bool many)
             ;
         end_batch(im);
         ctl_progress_hide(&im->progress);
+        if (im->ctl->options & CTL_DELETE_GONE)
+            delete_gone(im);
         ctl_json_separate(im->ctl, many);
         ctl_tally_print(&im->tally, im->ctl->options & CTL_JSON, is_dry(im),
                         many ? im->maildrop.name : NULL);

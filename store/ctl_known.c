@@ -103,6 +103,19 @@ enum store_outcome ctl_known_look(struct maildrop *maildrop, const struct ctl_ca
     return outcome;
 }
 
+enum store_outcome ctl_known_gone(const struct ctl_known *known, struct maildrop *maildrop,
+                                  const char *uidl, bool *gone)
+{
+    unsigned char key[CTL_KEY_SIZE];
+    enum manage_import before = MANAGE_NEW;
+    ctl_inspect_key("uidl", 0, uidl, strlen(uidl), key);
+    enum store_outcome outcome = manage_imported(maildrop, key, &before);
+    if (outcome == STORE_OK)
+        *gone =
+            before == MANAGE_KEPT && (known->room == 0 || known->counts[place_of(known, key)] == 0);
+    return outcome;
+}
+
 enum store_outcome ctl_known_note(struct maildrop *maildrop, const struct ctl_candidate *candidate)
 {
     bool kept = candidate->uidl[0];

@@ -33,6 +33,11 @@ void ctl_known_candidate(struct ctl_known *known, const struct ctl_inspected *in
 enum store_outcome ctl_known_look(struct maildrop *maildrop, const struct ctl_candidate *candidate,
                                   const char **known);
 
+/* Whether a message of the maildrop came with this UIDL from the old server, and was not met in
+ * this run. */
+enum store_outcome ctl_known_gone(const struct ctl_known *known, struct maildrop *maildrop,
+                                  const char *uidl, bool *gone);
+
 /* Note in the batch that is open that it is there now. */
 enum store_outcome ctl_known_note(struct maildrop *maildrop, const struct ctl_candidate *candidate);
 

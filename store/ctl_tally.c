@@ -50,6 +50,9 @@ static void print_text(const struct ctl_tally *tally, bool dry, const char *user
     if (tally->kept > 0)
         printf("  %ju keep%s the UIDL of the old server\n", (uintmax_t)tally->kept,
                tally->kept == 1 ? "s" : "");
+    if (tally->counts_gone)
+        printf("  %ju %sdeleted: gone from the old server\n", (uintmax_t)tally->gone,
+               dry ? "to be " : "");
     print_reasons(tally->fresh, "with a new UIDL");
     print_reasons(tally->there, "not imported");
 }
@@ -80,6 +83,8 @@ void ctl_tally_print(const struct ctl_tally *tally, bool json, bool dry, const c
                   (json_int_t)tally->kept, "new_uidls", make_reasons(tally->fresh), "not_imported",
                   make_reasons(tally->there), "dry_run", (int)dry);
     char safe[NAME_MAX_SHOWN];
+    if (tally->counts_gone)
+        json_object_set_new(object, "gone", json_integer((json_int_t)tally->gone));
     if (user) {
         base_escape(safe, sizeof safe, user);
         json_object_set_new(object, "user", json_string(safe));

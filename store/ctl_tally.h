@@ -19,7 +19,8 @@ struct ctl_tally_reason {
 
 struct ctl_tally {
     uint64_t messages, octets; /* imported, or to be imported */
-    uint64_t skipped, known, kept;
+    uint64_t skipped, known, kept, gone;
+    bool counts_gone;                                 /* it was looked for */
     struct ctl_tally_reason fresh[CTL_TALLY_REASONS]; /* why messages get a new UIDL */
     struct ctl_tally_reason there[CTL_TALLY_REASONS]; /* why messages are left as they are */
 };

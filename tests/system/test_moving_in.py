@@ -99,6 +99,44 @@ def test_dovecot_in_use(p, old):
 
 
 @needs("dovecot")
+def test_what_is_gone_from_the_old_server(p, old):
+    """Between the imports a client fetched and deleted: what it has must not come again."""
+    dovecot = old(Dovecot).start()
+    maildir = dovecot.home("alice") / "Maildir"
+    dovecot.put_in_maildir(maildir, messages(10), "alice")
+    before = read_all(dovecot.login())
+    p.add("alice", b"Subject: not from there\r\n\r\n")
+    assert taken(p, "--delete-gone", "alice", maildir) == (10, 0)
+    session = dovecot.login()
+    for number in (2, 5):
+        session.dele(number)
+    session.quit()
+    dovecot.deliver(messages(1, 10))
+    said = p.ctl("import", "--delete-gone", "--dry-run", "alice", maildir).stdout.decode()
+    assert "  2 to be deleted: gone from the old server\n" in said
+    assert len(read_all(p.login())) == 11
+    client = p.login()
+    assert p.ctl("import", "--delete-gone", "alice", maildir, check=False).returncode == 75
+    client.quit()
+    # Without the UIDLs nobody knows what is gone.
+    result = p.ctl("import", "--delete-gone", "--uidl=none", "--dry-run", "alice", maildir,
+                   check=False)
+    assert result.returncode == 65 and b"8 messages are known" in result.stderr
+    result = ctl_json(p, "import", "--delete-gone", "alice", str(maildir))
+    assert (result["messages"], result["known"], result["gone"]) == (1, 8, 2)
+    after = read_all(p.login())
+    assert [uidl for uidl, _, _ in after[1:]] == [uidl for uidl, _, _ in read_all(dovecot.login())]
+    assert after[0][2].startswith(b"Subject: not from there")
+    deleted = ctl_json(p, "message", "list", "--deleted", "alice")
+    assert {m["uidl"] for m in deleted} == {before[1][0], before[4][0]}
+    # What was deleted in the new place comes no more, whatever the old one has.
+    client = p.login()
+    client.dele(2)
+    client.quit()
+    assert ctl_json(p, "import", "--delete-gone", "alice", str(maildir))["messages"] == 0
+
+
+@needs("dovecot")
 def test_dry_run(p, old):
     """It says how many would keep their UIDL, why others would not, and makes nothing."""
     dovecot = old(Dovecot).start()
