@@ -78,37 +78,57 @@ static void print_counts(const uint64_t *c)
            count(c, COUNT_COPIES_DELIVERED));
 }
 
-static json_t *make_counts(const uint64_t *c)
+/* The numbers of the object: part (NULL: none) and name. */
+static const struct number {
+    const char *part, *name;
+    unsigned count; /* enum proto_count */
+} numbers[] = {
+    {NULL, "started", COUNT_STARTED},
+    {NULL, "pid", COUNT_PID},
+    {"sessions", "now", COUNT_SESSIONS},
+    {"sessions", "max", COUNT_SESSIONS_MAX},
+    {"sessions", "logged_in", COUNT_LOGGED_IN},
+    {"sessions", "delivering", COUNT_DELIVERING},
+    {"sessions", "waiting", COUNT_WAITING},
+    {"workers", "idle", COUNT_WORKERS_IDLE},
+    {"workers", "starting", COUNT_WORKERS_STARTING},
+    {"workers", "generation", COUNT_GENERATION},
+    {"workers", "generation_ms", COUNT_GENERATION_MS},
+    {"auth", "processes", COUNT_AUTHS},
+    {"auth", "busy", COUNT_AUTHS_BUSY},
+    {"auth", "max", COUNT_AUTHS_MAX},
+    {"auth", "logins_waiting", COUNT_LOGINS_QUEUED},
+    {"since_start", "connections", COUNT_CONNECTIONS},
+    {"since_start", "refused", COUNT_REFUSED},
+    {"since_start", "retrieved", COUNT_MESSAGES_RETRIEVED},
+    {"since_start", "deleted", COUNT_MESSAGES_DELETED},
+    {"since_start", "delivered", COUNT_COPIES_DELIVERED},
+    {"since_start", "recipients_refused", COUNT_COPIES_REFUSED},
+    {"since_start", "recipients_deferred", COUNT_COPIES_DEFERRED},
+    {"since_start", "crashes", COUNT_CRASHES},
+    {"logins", "throttled", COUNT_LOGINS_THROTTLED},
+    {"logins", "busy", COUNT_LOGINS_BUSY},
+};
+
+static void set_number(json_t *object, const char *part, const char *name, uint64_t value)
 {
-    json_t *logins = json_object();
+    json_t *in = part ? json_object_get(object, part) : object;
+    if (!in) {
+        in = json_object();
+        json_object_set_new(object, part, in);
+    }
+    json_object_set_new(in, name, json_integer((json_int_t)value));
+}
+
+static json_t *make_counts(const uint64_t *counts)
+{
+    json_t *object = json_object();
+    for (size_t i = 0; i < ARRAY_SIZE(numbers); i++)
+        set_number(object, numbers[i].part, numbers[i].name, counts[numbers[i].count]);
     for (unsigned i = 0; i < LOGIN_OUTCOMES; i++)
-        json_object_set_new(logins, proto_outcome_name(i),
-                            json_integer((json_int_t)c[COUNT_LOGIN + i]));
-    json_object_set_new(logins, "throttled", json_integer((json_int_t)c[COUNT_LOGINS_THROTTLED]));
-    json_object_set_new(logins, "busy", json_integer((json_int_t)c[COUNT_LOGINS_BUSY]));
-    return json_pack(
-        "{s:I, s:I, s:b, s:{s:I, s:I, s:I, s:I, s:I}, s:{s:I, s:I, s:I, s:I}, s:{s:I, s:I, s:I, "
-        "s:I}, s:{s:I, s:I, s:o, s:I, s:I, s:I, s:I, s:I}}",
-        "started", (json_int_t)c[COUNT_STARTED], "pid", (json_int_t)c[COUNT_PID], "stopping",
-        (int)c[COUNT_STOPPING],
-        /* */
-        "sessions", "now", (json_int_t)c[COUNT_SESSIONS], "max", (json_int_t)c[COUNT_SESSIONS_MAX],
-        "logged_in", (json_int_t)c[COUNT_LOGGED_IN], "delivering", (json_int_t)c[COUNT_DELIVERING],
-        "waiting", (json_int_t)c[COUNT_WAITING],
-        /* */
-        "workers", "idle", (json_int_t)c[COUNT_WORKERS_IDLE], "starting",
-        (json_int_t)c[COUNT_WORKERS_STARTING], "generation", (json_int_t)c[COUNT_GENERATION],
-        "generation_age", (json_int_t)(c[COUNT_GENERATION_MS] / 1000),
-        /* */
-        "auth", "processes", (json_int_t)c[COUNT_AUTHS], "busy", (json_int_t)c[COUNT_AUTHS_BUSY],
-        "max", (json_int_t)c[COUNT_AUTHS_MAX], "logins_waiting", (json_int_t)c[COUNT_LOGINS_QUEUED],
-        /* */
-        "since_start", "connections", (json_int_t)c[COUNT_CONNECTIONS], "refused",
-        (json_int_t)c[COUNT_REFUSED], "logins", logins, "retrieved",
-        (json_int_t)c[COUNT_MESSAGES_RETRIEVED], "deleted", (json_int_t)c[COUNT_MESSAGES_DELETED],
-        "delivered", (json_int_t)c[COUNT_COPIES_DELIVERED], "recipients_refused",
-        (json_int_t)c[COUNT_COPIES_REFUSED], "recipients_deferred",
-        (json_int_t)c[COUNT_COPIES_DEFERRED]);
+        set_number(object, "logins", proto_outcome_name(i), counts[COUNT_LOGIN + i]);
+    json_object_set_new(object, "stopping", json_boolean(counts[COUNT_STOPPING]));
+    return object;
 }
 
 static void show_certificate(void *context, struct message *entry)
