@@ -290,7 +290,7 @@ static bool order_fork(struct master *m, struct generation *g)
 void generation_fill(struct master *m)
 {
     uint64_t limit = m->config->workers.sessions_per_layout;
-    if (m->stopping || !m->current || m->current->channel.fd < 0)
+    if ((m->stopping && m->n_waiting == 0) || !m->current || m->current->channel.fd < 0)
         return;
     unsigned arrived = m->arrived > m->arrived_peak ? m->arrived : m->arrived_peak;
     unsigned n = pool_to_fork(m->config->workers.idle_min, m->config->workers.idle_max, arrived,

@@ -222,7 +222,7 @@ static int on_grace_over(sd_event_source *source, uint64_t usec, void *context)
 
 void supervise_stop_if_drained(struct master *m)
 {
-    if (m->stopping && m->n_sessions == 0)
+    if (m->stopping && m->n_sessions == 0 && m->n_waiting == 0)
         sd_event_exit(m->event, m->exit_status);
 }
 
@@ -237,9 +237,9 @@ static int on_stop(sd_event_source *source, const struct signalfd_siginfo *info,
     }
     m->stopping = true;
     sd_notify(0, "STOPPING=1\nSTATUS=Waiting for sessions to end");
-    log_line(LOG_NOTICE, LOG_EVENT_STOPPED, NULL, "stopping, %u sessions under way", m->n_sessions);
     listen_detach(m);
-    workers_tick(m);
+    log_line(LOG_NOTICE, LOG_EVENT_STOPPED, NULL, "stopping, %u sessions under way", m->n_sessions);
+    workers_tick(m); /* who was accepted is served, also who still waits for a worker */
     workers_end_refused(m);
     master_timer(m, &m->tick, base_now_ms() + m->config->server.stop_grace * 1000, on_grace_over,
                  m);

@@ -348,7 +348,7 @@ static void release_stranded(struct master *m)
 void workers_tick(struct master *m)
 {
     uint64_t now = base_now_ms();
-    while (m->waiting && (m->stopping || now - m->waiting->since > WAITING_MS)) {
+    while (m->waiting && now - m->waiting->since > WAITING_MS) {
         struct waiting *old = unqueue(m, &m->waiting);
         log_line(LOG_WARNING, LOG_EVENT_REFUSED, NULL, "refused a connection: no worker in time");
         refuse(m, old->fd, old->door);

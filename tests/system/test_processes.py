@@ -294,6 +294,24 @@ def test_stop_lets_sessions_end(server):
     assert works(p) == 0
 
 
+def test_stop_serves_who_was_accepted(server):
+    """A connection that was taken in, and waits for a worker when SIGTERM comes, is still served."""
+    p = server(server_stop_grace="20s", workers_idle_min="1", workers_idle_max="1")
+    nursery, = wait_until(p.nursery, "a nursery")
+    os.kill(nursery, signal.SIGSTOP)
+    clients = []
+    while not re.search(rb"; 3 connections wait", p.ctl("status").stdout):
+        clients.append(p.connect(tls=False, greeting=False))
+        assert len(clients) < 20
+    p.process.send_signal(signal.SIGTERM)
+    p.wait_log("stopping, ")
+    os.kill(nursery, signal.SIGCONT)
+    for raw in clients:
+        assert raw.line().startswith(b"+OK")
+        assert raw.ask(b"QUIT").startswith(b"+OK")
+    assert p.process.wait(15) == 0
+
+
 def test_stop_does_not_wait_for_refusals(server):
     """Who is there only to be told that his login failed does not hold up the end."""
     p = server(server_stop_grace="60s", auth_failure_delay="60s", session_login_timeout="60s",
