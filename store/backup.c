@@ -8,6 +8,7 @@
 #include "store/handle.h"
 #include "store/lock.h"
 #include "store/schema.h"
+#include "store/vfs.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -193,6 +194,8 @@ enum store_outcome backup_restore(struct maildrop *maildrop, struct maildrop *ba
         outcome = handle_outcome(maildrop, rc);
     else
         handle_checkpoint(maildrop);
+    if (outcome == STORE_IO)
+        vfs_cut_wal();
     lock_release(maildrop->lock_fd, MAILDROP_LOCK_WRITE);
     return outcome;
 }

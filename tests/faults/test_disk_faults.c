@@ -6,6 +6,7 @@
  * Whatever happens: a change that was acknowledged is there after the maildrop is opened again, one
  * that was not is there as a whole or not at all, nothing else has changed, the check is clean.
  */
+#include "store/backup.h"
 #include "store/handle.h"
 #include "store/lock.h"
 #include "store/manage.h"
@@ -33,12 +34,12 @@ static enum store_outcome deliver_large(struct maildrop *m)
 
 static enum store_outcome quit_keeping(struct maildrop *m)
 {
-    return maildrop_commit(m, (int64_t[]){1, 2}, 2, (int64_t[]){2, 4, 5}, 3, DAY);
+    return maildrop_commit(m, (int64_t[]){3, 4}, 2, (int64_t[]){4, 6, 7}, 3, DAY);
 }
 
 static enum store_outcome quit_for_good(struct maildrop *m)
 {
-    return maildrop_commit(m, (int64_t[]){1, 2}, 2, (int64_t[]){2, 4, 5}, 3, 0);
+    return maildrop_commit(m, (int64_t[]){3, 4}, 2, (int64_t[]){4, 6, 7}, 3, 0);
 }
 
 static enum store_outcome checkpoint(struct maildrop *m)
@@ -96,7 +97,7 @@ static enum store_outcome compact(struct maildrop *m)
 
 static enum store_outcome restore(struct maildrop *m)
 {
-    return manage_undelete(m, (int64_t[]){3, 6}, 2);
+    return manage_undelete(m, (int64_t[]){5, 8}, 2);
 }
 
 static enum store_outcome login(struct maildrop *m)
@@ -104,6 +105,21 @@ static enum store_outcome login(struct maildrop *m)
     uint64_t wait;
 
     return maildrop_login(m, 60, &wait);
+}
+
+static char backup_path[80];
+
+/* What it puts back is an earlier state, with a message that is gone now. */
+static enum store_outcome put_back(struct maildrop *m)
+{
+    struct maildrop *backup = NULL;
+    char error[200] = "";
+    enum store_outcome outcome = backup_open(backup_path, &backup, error, sizeof(error));
+
+    if (outcome == STORE_OK)
+        outcome = backup_restore(m, backup, NULL, NULL);
+    backup_close(backup);
+    return outcome;
 }
 
 /* Opening reads; it recovers, cleans up a large WAL, and brings an old schema up to date. */
@@ -138,6 +154,7 @@ static const struct scenario {
     {"compaction", compact, FILLED, false},
     {"undeletion", restore, FILLED, false},
     {"a login that is noted", login, FILLED, false},
+    {"a restoration", put_back, FILLED, false},
     {"an opening", open_it, FILLED, true},
     {"an opening with a large WAL", open_it, LARGE_WAL, true},
     {"an upgrade", open_it, OLD_SCHEMA, true},
@@ -351,7 +368,7 @@ static void fill(struct maildrop *m)
                                           test_text_read, &text, NULL),
                          STORE_OK);
     }
-    assert_int_equal(maildrop_commit(m, NULL, 0, (int64_t[]){3, 6}, 2, 10), STORE_OK);
+    assert_int_equal(maildrop_commit(m, NULL, 0, (int64_t[]){5, 8}, 2, 10), STORE_OK);
     assert_int_equal(witness_deliver(m, 9, 2000, NULL), STORE_OK);
 }
 
@@ -362,6 +379,12 @@ static int enter(void **state)
     (void)state;
     test_drop_make(&drop);
     m = test_drop_open(&drop);
+    assert_int_equal(witness_deliver(m, 50, 70000, NULL), STORE_OK);
+    assert_int_equal(witness_deliver(m, 51, 100, NULL), STORE_OK);
+    snprintf(backup_path, sizeof(backup_path), "%s/backup", drop.folder);
+    test_write_file(backup_path, "", 0);
+    assert_int_equal(backup_write(m, backup_path, NULL, NULL), STORE_OK);
+    assert_int_equal(maildrop_commit(m, NULL, 0, (int64_t[]){1, 2}, 2, 0), STORE_OK);
     fill(m);
     maildrop_close(m);
     image_take(&drop, &bases[FILLED]);
@@ -387,6 +410,7 @@ static int leave(void **state)
     (void)state;
     for (unsigned i = 0; i < BASES; i++)
         image_free(&bases[i]);
+    unlink(backup_path);
     test_drop_remove(&drop);
     return 0;
 }
@@ -400,7 +424,7 @@ int main(int argc, char **argv)
 
     if (argc == 4 && strcmp(argv[1], "outside") == 0)
         return test_outside_sqlite(argv[2], argv[3]);
-    if (maildrop_library_init(true) != STORE_OK)
+    if (maildrop_library_init(false) != STORE_OK) /* a backup is opened by its path */
         return 1;
     disk_install();
     disk_set_clock(NOW);
