@@ -8,6 +8,7 @@
  *
  *     CUT_SEED=n build/tests/test_power_cuts     CUTS=n: how many      LONG=1: 100,000
  */
+#include "store/backup.h"
 #include "store/handle.h"
 #include "store/manage.h"
 #include "tests/faults/disk.h"
@@ -37,6 +38,9 @@ static struct {
 static int n_marks;
 
 static unsigned cuts_done, syncs_failed;
+
+static char backup_path[80];
+static bool was_put_back;
 
 /* What is said when something is wrong, so that it can be had again. */
 static struct {
@@ -103,6 +107,31 @@ static enum store_outcome import(struct maildrop *m, uint64_t *random)
     return outcome == STORE_OK ? maildrop_batch_end(m, keep) : outcome;
 }
 
+/* A backup of some time before, put in the place of everything. The handle is of no more use. */
+static enum store_outcome put_back(struct maildrop *m)
+{
+    struct maildrop *backup = NULL;
+    char error[200];
+    enum store_outcome outcome = backup_open(backup_path, &backup, error, sizeof(error));
+
+    if (outcome != STORE_OK)
+        fail_msg("the backup: %s", error);
+    outcome = backup_restore(m, backup, NULL, NULL);
+    backup_close(backup);
+    was_put_back = true;
+    return outcome;
+}
+
+static void back_up(void)
+{
+    struct maildrop *m = test_drop_open(&drop);
+
+    snprintf(backup_path, sizeof(backup_path), "%s/backup", aside.folder);
+    test_write_file(backup_path, "", 0);
+    assert_int_equal(backup_write(m, backup_path, NULL, NULL), STORE_OK);
+    maildrop_close(m);
+}
+
 /* Something that the store does, with success. */
 static enum store_outcome change(struct maildrop *m, uint64_t *random, const struct witness *now)
 {
@@ -110,7 +139,7 @@ static enum store_outcome change(struct maildrop *m, uint64_t *random, const str
     size_t n_retrieved, n_deleted;
     uint64_t n;
 
-    switch (disk_random(random) % 8) {
+    switch (disk_random(random) % 10) {
     case 0:
         n_retrieved = choose(random, now, retrieved);
         n_deleted = choose(random, now, deleted);
@@ -127,6 +156,8 @@ static enum store_outcome change(struct maildrop *m, uint64_t *random, const str
         return manage_compact_some(m, &n);
     case 5:
         return maildrop_login(m, 1, &n);
+    case 6:
+        return put_back(m);
     default:
         return witness_deliver(m, disk_random(random), some_size(random), NULL);
     }
@@ -196,7 +227,7 @@ static struct maildrop *change_badly(struct maildrop *m, uint64_t *random, int *
     if (outcome == STORE_OK) {
         *now = *sure = latest;
         mark(*sure);
-        if (disk_failed()) { /* a checkpoint's */
+        if (disk_failed() || was_put_back) { /* a checkpoint's */
             maildrop_close(m);
             m = open_again("opening after a failed sync");
         }
@@ -240,9 +271,10 @@ static size_t live(uint64_t *random, bool badly)
         look(m, &states[latest], "living");
         now = sure = latest;
         mark(sure);
-        if (disk_random(random) % 4 == 0) {
+        if (disk_random(random) % 4 == 0 || was_put_back) {
             maildrop_close(m);
             m = open_again("opening again");
+            was_put_back = false;
         }
     }
     maildrop_close(m);
@@ -327,7 +359,10 @@ static void chain(uint64_t seed, bool badly)
         image_free(&left);
     }
     for (at.life = 0; at.life < LIVES; at.life++) {
-        const size_t steps = live(&random, badly);
+        size_t steps;
+
+        back_up();
+        steps = live(&random, badly);
 
         for (int i = 0; i < CUTS_OF_LIFE; i++) {
             at.cut = disk_random(&random);
@@ -342,6 +377,7 @@ static void chain(uint64_t seed, bool badly)
         image_put(&left, &drop);
         image_free(&left);
     }
+    unlink(backup_path);
     test_drop_remove(&aside);
     test_drop_remove(&after_cut);
     test_drop_remove(&drop);
@@ -458,7 +494,7 @@ int main(int argc, char **argv)
 
     if (argc == 4 && strcmp(argv[1], "outside") == 0)
         return test_outside_sqlite(argv[2], argv[3]);
-    if (maildrop_library_init(true) != STORE_OK)
+    if (maildrop_library_init(false) != STORE_OK) /* a backup is opened by its path */
         return 1;
     disk_install();
     return cmocka_run_group_tests(tests, NULL, NULL);
