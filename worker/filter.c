@@ -39,7 +39,7 @@ struct row {
 
 static const struct row rows[] = {
     {{"read"}, SCOPE_ANY, "the client"},
-    {{"write"}, SCOPE_ANY, "the client; a last word on stderr"},
+    {{"write"}, SCOPE_ANY, "the client; with log_level=debug a last word on stderr"},
     {{"recvmsg"}, SCOPE_ANY, "master and auth, descriptors with it"},
     {{"sendmsg"}, SCOPE_ANY, "master and auth"},
     {{"poll", "ppoll"}, SCOPE_ANY, "every wait; SQLite's busy handler"},

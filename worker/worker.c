@@ -13,6 +13,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sysexits.h>
+#include <syslog.h>
 #include <unistd.h>
 
 enum { WRITE_TIMEOUT_MS = 120000 };
@@ -82,6 +83,13 @@ static bool take_client(struct session *s)
     return true;
 }
 
+/* What a worker that was taken over wrote there would look like ours, and have no limit. Last words
+ * are for who looks for a defect. */
+static bool silence(const struct config *config)
+{
+    return config->server.log_level == LOG_DEBUG || dup2(STDIN_FILENO, STDERR_FILENO) >= 0;
+}
+
 void worker_live(const struct heritage *heritage, int control_fd)
 {
     if (dup2(control_fd, PROTO_FD_CONTROL) < 0 || close_range(PROTO_FD_CLIENT, ~0U, 0) < 0)
@@ -93,7 +101,7 @@ void worker_live(const struct heritage *heritage, int control_fd)
     s->tls = heritage->tls;
     s->last = true;
     channel_open(&s->control, PROTO_FD_CONTROL, ROLE_WORKER, ROLE_MASTER, STATE_STARTING);
-    if (!confine_worker() || !filter_load(heritage->filter))
+    if (!silence(s->config) || !confine_worker() || !filter_load(heritage->filter))
         _exit(EX_OSERR);
 
     report_ready(s);

@@ -154,6 +154,23 @@ def test_102_allowed_system_calls(exploited):
     assert held.ask(b"NOOP").startswith(b"+OK")
 
 
+def test_101_a_worker_writes_to_stderr(exploited):
+    """Its lines would look like the master's: nothing of it arrives, but while defects are looked
+    for."""
+    p = exploited
+    for level in ("info", "debug"):
+        p.write_config(server_log_level=level)
+        p.ctl("reload")
+        raw = p.connect(tls=False)
+        for fd in (1, 2):
+            assert call(raw, "write", fd, f"=FORGED-{level}-{fd}", 8 + len(level)) == \
+                (8 + len(level), 0)
+        raw.ask(b"QUIT")
+        raw.close()
+    p.wait_log("FORGED-debug")
+    assert "FORGED-info" not in p.log_text() and p.log_text().count("FORGED") == 1
+
+
 @pytest.mark.skipif(not poplar.ROOT, reason="needs root: users are separated")
 def test_102_without_the_filter(server, tmp_path):
     """The floors below it, seen by [workers] seccomp=log: no file, no process of others, no
