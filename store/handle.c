@@ -196,10 +196,11 @@ enum store_outcome handle_run(struct maildrop *m, enum statement which)
 
 bool handle_column(sqlite3_stmt *statement, int column, int64_t *value)
 {
-    if (sqlite3_column_type(statement, column) != SQLITE_INTEGER ||
-        sqlite3_column_int64(statement, column) < 0)
+    const int64_t found = sqlite3_column_int64(statement, column);
+
+    if (found < 0 || sqlite3_column_type(statement, column) != SQLITE_INTEGER)
         return false;
-    *value = sqlite3_column_int64(statement, column);
+    *value = found;
     return true;
 }
 

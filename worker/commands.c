@@ -199,18 +199,33 @@ static bool find(const struct session *s, const char *word, size_t *index)
     return line_number(word, &number) && view_find(&s->view, number, index);
 }
 
+/* One line of a listing, which may have a hundred thousand: put together, then put once. `size` is
+ * at most a UIDL's. */
+static void put_entry(struct session *s, const char *before, size_t index, const char *text,
+                      size_t size)
+{
+    char line[STREAM_DIGITS_MAX + 1 + MAILDROP_UIDL_MAX + 2];
+    size_t n = stream_digits(index + 1, line);
+    if (*before)
+        stream_put_text(&s->stream, before);
+    line[n++] = ' ';
+    memcpy(line + n, text, size);
+    n += size;
+    line[n++] = '\r';
+    line[n++] = '\n';
+    stream_put(&s->stream, line, n);
+}
+
 static void put_scan(struct session *s, const char *before, size_t index)
 {
-    session_numbers(s, before, index + 1, view_size(&s->view, index));
-    put_line(s, "");
+    char digits[STREAM_DIGITS_MAX];
+    put_entry(s, before, index, digits, stream_digits(view_size(&s->view, index), digits));
 }
 
 static void put_uidl(struct session *s, const char *before, size_t index)
 {
-    stream_put_text(&s->stream, before);
-    stream_put_number(&s->stream, index + 1);
-    stream_put(&s->stream, " ", 1);
-    put_line(s, maildrop_snapshot_uidl(s->view.snapshot, index));
+    const char *uidl = maildrop_snapshot_uidl(s->view.snapshot, index);
+    put_entry(s, before, index, uidl, strlen(uidl));
 }
 
 /* LIST and UIDL: one message, or all that are not deleted. */

@@ -12,6 +12,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <locale.h>
+#include <malloc.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -151,6 +152,7 @@ void nursery_live(void)
         give_up(&child, EX_SOFTWARE, error);
     heritage.filter = filter;
     confine(&child);
+    malloc_trim(0); /* a fork copies what is mapped, free or not */
     child_ready(&child);
     serve(&child, &heritage);
     abort(); /* not reached: serve() ends the process */

@@ -222,14 +222,22 @@ void stream_put_text(struct stream *s, const char *text)
     stream_put(s, text, strlen(text));
 }
 
+size_t stream_digits(uint64_t number, char digits[STREAM_DIGITS_MAX])
+{
+    char reversed[STREAM_DIGITS_MAX];
+    size_t n = 0;
+    do
+        reversed[n++] = (char)('0' + number % 10);
+    while ((number /= 10) > 0);
+    for (size_t i = 0; i < n; i++)
+        digits[i] = reversed[n - 1 - i];
+    return n;
+}
+
 void stream_put_number(struct stream *s, uint64_t number)
 {
-    char digits[20];
-    size_t at = sizeof digits;
-    do
-        digits[--at] = (char)('0' + number % 10);
-    while ((number /= 10) > 0);
-    stream_put(s, digits + at, sizeof digits - at);
+    char digits[STREAM_DIGITS_MAX];
+    stream_put(s, digits, stream_digits(number, digits));
 }
 
 /* Closing a socket on which input waits sends a reset, and a reset can overtake our last reply:

@@ -14,6 +14,7 @@
 
 enum {
     STREAM_BUFFER_SIZE = 32768, /* octets of output gathered before they are sent */
+    STREAM_DIGITS_MAX = 20,     /* of a number of 64 bits */
 };
 
 enum stream_outcome {
@@ -62,6 +63,9 @@ void stream_added(struct stream *s, size_t size);
 void stream_put(struct stream *s, const void *octets, size_t size);
 void stream_put_text(struct stream *s, const char *text);
 void stream_put_number(struct stream *s, uint64_t number);
+
+/* The digits of a number, for those who put a line together; returns how many. */
+size_t stream_digits(uint64_t number, char digits[STREAM_DIGITS_MAX]);
 
 enum stream_outcome stream_flush(struct stream *s);
 

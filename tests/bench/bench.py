@@ -33,6 +33,10 @@ TOP = "greeting user pass stat top quit"
 LISTING = "greeting user pass stat uidl list quit"
 
 
+class Failure(Exception):
+    """A server did not do what it was asked."""
+
+
 @dataclass
 class Scenario:
     name: str
@@ -66,7 +70,7 @@ SCENARIOS = [
     *variants("login", LOGIN, "cpu_ms", "log in, STAT, QUIT",
               {"none": (AT_MOST, 0.30), "full": (AT_MOST, 0.45), "resume": (AT_MOST, 0.45)}),
     *variants("poll", POLL, "cpu_ms", "poll 1,000 messages",
-              {"none": (AT_MOST, 0.30), "full": (), "resume": ()}, kind="p", users=16),
+              {"none": (AT_MOST, 0.30), "full": (), "resume": ()}, kind="p", users=8),
     *variants("drain", DRAIN, "cpu_ms_per_mb", "drain 200 messages", kind="d", users=2,
               concurrency=1, targets={"none": (AT_MOST, 0.5), "full": (AT_MOST, 0.5)},
               also={"mb_per_s": (AT_LEAST, 2.0)}),
@@ -77,7 +81,7 @@ SCENARIOS = [
                         also={"mb_per_s": (AT_LEAST, 2.0)})),
     *variants("delete", DELETE, "cpu_ms", "drain and delete 100 messages", kind="x", users=16,
               sessions=16, refill="all", targets={"none": (AT_MOST, 0.6), "full": ()}),
-    *variants("top", TOP, "cpu_ms", "TOP of 1,000 messages", kind="p", users=16,
+    *variants("top", TOP, "cpu_ms", "TOP of 1,000 messages", kind="p", users=8,
               targets={"none": (), "full": ()}),
     Scenario("quit", "greeting quit", "sessions_per_s", title="connect and QUIT",
              target=(AT_LEAST, 1.5)),
@@ -129,9 +133,9 @@ def load(s, server, seconds, **more):
     try:
         got = json.loads(result.stdout)
     except ValueError:
-        raise SystemExit(f"{s.name}, {server.name}: {result.stdout} {result.stderr}") from None
+        raise Failure(f"{result.stdout} {result.stderr}") from None
     if got["errors"]:
-        raise SystemExit(f"{s.name}, {server.name}: {got['errors']} errors, first: {got['error']}")
+        raise Failure(f"{got['errors']} errors, first: {got['error']}")
     return got
 
 
@@ -188,7 +192,7 @@ def measure_memory(s, server, _seconds):
         p.stdin.close()
         got = json.loads(p.stdout.read())
     if got["errors"]:
-        raise SystemExit(f"{s.name}, {server.name}: {got['error']}")
+        raise Failure(got["error"])
     return {"pss_kb": (held[0] - before[0]) / s.concurrency,
             "page_tables_kb": (held[1] - before[1]) / s.concurrency}
 
@@ -197,7 +201,7 @@ def verify(s, server):
     """Before anything is timed: does this server serve the mail as it was put in?"""
     got = load(s, server, 0, sessions=1, digest=True)
     if got["digest"] != mail.digest(s.kind):
-        raise SystemExit(f"{server.name} serves other octets than it was given")
+        raise Failure("other octets than it was given")
 
 
 def prepare(scenarios, servers):
@@ -217,29 +221,43 @@ def may_run(s, server):
     return server.name.startswith("poplar") or any(server.name.startswith(p) for p in s.peers)
 
 
+def warm_up(s, server):
+    if s.name.startswith("drain"):
+        verify(s, server)
+    if not s.refill and s.name != "memory":
+        load(s, server, 0, sessions=max(s.users, s.concurrency))
+
+
+def run_one(s, server, seconds, results):
+    measured = (measure_memory if s.name == "memory" else measure)(s, server, seconds)
+    if escaped := server.group.escaped():
+        raise Failure(f"processes out of its group: {escaped}")
+    for figure, value in measured.items():
+        results.setdefault(figure, []).append(value)
+
+
 def run(scenarios, servers, rounds, seconds):
+    """Figures by scenario, server and name. A server that fails in a scenario is out of that one."""
     results = {}
     for s in scenarios:
         chosen = [server for server in servers.values() if may_run(s, server)]
+        found = results[s.name] = {server.name: {} for server in chosen}
         print(f"{s.name}:", end="", flush=True)
-        for server in chosen:
-            if s.name.startswith("drain"):
-                verify(s, server)
-            if not s.refill and s.name != "memory":
-                load(s, server, 0, sessions=max(s.users, s.concurrency))
-        for _ in range(rounds):
+        for n in range(rounds):
             print(" .", end="", flush=True)
-            for server in chosen:
-                measured = (measure_memory if s.name == "memory" else measure)(s, server, seconds)
-                if escaped := server.group.escaped():
-                    raise SystemExit(f"{server.name}: processes out of its group: {escaped}")
-                for figure, value in measured.items():
-                    results.setdefault(s.name, {}).setdefault(server.name, {}).setdefault(
-                        figure, []).append(value)
+            for server in list(chosen):
+                try:
+                    if n == 0:
+                        warm_up(s, server)
+                    run_one(s, server, seconds, found[server.name])
+                except Failure as failure:
+                    print(f" {server.name}: {failure}", end="", flush=True)
+                    del found[server.name]
+                    chosen.remove(server)
         print()
-        for server in chosen:
-            runs = results[s.name][server.name][s.figure]
-            print(f"    {server.name:28} {show(statistics.median(runs)):>9} {UNITS[s.figure]}"
+        for name, figures in found.items():
+            runs = figures[s.figure]
+            print(f"    {name:28} {show(statistics.median(runs)):>9} {UNITS[s.figure]}"
                   f"  ({show(min(runs))}–{show(max(runs))})", flush=True)
     return results
 
@@ -254,6 +272,8 @@ def summarise(results, scenarios):
     for s in scenarios:
         for figure, target in {s.figure: s.target, **s.also}.items():
             medians = {name: statistics.median(r[figure]) for name, r in results[s.name].items()}
+            if "poplar" not in medians:
+                continue
             ours = results[s.name]["poplar"][figure]
             best = max if figure in RATES else min
             dovecots = {n: v for n, v in medians.items() if n.startswith("dovecot")}

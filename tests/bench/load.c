@@ -35,7 +35,8 @@ struct client {
     int fd;
     SSL *ssl;
     enum { UNCONNECTED, SHAKING, TALKING, LEAVING } phase;
-    unsigned slot, round; /* together they say which user */
+    unsigned slot, round; /* of the concurrent ones, and its sessions so far */
+    unsigned user;
     size_t word;          /* of the script */
     unsigned sent, heard; /* commands of this word, replies to them */
     unsigned messages;    /* by STAT */
@@ -174,10 +175,14 @@ static void put(struct client *c, const char *octets, size_t size)
     c->out_size += size;
 }
 
-static unsigned user_of(const struct client *c)
+/* No two sessions at once have the same user; where there are enough for all, none has one that
+ * another had. */
+static unsigned choose_user(const struct client *c)
 {
     unsigned rounds = options.users / options.concurrency;
-    return options.first + c->slot + options.concurrency * (rounds ? c->round % rounds : 0);
+    if (options.sessions > 0 && options.sessions <= options.users)
+        return options.first + (unsigned)self.sessions_begun - 1;
+    return options.first + c->slot + options.concurrency * (c->round % rounds);
 }
 
 /* One step of a delivery: the envelope is pipelined, the text goes after the 354. */
@@ -190,7 +195,7 @@ static unsigned put_delivery(struct client *c)
     }
     int size = snprintf(text, sizeof text,
                         "MAIL FROM:<bench@bench.example>\r\nRCPT TO:<%s%04u>\r\nDATA\r\n",
-                        options.prefix, user_of(c));
+                        options.prefix, c->user);
     put(c, text, (size_t)size);
     return 3;
 }
@@ -218,7 +223,7 @@ static void put_command(struct client *c, const char *format)
         return;
     }
     put(c, format, (size_t)(hole - format));
-    int size = hole[1] == 's' ? snprintf(text, sizeof text, "%s%04u", options.prefix, user_of(c))
+    int size = hole[1] == 's' ? snprintf(text, sizeof text, "%s%04u", options.prefix, c->user)
                               : snprintf(text, sizeof text, "%u", c->sent + 1);
     put(c, text, (size_t)size);
     put(c, hole + 2, strlen(hole + 2));
@@ -268,7 +273,7 @@ static void start_word(struct client *c)
 static const char *heard(struct client *c)
 {
     const struct word *word = options.script.words[c->word];
-    if (!reader_good(&c->reader))
+    if (!reader_good(&c->reader) && strcmp(word->name, "capa") != 0) /* which not all have */
         return c->reader.line;
     if (strcmp(word->name, "pass") == 0)
         sample_add(&self.login, now_ns() - c->started);
@@ -472,6 +477,7 @@ static void begin(struct client *c)
 {
     self.sessions_begun++;
     self.live++;
+    c->user = choose_user(c);
     c->started = now_ns();
     c->phase = UNCONNECTED;
     c->word = c->sent = c->heard = 0;

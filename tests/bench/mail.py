@@ -12,8 +12,8 @@ from pathlib import Path
 
 # messages and sizes in octets, smallest and largest; users
 KINDS = {
-    "u": (5, 2000, 6000, 1000),
-    "p": (1000, 1000, 4000, 16),
+    "u": (3, 2000, 6000, 1000),
+    "p": (1000, 1000, 4000, 8),
     "d": (200, 2000, 600000, 2),
     "x": (100, 2000, 30000, 16),
     "j": (1000, 400, 800, 1),
@@ -21,6 +21,8 @@ KINDS = {
     "h": (100000, 400, 800, 1),
     "l": (0, 0, 0, 16),
 }
+
+LARGE = {"k", "h"}  # not copied by whoever keeps a file a message: that takes minutes
 
 VERSION = "2"  # of what is made here
 

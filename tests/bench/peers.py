@@ -181,7 +181,7 @@ class PoplarServer(Server):
     def golden(self, kind):
         def make(kind, to):
             maildir = self.world.maildir(kind)
-            name = "golden" + kind
+            name = mail.user(kind, 1)
             self.poplar.ctl("mailbox", "create", name)
             if mail.KINDS[kind][0]:
                 self.poplar.ctl("import", name, str(maildir))
@@ -236,10 +236,10 @@ class Tree:
             self.mount("-t", "tmpfs", "none", self.root / place)
         for place in ("dev", "proc"):
             self.mount("--rbind", f"/{place}", self.root / place)
-        self.srv = world.directory / f"srv-{tree}"
-        self.srv.mkdir()
-        self.srv.chmod(0o755)
-        self.mount("--bind", self.srv, self.root / "srv")
+        srv, self.srv = world.directory / f"srv-{tree}", self.root / "srv"
+        srv.mkdir()
+        srv.chmod(0o755)
+        self.mount("--bind", srv, self.srv)
         self.etc = etc
 
     @staticmethod
@@ -378,17 +378,30 @@ class Dovecot(ForeignServer):
             shutil.rmtree(source)
             subprocess.run(["cp", "-a", self.home / name, to], check=True)
             shutil.rmtree(self.home / name)
-        return self.world.golden.get("sdbox", kind, make)
+            for index in to.rglob("dovecot*"):
+                kept = to.with_name(f"{kind}.index") / index.relative_to(to)
+                kept.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(index, kept)
+        return self.world.golden.get("sdbox", kind, make, "with index")
+
+    def fill(self, kind, users):
+        if kind not in mail.LARGE:
+            super().fill(kind, users)
+            return
+        golden, live = self.golden(kind), self.live(kind, 1)
+        parts = ("new", "tmp", "cur") if self.store == "maildir" else ("",)
+        for part in parts:
+            (live / part).mkdir(parents=True, exist_ok=True)
+        subprocess.run(["chown", "-R", self.owner(kind, 1), live], check=True)
+        Tree.mount("--bind", golden / parts[-1], live / parts[-1])
 
     def refill_first(self, kind):
-        """The messages stay, which take minutes to copy; what was learnt of them goes."""
-        live, golden = self.live(kind, 1), self.golden(kind)
-        if not live.exists():
-            self.fill(kind, 1)
-        for old in live.rglob("dovecot*"):
+        """The messages stay; what was learnt of them goes."""
+        live, index = self.live(kind, 1), self.golden(kind).with_name(f"{kind}.index")
+        for old in list(live.glob("dovecot*")) + list(live.glob("mailboxes/INBOX/*/dovecot*")):
             old.unlink()
-        for kept in golden.rglob("dovecot*"):
-            to = live / kept.relative_to(golden)
+        for kept in index.rglob("dovecot*") if self.store == "sdbox" else ():
+            to = live / kept.relative_to(index)
             shutil.copy2(kept, to)
             os.chown(to, MAIL_ID, MAIL_ID)
 
