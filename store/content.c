@@ -47,16 +47,6 @@ static enum store_outcome read_row(struct maildrop *m, int64_t id, struct about 
     return outcome;
 }
 
-enum store_outcome maildrop_header_size(struct maildrop *maildrop, int64_t id, uint64_t *octets)
-{
-    struct about about = {0};
-    const enum store_outcome outcome = read_row(maildrop, id, &about);
-
-    if (outcome == STORE_OK)
-        *octets = (uint64_t)about.header_size;
-    return outcome;
-}
-
 /* Copy out of the row at hand: what chunk `seq` holds from `offset` of the message on. */
 static enum store_outcome copy_chunk(struct maildrop *m, sqlite3_stmt *statement, int64_t id,
                                      uint64_t offset, char *buffer, size_t size, size_t *got)
@@ -84,9 +74,11 @@ static enum store_outcome copy_chunk(struct maildrop *m, sqlite3_stmt *statement
     return STORE_OK;
 }
 
+/* `header`: octets of the message's header, unless it is NULL. */
 static enum store_outcome read_some(struct maildrop *m, int64_t id, uint64_t offset, char *buffer,
-                                    size_t size, size_t *got)
+                                    size_t size, size_t *got, uint64_t *header)
 {
+    int64_t header_size;
     sqlite3_stmt *statement;
     enum store_outcome outcome = handle_prepare(m, STATEMENT_CONTENT, &statement);
 
@@ -101,12 +93,19 @@ static enum store_outcome read_some(struct maildrop *m, int64_t id, uint64_t off
     if (outcome != STORE_OK)
         return outcome;
     outcome = copy_chunk(m, statement, id, offset, buffer, size, got);
+    if (outcome == STORE_OK && header) {
+        if (handle_column(statement, 2, &header_size) &&
+            header_size <= sqlite3_column_int64(statement, 0))
+            *header = (uint64_t)header_size;
+        else
+            outcome = handle_fail(m, STORE_DAMAGED, "message %lld has wrong sizes", (long long)id);
+    }
     sqlite3_reset(statement);
     return outcome;
 }
 
-enum store_outcome maildrop_read(struct maildrop *maildrop, int64_t id, uint64_t offset,
-                                 void *buffer, size_t size, size_t *got)
+static enum store_outcome read_from(struct maildrop *maildrop, int64_t id, uint64_t offset,
+                                    void *buffer, size_t size, size_t *got, uint64_t *header)
 {
     const uint64_t end = (uint64_t)MAILDROP_CHUNK_SIZE << SCHEMA_CHUNK_BITS;
     enum store_outcome outcome;
@@ -118,13 +117,25 @@ enum store_outcome maildrop_read(struct maildrop *maildrop, int64_t id, uint64_t
         return handle_fail(maildrop, STORE_NOT_FOUND, "message %lld is not there", (long long)id);
     do {
         outcome = read_some(maildrop, id, offset < end ? offset + filled : end - 1, to + filled,
-                            size - filled, &part);
+                            size - filled, &part, filled == 0 ? header : NULL);
         if (outcome != STORE_OK)
             return outcome;
         filled += part;
     } while (part > 0 && filled < size);
     *got = filled;
     return STORE_OK;
+}
+
+enum store_outcome maildrop_read(struct maildrop *maildrop, int64_t id, uint64_t offset,
+                                 void *buffer, size_t size, size_t *got)
+{
+    return read_from(maildrop, id, offset, buffer, size, got, NULL);
+}
+
+enum store_outcome maildrop_read_first(struct maildrop *maildrop, int64_t id, void *buffer,
+                                       size_t size, size_t *got, uint64_t *header)
+{
+    return read_from(maildrop, id, 0, buffer, size, got, header);
 }
 
 /* The size that this message was given at delivery is what clients were told. */

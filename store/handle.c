@@ -32,7 +32,7 @@ static const char *const statement_sql[STATEMENTS] = {
     [STATEMENT_NEXT] = "SELECT id, size, header_size, received, coalesce(retrieved, 0),"
                        " coalesce(deleted, 0), uidl FROM message WHERE id > ?1 ORDER BY id LIMIT 1",
     [STATEMENT_HEADER] = "SELECT header_size, size, plain_size, form FROM message WHERE id = ?1",
-    [STATEMENT_CONTENT] = "SELECT message.size, chunk.content FROM message"
+    [STATEMENT_CONTENT] = "SELECT message.size, chunk.content, message.header_size FROM message"
                           " LEFT JOIN chunk ON chunk.place = ?2 WHERE message.id = ?1",
     [STATEMENT_LIVE_SIZE] =
         "SELECT size, plain_size FROM message WHERE id = ?1 AND deleted IS NULL",

@@ -151,14 +151,16 @@ const char *maildrop_snapshot_uidl(const struct maildrop_snapshot *snapshot, siz
 enum store_outcome maildrop_next(struct maildrop *maildrop, int64_t after,
                                  struct maildrop_message *message);
 
-/* Octets of the header of a message with the empty line that ends it, for TOP. */
-enum store_outcome maildrop_header_size(struct maildrop *maildrop, int64_t id, uint64_t *octets);
-
 /* Up to `size` octets of a message's content from `offset` on; `got` is less than `size` only where
  * the message ends. Cheapest in whole chunks (MAILDROP_CHUNK_SIZE). Messages that can still be
  * restored can be read. */
 enum store_outcome maildrop_read(struct maildrop *maildrop, int64_t id, uint64_t offset,
                                  void *buffer, size_t size, size_t *got);
+
+/* The same from the beginning on, and how many octets the header has with the empty line that ends
+ * it, for TOP. */
+enum store_outcome maildrop_read_first(struct maildrop *maildrop, int64_t id, void *buffer,
+                                       size_t size, size_t *got, uint64_t *header);
 
 /* The header under which a message of the form MAILDROP_SURROGATE goes to a session without UTF8,
  * with the empty line at its end; the body follows in the content, from `body` on. The caller frees

@@ -19,6 +19,7 @@ struct passage {
     char *header;          /* malloc'd */
     size_t header_size;
     uint64_t body; /* where the content begins that follows it */
+    bool top;      /* as far as `cut` says, not whole */
     struct wire_cut cut;
     struct wire wire;
 };
@@ -42,6 +43,7 @@ static enum store_outcome read_chunk(struct session *s, struct passage *p, size_
     uint64_t left = p->size - p->offset;
     size_t wanted = left < sizeof s->chunk ? (size_t)left : sizeof s->chunk;
     enum store_outcome outcome = STORE_OK;
+    uint64_t unwanted;
     *got = 0;
     if (wanted == 0)
         return STORE_OK;
@@ -49,6 +51,9 @@ static enum store_outcome read_chunk(struct session *s, struct passage *p, size_
         size_t rest = p->header_size - (size_t)p->offset;
         *got = wanted < rest ? wanted : rest;
         memcpy(s->chunk, p->header + p->offset, *got);
+    } else if (p->offset == 0) {
+        outcome = maildrop_read_first(s->view.maildrop, p->id, s->chunk, wanted, got,
+                                      p->top ? &p->cut.header : &unwanted);
     } else {
         outcome = maildrop_read(s->view.maildrop, p->id, p->offset - p->header_size + p->body,
                                 s->chunk, wanted, got);
@@ -75,9 +80,9 @@ static void put_content(struct session *s, struct wire *wire, const unsigned cha
     }
 }
 
-static void put_first_line(struct session *s, const struct passage *p, bool whole)
+static void put_first_line(struct session *s, const struct passage *p)
 {
-    if (!whole) {
+    if (p->top) {
         session_ok(s, TEXT_TOP_FOLLOWS);
         return;
     }
@@ -90,13 +95,13 @@ static void put_first_line(struct session *s, const struct passage *p, bool whol
 
 /* The first chunk is read before the client is told anything, so that most failures can still be
  * answered with -ERR. */
-static bool pass(struct session *s, struct passage *p, bool whole)
+static bool pass(struct session *s, struct passage *p)
 {
     size_t got;
     enum store_outcome outcome = read_chunk(s, p, &got);
     if (outcome != STORE_OK)
         return store_failed(s, outcome);
-    put_first_line(s, p, whole);
+    put_first_line(s, p);
     while (got > 0) {
         put_content(s, &p->wire, s->chunk, wire_take(&p->cut, s->chunk, got));
         if (s->stream.failure != STREAM_OK || wire_taken(&p->cut))
@@ -113,25 +118,24 @@ static bool pass(struct session *s, struct passage *p, bool whole)
 }
 
 /* A message in the form that this session gets; false, and the client is answered, when it cannot
- * have it. `passage->cut.header` is set. */
+ * have it. */
 static bool begin(struct session *s, size_t index, struct passage *p)
 {
     const struct maildrop_entry *entry = maildrop_snapshot_entry(s->view.snapshot, index);
     enum maildrop_form form = s->view.utf8 ? MAILDROP_AS_IS : entry->form;
-    enum store_outcome outcome;
     *p = (struct passage){.id = entry->id, .size = view_size(&s->view, index)};
     if (form == MAILDROP_UTF8_ONLY) {
         session_error(s, CODE_UTF8, TEXT_UTF8_ONLY);
         return false;
     }
     if (form == MAILDROP_SURROGATE) {
-        outcome =
+        enum store_outcome outcome =
             maildrop_surrogate(s->view.maildrop, p->id, &p->header, &p->header_size, &p->body);
+        if (outcome != STORE_OK)
+            return store_failed(s, outcome);
         p->cut.header = p->header_size;
-    } else {
-        outcome = maildrop_header_size(s->view.maildrop, p->id, &p->cut.header);
     }
-    return outcome == STORE_OK || store_failed(s, outcome);
+    return true;
 }
 
 bool retrieve_message(struct session *s, size_t index)
@@ -140,7 +144,7 @@ bool retrieve_message(struct session *s, size_t index)
     if (!begin(s, index, &p))
         return false;
     p.cut = (struct wire_cut){.header = p.size};
-    bool whole = pass(s, &p, true);
+    bool whole = pass(s, &p);
     s->retrieved += whole;
     free(p.header);
     return whole;
@@ -152,7 +156,8 @@ bool retrieve_top(struct session *s, size_t index, uint64_t lines)
     if (!begin(s, index, &p))
         return false;
     p.cut.lines = lines;
-    bool whole = pass(s, &p, false);
+    p.top = true;
+    bool whole = pass(s, &p);
     free(p.header);
     return whole;
 }

@@ -157,7 +157,7 @@ def measure(s, server, seconds):
         server.fill(s.kind, s.users)
     elif s.refill == "first":
         server.refill_first(s.kind)
-    if s.refill:
+    if s.refill == "all":
         os.sync()
     settle(server)
     cpu = server.group.cpu()

@@ -99,7 +99,7 @@ static void read_all(struct maildrop *m, const struct maildrop_snapshot *snapsho
         if (entry->form == MAILDROP_SURROGATE &&
             maildrop_surrogate(m, entry->id, &header, &n, &body) == STORE_OK)
             free(header);
-        maildrop_header_size(m, entry->id, &body);
+        maildrop_read_first(m, entry->id, octets, sizeof octets, &got, &body);
         if (entry->size > 1 << 20)
             continue;
         while (maildrop_read(m, entry->id, offset, octets, sizeof octets, &got) == STORE_OK) {

@@ -77,8 +77,9 @@ static void round_trip(const char *in, size_t size, size_t step, const char *wan
     const struct maildrop_totals before = test_totals(m);
     struct maildrop_snapshot *snapshot;
     uint64_t header_size = 99;
+    char first[1000];
     int64_t id = 0;
-    size_t last;
+    size_t last, first_size;
 
     assert_int_equal(
         maildrop_deliver(m, &(struct maildrop_delivery){0}, test_text_read, &text, &id), STORE_OK);
@@ -92,7 +93,10 @@ static void round_trip(const char *in, size_t size, size_t step, const char *wan
         assert_int_equal(maildrop_snapshot_entry(snapshot, last)->size, want_size);
         maildrop_snapshot_free(snapshot);
         check_content(m, id, want, want_size);
-        assert_int_equal(maildrop_header_size(m, id, &header_size), STORE_OK);
+        assert_int_equal(
+            maildrop_read_first(m, id, first, sizeof(first), &first_size, &header_size), STORE_OK);
+        assert_int_equal(first_size, want_size < sizeof(first) ? want_size : sizeof(first));
+        assert_memory_equal(first, want, first_size);
         assert_int_equal(header_size, header);
         maildrop_close(m);
         m = test_drop_open(&drop);
@@ -170,7 +174,8 @@ static void test_reading_past_the_end(void **state)
     assert_int_equal(maildrop_read(m, id + 1, 0, buffer, sizeof(buffer), &got), STORE_NOT_FOUND);
     assert_int_equal(maildrop_read(m, -1, 0, buffer, sizeof(buffer), &got), STORE_NOT_FOUND);
     assert_int_equal(maildrop_read(m, INT64_MAX, 0, buffer, sizeof(buffer), &got), STORE_NOT_FOUND);
-    assert_int_equal(maildrop_header_size(m, 77, &octets), STORE_NOT_FOUND);
+    assert_int_equal(maildrop_read_first(m, 77, buffer, sizeof(buffer), &got, &octets),
+                     STORE_NOT_FOUND);
     maildrop_close(m);
 }
 
