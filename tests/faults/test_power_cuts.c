@@ -37,7 +37,7 @@ static struct {
 } marks[3 * CHANGES + 1];
 static int n_marks;
 
-static unsigned cuts_done, syncs_failed;
+static unsigned cuts_done, failures;
 
 static char backup_path[80];
 static bool was_put_back;
@@ -206,12 +206,27 @@ static void foresee(uint64_t random, const struct witness *now, struct witness *
     drop = living;
 }
 
-/* A change during which a sync may fail: the handle is given up then, as a session's is. */
+/* What may go wrong during a change. */
+static struct disk_fault some_fault(uint64_t *random)
+{
+    static const struct disk_fault faults[] = {
+        {.call = DISK_SYNC, .nth = 3, .error = EIO},
+        {.call = DISK_SYNC, .nth = 3, .error = ENOSPC},
+        {.call = DISK_WRITE, .nth = 60, .error = EIO},
+        {.call = DISK_WRITE, .nth = 60, .error = ENOSPC, .for_ever = true},
+        {.call = DISK_TRUNCATE, .nth = 2, .error = EIO},
+    };
+    struct disk_fault fault = faults[disk_random(random) % 5];
+
+    fault.nth = 1 + (unsigned)(disk_random(random) % fault.nth);
+    return fault;
+}
+
+/* A change during which the disk may fail: the handle is given up then, as a session's is. */
 static struct maildrop *change_badly(struct maildrop *m, uint64_t *random, int *now, int *sure)
 {
     const uint64_t seed = disk_random(random);
-    const struct disk_fault fault = {
-        .call = DISK_SYNC, .nth = 1 + (unsigned)(disk_random(random) % 3), .error = EIO};
+    const struct disk_fault fault = some_fault(random);
     static struct witness seen;
     enum store_outcome outcome;
 
@@ -229,15 +244,15 @@ static struct maildrop *change_badly(struct maildrop *m, uint64_t *random, int *
         mark(*sure);
         if (disk_failed() || was_put_back) { /* a checkpoint's */
             maildrop_close(m);
-            m = open_again("opening after a failed sync");
+            m = open_again("opening after a failure");
         }
-    } else if (outcome == STORE_IO) {
-        syncs_failed++;
+    } else if (outcome == STORE_IO || outcome == STORE_FULL) {
+        failures++;
         maildrop_close(m);
-        m = open_again("opening after a failed sync");
+        m = open_again("opening after a failure");
         look(m, &seen, "living");
         if (!witness_same(&seen, &states[*now]))
-            FAIL("%s", "what was refused after a failed sync is seen by the next who opens");
+            FAIL("%s", "what was refused is seen by the next who opens");
     } else {
         FAIL("%s: %s", maildrop_outcome_name(outcome), maildrop_error(m));
     }
@@ -401,13 +416,13 @@ static void test_store(void **state)
     printf("%u cuts\n", cuts_done);
 }
 
-/* Syncs fail, which sessions are told; what others are told later must hold all the same. */
-static void test_store_with_failed_syncs(void **state)
+/* The disk fails, which sessions are told; what others are told later must hold all the same. */
+static void test_store_on_a_bad_disk(void **state)
 {
     (void)state;
     run(cuts_wanted() / 4, true);
-    printf("%u cuts, %u failed syncs\n", cuts_done, syncs_failed);
-    assert_true(syncs_failed > 0);
+    printf("%u cuts, %u failures of the disk\n", cuts_done, failures);
+    assert_true(failures > 0);
 }
 
 /* The making of a maildrop and the first delivery to it. */
@@ -488,7 +503,7 @@ int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_store),
-        cmocka_unit_test(test_store_with_failed_syncs),
+        cmocka_unit_test(test_store_on_a_bad_disk),
         cmocka_unit_test(test_making),
     };
 
