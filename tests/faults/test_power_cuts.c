@@ -1,6 +1,6 @@
 /*
- * test_power_cuts.c - the power goes at any step of what the store does, and of the making of a
- * maildrop: what was not synced is lost, kept or torn.
+ * test_power_cuts.c - the power goes at any step of what the store does: what was not synced is
+ * lost, kept or torn.
  *
  * After each cut the maildrop opens by plain recovery and shows one of two states: the last that
  * was acknowledged, or the one whose change was under way. A run is a chain of lives, each of which
@@ -11,8 +11,8 @@
 #include "store/backup.h"
 #include "store/handle.h"
 #include "store/manage.h"
+#include "tests/faults/cuts.h"
 #include "tests/faults/disk.h"
-#include "tests/faults/granted.h"
 #include "tests/faults/witness.h"
 #include <errno.h>
 
@@ -21,8 +21,6 @@ enum {
     LIVES = 6,
     CHANGES = 8, /* of one life */
     CUTS_OF_LIFE = 40,
-    SHORT_RUN = 2500,
-    LONG_RUN = 100000,
 };
 
 static struct test_drop drop, after_cut, aside;
@@ -41,33 +39,6 @@ static unsigned cuts_done, failures;
 
 static char backup_path[80];
 static bool was_put_back;
-
-/* What is said when something is wrong, so that it can be had again. */
-static struct {
-    uint64_t seed;
-    int life;
-    size_t step;
-    uint64_t cut;
-} at;
-
-#define FAIL(format, ...)                                                                          \
-    fail_msg("CUT_SEED=%llu, life %d, cut %llu before step %zu: " format,                          \
-             (unsigned long long)at.seed, at.life, (unsigned long long)at.cut, at.step,            \
-             __VA_ARGS__)
-
-static uint64_t number_from(const char *name, uint64_t otherwise)
-{
-    const char *text = getenv(name);
-
-    return text ? strtoull(text, NULL, 10) : otherwise;
-}
-
-static unsigned cuts_wanted(void)
-{
-    const char *text = getenv("LONG");
-
-    return (unsigned)number_from("CUTS", text && strcmp(text, "1") == 0 ? LONG_RUN : SHORT_RUN);
-}
 
 /* Messages of all sizes, most of them small. */
 static size_t some_size(uint64_t *random)
@@ -425,86 +396,11 @@ static void test_store_on_a_bad_disk(void **state)
     assert_true(failures > 0);
 }
 
-/* The making of a maildrop and the first delivery to it. */
-
-static char base_dir[] = "/tmp/poplar-cuts-XXXXXX";
-
-/* Open the maildrop as auth does, below a state directory; NULL if it may not be made. */
-static struct maildrop *open_granted(const char *state_dir, bool create)
-{
-    struct maildrop *m = NULL;
-    char error[600];
-    int files[MAILDROP_FILES];
-    const enum login_outcome outcome = granted_files(state_dir, create, files, error);
-
-    if (outcome == LOGIN_NO_MAILDROP)
-        return NULL;
-    if (outcome != LOGIN_OK)
-        FAIL("%s", error);
-    if (maildrop_open(files, &m) != STORE_OK)
-        FAIL("%s", maildrop_error(NULL));
-    return m;
-}
-
-static void judge_made(const char *state_dir)
-{
-    static struct witness now;
-    const int mark = disk_last_mark(at.step, 0);
-    struct maildrop *m = open_granted(state_dir, mark < 2);
-
-    if (!m)
-        FAIL("a maildrop with %d messages is gone", mark / 2);
-    look(m, &now, "recovery");
-    if (now.n != (size_t)mark / 2 && now.n != (size_t)(mark + 1) / 2)
-        FAIL("%zu messages after mark %d", now.n, mark);
-    if (!witness_check(m) || witness_deliver(m, 1, 100, NULL) != STORE_OK)
-        FAIL("not sound: %s", maildrop_error(m));
-    maildrop_close(m);
-}
-
-static void test_making(void **state)
-{
-    const unsigned wanted = cuts_wanted() / 8;
-    uint64_t random = number_from("CUT_SEED", 1);
-    char living[64], left[64];
-    struct maildrop *m;
-    size_t steps;
-
-    (void)state;
-    at.seed = random;
-    at.life = 0;
-    disk_set_seed(random);
-    assert_non_null(mkdtemp(base_dir));
-    snprintf(living, sizeof(living), "%s/living", base_dir);
-    snprintf(left, sizeof(left), "%s/left", base_dir);
-    assert_int_equal(mkdir(living, 0700), 0);
-    disk_record(living);
-    m = open_granted(living, true);
-    for (int i = 0; i < 2; i++) {
-        disk_mark(2 * i + 1);
-        assert_int_equal(witness_deliver(m, (uint64_t)i, 20000, NULL), STORE_OK);
-        disk_mark(2 * i + 2);
-    }
-    maildrop_close(m);
-    steps = disk_stop();
-    for (unsigned i = 0; i < wanted; i++) {
-        at.cut = disk_random(&random);
-        at.step = i <= steps ? i : disk_random(&random) % (steps + 1);
-        assert_int_equal(mkdir(left, 0700), 0);
-        disk_cut(at.step, at.cut, left);
-        judge_made(left);
-        granted_remove(left);
-    }
-    granted_remove(base_dir);
-    printf("%u cuts, %zu steps\n", wanted, steps);
-}
-
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_store),
         cmocka_unit_test(test_store_on_a_bad_disk),
-        cmocka_unit_test(test_making),
     };
 
     if (argc == 4 && strcmp(argv[1], "outside") == 0)
