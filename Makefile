@@ -104,7 +104,7 @@ $(FAULTS): $(B)/tests/%: $(B)/tests/faults/%.o $(FAULTS_O) $(INSIDE_O) $(CTL_O) 
 	@mkdir -p $(@D)
 	$(call say,$@)
 	$(Q)$(link) -o $@ $^ -lcmocka -linih -ljansson -lpam -lssl -lcrypto -lsqlite3 -lseccomp -lidn
-$(B)/tests/test_no_memory: private LDFLAGS += $(foreach f,malloc calloc realloc reallocarray strdup free,-Wl,--wrap=$(f))
+$(B)/tests/test_no_memory: private override LDFLAGS += $(foreach f,malloc calloc realloc reallocarray strdup free,-Wl,--wrap=$(f))
 
 # Conversation files against a real worker.
 $(B)/tests/converse: $(patsubst %.c,$(B)/%.o,$(wildcard tests/protocol/*.c)) $(WORKER_O) $(STORE_O) \
@@ -216,9 +216,11 @@ analyse: deps-build deps-long
 
 # Every test with address and undefined-behaviour sanitizers in all programs. libcrypt is named so
 # that the sanitizer finds what pam_unix will call.
+sanitize := B=$(B)/sanitized CFLAGS='-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all'
 sanitized: deps-build deps-check trees
-	@$(MAKE) --no-print-directory B=$(B)/sanitized LDFLAGS='-Wl,--no-as-needed -lcrypt -Wl,--as-needed' \
-	    CFLAGS='-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all' tests
+	@$(MAKE) --no-print-directory $(sanitize) $(B)/sanitized/tests/support/sanitizer.o
+	@$(MAKE) --no-print-directory $(sanitize) tests \
+	    LDFLAGS='$(B)/sanitized/tests/support/sanitizer.o -Wl,--no-as-needed -lcrypt -Wl,--as-needed'
 	@SANITIZED=1 tests/support/check.sh $(B)/sanitized
 
 # Which branches the tests take, in all programs.
