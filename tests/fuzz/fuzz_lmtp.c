@@ -29,6 +29,27 @@ static void check_line(const char *line, size_t size)
         promise((unsigned char)line[i] >= 0x20 && (unsigned char)line[i] < 0x7f);
 }
 
+/* What is said, with `lines` lines more at the beginning of the first message: larger than any
+ * buffer on its way. The caller frees. */
+static char *with_lines(const uint8_t *data, size_t size, size_t lines, size_t *said)
+{
+    static const char line[] = ".. not too short a line of the message\r\n",
+                      data_command[] = "DATA\r\n";
+    const uint8_t *at = memmem(data, size, data_command, sizeof data_command - 1);
+    const size_t before = at ? (size_t)(at - data) + sizeof data_command - 1 : size;
+    char *text = malloc(size + lines * (sizeof line - 1) + 1);
+    promise(text);
+    if (before > 0)
+        memcpy(text, data, before);
+    *said = before;
+    for (size_t i = 0; i < lines; i++, *said += sizeof line - 1)
+        memcpy(text + *said, line, sizeof line - 1);
+    if (size > before)
+        memcpy(text + *said, data + before, size - before);
+    *said += size - before;
+    return text;
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     const uint8_t how = fuzz_octet(&data, &size), auth = fuzz_octet(&data, &size);
@@ -41,7 +62,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         .auth_dies = auth == 0xef,
         .master_dies = auth == 0xee,
     };
-    inside_serve(&world, data, size, &result);
+    size_t said_size;
+    char *said = with_lines(data, size, how & 0x80 ? (size_t)(how >> 2 & 31) * 100 : 0, &said_size);
+    inside_serve(&world, said, said_size, &result);
+    free(said);
     promise(result.end > 0 && result.end < END_REASONS);
     promise(result.size > 0 && result.output[result.size - 1] == '\n');
     for (char *at = result.output, *end; *at; at = end + 1) {
