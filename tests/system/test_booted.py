@@ -336,7 +336,8 @@ def test_kills_refuse_nobody(debian):
     """Who was accepted already is cut off, which no queue can help."""
     times = 1000 if LONG else 10
     clients = storm(debian, """
-        until pid=$(systemctl show --value -p MainPID poplar.service) &&
+        until [ "$(systemctl show --value -p ActiveState poplar.service)" = active ] &&
+            pid=$(systemctl show --value -p MainPID poplar.service) &&
             [ "$pid" != 0 ] && [ "$pid" != "${last:-}" ]; do sleep 0.02; done
         kill -9 "$pid"; last=$pid""", times)
     assert clients.refused == 0
