@@ -50,6 +50,7 @@ def reachable_programs():
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "accounts: needs real system accounts in a private /etc")
+    config.addinivalue_line("markers", "memory: measures memory, which a sanitizer multiplies")
     if poplar.NAMESPACES:
         raise_loopback()
         private_etc()
@@ -60,6 +61,8 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if item.get_closest_marker("accounts") and not poplar.NAMESPACES:
             item.add_marker(pytest.mark.skip(reason="needs root and namespaces for accounts"))
+        if item.get_closest_marker("memory") and os.environ.get("SANITIZED") == "1":
+            item.add_marker(pytest.mark.skip(reason="a sanitizer multiplies memory"))
 
 
 @pytest.fixture(autouse=True)

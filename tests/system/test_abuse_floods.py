@@ -139,6 +139,7 @@ def test_91_thousands_that_say_nothing(floods, tls, n):
 
 
 @pytest.mark.skipif(not LONG, reason="takes gigabytes: LONG=1")
+@pytest.mark.memory
 def test_91_ten_thousand_held(floods):
     """With a slot for each of them, all stay."""
     p = floods(workers_max_sessions="11000", session_login_timeout="10m")
@@ -399,6 +400,7 @@ def session(p, n):
 
 
 @pytest.mark.skipif(not poplar.ROOT, reason="needs root to see the memory of others")
+@pytest.mark.memory
 def test_memory_of_many_sessions(floods):
     """Master, auth and nursery are no larger after them than after the first few. Auth processes
     that PAM's modules may make grow are replaced, as configured; here they stay."""

@@ -217,6 +217,7 @@ def multiply(drop, messages):
 
 @pytest.mark.skipif(not poplar.ROOT, reason="needs root to see a worker's memory")
 @pytest.mark.parametrize("tls", [False, True], ids=["clear", "tls"])
+@pytest.mark.memory
 def test_76_list_of_a_million(store, tls):
     """A tenth of that in the short run. LIST and UIDL are complete; what they take of memory is
     bounded by the number of messages, here with the longest of UIDLs."""

@@ -921,6 +921,7 @@ def test_pipe_names_that_need_quotes(start):
 
 # Much of it.
 
+@pytest.mark.memory
 def test_large_message_in_constant_memory(start):
     """100 MB: the worker stays below 8 MiB above an idle session's, coming in and going out; so
     does poplar-deliver."""

@@ -126,6 +126,7 @@ def test_1_line_too_long_after_login(shared, tls):
 
 
 @DOORS
+@pytest.mark.memory
 def test_2_no_line_end(shared, tls):
     """10 MB without a line end: closed long before, and not kept in memory."""
     raw = shared.connect(tls)
@@ -338,6 +339,7 @@ def test_21_commands_of_others(shared, tls, line):
 
 
 @DOORS
+@pytest.mark.memory
 def test_22_a_client_that_never_reads(server, tls):
     """Pipelined commands without end, no answer read: the worker's memory stays as it is, and the
     write has a deadline."""

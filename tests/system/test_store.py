@@ -950,6 +950,7 @@ def test_72_73_74_content(store, way):
     bye(raw)
 
 
+@pytest.mark.memory
 def test_74_a_line_of_20_megabytes(store):
     """Neither RETR nor TOP holds a line in memory."""
     p = store()

@@ -116,6 +116,7 @@ def anonymous(server, pid):
     return int(server.proc_status(pid)["RssAnon"].split()[0])
 
 
+@pytest.mark.memory
 def test_64_names_without_end(shared):
     """Each connection asks for another name: neither master nor nursery grows."""
     pids = [shared.process.pid, *shared.nursery()]
