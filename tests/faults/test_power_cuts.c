@@ -230,6 +230,47 @@ static struct maildrop *change_badly(struct maildrop *m, uint64_t *random, int *
     return m;
 }
 
+/* Another process that has the maildrop open, as most often one has: then nobody recovers when it
+ * is opened once more, and -shm goes on. It only looks. */
+static struct {
+    pid_t pid;
+    int hold; /* it leaves when this is closed */
+} companion;
+
+static void companion_leave(void)
+{
+    if (companion.pid == 0)
+        return;
+    close(companion.hold);
+    assert_int_equal(waitpid(companion.pid, NULL, 0), companion.pid);
+    companion.pid = 0;
+}
+
+/* While this process has it closed. Not if it would clean up a large WAL: that is not recorded. */
+static void companion_come(void)
+{
+    int hold[2], ready[2];
+    char octet = 0;
+
+    if (companion.pid != 0 || test_drop_file_size(&drop, MAILDROP_WAL) > 1 << 20)
+        return;
+    assert_true(pipe2(hold, O_CLOEXEC) == 0 && pipe2(ready, O_CLOEXEC) == 0);
+    companion.pid = fork();
+    if (companion.pid == 0) {
+        struct maildrop *m = NULL;
+
+        close(hold[1]);
+        if (test_drop_try(&drop, &m) == STORE_OK && write(ready[1], &octet, 1) == 1)
+            (void)!read(hold[0], &octet, 1);
+        _exit(0);
+    }
+    close(hold[0]);
+    close(ready[1]);
+    companion.hold = hold[1];
+    assert_int_equal(read(ready[0], &octet, 1), 1);
+    close(ready[0]);
+}
+
 /* Live a life on what is in `drop`, recorded; returns how many steps it had. */
 static size_t live(uint64_t *random, bool badly)
 {
@@ -259,11 +300,16 @@ static size_t live(uint64_t *random, bool badly)
         mark(sure);
         if (disk_random(random) % 4 == 0 || was_put_back) {
             maildrop_close(m);
+            if (disk_random(random) % 3 == 0)
+                companion_leave();
+            else
+                companion_come();
             m = open_again("opening again");
             was_put_back = false;
         }
     }
     maildrop_close(m);
+    companion_leave();
     return disk_stop();
 }
 
