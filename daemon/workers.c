@@ -16,7 +16,6 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
-#include <sysexits.h>
 #include <unistd.h>
 
 enum {
@@ -503,12 +502,10 @@ static void dispatch(struct master *m, struct worker *w, struct message *message
 /* Told once of each record: sd-event dispatches one source a turn and asks the kernel anew in each,
  * which would name every worker that still waits to be heard, a thousand of them a thousand times.
  * Setting the edge again asks whether there is more; one record a turn it stays, so that an auth
- * process which spoke first is heard first. */
-static void hear_next(struct worker *w)
+ * process which spoke first is heard first. False: there may be more, and nobody will say so. */
+static bool set_edge(struct worker *w)
 {
-    int result = w->io ? sd_event_source_set_io_events(w->io, EPOLLIN | EPOLLET) : 0;
-    if (result < 0)
-        fatal(EX_OSERR, "a worker's channel cannot be watched: %s", strerror(-result));
+    return !w->io || sd_event_source_set_io_events(w->io, EPOLLIN | EPOLLET) >= 0;
 }
 
 int workers_hear(sd_event_source *source, int fd, uint32_t events, void *context)
@@ -526,8 +523,7 @@ int workers_hear(sd_event_source *source, int fd, uint32_t events, void *context
     case CHANNEL_OK:
         dispatch(c->master, w, &message);
         message_clear(&message);
-        hear_next(w);
-        return 0;
+        return set_edge(w) ? 0 : workers_hear(source, fd, events, context);
     case CHANNEL_AGAIN:
         return 0;
     case CHANNEL_BAD:
@@ -569,7 +565,7 @@ void workers_add(struct master *m, struct generation *g, int channel_fd)
     if (!master_watch(m, &w->io, channel_fd, workers_hear, c))
         release(m, w); /* with its channel goes the worker, whose pid is not known yet */
     else
-        hear_next(w);
+        (void)set_edge(w); /* without it, it is named more often than need be */
 }
 
 void workers_reaped(struct master *m, struct worker *w, int status)
