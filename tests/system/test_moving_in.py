@@ -203,7 +203,12 @@ def test_dovecot_with_an_mbox(p, old):
     assert len(before) == 5
     assert taken(p, "alice", mbox) == (5, 0)
     same(before, read_all(p.login()))
-    assert taken(p, "alice", mbox) == (0, 5)
+    for name, octets in {"bob": mbox.read_bytes(), "bob.lock": b"1", "carol": b""}.items():
+        (mbox.parent / name).write_bytes(octets)
+    result = ctl_json(p, "import", "--all", str(mbox.parent))
+    assert [(r["user"], r["messages"], r["known"]) for r in result] == [("alice", 0, 5),
+                                                                       ("bob", 5, 0)]
+    same(before, read_all(p.login("bob")))
 
 
 @needs("dovecot")

@@ -5,71 +5,38 @@ Each proxy runs from a tree of its own (tests/support/tree.sh), in the tests' na
 
 import contextlib
 import http.server
-import os
 import poplib
 import socket
 import struct
-import subprocess
 import threading
-from pathlib import Path
 
 import pytest
 
 from poplar import Raw, free_port, wait_until
+from trees import Tree, needs
 
 pytestmark = pytest.mark.accounts
 
-TREES = Path(os.environ.get("POPLAR_TREES", "/var/tmp/poplar-trees"))
 PROXY = "127.0.0.9"  # where haproxy connects from; nginx cannot be told, it comes from 127.0.0.1
 ALICE, BOB = "127.0.0.7", "127.0.0.8"
 LETTER = b"Subject: one\r\n\r\nbody\r\n"
 
 
-def needs(tree):
-    return pytest.mark.skipif(not (TREES / tree / ".made").exists(),
-                              reason=f"no {tree} to run: `make trees` could not make its tree")
-
-
-def is_listening(port):
-    """From the kernel's table: to try it out would be a session of its own."""
-    lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
-    return any(line.split()[1].endswith(f":{port:04X}") and line.split()[3] == "0A"
-               for line in lines)
-
-
 @pytest.fixture
 def in_tree(tmp_path):
-    """in_tree(tree, ports, command...) runs a server in its tree, which it sees read-only with our
-    directory at /mnt, and waits for its ports."""
-    shared, log = tmp_path / "mnt", tmp_path / "proxy.log"
+    """in_tree(tree, ports, command...) runs a server in its tree, where our directory is /mnt, and
+    waits for its ports."""
+    shared, made = tmp_path / "mnt", []
     shared.mkdir()
-    running, mounted = [], []
 
-    def mount(*arguments, target):
-        subprocess.run(["mount", *arguments, target], check=True)
-        if target not in mounted:
-            mounted.append(target)
-
-    def start(tree, ports, *command):
-        root = tmp_path / tree
-        root.mkdir()
-        mount("--bind", TREES / tree, target=root)
-        mount("-o", "remount,bind,ro", target=root)
-        mount("--bind", shared, target=root / "mnt")
-        with open(log, "ab") as out:
-            running.append(subprocess.Popen(["chroot", root, *command], stdin=subprocess.DEVNULL,
-                                            stdout=out, stderr=out))
-        for port in ports:
-            wait_until(lambda: is_listening(port) or running[-1].poll() is not None, command)
-        assert running[-1].poll() is None, log.read_text()
+    def start(name, ports, *command):
+        made.append(Tree(name, tmp_path))
+        made[-1].share(shared, "/mnt")
+        made[-1].serve(*command, ports=ports)
     yield start
-    for process in running:
-        process.terminate()
-        process.wait(20)
-    for target in reversed(mounted):
-        subprocess.run(["umount", target], check=True)
-    if log.exists():
-        print(log.read_text())
+    for tree in made:
+        print(tree.logs())
+        tree.close()
 
 
 @pytest.fixture
