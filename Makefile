@@ -152,6 +152,12 @@ $(B)/tests/load: $(B)/tests/bench/load.o $(B)/tests/bench/script.o
 	$(call say,$@)
 	$(Q)$(link) -o $@ $^ -lssl -lcrypto
 
+# What the hot paths cost, for callgrind to count.
+$(B)/tests/budget: $(B)/tests/bench/budget.o $(WORKER_O) $(STORE_O) $(TEMPLATE_O) $(CHILD_O) $(FLOOR_O)
+	@mkdir -p $(@D)
+	$(call say,$@)
+	$(Q)$(link) -o $@ $^ -lssl -lcrypto -lsqlite3 -lseccomp -lidn
+
 deps-%:
 	@packaging/install-deps.sh $*
 
@@ -167,7 +173,8 @@ check: deps-build deps-check deps-deb $(if $(filter 1,$(LONG)),deps-long)
 	$(if $(filter 1,$(LONG)),@$(MAKE) --no-print-directory analyse)
 	@tests/support/check.sh $(B)
 
-tests: all $(UNIT) $(FAULTS) $(FUZZ:$(B)/tests/%=$(B)/tests/fuzz/%.o) $(MODULES) $(B)/tests/converse $(B)/tests/rogue $(B)/tests/exploited
+tests: all $(UNIT) $(FAULTS) $(FUZZ:$(B)/tests/%=$(B)/tests/fuzz/%.o) $(MODULES) $(B)/tests/converse $(B)/tests/rogue $(B)/tests/exploited \
+	$(B)/tests/budget
 
 # Servers that tests put in front of Poplar, or move in from, each in a tree of its own, and trees
 # that Poplar runs in itself: where one cannot be made, its tests are skipped.

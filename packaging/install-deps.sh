@@ -8,7 +8,7 @@ build='gcc make pkg-config libc6-dev libpam0g-dev libssl-dev libsystemd-dev libs
 run='libpam-pwdfile curl openssl ca-certificates'
 check='clang-format libcmocka-dev libpam-wrapper libpam-pwdfile python3-pytest curl fetchmail mpop
        getmail6 neomutt libio-socket-ssl-perl testssl.sh openssl sqlite3
-       python3-prometheus-client debootstrap strace procps util-linux passwd ca-certificates man-db groff-base
+       python3-prometheus-client debootstrap strace valgrind procps util-linux passwd ca-certificates man-db groff-base
        mandoc rpm rpmlint apparmor libpam-google-authenticator systemd-container'
 deb='dpkg-dev debhelper dh-apparmor po-debconf bash-completion systemd'
 rpm='rpm rpmlint libcmocka-dev openssl'
