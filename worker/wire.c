@@ -6,25 +6,37 @@
 
 #include <string.h>
 
+/* The octets up to the next dot that begins a line, the first one aside. Looked for by its dots:
+ * they are rarer than line ends, above all in what makes mail large. */
+static size_t plain_size(const unsigned char *octets, size_t size)
+{
+    const unsigned char *end = octets + size, *dot = octets;
+    do
+        dot = memchr(dot + 1, '.', (size_t)(end - dot) - 1);
+    while (dot && dot[-1] != '\n');
+    return dot ? (size_t)(dot - octets) : size;
+}
+
 size_t wire_stuff(struct wire *wire, const unsigned char *from, size_t from_size, unsigned char *to,
                   size_t to_size, size_t *taken)
 {
     size_t in = 0, out = 0;
     while (in < from_size && out < to_size) {
-        if (!wire->inside && from[in] == '.') {
+        bool begins = in > 0 ? from[in - 1] == '\n' : !wire->inside;
+        if (begins && from[in] == '.') {
             if (to_size - out < 2)
                 break;
             to[out++] = '.';
         }
-        /* As much of this line as both sides have. */
+        /* As much as both sides have. */
         size_t most = from_size - in < to_size - out ? from_size - in : to_size - out;
-        const unsigned char *end = memchr(from + in, '\n', most);
-        size_t size = end ? (size_t)(end - (from + in)) + 1 : most;
+        size_t size = plain_size(from + in, most);
         memcpy(to + out, from + in, size);
         in += size;
         out += size;
-        wire->inside = end == NULL;
     }
+    if (in > 0)
+        wire->inside = from[in - 1] != '\n';
     *taken = in;
     return out;
 }
