@@ -6,7 +6,6 @@ import poplib
 import pwd
 import re
 import smtplib
-import subprocess
 
 from poplar import corpus, free_port
 from trees import Tree
