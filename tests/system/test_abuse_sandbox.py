@@ -294,6 +294,6 @@ def test_105_layout_after_a_crash(exploited):
         assert held.ask(b"NOOP").startswith(b"+OK")
         look()
         p.ctl("reload")
-    assert {"libc.so.6", "[stack]", "[heap]"} <= seen.keys(), seen.keys()
+    assert {"libc.so.6", "[stack]"} <= seen.keys(), seen.keys()  # a sanitizer has no heap there
     for name, places in seen.items():
         assert len(set(places)) == len(places) == 10, (name, places)
