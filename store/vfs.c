@@ -390,7 +390,7 @@ void vfs_revoke(void)
 {
     for (unsigned i = MAILDROP_DB; self.live && i < MAILDROP_FILES; i++)
         close(self.fds[i]);
-    self.live = false;
+    self.live = self.expecting = false;
     while (self.n_parked > 0)
         close(self.parked[--self.n_parked]);
 }

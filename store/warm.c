@@ -115,24 +115,28 @@ static enum store_outcome make_ready(struct maildrop *m)
 
 enum store_outcome maildrop_library_warm(const unsigned char *octets, size_t size, int database_fd)
 {
-    struct maildrop *m;
+    struct maildrop *m = NULL;
     enum store_outcome outcome;
 
     if (size <= CHANGE_COUNTER || !place_stand_in(octets, size, database_fd))
         return STORE_IO;
-    if ((outcome = vfs_expect(database_fd)) == STORE_OK) {
-        m = calloc(1, sizeof(*m));
-        outcome = m ? STORE_OK : STORE_MEMORY;
-        if (m) {
-            m->patience_ms = HANDLE_PATIENCE_MS;
-            handle_begin_call(m);
-            outcome = make_ready(m);
-        }
-        if (outcome == STORE_OK)
-            ready = m;
+    if ((outcome = vfs_expect(database_fd)) != STORE_OK)
+        return outcome; /* which keeps the descriptor */
+    m = calloc(1, sizeof(*m));
+    if (!m) {
+        vfs_revoke();
+        return STORE_MEMORY;
+    }
+    m->lock_fd = -1;
+    m->patience_ms = HANDLE_PATIENCE_MS;
+    handle_begin_call(m);
+    if ((outcome = make_ready(m)) != STORE_OK) {
+        maildrop_close(m);
+        return outcome;
     }
     close(database_fd);
-    return outcome;
+    ready = m;
+    return STORE_OK;
 }
 
 struct maildrop *warm_take(const int files[MAILDROP_FILES])

@@ -135,6 +135,31 @@ static void fill(const struct test_drop *drop)
     maildrop_close(m);
 }
 
+/* What cannot be made ready keeps nobody from a cold one. */
+static void test_not_made_ready(void **state)
+{
+    struct test_drop drop;
+    int status;
+    pid_t pid;
+
+    (void)state;
+    test_drop_make(&drop);
+    fill(&drop);
+    pid = fork();
+    if (pid == 0) {
+        struct maildrop *m;
+
+        assert_int_not_equal(maildrop_library_warm(maildrop_template, 4096, DATABASE_FD), STORE_OK);
+        m = open_warm(&drop, false);
+        use(m, 3);
+        maildrop_close(m);
+        _exit(0);
+    }
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_int_equal(status, 0);
+    test_drop_remove(&drop);
+}
+
 static void test_serves(void **state)
 {
     struct test_drop drop;
@@ -231,6 +256,7 @@ int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_serves),
+        cmocka_unit_test(test_not_made_ready),
         cmocka_unit_test(test_cache_is_thrown_away),
         cmocka_unit_test(test_schema_is_another),
         cmocka_unit_test(test_not_a_maildrop),
