@@ -71,6 +71,7 @@ static const struct word client_name[] = {{"email", 0}, {"cn", 1}, {NULL, 0}};
 static const struct word session_lock[] = {
     {"refuse", LOCK_REFUSE}, {"takeover", LOCK_TAKEOVER}, {NULL, 0}};
 static const struct word nul[] = {{"pass", 0}, {"replace", 1}, {NULL, 0}};
+static const struct word delivery_nul[] = {{"keep", 0}, {"reject", 1}, {NULL, 0}};
 static const struct word over_quota[] = {
     {"defer", OVER_QUOTA_DEFER}, {"reject", OVER_QUOTA_REJECT}, {NULL, 0}};
 static const struct word accept_whom[] = {
@@ -147,6 +148,7 @@ static const struct setting settings[] = {
     {"store", "undelete_for", KIND_TIME, AT(store.undelete_for), "7d", NULL, 0, 0},
 
     {"delivery", "accept", KIND_WORD, AT(delivery.accept), "account", accept_whom, 0, 0},
+    {"delivery", "nul", KIND_WORD, AT(delivery.nul), "keep", delivery_nul, 0, 0},
     {"delivery", "recipient_delimiter", KIND_LIST, AT(delivery.recipient_delimiter), "+", NULL, 0, 0},
     {"delivery", "trusted", KIND_LIST, AT(delivery.trusted), "root, postfix, Debian-exim", NULL, 0, 0},
 };

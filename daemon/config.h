@@ -116,6 +116,7 @@ struct config {
     } store;
     struct {
         unsigned accept;                      /* enum delivery_accept */
+        unsigned nul;                         /* 0 keep, 1 reject the message */
         struct text_list recipient_delimiter; /* any character of these begins a detail */
         struct text_list trusted;             /* accounts that may deliver to every maildrop */
     } delivery;

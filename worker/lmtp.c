@@ -42,7 +42,7 @@ static enum lmtp_reply reply_to_fault(enum lmtp_fault fault, enum lmtp_reply bad
 static void reset(struct lmtp *l)
 {
     spool_clear(&l->spool);
-    l->begun = l->chunked = l->too_large = false;
+    l->begun = l->chunked = l->too_large = l->has_nul = false;
     l->mail = (struct lmtp_mail){0};
     l->n = 0;
 }
@@ -139,13 +139,22 @@ static const struct lmtp_recipient *find_same(const struct lmtp *l, size_t at)
     return NULL;
 }
 
-static enum lmtp_reply deliver_one(struct lmtp *l, const struct lmtp_recipient *to)
+/* What stands against the message so far, whoever it is for; LMTP_OK: nothing. */
+static enum lmtp_reply find_hindrance(const struct lmtp *l)
 {
     if (l->too_large)
         return LMTP_TOO_LARGE;
+    if (l->has_nul)
+        return LMTP_NUL;
     if (l->spool.failure != SPOOL_OK)
         return l->spool.failure == SPOOL_FULL ? LMTP_SPOOL_FULL : LMTP_TRY_LATER;
-    return lmtp_deliver(l, to);
+    return LMTP_OK;
+}
+
+static enum lmtp_reply deliver_one(struct lmtp *l, const struct lmtp_recipient *to)
+{
+    enum lmtp_reply hindrance = find_hindrance(l);
+    return hindrance == LMTP_OK ? lmtp_deliver(l, to) : hindrance;
 }
 
 /* The whole message is here: one reply a recipient, in their order, each after its own commit and
@@ -172,7 +181,9 @@ static void add_text(struct lmtp *l, const unsigned char *octets, size_t size)
 {
     if (spool_size(&l->spool) + size > l->s->config->store.max_message)
         l->too_large = true;
-    if (!l->too_large)
+    if (l->s->config->delivery.nul && memchr(octets, '\0', size))
+        l->has_nul = true;
+    if (!l->too_large && !l->has_nul)
         spool_add(&l->spool, octets, size);
 }
 
@@ -243,11 +254,10 @@ static void run_bdat(struct lmtp *l, const char *text)
         answer(l, LMTP_NO_RECIPIENTS);
     else if (last)
         finish_message(l);
-    else
-        answer(l, l->too_large                       ? LMTP_TOO_LARGE
-                  : l->spool.failure == SPOOL_FULL   ? LMTP_SPOOL_FULL
-                  : l->spool.failure == SPOOL_FAILED ? LMTP_TRY_LATER
-                                                     : LMTP_CHUNK_OK);
+    else {
+        enum lmtp_reply hindrance = find_hindrance(l);
+        answer(l, hindrance == LMTP_OK ? LMTP_CHUNK_OK : hindrance);
+    }
 }
 
 static void run_rset(struct lmtp *l, const char *text)

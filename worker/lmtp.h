@@ -26,6 +26,7 @@ struct lmtp {
     bool begun;            /* MAIL was taken */
     bool chunked;          /* BDAT was */
     bool too_large;        /* the message has grown past [store] max_message */
+    bool has_nul;          /* a NUL came, and [delivery] nul=reject */
     struct lmtp_mail mail; /* the sender */
     size_t n;
     struct lmtp_recipient to[LMTP_RECIPIENTS_MAX];

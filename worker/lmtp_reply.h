@@ -45,6 +45,7 @@ enum lmtp_reply {
     LMTP_FORBIDDEN,
     LMTP_NEEDS_SMTPUTF8,
     LMTP_TOO_LARGE,
+    LMTP_NUL,
     LMTP_QUOTA_REJECT,
     LMTP_REPLIES
 };

@@ -919,6 +919,33 @@ def test_pipe_names_that_need_quotes(start):
         assert drop.is_dir()
 
 
+@pytest.mark.parametrize("chunks", [False, True], ids=["data", "chunks"])
+def test_nul(start, chunks):
+    """[delivery] nul=reject: each recipient is refused, for good; the connection is not. Kept by
+    default, octet for octet."""
+    message = b"Subject: one\r\n\r\nNU\0L\r\n"
+
+    def deliver(c):
+        if not chunks:
+            return c.deliver(b"alice", b"bob", message=message)
+        c.begin(b"alice", b"bob")
+        c.send(b"BDAT %d LAST\r\n" % len(message) + message)
+        return [c.reply(), c.reply()]
+    p = start(delivery_nul="reject")
+    c = Lmtp(p.lmtp)
+    assert deliver(c) == [b"554 5.6.0 The message has a NUL, which is not taken here"] * 2
+    assert c.deliver(b"alice") == [b"250 2.0.0 Delivered"]
+    with session(p) as raw:
+        assert raw.ask(b"STAT").startswith(b"+OK 1 ")
+    p.write_config(delivery_nul="keep")
+    p.ctl("reload")
+    c = Lmtp(p.lmtp)
+    assert deliver(c) == [b"250 2.0.0 Delivered"] * 2
+    with session(p) as raw:
+        assert raw.ask(b"RETR 2").startswith(b"+OK")
+        assert b"NU\0L\r\n" in raw.multi()
+
+
 # Much of it.
 
 @pytest.mark.memory
