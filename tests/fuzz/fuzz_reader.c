@@ -24,8 +24,8 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
 {
     (void)argc, (void)argv;
     setenv("TZ", "UTC", 1);
-    snprintf(folder, sizeof folder, "%s/poplar-reader-XXXXXX",
-             access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp");
+    const char *scratch = getenv("FUZZ_SCRATCH");
+    snprintf(folder, sizeof folder, "%s/poplar-reader-XXXXXX", scratch ? scratch : "/tmp");
     promise(mkdtemp(folder));
     snprintf(path, sizeof path, "%s/file", folder);
     atexit(remove_folder);

@@ -16,6 +16,10 @@ if [ $# -eq 0 ]; then
     done
 fi
 mkdir -p "$dir/found" "$dir/logs"
+# What the targets work on; they are ended without a chance to clean up.
+FUZZ_SCRATCH=$(mktemp -d -p "$([ -w /dev/shm ] && echo /dev/shm || echo /tmp)" fuzz-XXXXXX)
+export FUZZ_SCRATCH
+trap 'rm -rf "$FUZZ_SCRATCH"' EXIT
 
 run_one() { # run_one TARGET
     mkdir -p "$dir/corpus/$1" "$top/seeds/$1"

@@ -4,6 +4,7 @@ its own. The targets are there where clang is (`make check` builds them); else t
 import os
 import pathlib
 import subprocess
+import tempfile
 
 import pytest
 
@@ -24,7 +25,14 @@ def test_target(source, tmp_path):
     dictionary = TOP / "tests/fuzz/dictionaries" / f"{name}.dict"
     if dictionary.exists():
         command.append(f"-dict={dictionary}")
+    # They are ended without a chance to clean up.
+    with tempfile.TemporaryDirectory(dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None) as s:
+        environment = os.environ | {"FUZZ_SCRATCH": s}
+        run_twice(command, seeds, tmp_path, environment)
+
+
+def run_twice(command, seeds, tmp_path, environment):
     for arguments in (["-runs=0", seeds], [f"-max_total_time={SECONDS}", tmp_path, seeds]):
         done = subprocess.run(command + arguments, capture_output=True, text=True, cwd=tmp_path,
-                              timeout=SECONDS + 120)
+                              env=environment, timeout=SECONDS + 120)
         assert done.returncode == 0, done.stderr[-4000:]
