@@ -10,7 +10,7 @@ check='clang-format libcmocka-dev libpam-wrapper libpam-pwdfile python3-pytest c
        getmail6 neomutt libio-socket-ssl-perl testssl.sh openssl sqlite3
        python3-prometheus-client debootstrap strace valgrind procps util-linux passwd ca-certificates man-db groff-base
        mandoc rpm rpmlint apparmor libpam-google-authenticator systemd-container'
-deb='dpkg-dev debhelper dh-apparmor po-debconf bash-completion systemd'
+deb='build-essential dpkg-dev debhelper dh-apparmor po-debconf bash-completion systemd'
 rpm='rpm rpmlint libcmocka-dev openssl'
 fuzz='clang libclang-rt-dev'
 long='claws-mail xvfb lintian clang-tidy cppcheck' # hundreds of megabytes on a bare machine
