@@ -190,7 +190,9 @@ def measure(s, server, seconds):
 
 
 def measure_memory(s, server, _seconds):
-    """What each idle session adds to the tree's proportional set size."""
+    """What each idle session adds to the tree's proportional set size, after a fresh start: some
+    keep the processes of sessions that ended."""
+    server.restart()
     settle(server)
     before = server.group.memory()
     command = load_command(s, server, 0)
@@ -367,11 +369,16 @@ def main():
     parser.add_argument("--results", default="", help="a directory for the JSON")
     parser.add_argument("--kept", default="/var/tmp/poplar-bench", help="for the mail, made once")
     parser.add_argument("--during", default="", help="a shell command, run while all servers are up")
-    parser.add_argument("--reprint", help="print the table of a JSON file, run nothing")
+    parser.add_argument("--reprint", nargs="+", metavar="FILE",
+                        help="print the table of JSON files, later rows in place of earlier; run nothing")
     arguments = parser.parse_args()
     if arguments.reprint:
-        kept = json.loads(Path(arguments.reprint).read_text())
-        print(f"{heading(kept['about'])}\n\n{table(kept['rows'])}")
+        rows = {}
+        for file in arguments.reprint:
+            kept = json.loads(Path(file).read_text())
+            print(heading(kept["about"]))
+            rows |= {(r["scenario"], r["figure"]): r for r in kept["rows"]}
+        print(f"\n{table(rows.values())}")
         return
 
     prefixes = [p for p in arguments.scenario.split(",") if p]

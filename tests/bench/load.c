@@ -145,6 +145,9 @@ static void finish(struct client *c, const char *error)
     } else {
         self.sessions++;
     }
+    /* Or OpenSSL takes the session for a broken one, whose ticket is not to be used. */
+    if (c->ssl)
+        SSL_set_shutdown(c->ssl, SSL_SENT_SHUTDOWN | SSL_RECEIVED_SHUTDOWN);
     SSL_free(c->ssl);
     c->ssl = NULL;
     close(c->fd);

@@ -127,6 +127,11 @@ class Server:
         self.name, self.world = name, world
         self.group = Group(name)
 
+    def restart(self):
+        self.stop()
+        self.group = Group(self.name)
+        self.start()
+
     def live(self, kind, n):
         """The path of a live maildrop."""
         raise NotImplementedError
