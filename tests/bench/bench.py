@@ -378,7 +378,8 @@ def main():
             kept = json.loads(Path(file).read_text())
             print(heading(kept["about"]))
             rows |= {(r["scenario"], r["figure"]): r for r in kept["rows"]}
-        print(f"\n{table(rows.values())}")
+        order = [s.name for s in SCENARIOS]
+        print(f"\n{table(sorted(rows.values(), key=lambda r: order.index(r['scenario'])))}")
         return
 
     prefixes = [p for p in arguments.scenario.split(",") if p]
