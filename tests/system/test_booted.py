@@ -67,6 +67,22 @@ def stat(client):
     return client.stat()[0]
 
 
+def readme(lines):
+    """README's commands, by how many there are."""
+    blocks = re.findall(r"```sh\n(.*?)```", (TOP / "README.md").read_text(), re.S)
+    return next(block for block in blocks if block.count("\n") == lines)
+
+
+def test_installed_in_five_lines(debian):
+    """The first two lines were the fixture's, without a network."""
+    build, install, *rest = readme(5).splitlines()
+    assert build == "make deb" and install.startswith("apt install ./build/deb/")
+    rest = "\n".join(rest)
+    assert "--user alice " in rest
+    said = debian.sh(rest.replace("--user alice ", f"--user 'alice:{PASSWORD}' ")).stdout
+    assert re.search(r"(?m)^hello\r?$", said), said
+
+
 # Sockets, and what comes through them.
 
 def test_everything_is_up_after_the_installation(debian):
@@ -151,12 +167,6 @@ def test_without_sockets(debian, configured):
     debian.login("alice", PASSWORD).quit()
     debian.deliver("alice", "Subject: own socket\n\nHello.\n")
     debian.run("systemctl", "unmask", *SOCKETS)
-
-
-def readme(lines):
-    """README's commands, by how many there are."""
-    blocks = re.findall(r"```sh\n(.*?)```", (TOP / "README.md").read_text(), re.S)
-    return next(block for block in blocks if block.count("\n") == lines)
 
 
 def test_postfix_in_three_lines(debian):
