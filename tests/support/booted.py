@@ -93,7 +93,13 @@ class Booted:
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         self.leader = wait_until(self.find_leader, "the system's first process")
         self.inside = Path(f"/proc/{self.leader}/root")
-        wait_until(lambda: self.state() in ("running", "degraded"), "the system is up", 60)
+        wait_until(lambda: self.state() in ("running", "degraded"), self.lag, 180)
+
+    def lag(self):
+        """What the system said and still waits for, when it does not come up."""
+        jobs = self.run("systemctl", "list-jobs", check=False)
+        return (f"the system is up, now {self.state()!r}: {jobs.stdout}{jobs.stderr}"
+                f"{self.log.read_text(errors='replace')}")
 
     def find_leader(self):
         if self.nspawn.poll() is not None:
