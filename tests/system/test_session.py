@@ -284,7 +284,10 @@ def test_16_bad_commands(shared, tls, send):
     answers = converse(shared, tls, b"WHAT\r\n" * 10 + LOGIN, send)
     assert signs(answers) == "---"
     close(log_in(shared, tls=tls))
-    answers = converse(shared, tls, LOGIN + b"WHAT\r\n" * 30, send)
+    # Who closes with octets unread resets the connection, and answers still on their way are lost
+    # with it: more than fit a first window, where each travels alone. So nothing follows there.
+    more = 10 if send is in_one_write else 0
+    answers = converse(shared, tls, LOGIN + b"WHAT\r\n" * (20 + more), send)
     assert signs(answers) == "++" + "-" * 20
     close(log_in(shared, tls=tls))
 
