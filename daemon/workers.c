@@ -416,6 +416,7 @@ static void on_ready(struct master *m, struct worker *w, struct message *message
         assign(m, w, waiting->fd, waiting->door, &waiting->peer);
         free(waiting);
     }
+    generation_fill(m); /* the nursery's queue may have been full when the last client came */
     if (!m->announced)
         supervise_announce(m);
 }

@@ -8,6 +8,7 @@ import os
 import re
 import resource
 import select
+import signal
 import socket
 import ssl
 import threading
@@ -107,7 +108,24 @@ def processor(pid):
 
 # Connections.
 
-@pytest.mark.skipif(not LONG, reason="in some runs a hundred connections wait in vain: LONG=1")
+def test_91_all_who_wait_are_served_when_no_more_come(floods):
+    """The nursery falls behind by more orders than its queue holds; then nobody else comes, whose
+    arrival would have it asked again."""
+    p = floods()
+    nursery, = wait_until(lambda: len(p.nursery()) == 1 and p.nursery(), "a nursery")
+    idle = len(p.workers())
+    with Crowd(p.port) as crowd:
+        os.kill(nursery, signal.SIGSTOP)
+        try:
+            crowd.come(idle + 700)
+            wait_until(lambda: status(p)["waiting"] == 700, "700 wait", 60)
+        finally:
+            os.kill(nursery, signal.SIGCONT)
+        for s in crowd.sockets:
+            assert s.recv(100).startswith(b"+OK")
+        assert status(p)["refused"] == 0
+
+
 @pytest.mark.skipif(os.environ.get("SANITIZED") == "1", reason="sanitized workers start too slowly")
 @pytest.mark.parametrize("tls, n", [(False, 10_000), (True, 10_000 if LONG else 2500)],
                          ids=["clear", "tls"])
