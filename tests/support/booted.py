@@ -37,6 +37,8 @@ def missing():
     """Why no system can be booted here; None when one can."""
     if not poplar.NAMESPACES:
         return "needs root and namespaces to boot a system"
+    if poplar.CHROOT:
+        return "a system cannot be booted from within a chroot"
     if not shutil.which("systemd-nspawn"):
         return "needs systemd-nspawn to boot a system"
     if not (TREE / ".made").exists():

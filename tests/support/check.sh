@@ -16,6 +16,9 @@ if [ "$(id -u)" != 0 ] || ! tests/support/apart.sh true 2>/dev/null; then
     echo "Not root, or without namespaces: tests that need system accounts are skipped."
 fi
 
+# Where a chroot was entered, a mount namespace that is joined begins at the root outside of it.
+[ "$(stat -Lc %d:%i /proc/1/root 2>/dev/null)" = "$(stat -Lc %d:%i /)" ] || export POPLAR_CHROOT=1
+
 wanted() { # wanted NAME: asked for by ONLY, or all are
     [ -z "${ONLY:-}" ] && return
     case " $ONLY " in *" $1 "*) ;; *) return 1 ;; esac

@@ -21,6 +21,7 @@ from pathlib import Path
 BUILD = Path(os.environ.get("POPLAR_BUILD", "build")).resolve()
 ROOT = os.geteuid() == 0
 NAMESPACES = os.environ.get("POPLAR_NAMESPACES") == "1"
+CHROOT = os.environ.get("POPLAR_CHROOT") == "1"
 CORPUS = Path(__file__).resolve().parent.parent / "corpus"
 
 # A message of the corpus may be one long line.
