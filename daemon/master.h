@@ -190,6 +190,18 @@ void generation_replace(struct master *m, const char *why);
 void generation_fill(struct master *m);
 void generation_ping(struct generation *g);
 
+/* admit.c: connections until a worker has them. */
+/* Whether the limits let a connection in; where every slot is taken another may have to go. */
+bool admit_allows(struct master *m, int fd, enum proto_door door,
+                  const struct sockaddr_storage *peer);
+void admit_refuse(struct master *m, int fd, enum proto_door door); /* say no and close */
+void admit_queue(struct master *m, int fd, enum proto_door door,
+                 const struct sockaddr_storage *peer);
+struct waiting *admit_next(struct master *m);    /* m->waiting, off the queue; free() it */
+void admit_tick(struct master *m, uint64_t now); /* refuse what waited too long */
+/* Sessions of a source, and its connections that wait to become one. */
+unsigned admit_sessions_of(const struct master *m, const struct address_source *source);
+
 /* workers.c: workers and the connections they serve. */
 void workers_add(struct master *m, struct generation *g, int channel_fd);
 void workers_connection(struct master *m, int fd, enum proto_door door,

@@ -1,0 +1,169 @@
+/*
+ * admit.c - connections until a worker has them: which are let in, which must give way, which wait.
+ * Runs in the master, on what the kernel says of a connection; nothing is read from one.
+ */
+#include "daemon/base.h"
+#include "daemon/master.h"
+#include "daemon/pool.h"
+#include "daemon/status.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum {
+    WAITING_MAX = 1024, /* connections that wait for a worker */
+    WAITING_MS = 20000, /* for so long at most */
+};
+
+static const char refusal[] = "-ERR [SYS/TEMP] Too many connections, try again later\r\n";
+static const char lmtp_refusal[] = "421 4.3.2 Too many connections, try again later\r\n";
+
+/* Say no on a connection, in the clear only: on a TLS port there is no way to say it. */
+static void turn_away(int fd, enum proto_door door)
+{
+    const char *text = door == DOOR_LMTP ? lmtp_refusal : refusal;
+    if (door != DOOR_POP3S && write(fd, text, strlen(text)) < 0) {
+        /* A client that cannot even take this has left. */
+    }
+    base_close(fd);
+}
+
+void admit_refuse(struct master *m, int fd, enum proto_door door)
+{
+    m->counts[COUNT_REFUSED]++;
+    turn_away(fd, door);
+}
+
+unsigned admit_sessions_of(const struct master *m, const struct address_source *source)
+{
+    unsigned n = 0;
+    for (const struct worker *w = m->workers; w; w = w->next)
+        n += w->channel.state & (STATE_CLIENT | STATE_LOGIN | STATE_MAIL) &&
+             address_same_source(&w->source, source);
+    for (const struct waiting *waiting = m->waiting; waiting; waiting = waiting->next) {
+        struct address_source other = address_source(&waiting->peer);
+        n += waiting->door != DOOR_LMTP && address_same_source(&other, source);
+    }
+    return n;
+}
+
+/* Take the connection that waits behind `at` off the queue; the caller frees it. */
+static struct waiting *unqueue(struct master *m, struct waiting **at)
+{
+    struct waiting *found = *at;
+    *at = found->next;
+    if (!found->next)
+        m->waiting_end = at;
+    m->n_waiting--;
+    return found;
+}
+
+static void give_way(struct worker *w)
+{
+    struct log_about about = workers_about(w);
+    log_line(LOG_NOTICE, LOG_EVENT_REFUSED, &about,
+             "peer=%s gives way, every slot is taken and it has not logged in", w->peer_text);
+}
+
+/* Every slot is taken: end the session, or the waiting connection, that must give way. Those came
+ * after all sessions. False if none may. */
+static bool make_room(struct master *m)
+{
+    size_t all = m->n_sessions + m->n_waiting, n = 0;
+    struct pool_candidate *candidates = base_alloc(all * sizeof *candidates);
+    struct worker **workers = base_alloc(all * sizeof(struct worker *));
+    for (struct worker *w = m->workers; w && n < m->n_sessions; w = w->next) {
+        if (w->channel.state & (STATE_STARTING | STATE_IDLE))
+            continue;
+        workers[n] = w;
+        candidates[n++] = (struct pool_candidate){
+            .source = w->source,
+            .arrival = w->session,
+            .counts = w->channel.state & (STATE_CLIENT | STATE_LOGIN) && !w->ended_by_us,
+            .may_go = w->channel.state == STATE_CLIENT && !w->ended_by_us};
+    }
+    size_t n_workers = n;
+    for (const struct waiting *waiting = m->waiting; waiting; waiting = waiting->next, n++)
+        candidates[n] = (struct pool_candidate){.source = address_source(&waiting->peer),
+                                                .arrival = UINT64_MAX / 2 + n,
+                                                .counts = waiting->door != DOOR_LMTP,
+                                                .may_go = waiting->door != DOOR_LMTP};
+    uint64_t seed;
+    base_random(&seed, sizeof seed);
+    long victim = pool_victim(candidates, n, seed);
+    if (victim >= 0 && (size_t)victim < n_workers) {
+        give_way(workers[victim]);
+        workers_end(m, workers[victim]);
+    } else if (victim >= 0) {
+        struct waiting **at = &m->waiting;
+        for (size_t i = n_workers; i < (size_t)victim; i++)
+            at = &(*at)->next;
+        struct waiting *gone = unqueue(m, at);
+        turn_away(gone->fd, gone->door);
+        free(gone);
+    }
+    free(candidates);
+    free(workers);
+    return victim >= 0;
+}
+
+/* Whether a source has as many sessions as it may. On a unix socket it is an account, and root's
+ * own transports are not counted: nobody else may take every slot. */
+static bool has_too_many(const struct master *m, int fd, enum proto_door door,
+                         const struct sockaddr_storage *peer)
+{
+    if (door != DOOR_LMTP) {
+        struct address_source source = address_source(peer);
+        return !address_listed(&m->config->listen.proxy_from, peer) &&
+               admit_sessions_of(m, &source) >= m->config->workers.max_per_source;
+    }
+    uid_t uid = delivery_peer(fd);
+    return uid != 0 && delivery_sessions_of(m, uid) >= m->config->workers.max_per_source;
+}
+
+bool admit_allows(struct master *m, int fd, enum proto_door door,
+                  const struct sockaddr_storage *peer)
+{
+    char text[PROTO_ADDRESS_MAX];
+    const char *why = NULL;
+    if (m->stopping)
+        return false;
+    if (has_too_many(m, fd, door, peer))
+        why = "[workers] max_per_source";
+    else if (m->n_sessions + m->n_waiting >= m->config->workers.max_sessions && !make_room(m))
+        why = "[workers] max_sessions";
+    else if (m->n_waiting >= WAITING_MAX && !make_room(m))
+        why = "too many connections wait for a worker";
+    if (!why)
+        return true;
+    address_print(peer, true, text);
+    struct log_about about = {.peer = text, .door = proto_door_name(door)};
+    log_line(LOG_NOTICE, LOG_EVENT_REFUSED, &about, "refused peer=%s: %s", text, why);
+    return false;
+}
+
+void admit_queue(struct master *m, int fd, enum proto_door door,
+                 const struct sockaddr_storage *peer)
+{
+    struct waiting *waiting = base_alloc(sizeof *waiting);
+    *waiting = (struct waiting){.fd = fd, .door = door, .peer = *peer, .since = base_now_ms()};
+    *m->waiting_end = waiting;
+    m->waiting_end = &waiting->next;
+    m->n_waiting++;
+}
+
+struct waiting *admit_next(struct master *m)
+{
+    return unqueue(m, &m->waiting);
+}
+
+void admit_tick(struct master *m, uint64_t now)
+{
+    while (m->waiting && now - m->waiting->since > WAITING_MS) {
+        struct waiting *old = admit_next(m);
+        log_line(LOG_WARNING, LOG_EVENT_REFUSED, NULL, "refused a connection: no worker in time");
+        admit_refuse(m, old->fd, old->door);
+        free(old);
+    }
+}
