@@ -211,15 +211,20 @@ static enum store_outcome open_database(struct maildrop *m, bool warm)
     return open_cold(m);
 }
 
-/* A large WAL that somebody left behind makes every opening slow: the first of them reads it all.
- * Not worth waiting for. */
-static void clean_up_wal(struct maildrop *m)
+/* Not worth waiting for. */
+static void checkpoint_if_free(struct maildrop *m)
 {
-    if (vfs_file_size(MAILDROP_WAL) < WAL_LEFT_OVER ||
-        lock_acquire(m->lock_fd, MAILDROP_LOCK_WRITE, 0) != STORE_OK)
+    if (lock_acquire(m->lock_fd, MAILDROP_LOCK_WRITE, 0) != STORE_OK)
         return;
     handle_checkpoint(m);
     lock_release(m->lock_fd, MAILDROP_LOCK_WRITE);
+}
+
+/* A large WAL that somebody left behind makes every opening slow: the first reads it all. */
+static void clean_up_wal(struct maildrop *m)
+{
+    if (vfs_file_size(MAILDROP_WAL) >= WAL_LEFT_OVER)
+        checkpoint_if_free(m);
 }
 
 /* Whether -shm lists frames of a -wal that is not there any more: somebody opened the two while an
@@ -288,10 +293,21 @@ void maildrop_close(struct maildrop *maildrop)
     free(maildrop);
 }
 
+/* What a WAL holds every opener reads anew, and makes its index from: more work than the rest of a
+ * session that only looks for mail. The first that changes nothing spares those that follow. */
+static void fold_wal(struct maildrop *m)
+{
+    const bool changed = m->wal_frames > 0;
+
+    if (!changed && !m->disk_failed && m->db && vfs_file_size(MAILDROP_WAL) > 0)
+        checkpoint_if_free(m);
+}
+
 void maildrop_leave(struct maildrop *maildrop)
 {
     if (!maildrop)
         return;
+    fold_wal(maildrop);
     vfs_revoke();
     close(maildrop->lock_fd);
 }

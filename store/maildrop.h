@@ -122,7 +122,8 @@ const char *maildrop_outcome_name(enum store_outcome outcome);
 enum store_outcome maildrop_open(const int files[MAILDROP_FILES], struct maildrop **opened);
 /* Close, without checkpoint; -wal and -shm stay. NULL is legal. */
 void maildrop_close(struct maildrop *maildrop);
-/* Give the grant and its locks back in a process that ends next: frees no memory. NULL is legal. */
+/* Give the grant and its locks back in a process that ends next: frees no memory. Checkpoints what
+ * others left in -wal, if nothing was committed here. NULL is legal. */
 void maildrop_leave(struct maildrop *maildrop);
 /* Words on the last failure, for the log; of maildrop_open() when `maildrop` is NULL. Never NULL,
  * valid until the next call. */

@@ -7,6 +7,7 @@
 #include "test_store.h"
 
 #include "store/handle.h"
+#include "store/lock.h"
 
 enum { DATABASE_FD = 57, COUNTER = 24 };
 
@@ -112,6 +113,14 @@ static void use_and_leave(const struct test_drop *drop)
     maildrop_leave(m);
 }
 
+static void look_and_leave(const struct test_drop *drop)
+{
+    struct maildrop *m = open_warm(drop, true);
+
+    assert_int_equal(test_totals(m).messages, 3);
+    maildrop_leave(m);
+}
+
 static void meet_damage(const struct test_drop *drop)
 {
     struct maildrop *m = NULL;
@@ -170,6 +179,30 @@ static void test_serves(void **state)
     in_child(use_warm, &drop);
     in_child(use_and_leave, &drop);
     in_child(use_another_number, &drop);
+    test_drop_remove(&drop);
+}
+
+/* Who only looks leaves no WAL for the next to read, unless somebody else is writing. */
+static void test_left_without_wal(void **state)
+{
+    struct test_drop drop;
+    char path[80];
+    int writer;
+
+    (void)state;
+    test_drop_make(&drop);
+    fill(&drop);
+    in_child(use_and_leave, &drop);
+    assert_true(test_drop_file_size(&drop, MAILDROP_WAL) > 0);
+    test_drop_path(&drop, MAILDROP_LOCK, path);
+    writer = open(path, O_RDWR | O_CLOEXEC);
+    assert_int_equal(lock_acquire(writer, MAILDROP_LOCK_WRITE, 0), STORE_OK);
+    in_child(look_and_leave, &drop);
+    assert_true(test_drop_file_size(&drop, MAILDROP_WAL) > 0);
+    close(writer);
+    in_child(look_and_leave, &drop);
+    assert_int_equal(test_drop_file_size(&drop, MAILDROP_WAL), 0);
+    in_child(use_warm, &drop);
     test_drop_remove(&drop);
 }
 
@@ -256,6 +289,7 @@ int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_serves),
+        cmocka_unit_test(test_left_without_wal),
         cmocka_unit_test(test_not_made_ready),
         cmocka_unit_test(test_cache_is_thrown_away),
         cmocka_unit_test(test_schema_is_another),
