@@ -59,11 +59,21 @@ static struct waiting *unqueue(struct master *m, struct waiting **at)
     return found;
 }
 
-static void give_way(struct worker *w)
+static void tell_victim(const struct log_about *about)
 {
-    struct log_about about = workers_about(w);
-    log_line(LOG_NOTICE, LOG_EVENT_REFUSED, &about,
-             "peer=%s gives way, every slot is taken and it has not logged in", w->peer_text);
+    log_line(LOG_NOTICE, LOG_EVENT_REFUSED, about,
+             "peer=%s gives way, every slot is taken and it has not logged in", about->peer);
+}
+
+/* Who still waits is told why, where that can be said; no worker ever had it. */
+static void send_away(struct master *m, struct waiting **at)
+{
+    struct waiting *gone = unqueue(m, at);
+    char peer[PROTO_ADDRESS_MAX];
+    address_print(&gone->peer, true, peer);
+    tell_victim(&(struct log_about){.peer = peer, .door = proto_door_name(gone->door)});
+    turn_away(gone->fd, gone->door);
+    free(gone);
 }
 
 /* Every slot is taken: end the session, or the waiting connection, that must give way. Those came
@@ -93,15 +103,14 @@ static bool make_room(struct master *m)
     base_random(&seed, sizeof seed);
     long victim = pool_victim(candidates, n, seed);
     if (victim >= 0 && (size_t)victim < n_workers) {
-        give_way(workers[victim]);
+        struct log_about about = workers_about(workers[victim]);
+        tell_victim(&about);
         workers_end(m, workers[victim]);
     } else if (victim >= 0) {
         struct waiting **at = &m->waiting;
         for (size_t i = n_workers; i < (size_t)victim; i++)
             at = &(*at)->next;
-        struct waiting *gone = unqueue(m, at);
-        turn_away(gone->fd, gone->door);
-        free(gone);
+        send_away(m, at);
     }
     free(candidates);
     free(workers);
