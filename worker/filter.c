@@ -1,6 +1,10 @@
 /*
- * filter.c - the whole of what a worker may ask of the kernel. The table is compiled in the nursery
- * and loaded in each worker. Nothing in it opens, connects, executes, removes or signals anything.
+ * filter.c - the whole of what a worker may ask of the kernel. Nothing in its table opens,
+ * connects, executes, removes or signals anything.
+ *
+ * Two filters, because the kernel translates a filter when it is loaded, which takes longer than a
+ * worker's fork when it is this table's. The nursery loads the table with the few calls that it
+ * makes itself, once; each worker inherits that and loads a second one, which takes those few away.
  */
 #include "worker/filter.h"
 #include "daemon/base.h"
@@ -11,10 +15,13 @@
 #include <fcntl.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
+#include <sched.h>
 #include <seccomp.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -28,6 +35,8 @@ enum scope {
     SCOPE_GRANTED,      /* on granted descriptors */
     SCOPE_LOCKING,      /* on granted descriptors, to lock and unlock ranges */
     SCOPE_GRANTED_STAT, /* on granted descriptors, of the descriptor itself */
+    SCOPE_FORK,         /* a child of the parent's, which shares nothing */
+    SCOPE_DEATH,        /* the signal at the parent's end */
 };
 
 struct row {
@@ -62,11 +71,27 @@ static const struct row rows[] = {
     {{"newfstatat"}, SCOPE_GRANTED_STAT, "SQLite and the link check look at size and links"},
 };
 
+/* What the nursery does, and a worker before it has met anybody. None of these is in the table
+ * above. */
+static const struct row nursery_rows[] = {
+    {{"clone"}, SCOPE_FORK, "a worker"},
+    {{"dup2", "dup3"}, SCOPE_ANY, "the worker's channel comes to its number"},
+    {{"close_range"}, SCOPE_ANY, "and nothing beside it stays open"},
+    {{"prctl"}, SCOPE_DEATH, "the worker ends with the master"},
+    {{"getppid"}, SCOPE_ANY, "which may have ended already"},
+    {{"prlimit64"}, SCOPE_ANY, "no further descriptor, no further process"},
+    {{"seccomp"}, SCOPE_ANY, "the second filter"},
+};
+
 static const int locking[] = {F_GETLK, F_SETLK, F_OFD_SETLK};
 
-struct filter {
+struct program {
     size_t n;
-    struct sock_filter *program;
+    struct sock_filter *octets;
+};
+
+struct filter {
+    struct program nursery, worker;
 };
 
 /* The name that this architecture has, and its number. */
@@ -106,6 +131,7 @@ static int allow(scmp_filter_ctx context, const struct row *row, int number)
     const struct scmp_arg_cmp no_exec = {
         .arg = 2, .op = SCMP_CMP_MASKED_EQ, .datum_a = PROT_EXEC, .datum_b = 0};
     const struct scmp_arg_cmp itself = equal(3, AT_EMPTY_PATH);
+    struct scmp_arg_cmp only;
     int result = 0;
     switch (row->scope) {
     case SCOPE_ANY:
@@ -124,69 +150,100 @@ static int allow(scmp_filter_ctx context, const struct row *row, int number)
             result = allow_granted(context, number, PROTO_FD_GRANT, &command);
         }
         return result;
+    case SCOPE_FORK:
+        only = equal(0, CLONE_PARENT | SIGCHLD);
+        return seccomp_rule_add_array(context, SCMP_ACT_ALLOW, number, 1, &only);
+    case SCOPE_DEATH:
+        only = equal(0, PR_SET_PDEATHSIG);
+        return seccomp_rule_add_array(context, SCMP_ACT_ALLOW, number, 1, &only);
     }
     return -EINVAL;
 }
 
 /* Take the program out of libseccomp: from then on it is a few hundred bytes. */
-static struct filter *export(scmp_filter_ctx context)
+static bool export(scmp_filter_ctx context, struct program *program)
 {
-    struct filter *filter = NULL;
     struct stat status;
+    bool good = false;
     int fd = memfd_create("filter", MFD_CLOEXEC);
-    if (fd < 0 || seccomp_export_bpf(context, fd) < 0 || fstat(fd, &status) < 0)
-        goto out;
-    filter = base_alloc(sizeof *filter);
-    filter->n = (size_t)status.st_size / sizeof *filter->program;
-    filter->program = base_alloc((size_t)status.st_size);
-    if (pread(fd, filter->program, (size_t)status.st_size, 0) != status.st_size) {
-        filter_free(filter);
-        filter = NULL;
+    if (fd >= 0 && seccomp_export_bpf(context, fd) == 0 && fstat(fd, &status) == 0) {
+        program->n = (size_t)status.st_size / sizeof *program->octets;
+        program->octets = base_alloc((size_t)status.st_size);
+        good = pread(fd, program->octets, (size_t)status.st_size, 0) == status.st_size;
     }
-out:
     base_close(fd);
-    return filter;
+    return good;
+}
+
+/* The rows that are allowed, where `action` is for everything else, or the rows that it is for,
+ * where everything else is allowed. */
+static bool add_rows(scmp_filter_ctx context, const struct row *row, size_t n, bool allowed,
+                     uint32_t action, char *error, size_t error_size)
+{
+    for (; n > 0; row++, n--) {
+        int number;
+        const char *name = resolve(row, &number);
+        int result = !name     ? 0
+                     : allowed ? allow(context, row, number)
+                               : seccomp_rule_add(context, action, number, 0);
+        if (result < 0)
+            return base_refuse(error, error_size, "libseccomp refuses the rule for %s: %s", name,
+                               strerror(-result));
+    }
+    return true;
+}
+
+static bool compile(struct filter *filter, bool nursery, uint32_t action, char *error,
+                    size_t error_size)
+{
+    scmp_filter_ctx context = seccomp_init(nursery ? action : SCMP_ACT_ALLOW);
+    snprintf(error, error_size, "libseccomp cannot make the filter: %s",
+             context ? "no memory" : "it refuses to start");
+    bool good =
+        context && seccomp_attr_set(context, SCMP_FLTATR_ACT_BADARCH, SCMP_ACT_KILL_PROCESS) == 0 &&
+        seccomp_attr_set(context, SCMP_FLTATR_CTL_OPTIMIZE, 2) == 0 &&
+        (!nursery || add_rows(context, rows, ARRAY_SIZE(rows), true, action, error, error_size)) &&
+        add_rows(context, nursery_rows, ARRAY_SIZE(nursery_rows), nursery, action, error,
+                 error_size) &&
+        export(context, nursery ? &filter->nursery : &filter->worker);
+    seccomp_release(context);
+    return good;
 }
 
 struct filter *filter_compile(bool log_only, char *error, size_t error_size)
 {
-    struct filter *filter = NULL;
-    int number;
-    scmp_filter_ctx context = seccomp_init(log_only ? SCMP_ACT_LOG : SCMP_ACT_KILL_PROCESS);
-    snprintf(error, error_size, "libseccomp cannot make the filter: %s",
-             context ? "no memory" : "it refuses to start");
-    if (!context)
-        return NULL;
-    if (seccomp_attr_set(context, SCMP_FLTATR_ACT_BADARCH, SCMP_ACT_KILL_PROCESS) < 0 ||
-        seccomp_attr_set(context, SCMP_FLTATR_CTL_OPTIMIZE, 2) < 0)
-        goto out;
-    for (size_t i = 0; i < ARRAY_SIZE(rows); i++) {
-        const char *name = resolve(&rows[i], &number);
-        int result = name ? allow(context, &rows[i], number) : 0;
-        if (result < 0) {
-            snprintf(error, error_size, "libseccomp refuses the rule for %s: %s", name,
-                     strerror(-result));
-            goto out;
-        }
-    }
-    filter = export(context);
-out:
-    seccomp_release(context);
-    return filter;
+    const uint32_t action = log_only ? SCMP_ACT_LOG : SCMP_ACT_KILL_PROCESS;
+    struct filter *filter = base_alloc(sizeof *filter);
+    if (compile(filter, true, action, error, error_size) &&
+        compile(filter, false, action, error, error_size))
+        return filter;
+    filter_free(filter);
+    return NULL;
 }
 
 void filter_free(struct filter *filter)
 {
     if (!filter)
         return;
-    free(filter->program);
+    free(filter->nursery.octets);
+    free(filter->worker.octets);
     free(filter);
 }
 
-bool filter_load(const struct filter *filter)
+static bool load(const struct program *from)
 {
-    struct sock_fprog program = {.len = (unsigned short)filter->n, .filter = filter->program};
+    struct sock_fprog program = {.len = (unsigned short)from->n, .filter = from->octets};
     return syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &program) == 0;
+}
+
+bool filter_load_nursery(const struct filter *filter)
+{
+    return load(&filter->nursery);
+}
+
+bool filter_load_worker(const struct filter *filter)
+{
+    return load(&filter->worker);
 }
 
 bool filter_call(size_t n, int *number, const char **name, bool *before_login)

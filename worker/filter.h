@@ -1,6 +1,7 @@
 /*
- * filter.h - the system calls of a worker: one seccomp filter, compiled once in the nursery, loaded
- * as bytes by every worker before it sees a client.
+ * filter.h - the system calls of a worker: a table, made into seccomp filters once in the nursery.
+ * A worker is confined to the table by what the nursery loaded and what it loads itself, before it
+ * sees a client: neither is enough alone.
  */
 #ifndef POPLAR_WORKER_FILTER_H
 #define POPLAR_WORKER_FILTER_H
@@ -9,15 +10,17 @@
 #include <stddef.h>
 #include <stdio.h>
 
-struct filter; /* the compiled program */
+struct filter; /* the compiled programs */
 
 /* Compile the table. With `log_only`, what is not in it is logged by the kernel instead of killing:
  * for finding out what is missing, never for service. NULL with one line in `error`. */
 struct filter *filter_compile(bool log_only, char *error, size_t error_size);
 void filter_free(struct filter *filter); /* NULL is legal */
 
-/* Confine this process, for good. Needs no_new_privs. False and errno. */
-bool filter_load(const struct filter *filter);
+/* Confine this process, for good. Needs no_new_privs. False and errno. The nursery: to the table
+ * and what it takes to make a worker. The worker, which inherits that: to the table. */
+bool filter_load_nursery(const struct filter *filter);
+bool filter_load_worker(const struct filter *filter);
 
 /* The table, for people and tests: how many system calls it allows; of these, how many work before
  * login, while the numbers from PROTO_FD_GRANT on are empty. */

@@ -123,6 +123,8 @@ static void serve(struct child *child, const struct heritage *heritage)
     for (;;) {
         const char *fault = NULL;
         enum channel_outcome outcome = channel_receive(&child->control, &m, true, &fault);
+        if (outcome == CHANNEL_END)
+            _exit(PROTO_EXIT_DONE); /* nothing is to be tidied, and little of that allowed */
         if (outcome != CHANNEL_OK)
             child_lost_master(outcome, fault);
         if (m.rule->type == PROTO_FORK) {
@@ -153,6 +155,8 @@ void nursery_live(void)
     heritage.filter = filter;
     confine(&child);
     malloc_trim(0); /* a fork copies what is mapped, free or not */
+    if (!filter_load_nursery(filter))
+        give_up(&child, EX_OSERR, "the kernel takes no seccomp filter");
     child_ready(&child);
     serve(&child, &heritage);
     abort(); /* not reached: serve() ends the process */

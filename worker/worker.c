@@ -101,7 +101,7 @@ void worker_live(const struct heritage *heritage, int control_fd)
     s->tls = heritage->tls;
     s->last = true;
     channel_open(&s->control, PROTO_FD_CONTROL, ROLE_WORKER, ROLE_MASTER, STATE_STARTING);
-    if (!silence(s->config) || !confine_worker() || !filter_load(heritage->filter))
+    if (!silence(s->config) || !confine_worker() || !filter_load_worker(heritage->filter))
         _exit(EX_OSERR);
 
     report_ready(s);

@@ -233,8 +233,9 @@ class Poplar:
         return found
 
     def workers(self):
-        """Nursery and workers share a name; a worker has a seccomp filter."""
-        return [p for p in self.children("poplar-worker") if self.proc_status(p)["Seccomp"] == "2"]
+        """Nursery and workers share a name; the nursery has one seccomp filter of ours, a worker
+        two."""
+        return self.filtered(2)
 
     def serving(self):
         """The workers that have a client."""
@@ -251,8 +252,14 @@ class Poplar:
         return found
 
     def nursery(self):
-        return [p for p in self.children("poplar-worker")
-                if self.proc_status(p)["Seccomp"] == "0"]
+        return self.filtered(1)
+
+    def filtered(self, n):
+        """The children with so many filters more than the master."""
+        def filters(pid):
+            return int(self.proc_status(pid).get("Seccomp_filters", -1))
+        n += filters(self.process.pid)
+        return [p for p in self.children("poplar-worker") if filters(p) == n]
 
     def auths(self):
         return self.children("poplar-auth")

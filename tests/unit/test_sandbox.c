@@ -23,6 +23,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -68,16 +69,24 @@ static struct config *worker_config(void)
     return config;
 }
 
-/* In a child: become what a worker is. */
-static void confine_fully(void)
+/* In a child: become what the nursery is. */
+static void confine_nursery(void)
 {
     char missing[256], error[512];
     if (!confine_process(worker_config(), missing, sizeof missing, error, sizeof error) ||
-        !confine_worker() || !filter_load(filter))
+        !filter_load_nursery(filter))
         _exit(FATE_UNCONFINED);
 }
 
-static int fate_of(const struct attempt *a)
+/* In a child: become what a worker is. */
+static void confine_fully(void)
+{
+    confine_nursery();
+    if (!confine_worker() || !filter_load_worker(filter))
+        _exit(FATE_UNCONFINED);
+}
+
+static int fate_under(void (*confine)(void), const struct attempt *a)
 {
     int status;
     fflush(stdout);
@@ -86,12 +95,17 @@ static int fate_of(const struct attempt *a)
     if (pid == 0) {
         const long *x = a->arguments;
         alarm(10);
-        confine_fully();
+        confine();
         syscall(a->number, x[0], x[1], x[2], x[3], x[4], x[5]);
         syscall(SYS_exit_group, FATE_RETURNED);
     }
     assert_int_equal(waitpid(pid, &status, 0), pid);
     return status;
+}
+
+static int fate_of(const struct attempt *a)
+{
+    return fate_under(confine_fully, a);
 }
 
 static bool was_killed(int status)
@@ -146,6 +160,33 @@ static void test_every_call(void **state)
         if (!was_killed(status) && !(WIFEXITED(status) && WEXITSTATUS(status) == FATE_RETURNED))
             fail_msg("system call %ld: wait status %x", number, (unsigned)status);
     }
+}
+
+/* The nursery can do little more, and none of that before the arguments are the right ones. */
+static void test_every_call_of_the_nursery(void **state)
+{
+    static const long more[] = {
+#ifdef SYS_dup2
+        SYS_dup2,
+#else
+        SYS_dup3,
+#endif
+        SYS_close_range, SYS_getppid, SYS_prlimit64, SYS_seccomp,
+    };
+    const struct attempt death = {SYS_prctl, {PR_SET_PDEATHSIG, SIGKILL}};
+    const struct attempt fork = {SYS_clone, {SIGCHLD}};
+    (void)state;
+    for (long number = 0; number <= LAST_CALL; number++) {
+        const struct attempt attempt = {.number = number};
+        bool expected = allowed_before_login(number);
+        for (size_t i = 0; i < ARRAY_SIZE(more); i++)
+            expected = expected || more[i] == number;
+        if (!is_past_filters(number) &&
+            was_killed(fate_under(confine_nursery, &attempt)) == expected)
+            fail_msg("system call %ld of the nursery", number);
+    }
+    assert_false(was_killed(fate_under(confine_nursery, &death)));
+    assert_true(was_killed(fate_under(confine_nursery, &fork)));
 }
 
 #define EMPTY ((long)(intptr_t) "")
@@ -314,6 +355,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_counts),
         cmocka_unit_test(test_every_call),
+        cmocka_unit_test(test_every_call_of_the_nursery),
         cmocka_unit_test(test_granted_descriptors),
         cmocka_unit_test(test_log_only),
         cmocka_unit_test(test_no_file_is_in_reach),

@@ -77,6 +77,7 @@ static void test_confinement(void **state)
         assert_status(h.nursery_pid, capabilities[i], "0000000000000000");
     }
     assert_status(h.worker_pid, "Seccomp", "2");
+    assert_status(h.nursery_pid, "Seccomp", "2");
     assert_status(h.worker_pid, "NoNewPrivs", "1");
     assert_status(h.nursery_pid, "NoNewPrivs", "1");
     assert_status(h.worker_pid, "Uid", "65534\t65534\t65534\t65534");
