@@ -17,7 +17,7 @@ struct search {
     const struct config *config;
     const struct grant_root *root;
     uid_t peer;
-    bool open;
+    enum proto_service service;
     char *name; /* PROTO_USER_MAX + 1 octets */
     int *files;
     char *error;
@@ -51,18 +51,19 @@ static enum login_outcome open_maildrop(struct search *s)
 {
     const struct config *config = s->config;
     bool may_make = config->store.create && config->delivery.accept != ACCEPT_MAILDROP;
+    bool make = may_make && s->service == SERVE_DELIVER;
     int files[MAILDROP_FILES];
     enum login_outcome outcome =
-        grant_open(s->root, s->name, may_make && s->open, false, files, s->error, s->error_size);
+        grant_open(s->root, s->name, make, false, files, s->error, s->error_size);
     if (outcome == LOGIN_NO_MAILDROP) {
         s->error[0] = '\0';
         return may_make ? LOGIN_OK : LOGIN_NO_USER;
     }
     for (unsigned i = 0; outcome == LOGIN_OK && i < MAILDROP_FILES; i++) {
-        if (s->open)
-            s->files[i] = files[i];
-        else
+        if (s->service == SERVE_CHECK)
             base_close(files[i]);
+        else
+            s->files[i] = files[i];
     }
     return outcome;
 }
@@ -86,11 +87,11 @@ static enum login_outcome try_name(struct search *s, const char *given, bool las
 }
 
 enum login_outcome recipient_open(const struct config *config, const struct grant_root *root,
-                                  const char *address, uid_t peer, bool open,
+                                  const char *address, uid_t peer, enum proto_service service,
                                   char name[PROTO_USER_MAX + 1], int files[MAILDROP_FILES],
                                   char *error, size_t error_size)
 {
-    struct search s = {config, root, peer, open, name, files, error, error_size};
+    struct search s = {config, root, peer, service, name, files, error, error_size};
     char shorter[PROTO_RECIPIENT_MAX + 1];
     bool detailed = canonical_without_detail(config, address, shorter);
     error[0] = name[0] = '\0';

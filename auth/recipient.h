@@ -12,13 +12,14 @@
 
 /* Find the maildrop that `address` means by [delivery] accept= and recipient_delimiter=, see that
  * `peer` may deliver to it (root and [delivery] trusted= to any, everybody else to their own
- * account's), and open it. With `open` the files are the caller's on LOGIN_OK, and a maildrop that
- * may be made is made; else it is only tried. `name` is whose it is.
+ * account's), and open it. On LOGIN_OK the files are the caller's: by SERVE_DELIVER always, for a
+ * maildrop that may be made is made; by SERVE_TAKE if it is there, else they stay as they were; by
+ * SERVE_CHECK it is only tried. `name` is whose it is.
  *
  * Else LOGIN_NO_USER, LOGIN_FORBIDDEN, LOGIN_UNAVAILABLE (a look-up failed: never "no such user"),
  * LOGIN_STORE_TEMP or LOGIN_STORE_PERM; `error` says what failed, for the log. */
 enum login_outcome recipient_open(const struct config *config, const struct grant_root *root,
-                                  const char *address, uid_t peer, bool open,
+                                  const char *address, uid_t peer, enum proto_service service,
                                   char name[PROTO_USER_MAX + 1], int files[MAILDROP_FILES],
                                   char *error, size_t error_size);
 

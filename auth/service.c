@@ -252,10 +252,10 @@ static enum login_outcome log_in(struct service *s, struct exchange *x)
 
 /* Mail on its way in: no credentials, the peer's uid stands for them. */
 static enum login_outcome find_recipient(struct service *s, struct exchange *x, const char *address,
-                                         uid_t peer, bool open)
+                                         uid_t peer, enum proto_service service)
 {
     char error[512];
-    enum login_outcome outcome = recipient_open(s->child->config, s->root, address, peer, open,
+    enum login_outcome outcome = recipient_open(s->child->config, s->root, address, peer, service,
                                                 x->user, x->files, error, sizeof error);
     note(s, x, outcome == LOGIN_UNAVAILABLE ? LOG_WARNING : LOG_ERR, error);
     return outcome;
@@ -276,8 +276,8 @@ static void serve(struct service *s)
     message_clear(m);
 
     enum login_outcome outcome;
-    if (wanted == SERVE_CHECK || wanted == SERVE_DELIVER) {
-        outcome = find_recipient(s, &x, named, peer, wanted == SERVE_DELIVER);
+    if (wanted == SERVE_CHECK || wanted == SERVE_TAKE || wanted == SERVE_DELIVER) {
+        outcome = find_recipient(s, &x, named, peer, wanted);
     } else if (wanted == SERVE_GRANT) {
         base_copy(x.user, sizeof x.user, named);
         outcome = open_maildrop(s, &x);

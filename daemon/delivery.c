@@ -155,7 +155,7 @@ void delivery_asked(struct master *m, struct worker *w, struct message *message)
     char recipient[sizeof w->recipient];
     bool fits = message_get_text(message, recipient, sizeof recipient);
     uint32_t purpose = fits ? message_get_u32(message) : 0;
-    if (purpose != RECIPIENT_CHECK && purpose != RECIPIENT_OPEN) {
+    if (purpose < RECIPIENT_CHECK || purpose > RECIPIENT_OPEN) {
         struct log_about about = workers_about(w);
         log_line(LOG_ERR, LOG_EVENT_CONTRACT, &about,
                  "killing worker %d: it asks about a recipient that cannot be", w->pid);
@@ -163,6 +163,8 @@ void delivery_asked(struct master *m, struct worker *w, struct message *message)
         return;
     }
     base_copy(w->recipient, sizeof w->recipient, recipient);
-    w->service = purpose == RECIPIENT_OPEN ? SERVE_DELIVER : SERVE_CHECK;
+    w->service = purpose == RECIPIENT_OPEN   ? SERVE_DELIVER
+                 : purpose == RECIPIENT_TAKE ? SERVE_TAKE
+                                             : SERVE_CHECK;
     login_wanted(m, w);
 }

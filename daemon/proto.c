@@ -212,5 +212,6 @@ uint64_t proto_fingerprint(void)
         hash = mix(mix(mix(hash, r->from), r->to), r->states);
         hash = mix(mix(hash, r->max_size), (r->min_fds << 8) | (r->max_fds << 1) | (r->once != 0));
     }
-    return mix(mix(mix(mix(hash, LOGIN_OUTCOMES), END_REASONS), PROTO_FD_GRANT), COUNTS);
+    return mix(mix(mix(mix(mix(hash, LOGIN_OUTCOMES), END_REASONS), PROTO_FD_GRANT), COUNTS),
+               SERVICES);
 }

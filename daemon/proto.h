@@ -122,16 +122,19 @@ struct proto_rule {
 
 /* What PROTO_SERVE asks for. */
 enum proto_service {
-    SERVE_LOGIN = 1,   /* check credentials, then open the maildrop */
-    SERVE_GRANT = 2,   /* open the maildrop of a user who is logged in already */
-    SERVE_CHECK = 3,   /* LMTP: may this peer deliver to this recipient, and is there one? */
-    SERVE_DELIVER = 4, /* LMTP: the same, and open the maildrop */
+    SERVE_LOGIN = 1, /* check credentials, then open the maildrop */
+    SERVE_GRANT,     /* open the maildrop of a user who is logged in already */
+    SERVE_CHECK,     /* LMTP: may this peer deliver to this recipient, and is there one? */
+    SERVE_TAKE,      /* LMTP: the same, and open the maildrop, if there is one yet */
+    SERVE_DELIVER,   /* LMTP: the same, and open the maildrop, made if need be */
+    SERVICES         /* one past the last */
 };
 
-/* What PROTO_RECIPIENT asks for. */
+/* What PROTO_RECIPIENT asks for: SERVE_CHECK, SERVE_TAKE, SERVE_DELIVER. */
 enum recipient_purpose {
     RECIPIENT_CHECK = 1,
-    RECIPIENT_OPEN = 2,
+    RECIPIENT_TAKE,
+    RECIPIENT_OPEN,
 };
 
 /* How a login ended (PROTO_OUTCOME, PROTO_VERDICT). Texts for people are the worker's. */

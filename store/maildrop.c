@@ -281,6 +281,19 @@ enum store_outcome maildrop_open(const int files[MAILDROP_FILES], struct maildro
     return STORE_OK;
 }
 
+void maildrop_rest(struct maildrop *maildrop)
+{
+    (void)maildrop; /* there is one at a time */
+    vfs_note();
+}
+
+enum store_outcome maildrop_resume(struct maildrop *maildrop)
+{
+    return vfs_is_as_noted()
+               ? STORE_OK
+               : handle_fail(maildrop, STORE_STALE, "somebody else wrote to the maildrop");
+}
+
 void maildrop_close(struct maildrop *maildrop)
 {
     if (!maildrop)

@@ -33,6 +33,7 @@ static struct {
     sqlite3_vfs vfs, *unix_vfs;
     int fds[MAILDROP_FILES];
     bool taken[MAILDROP_FILES]; /* SQLite has it open */
+    struct stat noted[MAILDROP_FILES];
     int parked[PARKED_MAX];
     size_t n_parked;
 } self;
@@ -415,6 +416,31 @@ int64_t vfs_file_size(enum maildrop_file file)
     struct stat status;
 
     return self.live && fstat(self.fds[file], &status) == 0 ? (int64_t)status.st_size : -1;
+}
+
+static const enum maildrop_file content[] = {MAILDROP_DB, MAILDROP_WAL};
+
+void vfs_note(void)
+{
+    for (size_t i = 0; i < sizeof(content) / sizeof(content[0]); i++)
+        if (fstat(self.fds[content[i]], &self.noted[content[i]]) < 0)
+            self.noted[content[i]].st_size = -1;
+}
+
+/* By the time of the last change: that of the content could have been put back. */
+bool vfs_is_as_noted(void)
+{
+    bool same = self.live;
+
+    for (size_t i = 0; same && i < sizeof(content) / sizeof(content[0]); i++) {
+        const struct stat *noted = &self.noted[content[i]];
+        struct stat now;
+
+        same = fstat(self.fds[content[i]], &now) == 0 && now.st_size == noted->st_size &&
+               now.st_ctim.tv_sec == noted->st_ctim.tv_sec &&
+               now.st_ctim.tv_nsec == noted->st_ctim.tv_nsec;
+    }
+    return same;
 }
 
 /* The start of the index in -shm: SQLite's WalIndexHdr, which a commit changes last. */

@@ -39,6 +39,10 @@ bool vfs_unlinked(void);
 /* Octets in one file of the grant, -1 when it cannot be told. */
 int64_t vfs_file_size(enum maildrop_file file);
 
+/* Note what the database and -wal are like; and whether both are so still. */
+void vfs_note(void);
+bool vfs_is_as_noted(void);
+
 /* After a commit that failed, under the write lock: cut -wal off where the frames end that the
  * index knows. A commit whose sync failed is whole in it, and would come true at the next recovery.
  */

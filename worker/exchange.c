@@ -34,14 +34,16 @@ static void take_files(struct session *s, int files[MAILDROP_FILES])
     }
 }
 
-uint32_t exchange_verdict(struct session *s, struct channel *exchange, char *user,
-                          int files[MAILDROP_FILES])
+uint32_t exchange_verdict(struct session *s, struct channel *exchange, enum exchange_files expected,
+                          char *user, int files[MAILDROP_FILES])
 {
     struct message *m = &s->record;
     uint32_t outcome = LOGIN_UNAVAILABLE;
     bool granted = false;
+    for (int i = 0; expected != FILES_NONE && i < MAILDROP_FILES; i++)
+        files[i] = -1;
     enum channel_outcome got = channel_receive(exchange, m, true, NULL);
-    if (got == CHANNEL_OK && m->rule->type == PROTO_GRANT && files) {
+    if (got == CHANNEL_OK && m->rule->type == PROTO_GRANT && expected != FILES_NONE) {
         take_files(s, files);
         granted = true;
         message_clear(m);
@@ -51,7 +53,7 @@ uint32_t exchange_verdict(struct session *s, struct channel *exchange, char *use
         char named[PROTO_USER_MAX + 1];
         outcome = message_get_u32(m);
         if (!message_get_text(m, named, sizeof named) || outcome >= LOGIN_OUTCOMES ||
-            granted != (outcome == LOGIN_OK && files))
+            (outcome == LOGIN_OK ? expected == FILES_COME && !granted : granted))
             outcome = LOGIN_UNAVAILABLE;
         if (outcome == LOGIN_OK && user)
             base_copy(user, PROTO_USER_MAX + 1, named);

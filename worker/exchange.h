@@ -17,9 +17,13 @@ enum attempt {
 /* The master's answer to what was asked for: an exchange, or a refusal (enum login_refusal). */
 enum attempt exchange_take(struct session *s, struct channel *exchange, uint32_t *refusal);
 
+/* Whether the maildrop's files come with a yes. */
+enum exchange_files { FILES_NONE, FILES_MAY_COME, FILES_COME };
+
 /* Auth's verdict, an enum login_outcome; the exchange is over afterwards. `user`, if not NULL, has
- * PROTO_USER_MAX + 1 octets. `files` are the caller's on LOGIN_OK; NULL: none are expected. */
-uint32_t exchange_verdict(struct session *s, struct channel *exchange, char *user,
-                          int files[MAILDROP_FILES]);
+ * PROTO_USER_MAX + 1 octets. `files`, unless FILES_NONE, are the caller's on LOGIN_OK, all -1 if
+ * none came. */
+uint32_t exchange_verdict(struct session *s, struct channel *exchange, enum exchange_files expected,
+                          char *user, int files[MAILDROP_FILES]);
 
 #endif

@@ -187,16 +187,24 @@ static void add_text(struct lmtp *l, const unsigned char *octets, size_t size)
         spool_add(&l->spool, octets, size);
 }
 
-/* The client's octets past the command, at least one; NULL when the session is over. */
-static const unsigned char *hear_octets(struct session *s, size_t *size)
+static void hear_more(struct lmtp *l)
 {
+    if (stream_flush(&l->s->stream) == STREAM_OK)
+        lmtp_idle(l);
+    session_read_more(l->s);
+}
+
+/* The client's octets past the command, at least one; NULL when the session is over. */
+static const unsigned char *hear_octets(struct lmtp *l, size_t *size)
+{
+    struct session *s = l->s;
     const unsigned char *held = NULL;
     line_release(&s->input);
     for (*size = 0; s->end == 0;) {
         held = line_held(&s->input, size);
         if (*size > 0)
             return held;
-        session_read_more(s);
+        hear_more(l);
     }
     return NULL;
 }
@@ -212,7 +220,7 @@ static void run_data(struct lmtp *l, const char *text)
         return;
     }
     answer(l, LMTP_GO_AHEAD);
-    while (data.state != LMTP_DATA_END && (octets = hear_octets(l->s, &size)) != NULL) {
+    while (data.state != LMTP_DATA_END && (octets = hear_octets(l, &size)) != NULL) {
         size_t put = lmtp_data_take(&data, octets, size, clear, &used);
         add_text(l, clear, put);
         line_take(&l->s->input, used);
@@ -226,7 +234,7 @@ static void take_chunk(struct lmtp *l, uint64_t left, bool keep)
 {
     size_t size;
     const unsigned char *octets;
-    while (left > 0 && (octets = hear_octets(l->s, &size)) != NULL) {
+    while (left > 0 && (octets = hear_octets(l, &size)) != NULL) {
         if (size > left)
             size = (size_t)left;
         if (keep)
@@ -344,7 +352,7 @@ static void step(struct lmtp *l)
         line_release(&s->input);
         break;
     case LINE_MORE:
-        session_read_more(s);
+        hear_more(l);
         break;
     case LINE_TOO_LONG:
         answer(l, LMTP_LINE_TOO_LONG);
@@ -383,5 +391,6 @@ void lmtp_serve(struct session *s, int spool_fd)
         answer(l, LMTP_IDLE_TOO_LONG);
     }
     stream_close(&s->stream);
+    lmtp_release(l);
     free(l);
 }

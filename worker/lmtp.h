@@ -16,10 +16,21 @@ struct lmtp_recipient {
     char name[PROTO_USER_MAX + 1]; /* whose maildrop it is, by auth's word */
 };
 
+/* The maildrop granted last. It stays for a moment, so that the next message of a queue to the same
+ * address neither asks auth nor opens it again. */
+struct lmtp_held {
+    char address[PROTO_RECIPIENT_MAX + 1]; /* by which it was asked for; "": nothing is held */
+    char name[PROTO_USER_MAX + 1];         /* whose it is */
+    uint64_t until;                        /* base_now_ms(); auth's word counts no longer then */
+    int files[MAILDROP_FILES];             /* as granted, until it is opened */
+    struct maildrop *maildrop;             /* NULL: not opened yet */
+};
+
 /* What a session knows beyond what every session does. Starts as all zeros. */
 struct lmtp {
     struct session *s;
     struct spool spool;
+    struct lmtp_held held;
     char client[256]; /* as it calls itself; "": no LHLO yet */
 
     /* The transaction. */
@@ -42,5 +53,9 @@ void lmtp_serve(struct session *s, int spool_fd);
 enum lmtp_reply lmtp_check_recipient(struct lmtp *l, struct lmtp_recipient *to);
 /* Store the spooled message in one maildrop; LMTP_DELIVERED means that it is on disk. */
 enum lmtp_reply lmtp_deliver(struct lmtp *l, const struct lmtp_recipient *to);
+/* The client is waited for. One that has nothing to say for a moment keeps no maildrop. */
+void lmtp_idle(struct lmtp *l);
+/* Give back what is held; legal when nothing is. */
+void lmtp_release(struct lmtp *l);
 
 #endif

@@ -1,6 +1,7 @@
 /*
  * lmtp_deliver.c - from a recipient to a stored message: asks auth through the master, opens what
- * it grants, stores, closes. Runs in a worker, inside its sandbox. Holds one maildrop at a time.
+ * it grants, stores. Runs in a worker, inside its sandbox. Holds one maildrop at a time, and none
+ * for longer than a moment after auth granted it.
  *
  * What goes wrong is the sender's queue's to keep: 5xx is said only of what will not get better by
  * itself. A damaged file is not the sender's fault and will be repaired.
@@ -9,6 +10,7 @@
 #include "worker/exchange.h"
 #include "worker/lmtp.h"
 
+#include <poll.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -17,6 +19,7 @@
 
 enum {
     GRANTS_AGAIN_MAX = 3, /* times that granted files may turn out to be replaced */
+    HELD_MS = 1000,       /* of a grant: a queue's next message comes sooner */
     HEAD_MAX = 2560       /* octets put before a message: three addresses, two names */
 };
 
@@ -46,10 +49,49 @@ static void tell_log(struct lmtp *l, int priority, const char *format, ...)
     channel_send(&s->control, &s->record, true);
 }
 
-/* How auth answers, or LOGIN_UNAVAILABLE where it cannot. The session may have ended. */
-static uint32_t ask(struct lmtp *l, const char *recipient, enum recipient_purpose purpose,
-                    char name[PROTO_USER_MAX + 1], int files[MAILDROP_FILES])
+static void hold(struct lmtp *l, const char *address, const char *name,
+                 const int files[MAILDROP_FILES])
 {
+    struct lmtp_held *held = &l->held;
+    base_copy(held->address, sizeof held->address, address);
+    base_copy(held->name, sizeof held->name, name);
+    memcpy(held->files, files, sizeof held->files);
+    held->maildrop = NULL;
+    held->until = base_now_ms() + HELD_MS;
+}
+
+static bool is_held(const struct lmtp *l)
+{
+    return *l->held.address && base_now_ms() < l->held.until;
+}
+
+void lmtp_release(struct lmtp *l)
+{
+    struct lmtp_held *held = &l->held;
+    for (int i = 0; *held->address && !held->maildrop && i < MAILDROP_FILES; i++)
+        base_close(held->files[i]);
+    maildrop_close(held->maildrop);
+    held->maildrop = NULL;
+    held->address[0] = '\0';
+}
+
+void lmtp_idle(struct lmtp *l)
+{
+    struct pollfd watched[] = {{.fd = l->s->stream.fd, .events = POLLIN},
+                               {.fd = l->s->control.fd, .events = POLLIN}};
+    uint64_t now = base_now_ms(), until = l->held.until;
+    if (*l->held.address && poll(watched, 2, until > now ? (int)(until - now) : 0) == 0)
+        lmtp_release(l);
+}
+
+/* How auth answers, or LOGIN_UNAVAILABLE where it cannot; on LOGIN_OK `name` is whose it is, and
+ * what files came are held. The session may have ended. */
+static uint32_t ask(struct lmtp *l, const char *recipient, enum recipient_purpose purpose,
+                    char name[PROTO_USER_MAX + 1])
+{
+    static const enum exchange_files expected[] = {[RECIPIENT_CHECK] = FILES_NONE,
+                                                   [RECIPIENT_TAKE] = FILES_MAY_COME,
+                                                   [RECIPIENT_OPEN] = FILES_COME};
     struct session *s = l->s;
     struct channel exchange;
     uint32_t refusal;
@@ -63,7 +105,11 @@ static uint32_t ask(struct lmtp *l, const char *recipient, enum recipient_purpos
     }
     if (exchange_take(s, &exchange, &refusal) != ATTEMPT_VERDICT)
         return LOGIN_UNAVAILABLE;
-    return exchange_verdict(s, &exchange, name, files);
+    int files[MAILDROP_FILES] = {-1, -1, -1, -1};
+    uint32_t verdict = exchange_verdict(s, &exchange, expected[purpose], name, files);
+    if (verdict == LOGIN_OK && files[MAILDROP_LOCK] >= 0)
+        hold(l, recipient, name, files);
+    return verdict;
 }
 
 static enum lmtp_reply reply_to_verdict(uint32_t verdict)
@@ -82,7 +128,15 @@ static enum lmtp_reply reply_to_verdict(uint32_t verdict)
 
 enum lmtp_reply lmtp_check_recipient(struct lmtp *l, struct lmtp_recipient *to)
 {
-    uint32_t verdict = ask(l, to->path.mailbox, RECIPIENT_CHECK, to->name, NULL);
+    if (is_held(l) && strcmp(l->held.address, to->path.mailbox) == 0) {
+        base_copy(to->name, sizeof to->name, l->held.name);
+        return LMTP_RECIPIENT_OK;
+    }
+    /* Its maildrop is the first that the message goes to: what is there of it comes along. */
+    bool first = l->n == 0;
+    if (first)
+        lmtp_release(l);
+    uint32_t verdict = ask(l, to->path.mailbox, first ? RECIPIENT_TAKE : RECIPIENT_CHECK, to->name);
     if (verdict != LOGIN_OK)
         tell_log(l, LOG_NOTICE, "refused to=<%s> from=<%s> reason=%s", to->path.text,
                  l->mail.from.text, proto_outcome_name(verdict));
@@ -124,8 +178,7 @@ static void print_date(char *text, size_t size)
 }
 
 /* RFC 5321 section 4.4: final delivery adds Return-Path, and every hop a Received. */
-static size_t print_head(const struct lmtp *l, const struct lmtp_recipient *to, const char *name,
-                         char head[HEAD_MAX])
+static size_t print_head(const struct lmtp *l, const struct lmtp_recipient *to, char head[HEAD_MAX])
 {
     char date[64];
     print_date(date, sizeof date);
@@ -135,7 +188,7 @@ static size_t print_head(const struct lmtp *l, const struct lmtp_recipient *to, 
                         "Received: from %s (%s)\r\n"
                         "\tby %s (Poplar) with %s id %llu\r\n"
                         "\tfor <%s>; %s\r\n",
-                        l->mail.from.text, name, l->client, l->s->peer,
+                        l->mail.from.text, l->held.name, l->client, l->s->peer,
                         l->s->config->server.hostname, l->mail.utf8 ? "UTF8LMTP" : "LMTP",
                         (unsigned long long)l->s->number, to->path.text, date);
     return size > 0 && size < HEAD_MAX ? (size_t)size : 0;
@@ -156,47 +209,64 @@ static ssize_t read_source(void *context, void *buffer, size_t size)
     return got;
 }
 
-/* Open what was granted, store, close; the log is told how that went. */
-static enum store_outcome store(struct lmtp *l, const struct lmtp_recipient *to, const char *name,
-                                const int files[MAILDROP_FILES])
+/* What is held is ready to be written to. Its files are in nobody's hands if that fails. */
+static enum store_outcome make_ready(struct lmtp_held *held)
+{
+    if (held->maildrop)
+        return maildrop_resume(held->maildrop);
+    enum store_outcome outcome = maildrop_open(held->files, &held->maildrop);
+    if (outcome != STORE_OK)
+        held->address[0] = '\0';
+    return outcome;
+}
+
+/* Store in the maildrop that is held, and let go of it if that fails; the log is told how it went.
+ */
+static enum store_outcome store(struct lmtp *l, const struct lmtp_recipient *to)
 {
     const struct config *config = l->s->config;
+    struct lmtp_held *held = &l->held;
     char head[HEAD_MAX];
     struct source source = {.spool = &l->spool, .head = head};
-    source.head_size = print_head(l, to, name, head);
+    source.head_size = print_head(l, to, head);
     /* The message's own size was measured as it came in. */
     const struct maildrop_delivery delivery = {.quota_octets = config->store.quota_octets,
                                                .quota_messages = config->store.quota_messages,
                                                .utf8_headers = l->mail.utf8};
-    struct maildrop *maildrop = NULL;
-    enum store_outcome outcome = maildrop_open(files, &maildrop);
+    enum store_outcome outcome = make_ready(held);
     if (outcome == STORE_OK)
-        outcome = maildrop_deliver(maildrop, &delivery, read_source, &source, NULL);
-    if (outcome == STORE_OK)
-        tell_log(l, LOG_INFO, "delivered user=%s octets=%llu from=<%s> to=<%s>", name,
+        outcome = maildrop_deliver(held->maildrop, &delivery, read_source, &source, NULL);
+    if (outcome == STORE_OK) {
+        maildrop_rest(held->maildrop);
+        tell_log(l, LOG_INFO, "delivered user=%s octets=%llu from=<%s> to=<%s>", held->name,
                  (unsigned long long)(source.head_size + spool_size(&l->spool)), l->mail.from.text,
                  to->path.text);
-    else if (outcome != STORE_STALE)
+        return outcome;
+    }
+    if (outcome != STORE_STALE)
         tell_log(l, outcome == STORE_OVER_QUOTA ? LOG_NOTICE : LOG_WARNING,
-                 "not delivered user=%s from=<%s> to=<%s> reason=%s: %s", name, l->mail.from.text,
-                 to->path.text, maildrop_outcome_name(outcome), maildrop_error(maildrop));
-    maildrop_close(maildrop);
+                 "not delivered user=%s from=<%s> to=<%s> reason=%s: %s", held->name,
+                 l->mail.from.text, to->path.text, maildrop_outcome_name(outcome),
+                 maildrop_error(held->maildrop));
+    lmtp_release(l);
     return outcome;
 }
 
 enum lmtp_reply lmtp_deliver(struct lmtp *l, const struct lmtp_recipient *to)
 {
     enum store_outcome outcome = STORE_STALE;
+    if (is_held(l) && strcmp(l->held.name, to->name) == 0)
+        outcome = store(l, to);
     for (int again = 0; outcome == STORE_STALE && again <= GRANTS_AGAIN_MAX; again++) {
         char name[PROTO_USER_MAX + 1];
-        int files[MAILDROP_FILES];
-        uint32_t verdict = ask(l, to->path.mailbox, RECIPIENT_OPEN, name, files);
+        lmtp_release(l);
+        uint32_t verdict = ask(l, to->path.mailbox, RECIPIENT_OPEN, name);
         if (verdict != LOGIN_OK) {
             tell_log(l, LOG_WARNING, "not delivered to=<%s> from=<%s> reason=%s", to->path.text,
                      l->mail.from.text, proto_outcome_name(verdict));
             return reply_to_verdict(verdict);
         }
-        outcome = store(l, to, name, files);
+        outcome = store(l, to);
     }
     return reply_to_store(l, outcome);
 }

@@ -488,7 +488,7 @@ def test_grants_at_once(rogues):
     r.honest_again()
 
 
-ASK, OPEN = 1, 2  # enum recipient_purpose
+ASK, TAKE, OPEN = 1, 2, 3  # enum recipient_purpose
 
 
 def asking(name, purpose):
@@ -498,7 +498,7 @@ def asking(name, purpose):
 
 
 @pytest.mark.parametrize("name, purpose", [
-    (b"alice", 0), (b"alice", 3), (b"alice", 0xffffffff), (b"x" * 321, ASK)])
+    (b"alice", 0), (b"alice", OPEN + 1), (b"alice", 0xffffffff), (b"x" * 321, ASK)])
 def test_recipients_that_nobody_would_ask_for(rogues, name, purpose):
     """The record is well-formed; what it asks for is nothing that there is."""
     r = rogues("poplar-worker")
@@ -536,7 +536,7 @@ def test_recipients_that_no_worker_would_name(rogues, name):
     nothing is made outside the maildrops."""
     r = rogues("poplar-worker", delivery_accept="any")
     p = r.start()
-    r.tell("worker client", *asking(name, ASK), *asking(name, OPEN), "exit 0")
+    r.tell("worker client", *asking(name, ASK), *asking(name, TAKE), *asking(name, OPEN), "exit 0")
     with deliverer(p):
         pid = r.taken()
         wait_until(lambda: r.gone(pid), "the worker's end")
@@ -552,8 +552,12 @@ def test_deliverer_that_claims_another_user(rogues):
     maildrop that this client could not deliver to."""
     r = rogues("poplar-worker", delivery_trusted="root", auth_canonical="pam")
     p = r.start()
-    for uid, said in ((0, "verdict 0, files"), (65534, "verdict 12, no files")):
-        r.tell("worker client", *asking(b"alice", OPEN), f"send {record('grant-again')}")
+    for uid, purpose, said in ((0, OPEN, "verdict 0, files"),
+                               (0, TAKE, "verdict 0, files"), (0, ASK, "verdict 0, no files"),
+                               (65534, ASK, "verdict 12, no files"),
+                               (65534, TAKE, "verdict 12, no files"),
+                               (65534, OPEN, "verdict 12, no files")):
+        r.tell("worker client", *asking(b"alice", purpose), f"send {record('grant-again')}")
         os.seteuid(uid)
         try:
             with deliverer(p):

@@ -240,6 +240,77 @@ def test_many_recipients(start):
     assert len(mail_of(p)) == 1
 
 
+def asked(p):
+    """How often auth was asked about a recipient."""
+    found = re.findall(r'poplar_recipients_total{[^}]*} (\d+)', p.ctl("metrics").stdout.decode())
+    return sum(map(int, found))
+
+
+def held(p):
+    """The files of a maildrop that the one worker has."""
+    worker, = p.serving()
+    return [to for fd in Path(f"/proc/{worker}/fd").iterdir() if "/mail/" in (to := os.readlink(fd))]
+
+
+def test_one_question_a_message(start):
+    """For the first recipient what is there of a maildrop comes with the answer to RCPT."""
+    p = start()
+    Lmtp(p.lmtp).deliver(b"alice", b"bob")
+
+    def cost(*recipients):
+        c, before = Lmtp(p.lmtp), asked(p)
+        c.deliver(*recipients)
+        c.close()
+        return asked(p) - before
+    # A machine that is slow just now takes a second for it, and asks once more.
+    wait_until(lambda: cost(b"alice") == 1, "one question")
+    wait_until(lambda: cost(b"alice", b"bob") == 3, "three questions")
+
+
+def test_held_for_a_moment(start):
+    """A maildrop stays for the next message to the same address, and for no silent client."""
+    p = start()
+    c = Lmtp(p.lmtp)
+
+    def burst():
+        before = asked(p)
+        for _ in range(3):
+            c.deliver(b"alice")
+        sent.extend(range(3))
+        return asked(p) - before
+    sent = []
+    wait_until(lambda: burst() <= 1, "three messages for one question")
+    wait_until(lambda: not held(p), "the maildrop let go")
+    before = asked(p)
+    c.deliver(b"alice")
+    assert asked(p) > before
+    assert c.begin(b"alice") == [b"250 2.1.5 Recipient ok"]
+    wait_until(lambda: not held(p), "the maildrop let go, within a transaction")
+    assert c.data(MESSAGE) == [b"250 2.0.0 Delivered"]
+    # To and fro, by two names, and by another session in between.
+    other = Lmtp(p.lmtp)
+    for _ in range(3):
+        assert c.deliver(b"alice", b"bob", b"alice+x") == [b"250 2.0.0 Delivered"] * 3
+        assert other.deliver(b"bob", b"alice") == [b"250 2.0.0 Delivered"] * 2
+    assert len(mail_of(p)) == len(sent) + 2 + 3 * 2
+    assert len(mail_of(p, "bob")) == 3 * 2
+
+
+def test_deleted_while_held(start):
+    """Mail never goes into a maildrop that is no more."""
+    p = start()
+    c = Lmtp(p.lmtp)
+    for begun in (False, True):
+        c.deliver(b"alice")
+        if begun:
+            c.begin(b"alice")
+        p.ctl("mailbox", "delete", "--yes", "alice")
+        answers = c.data(MESSAGE) if begun else c.deliver(b"alice")
+        assert answers == [b"250 2.0.0 Delivered"]
+        assert len(mail_of(p)) == 1
+        p.ctl("mailbox", "delete", "--yes", "alice")
+
+
 def test_null_sender_and_source_route(start):
     p = start()
     c = Lmtp(p.lmtp)

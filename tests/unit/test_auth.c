@@ -213,9 +213,9 @@ static enum channel_outcome next(void)
     }
 }
 
-/* What the worker was told, and that the master was told the same before. LOGIN_OK: `files` are
- * the caller's, unless NULL. */
-static void expect(enum login_outcome outcome, const char *user, int *files)
+/* What the worker was told, and that the master was told the same before. Files that were granted
+ * are the caller's, unless NULL. */
+static void expect_files(enum login_outcome outcome, const char *user, bool expected, int *files)
 {
     char told[PROTO_USER_MAX + 1];
     bool granted = false;
@@ -236,7 +236,7 @@ static void expect(enum login_outcome outcome, const char *user, int *files)
     }
     assert_true(message_get_text(&message, told, sizeof told));
     assert_string_equal(told, outcome == LOGIN_OK ? user : "");
-    assert_int_equal(granted, outcome == LOGIN_OK);
+    assert_int_equal(granted, expected);
     message_clear(&message);
     assert_int_equal(channel_receive(&worker, &message, true, NULL), CHANNEL_END);
     channel_close(&worker);
@@ -250,6 +250,11 @@ static void expect(enum login_outcome outcome, const char *user, int *files)
     assert_true(message_get_text(&message, told, sizeof told));
     assert_string_equal(told, user);
     message_clear(&message);
+}
+
+static void expect(enum login_outcome outcome, const char *user, int *files)
+{
+    expect_files(outcome, user, outcome == LOGIN_OK, files);
 }
 
 static void expect_vacant(void)
@@ -472,6 +477,29 @@ static void test_grant_and_ping(void **state)
     assert_int_equal(channel_send(&master, &message, true), CHANNEL_OK);
     assert_int_equal(next(), CHANNEL_OK);
     assert_int_equal(message.rule->type, PROTO_PONG);
+}
+
+/* Mail comes in: whom auth means, and which of the questions the files of a maildrop answer. */
+static void test_recipient(void **state)
+{
+    static const struct {
+        enum proto_service service;
+        bool granted;
+    } asked[] = {
+        {SERVE_CHECK, false},  {SERVE_TAKE, false}, {SERVE_CHECK, false}, /* nothing was made */
+        {SERVE_DELIVER, true}, {SERVE_TAKE, true},  {SERVE_CHECK, false}, {SERVE_DELIVER, true},
+    };
+    (void)state;
+    set("auth", "first_uid", "1");
+    start();
+    for (size_t i = 0; i < ARRAY_SIZE(asked); i++) {
+        serve(asked[i].service, "games+detail");
+        expect_files(LOGIN_OK, "games", asked[i].granted, NULL);
+        expect_vacant();
+    }
+    serve(SERVE_TAKE, "no-such-account");
+    expect(LOGIN_NO_USER, "no-such-account", NULL);
+    expect_vacant();
 }
 
 static void test_no_maildrop(void **state)
@@ -868,6 +896,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_bad_worker, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_silent_worker, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_grant_and_ping, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_recipient, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_no_maildrop, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_refused_accounts, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_service_file, set_up, tear_down),

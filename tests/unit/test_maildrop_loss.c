@@ -139,6 +139,36 @@ static void test_outside_closer_meets_session(void **state)
     check_messages(2);
 }
 
+/* At rest: whoever else writes to its files, by SQLite or past it, is found out. */
+static void test_at_rest(void **state)
+{
+    char path[80], octet;
+    struct maildrop *m = test_drop_open(&drop);
+    int fds[MAILDROP_FILES];
+
+    (void)state;
+    assert_int_equal(test_deliver_text(m, "one\n"), STORE_OK);
+    maildrop_rest(m);
+    assert_int_equal(maildrop_resume(m), STORE_OK);
+    assert_int_equal(test_deliver_text(m, "two\n"), STORE_OK);
+    maildrop_rest(m);
+    test_outside(&drop, "UPDATE state SET login = 1");
+    assert_int_equal(maildrop_resume(m), STORE_STALE);
+    for (unsigned file = MAILDROP_DB; file <= MAILDROP_WAL; file++) {
+        maildrop_rest(m);
+        assert_int_equal(maildrop_resume(m), STORE_OK);
+        test_drop_path(&drop, (enum maildrop_file)file, path);
+        fds[file] = open(path, O_RDWR | O_CLOEXEC);
+        assert_int_equal(pread(fds[file], &octet, 1, 0), 1);
+        assert_int_equal(pwrite(fds[file], &octet, 1, 0), 1);
+        assert_int_equal(maildrop_resume(m), STORE_STALE);
+    }
+    maildrop_close(m);
+    close(fds[MAILDROP_DB]); /* which would have ended this process's locks */
+    close(fds[MAILDROP_WAL]);
+    check_messages(2);
+}
+
 /* Closing the descriptors of a second grant would end SQLite's POSIX locks on the first, an
  * outside closer would then unlink -wal, and the next commit would go nowhere. */
 static void test_second_open_in_one_process(void **state)
@@ -421,6 +451,7 @@ int main(int argc, char **argv)
         cmocka_unit_test_setup_teardown(test_outside_closer_meets_grant, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_one_link_gone, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_outside_closer_meets_session, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_at_rest, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_second_open_in_one_process, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_no_descriptor_stays, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_kill_at_any_moment, set_up, tear_down),
