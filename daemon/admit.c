@@ -80,40 +80,43 @@ static void send_away(struct master *m, struct waiting **at)
  * after all sessions. False if none may. */
 static bool make_room(struct master *m)
 {
+    struct holder {
+        struct worker *worker;
+        struct waiting **waiting; /* one of the two */
+    };
     size_t all = m->n_sessions + m->n_waiting, n = 0;
     struct pool_candidate *candidates = base_alloc(all * sizeof *candidates);
-    struct worker **workers = base_alloc(all * sizeof(struct worker *));
+    struct holder *holders = base_alloc(all * sizeof *holders);
     for (struct worker *w = m->workers; w && n < m->n_sessions; w = w->next) {
         if (w->channel.state & (STATE_STARTING | STATE_IDLE))
             continue;
-        workers[n] = w;
+        holders[n] = (struct holder){.worker = w};
         candidates[n++] = (struct pool_candidate){
             .source = w->source,
             .arrival = w->session,
             .counts = w->channel.state & (STATE_CLIENT | STATE_LOGIN) && !w->ended_by_us,
             .may_go = w->channel.state == STATE_CLIENT && !w->ended_by_us};
     }
-    size_t n_workers = n;
-    for (const struct waiting *waiting = m->waiting; waiting; waiting = waiting->next, n++)
-        candidates[n] = (struct pool_candidate){.source = address_source(&waiting->peer),
+    for (struct waiting **at = &m->waiting; *at; at = &(*at)->next) {
+        holders[n] = (struct holder){.waiting = at};
+        candidates[n] = (struct pool_candidate){.source = address_source(&(*at)->peer),
                                                 .arrival = UINT64_MAX / 2 + n,
-                                                .counts = waiting->door != DOOR_LMTP,
-                                                .may_go = waiting->door != DOOR_LMTP};
+                                                .counts = (*at)->door != DOOR_LMTP,
+                                                .may_go = (*at)->door != DOOR_LMTP};
+        n++;
+    }
     uint64_t seed;
     base_random(&seed, sizeof seed);
     long victim = pool_victim(candidates, n, seed);
-    if (victim >= 0 && (size_t)victim < n_workers) {
-        struct log_about about = workers_about(workers[victim]);
+    if (victim >= 0 && holders[victim].worker) {
+        struct log_about about = workers_about(holders[victim].worker);
         tell_victim(&about);
-        workers_end(m, workers[victim]);
+        workers_end(m, holders[victim].worker);
     } else if (victim >= 0) {
-        struct waiting **at = &m->waiting;
-        for (size_t i = n_workers; i < (size_t)victim; i++)
-            at = &(*at)->next;
-        send_away(m, at);
+        send_away(m, holders[victim].waiting);
     }
     free(candidates);
-    free(workers);
+    free(holders);
     return victim >= 0;
 }
 

@@ -219,7 +219,8 @@ static void put_entry(struct session *s, const char *before, size_t index, const
 static void put_scan(struct session *s, const char *before, size_t index)
 {
     char digits[STREAM_DIGITS_MAX];
-    put_entry(s, before, index, digits, stream_digits(view_size(&s->view, index), digits));
+    size_t size = stream_digits(view_size(&s->view, index), digits);
+    put_entry(s, before, index, digits, size);
 }
 
 static void put_uidl(struct session *s, const char *before, size_t index)
