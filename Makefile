@@ -104,7 +104,8 @@ $(FAULTS): $(B)/tests/%: $(B)/tests/faults/%.o $(FAULTS_O) $(INSIDE_O) $(CTL_O) 
 	@mkdir -p $(@D)
 	$(call say,$@)
 	$(Q)$(link) -o $@ $^ -lcmocka -linih -ljansson -lpam -lssl -lcrypto -lsqlite3 -lseccomp -lidn
-$(B)/tests/test_no_memory: private override LDFLAGS += $(foreach f,malloc calloc realloc reallocarray strdup free,-Wl,--wrap=$(f))
+refusing := malloc calloc realloc reallocarray strdup free sqlite3_prepare_v2 sqlite3_prepare_v3 sqlite3_step sqlite3_exec
+$(FAULTS): private override LDFLAGS += $(refusing:%=-Wl,--wrap=%)
 
 # Conversation files against a real worker.
 $(B)/tests/converse: $(patsubst %.c,$(B)/%.o,$(wildcard tests/protocol/*.c)) $(WORKER_O) $(STORE_O) \

@@ -203,28 +203,29 @@ static enum store_outcome find_due(struct maildrop *m, int64_t before, int64_t *
     return outcome == STORE_END ? STORE_OK : outcome;
 }
 
-/* Delete some of what is due; `n` 0 when nothing was. */
+/* Delete some of what is due; `n` says how many, 0 when nothing was or on a failure. */
 static enum store_outcome expire_some(struct maildrop *m, int64_t before, int64_t now, size_t *n)
 {
     int64_t ids[EXPIRE_MESSAGES];
+    size_t due;
     struct maildrop_totals totals;
-    enum store_outcome outcome = find_due(m, before, ids, n);
+    enum store_outcome outcome = find_due(m, before, ids, &due);
 
-    if (outcome != STORE_OK || *n == 0)
-        return outcome;
     *n = 0;
+    if (outcome != STORE_OK || due == 0)
+        return outcome;
     if ((outcome = handle_begin_write(m)) != STORE_OK)
         return outcome;
     /* Look again under the lock. */
     if ((outcome = handle_state(m, &totals)) == STORE_OK)
-        outcome = find_due(m, before, ids, n);
-    for (size_t i = 0; outcome == STORE_OK && i < *n; i++)
+        outcome = find_due(m, before, ids, &due);
+    for (size_t i = 0; outcome == STORE_OK && i < due; i++)
         outcome = delete_one(m, ids[i], now, &totals);
     if (outcome == STORE_OK)
         outcome = handle_set_state(m, &totals);
     outcome = handle_end_write(m, outcome);
-    if (outcome != STORE_OK)
-        *n = 0;
+    if (outcome == STORE_OK)
+        *n = due;
     return outcome;
 }
 
@@ -258,9 +259,13 @@ enum store_outcome maildrop_login(struct maildrop *maildrop, uint64_t delay, uin
     enum store_outcome outcome;
 
     handle_begin_call(maildrop);
-    if ((outcome = handle_prepare(maildrop, STATEMENT_LOGIN, &statement)) != STORE_OK ||
-        (outcome = handle_step(maildrop, statement)) != STORE_OK)
-        return outcome == STORE_END ? STORE_DAMAGED : outcome;
+    if ((outcome = handle_prepare(maildrop, STATEMENT_LOGIN, &statement)) != STORE_OK)
+        return outcome;
+    outcome = handle_step(maildrop, statement);
+    if (outcome == STORE_END)
+        return handle_fail(maildrop, STORE_DAMAGED, "the totals row is missing");
+    if (outcome != STORE_OK)
+        return outcome;
     handle_column(statement, 0, &last); /* what is no time is none */
     sqlite3_reset(statement);
     *wait = 0;

@@ -310,9 +310,9 @@ static enum store_outcome deliver_in_batch(struct intake *in,
     if (outcome != STORE_OK || (outcome = handle_run(m, STATEMENT_SAVE)) != STORE_OK)
         return outcome;
     outcome = deliver(in, delivery, source, context);
-    if (sqlite3_get_autocommit(m->db)) {
-        m->batch_outcome = outcome != STORE_OK ? outcome : STORE_IO;
-        return m->batch_outcome;
+    if (outcome != STORE_OK && sqlite3_get_autocommit(m->db)) {
+        m->batch_outcome = outcome;
+        return outcome;
     }
     if (outcome != STORE_OK && handle_run(m, STATEMENT_UNDO) != STORE_OK)
         m->batch_outcome = outcome;

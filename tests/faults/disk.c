@@ -66,8 +66,7 @@ void disk_set_seed(uint64_t seed)
     self.seed = seed;
 }
 
-/* Whether this call is to go wrong. */
-static bool is_wrong(enum disk_call call)
+bool disk_is_wrong(enum disk_call call)
 {
     if (!self.armed || call != self.fault.call)
         return false;
@@ -87,7 +86,7 @@ static size_t half(size_t size)
 
 static ssize_t read_at(int fd, void *octets, size_t size, off_t offset)
 {
-    if (is_wrong(DISK_READ)) {
+    if (disk_is_wrong(DISK_READ)) {
         if (self.fault.error != 0)
             return -1;
         size = half(size);
@@ -99,7 +98,7 @@ static ssize_t write_at(int fd, const void *octets, size_t size, off_t offset)
 {
     ssize_t put;
 
-    if (is_wrong(DISK_WRITE)) {
+    if (disk_is_wrong(DISK_WRITE)) {
         if (self.fault.error != 0)
             return -1;
         size = half(size);
@@ -132,7 +131,7 @@ void disk_install(void)
 
 static int sync_file(int fd)
 {
-    if (is_wrong(DISK_SYNC)) {
+    if (disk_is_wrong(DISK_SYNC)) {
         disk_note_sync(fd, false);
         return -1;
     }
@@ -143,7 +142,7 @@ static int sync_file(int fd)
 int ftruncate(int fd, off_t size)
 {
     REAL(ftruncate);
-    if (is_wrong(DISK_TRUNCATE) && self.fault.error != 0)
+    if (disk_is_wrong(DISK_TRUNCATE) && self.fault.error != 0)
         return -1;
     if (real(fd, size) < 0)
         return -1;
@@ -166,7 +165,7 @@ ssize_t write(int fd, const void *octets, size_t size)
     ssize_t put;
 
     REAL(write);
-    if (is_wrong(DISK_WRITE)) {
+    if (disk_is_wrong(DISK_WRITE)) {
         if (self.fault.error != 0)
             return -1;
         size = half(size);
@@ -180,7 +179,7 @@ ssize_t write(int fd, const void *octets, size_t size)
 int mkdirat(int dir, const char *path, mode_t mode)
 {
     REAL(mkdirat);
-    if (is_wrong(DISK_NAME) || real(dir, path, mode) < 0)
+    if (disk_is_wrong(DISK_NAME) || real(dir, path, mode) < 0)
         return -1;
     disk_note_made(dir, path);
     return 0;
@@ -191,7 +190,7 @@ int renameat2(int from, const char *path, int to, const char *name, unsigned fla
     REAL(renameat2);
     if (from != to)
         abort(); /* nobody does */
-    if (is_wrong(DISK_NAME) || real(from, path, to, name, flags) < 0)
+    if (disk_is_wrong(DISK_NAME) || real(from, path, to, name, flags) < 0)
         return -1;
     disk_note_renamed(from, path, name);
     return 0;
@@ -200,7 +199,7 @@ int renameat2(int from, const char *path, int to, const char *name, unsigned fla
 int unlinkat(int dir, const char *path, int flags)
 {
     REAL(unlinkat);
-    if (is_wrong(DISK_NAME) || real(dir, path, flags) < 0)
+    if (disk_is_wrong(DISK_NAME) || real(dir, path, flags) < 0)
         return -1;
     disk_note_removed(dir, path);
     return 0;
@@ -220,7 +219,7 @@ long syscall(long number, ...)
     va_end(arguments);
     makes = number == SYS_openat2 && ((const struct open_how *)a[2])->flags & O_CREAT &&
             faccessat((int)a[0], (const char *)a[1], F_OK, AT_SYMLINK_NOFOLLOW) < 0;
-    if (makes && is_wrong(DISK_NAME))
+    if (makes && disk_is_wrong(DISK_NAME))
         return -1;
     result = real(number, a[0], a[1], a[2], a[3], a[4]);
     if (makes && result >= 0)
@@ -233,6 +232,8 @@ ssize_t getrandom(void *buffer, size_t size, unsigned flags)
     unsigned char *octets = buffer;
 
     (void)flags;
+    if (disk_is_wrong(DISK_RANDOM))
+        return -1;
     for (size_t i = 0; i < size; i++)
         octets[i] = (unsigned char)disk_random(&self.seed);
     return (ssize_t)size;
@@ -243,4 +244,49 @@ time_t time(time_t *out)
     if (out)
         *out = (time_t)self.now;
     return (time_t)self.now;
+}
+
+/* In the place of the product's calls of SQLite, by the linker. SQLite's own of the same are left
+ * alone: sqlite3_exec() would forget a failure that its statement does not know of. */
+
+int __real_sqlite3_prepare_v2(sqlite3 *db, const char *sql, int size, sqlite3_stmt **ready,
+                              const char **rest);
+int __real_sqlite3_prepare_v3(sqlite3 *db, const char *sql, int size, unsigned flags,
+                              sqlite3_stmt **ready, const char **rest);
+int __real_sqlite3_step(sqlite3_stmt *statement);
+int __real_sqlite3_exec(sqlite3 *db, const char *sql, sqlite3_callback each, void *context,
+                        char **error);
+int __wrap_sqlite3_prepare_v2(sqlite3 *db, const char *sql, int size, sqlite3_stmt **ready,
+                              const char **rest);
+int __wrap_sqlite3_prepare_v3(sqlite3 *db, const char *sql, int size, unsigned flags,
+                              sqlite3_stmt **ready, const char **rest);
+int __wrap_sqlite3_step(sqlite3_stmt *statement);
+int __wrap_sqlite3_exec(sqlite3 *db, const char *sql, sqlite3_callback each, void *context,
+                        char **error);
+
+int __wrap_sqlite3_prepare_v2(sqlite3 *db, const char *sql, int size, sqlite3_stmt **ready,
+                              const char **rest)
+{
+    return disk_is_wrong(DISK_STATEMENT) ? self.fault.error
+                                         : __real_sqlite3_prepare_v2(db, sql, size, ready, rest);
+}
+
+int __wrap_sqlite3_prepare_v3(sqlite3 *db, const char *sql, int size, unsigned flags,
+                              sqlite3_stmt **ready, const char **rest)
+{
+    return disk_is_wrong(DISK_STATEMENT)
+               ? self.fault.error
+               : __real_sqlite3_prepare_v3(db, sql, size, flags, ready, rest);
+}
+
+int __wrap_sqlite3_step(sqlite3_stmt *statement)
+{
+    return disk_is_wrong(DISK_STATEMENT) ? self.fault.error : __real_sqlite3_step(statement);
+}
+
+int __wrap_sqlite3_exec(sqlite3 *db, const char *sql, sqlite3_callback each, void *context,
+                        char **error)
+{
+    return disk_is_wrong(DISK_STATEMENT) ? self.fault.error
+                                         : __real_sqlite3_exec(db, sql, each, context, error);
 }

@@ -5,6 +5,8 @@
  * Stands between the product and the kernel: in SQLite's slots for pread, pwrite and ftruncate, and
  * in front of libc for what the product calls itself (write, fsync, fdatasync, mkdirat, renameat2,
  * unlinkat, openat2). Clock and randomness are the test's too, so that a seed repeats a run.
+ *
+ * Two more things may fail in the same way: SQLite's statements, and memory (memory.h).
  */
 #ifndef POPLAR_TESTS_DISK_H
 #define POPLAR_TESTS_DISK_H
@@ -14,7 +16,18 @@
 #include <stdint.h>
 #include <sys/types.h>
 
-enum disk_call { DISK_READ, DISK_WRITE, DISK_SYNC, DISK_TRUNCATE, DISK_NAME, DISK_CALLS };
+enum disk_call {
+    DISK_READ,
+    DISK_WRITE,
+    DISK_SYNC,
+    DISK_TRUNCATE,
+    DISK_NAME,
+    DISK_STATEMENT,  /* prepared or stepped; it is not done, and `error` is SQLite's */
+    DISK_MEMORY,     /* any allocation */
+    DISK_OUR_MEMORY, /* the product's own: SQLite and OpenSSL have theirs */
+    DISK_RANDOM,
+    DISK_CALLS
+};
 
 /* The nth call of a kind (from 1) goes wrong, and with `for_ever` every later one. `error` 0: it is
  * done by half, as read(2) and write(2) may; the next one is whole again. */
@@ -33,6 +46,9 @@ void disk_fail(const struct disk_fault *fault);
 
 /* Whether the fault was met since disk_fail(). */
 bool disk_failed(void);
+
+/* For the stand-ins: whether this call is to go wrong. */
+bool disk_is_wrong(enum disk_call call);
 
 /* The clock stands still unless it is moved; randomness comes from the seed. */
 void disk_set_clock(int64_t now);

@@ -1,17 +1,20 @@
 /*
  * test_disk_faults.c - every single read, write, sync and truncation of what the store does goes
- * wrong, once and for ever, in each way that a disk knows. (Without LONG=1 in the environment, not
- * every one of the later calls of what makes many.)
+ * wrong, once and for ever, in each way that a disk knows; and each of its statements, and each of
+ * its allocations. (Without LONG=1 in the environment, not every one of the later calls of what
+ * makes many.)
  *
  * Whatever happens: a change that was acknowledged is there after the maildrop is opened again, one
  * that was not is there as a whole or not at all, nothing else has changed, the check is clean.
  */
 #include "store/backup.h"
+#include "store/check.h"
 #include "store/handle.h"
 #include "store/lock.h"
 #include "store/manage.h"
 #include "tests/faults/disk.h"
 #include "tests/faults/granted.h"
+#include "tests/faults/memory.h"
 #include "tests/faults/witness.h"
 #include <errno.h>
 
@@ -32,6 +35,17 @@ static enum store_outcome deliver_large(struct maildrop *m)
     return witness_deliver(m, 101, 900000, NULL);
 }
 
+static const char utf8_header[] = "Subject: h\xc3\xa9\r\nFrom: h\xc3\xa9 <a@example.org>\r\n\r\n";
+
+/* Sessions without UTF8 are to get a surrogate. */
+static enum store_outcome deliver_utf8(struct maildrop *m)
+{
+    struct test_text text = {.octets = utf8_header, .size = sizeof(utf8_header) - 1};
+
+    return maildrop_deliver(m, &(struct maildrop_delivery){.utf8_headers = true}, test_text_read,
+                            &text, NULL);
+}
+
 static enum store_outcome quit_keeping(struct maildrop *m)
 {
     return maildrop_commit(m, (int64_t[]){3, 4}, 2, (int64_t[]){4, 6, 7}, 3, DAY);
@@ -50,7 +64,7 @@ static enum store_outcome checkpoint(struct maildrop *m)
     return STORE_OK;
 }
 
-/* The second of three is refused, which undoes it alone. */
+/* The second of three is refused, which undoes it alone; it takes no randomness from the third. */
 static enum store_outcome import(struct maildrop *m)
 {
     const unsigned char key[MANAGE_KEY_SIZE] = "a key";
@@ -60,7 +74,8 @@ static enum store_outcome import(struct maildrop *m)
     if (outcome != STORE_OK)
         return outcome;
     outcome = witness_deliver(m, 102, 50000, NULL);
-    maildrop_deliver(m, &(struct maildrop_delivery){0}, test_text_read, &text, NULL);
+    maildrop_deliver(m, &(struct maildrop_delivery){.uidl = "refused"}, test_text_read, &text,
+                     NULL);
     third = witness_deliver(m, 103, 3000, NULL);
     if (outcome == STORE_OK)
         outcome = third;
@@ -70,11 +85,13 @@ static enum store_outcome import(struct maildrop *m)
     return outcome == STORE_OK ? third : outcome;
 }
 
+/* A part may be done, and then it is said how much. All that is due fits into one. */
 static enum store_outcome expire(struct maildrop *m)
 {
-    uint64_t removed;
+    uint64_t removed = 0;
+    const enum store_outcome outcome = maildrop_expire(m, DAY, 0, &removed);
 
-    return maildrop_expire(m, DAY, 0, &removed);
+    return removed > 0 ? STORE_OK : outcome;
 }
 
 /* Changes nothing that a session sees. */
@@ -98,6 +115,56 @@ static enum store_outcome compact(struct maildrop *m)
 static enum store_outcome restore(struct maildrop *m)
 {
     return manage_undelete(m, (int64_t[]){5, 8}, 2);
+}
+
+/* All that a session and poplarctl read. */
+static enum store_outcome read_all(struct maildrop *m)
+{
+    struct maildrop_snapshot *snapshot = NULL;
+    struct maildrop_message message = {0};
+    struct maildrop_totals totals;
+    char octets[100], *header = NULL;
+    size_t got, size;
+    uint64_t header_size, body;
+    bool off;
+    enum store_outcome outcome;
+
+    if ((outcome = maildrop_totals(m, &totals)) != STORE_OK ||
+        (outcome = maildrop_pop3_off(m, &off)) != STORE_OK ||
+        (outcome = maildrop_snapshot(m, &totals, &snapshot)) != STORE_OK)
+        return outcome;
+    assert_false(off);
+    assert_int_equal(maildrop_snapshot_count(snapshot), totals.messages);
+    maildrop_snapshot_free(snapshot);
+    while ((outcome = maildrop_next(m, message.id, &message)) == STORE_OK) {
+        outcome = maildrop_read_first(m, message.id, octets, sizeof(octets), &got, &header_size);
+        if (outcome != STORE_OK)
+            return outcome;
+        assert_int_equal(header_size, message.header_size);
+    }
+    if (outcome == STORE_END)
+        outcome = maildrop_surrogate(m, totals.last_id, &header, &size, &body);
+    if (outcome == STORE_OK)
+        assert_int_equal(body, sizeof(utf8_header) - 1);
+    free(header);
+    return outcome;
+}
+
+static bool note_damage(void *context, const char *damage, uint64_t octets)
+{
+    (void)octets;
+    if (damage)
+        *(enum store_outcome *)context = STORE_DAMAGED;
+    return true;
+}
+
+/* Which tells of all that keeps it from looking as of a damage. */
+static enum store_outcome check(struct maildrop *m)
+{
+    enum store_outcome found = STORE_OK;
+    const enum store_outcome outcome = check_run(m, note_damage, &found);
+
+    return outcome == STORE_OK ? found : outcome;
 }
 
 static enum store_outcome login(struct maildrop *m)
@@ -145,6 +212,7 @@ static const struct scenario {
 } scenarios[] = {
     {"a small delivery", deliver_small, FILLED, false},
     {"a large delivery", deliver_large, FILLED, false},
+    {"a delivery with UTF-8 in its header", deliver_utf8, FILLED, false},
     {"QUIT, deletions can be undone", quit_keeping, FILLED, false},
     {"QUIT, deletions for good", quit_for_good, FILLED, false},
     {"a checkpoint", checkpoint, FILLED, false},
@@ -154,6 +222,8 @@ static const struct scenario {
     {"compaction", compact, FILLED, false},
     {"undeletion", restore, FILLED, false},
     {"a login that is noted", login, FILLED, false},
+    {"reading", read_all, FILLED, false},
+    {"a check", check, FILLED, false},
     {"a restoration", put_back, FILLED, false},
     {"an opening", open_it, FILLED, true},
     {"an opening with a large WAL", open_it, LARGE_WAL, true},
@@ -165,11 +235,20 @@ static const struct way {
     enum disk_call call;
     int error;
 } ways[] = {
-    {"write: I/O error", DISK_WRITE, EIO},       {"write: disk full", DISK_WRITE, ENOSPC},
-    {"write: over quota", DISK_WRITE, EDQUOT},   {"write: cut short", DISK_WRITE, 0},
-    {"sync: I/O error", DISK_SYNC, EIO},         {"sync: disk full", DISK_SYNC, ENOSPC},
-    {"truncate: I/O error", DISK_TRUNCATE, EIO}, {"read: I/O error", DISK_READ, EIO},
+    {"write: I/O error", DISK_WRITE, EIO},
+    {"write: disk full", DISK_WRITE, ENOSPC},
+    {"write: over quota", DISK_WRITE, EDQUOT},
+    {"write: cut short", DISK_WRITE, 0},
+    {"sync: I/O error", DISK_SYNC, EIO},
+    {"sync: disk full", DISK_SYNC, ENOSPC},
+    {"truncate: I/O error", DISK_TRUNCATE, EIO},
+    {"read: I/O error", DISK_READ, EIO},
     {"read: cut short", DISK_READ, 0},
+    {"statement: I/O error", DISK_STATEMENT, SQLITE_IOERR},
+    {"statement: busy", DISK_STATEMENT, SQLITE_BUSY},
+    {"memory of SQLite's", DISK_MEMORY, ENOMEM},
+    {"memory", DISK_OUR_MEMORY, ENOMEM},
+    {"randomness", DISK_RANDOM, ENOSYS},
 };
 
 /* What a session sees after the maildrop was opened once more; false if that was not possible. */
@@ -201,12 +280,14 @@ static void look_at_once(struct maildrop *m, enum store_outcome outcome,
         fail_msg("%s: %s, but it is seen", what, maildrop_outcome_name(outcome));
 }
 
-/* The call to fail after this one. */
-static unsigned next_call(unsigned nth)
+/* The call to fail after this one: each one of a kind of which there are few. */
+static unsigned next_call(const struct disk_fault *fault)
 {
+    const bool few =
+        fault->call == DISK_OUR_MEMORY || (fault->call == DISK_STATEMENT && !fault->for_ever);
     const char *all = getenv("LONG");
 
-    return nth + 1 + (all && strcmp(all, "1") == 0 ? 0 : nth / 3);
+    return fault->nth + 1 + (few || (all && strcmp(all, "1") == 0) ? 0 : fault->nth / 3);
 }
 
 /* Try it with one fault; whether that was met. `after` is what success looks like. */
@@ -270,7 +351,7 @@ static void try_scenario(const struct scenario *scenario)
         for (int for_ever = 0; for_ever <= (ways[way].error != 0); for_ever++) {
             struct disk_fault fault = {ways[way].call, 1, for_ever, ways[way].error};
 
-            for (bool met = true; met && fault.nth < LIMIT; fault.nth = next_call(fault.nth)) {
+            for (bool met = true; met && fault.nth < LIMIT; fault.nth = next_call(&fault)) {
                 snprintf(what, sizeof(what), "%s, %s at call %u%s", scenario->name, ways[way].name,
                          fault.nth, for_ever ? " and later" : "");
                 met = try(scenario, &fault, &before, &after, what);
@@ -370,6 +451,7 @@ static void fill(struct maildrop *m)
     }
     assert_int_equal(maildrop_commit(m, NULL, 0, (int64_t[]){5, 8}, 2, 10), STORE_OK);
     assert_int_equal(witness_deliver(m, 9, 2000, NULL), STORE_OK);
+    assert_int_equal(deliver_utf8(m), STORE_OK);
 }
 
 static int enter(void **state)
@@ -424,7 +506,8 @@ int main(int argc, char **argv)
 
     if (argc == 4 && strcmp(argv[1], "outside") == 0)
         return test_outside_sqlite(argv[2], argv[3]);
-    if (maildrop_library_init(false) != STORE_OK) /* a backup is opened by its path */
+    if (!memory_install() ||
+        maildrop_library_init(false) != STORE_OK) /* a backup is opened by its path */
         return 1;
     disk_install();
     disk_set_clock(NOW);

@@ -2,144 +2,12 @@
  * test_no_memory.c - the nth allocation fails, once and from then on, over a whole POP3 session and
  * a delivery by LMTP: the session may end, but in order, with nothing lost, done in part or leaked.
  * (Without LONG=1 in the environment, not every one of the later allocations.)
- *
- * The linker puts the functions here in the place of the product's calls of malloc() and its kin;
- * SQLite and OpenSSL have hooks for the same. What is not given back is counted.
  */
 #include "tests/faults/disk.h"
+#include "tests/faults/memory.h"
 #include "tests/faults/witness.h"
 #include "tests/support/inside.h"
 #include <errno.h>
-#include <malloc.h>
-#include <openssl/crypto.h>
-
-static struct {
-    bool armed, for_ever, met;
-    unsigned nth, count;
-    int live;
-} memory;
-
-void *__real_malloc(size_t size);
-void *__real_calloc(size_t n, size_t size);
-void *__real_realloc(void *old, size_t size);
-void __real_free(void *block);
-void *__wrap_malloc(size_t size);
-void *__wrap_calloc(size_t n, size_t size);
-void *__wrap_realloc(void *old, size_t size);
-void *__wrap_reallocarray(void *old, size_t n, size_t size);
-char *__wrap_strdup(const char *text);
-void __wrap_free(void *block);
-
-static bool is_refused(void)
-{
-    if (!memory.armed)
-        return false;
-    memory.count++;
-    if (memory.count != memory.nth && !(memory.for_ever && memory.count > memory.nth))
-        return false;
-    memory.met = true;
-    errno = ENOMEM;
-    return true;
-}
-
-/* What the world around a session allocates does not count. */
-static void pause_for(bool acts)
-{
-    memory.armed = !acts && memory.nth > 0;
-}
-
-static void *counted(void *block)
-{
-    memory.live += block != NULL;
-    return block;
-}
-
-void *__wrap_malloc(size_t size)
-{
-    return is_refused() ? NULL : counted(__real_malloc(size));
-}
-
-void *__wrap_calloc(size_t n, size_t size)
-{
-    return is_refused() ? NULL : counted(__real_calloc(n, size));
-}
-
-void *__wrap_realloc(void *old, size_t size)
-{
-    void *block;
-
-    if (is_refused())
-        return NULL;
-    block = __real_realloc(old, size);
-    return old ? block : counted(block);
-}
-
-void *__wrap_reallocarray(void *old, size_t n, size_t size)
-{
-    return __wrap_realloc(old, n * size);
-}
-
-char *__wrap_strdup(const char *text)
-{
-    char *copy = __wrap_malloc(strlen(text) + 1);
-
-    return copy ? strcpy(copy, text) : NULL;
-}
-
-void __wrap_free(void *block)
-{
-    memory.live -= block != NULL;
-    __real_free(block);
-}
-
-static void *sqlite_malloc(int size)
-{
-    return __wrap_malloc((size_t)size);
-}
-
-static void *sqlite_realloc(void *block, int size)
-{
-    return __wrap_realloc(block, (size_t)size);
-}
-
-static void *openssl_malloc(size_t size, const char *file, int line)
-{
-    (void)file, (void)line;
-    return size > 0 ? __wrap_malloc(size) : NULL;
-}
-
-static void *openssl_realloc(void *block, size_t size, const char *file, int line)
-{
-    (void)file, (void)line;
-    return __wrap_realloc(block, size);
-}
-
-static void openssl_free(void *block, const char *file, int line)
-{
-    (void)file, (void)line;
-    __wrap_free(block);
-}
-
-static int sqlite_size(void *block)
-{
-    return (int)malloc_usable_size(block);
-}
-
-static int sqlite_roundup(int size)
-{
-    return (size + 7) & ~7;
-}
-
-static int sqlite_init(void *context)
-{
-    (void)context;
-    return SQLITE_OK;
-}
-
-static void sqlite_shutdown(void *context)
-{
-    (void)context;
-}
 
 static struct inside_result result;
 static struct witness before, now;
@@ -170,19 +38,20 @@ static void look_again(const char *what)
 static bool serve(const struct inside_world *world, const char *said, unsigned nth, bool for_ever,
                   const char *what)
 {
-    const int live = memory.live;
+    const struct disk_fault fault = {DISK_MEMORY, nth, for_ever, ENOMEM};
+    const int live = memory_live();
 
     inside_restore();
-    memory.nth = nth;
-    memory.for_ever = for_ever;
-    memory.count = 0;
-    memory.met = false;
+    memory_pause(true); /* until the world is made */
+    disk_fail(nth > 0 ? &fault : NULL);
     inside_serve(world, said, strlen(said), &result);
+    disk_fail(NULL);
+    memory_pause(false);
     /* OpenSSL keeps things for the thread, and for the next time. */
-    if (memory.live > live && world->door != DOOR_POP3S)
-        fail_msg("%s: %d blocks leaked", what, memory.live - live);
+    if (memory_live() > live && world->door != DOOR_POP3S)
+        fail_msg("%s: %d blocks leaked", what, memory_live() - live);
     look_again(what);
-    return memory.met;
+    return disk_failed();
 }
 
 /* What was answered to the last command; "" if nothing was. */
@@ -331,13 +200,9 @@ int main(void)
         cmocka_unit_test(test_tls_session),
         cmocka_unit_test(test_delivery),
     };
-    static const sqlite3_mem_methods methods = {
-        sqlite_malloc,  __wrap_free, sqlite_realloc,  sqlite_size,
-        sqlite_roundup, sqlite_init, sqlite_shutdown, NULL};
 
-    inside_acts = pause_for;
-    if (CRYPTO_set_mem_functions(openssl_malloc, openssl_realloc, openssl_free) != 1 ||
-        sqlite3_config(SQLITE_CONFIG_MALLOC, &methods) != SQLITE_OK)
+    inside_acts = memory_pause;
+    if (!memory_install())
         return 1;
     return cmocka_run_group_tests(tests, enter, leave);
 }

@@ -4,6 +4,7 @@
 #include "tests/faults/witness.h"
 #include "store/check.h"
 #include "tests/faults/disk.h"
+#include "tests/faults/memory.h"
 
 uint64_t witness_digest(const void *octets, size_t size)
 {
@@ -35,20 +36,27 @@ char *witness_text(uint64_t seed, size_t size)
 
 enum store_outcome witness_deliver(struct maildrop *m, uint64_t seed, size_t size, int64_t *id)
 {
-    char *text = witness_text(seed, size);
-    const enum store_outcome outcome = test_deliver(m, text, strlen(text), id);
+    enum store_outcome outcome;
+    char *text;
 
+    memory_pause(true);
+    text = witness_text(seed, size);
+    memory_pause(false);
+    outcome = test_deliver(m, text, strlen(text), id);
     free(text);
     return outcome;
 }
 
 static enum store_outcome read_content(struct maildrop *m, struct witness_message *message)
 {
-    char *octets = malloc(message->size + 1);
+    enum store_outcome outcome;
     size_t got = 0;
-    const enum store_outcome outcome =
-        maildrop_read(m, message->id, 0, octets, message->size + 1, &got);
+    char *octets;
 
+    memory_pause(true);
+    octets = malloc(message->size + 1);
+    memory_pause(false);
+    outcome = maildrop_read(m, message->id, 0, octets, message->size + 1, &got);
     if (outcome == STORE_OK && got != message->size)
         fail_msg("message %lld has %zu octets for %llu", (long long)message->id, got,
                  (unsigned long long)message->size);

@@ -1,0 +1,242 @@
+/*
+ * test_commit.c - the commit path over rows that are none: what a client asked for is done as a
+ * whole or refused as a whole, and what cannot be removed for good stays deleted.
+ */
+#include "test_store.h"
+
+#include "store/handle.h"
+#include "store/lock.h"
+#include "store/schema.h"
+
+enum { MESSAGES = 8, DAY = 86400 };
+
+static struct test_drop drop;
+
+static int set_up(void **state)
+{
+    struct maildrop *m;
+
+    (void)state;
+    test_drop_make(&drop);
+    m = test_drop_open(&drop);
+    for (int i = 0; i < MESSAGES; i++)
+        assert_int_equal(test_deliver_text(m, "Subject: one\n\nbody\n"), STORE_OK);
+    maildrop_close(m);
+    return 0;
+}
+
+static int tear_down(void **state)
+{
+    (void)state;
+    test_drop_remove(&drop);
+    return 0;
+}
+
+static void spoil(const char *sql)
+{
+    char all[600];
+
+    snprintf(all, sizeof(all), "PRAGMA ignore_check_constraints=ON; %s", sql);
+    test_outside(&drop, all);
+}
+
+/* A totals row that says something else, with its check value right. */
+static void set_totals(const struct maildrop_totals *totals)
+{
+    char sql[300];
+
+    snprintf(sql, sizeof(sql),
+             "UPDATE state SET messages = %llu, octets = %llu, plain_octets = %llu, last_id = %lld,"
+             " guard = %lld",
+             (unsigned long long)totals->messages, (unsigned long long)totals->octets,
+             (unsigned long long)totals->plain_octets, (long long)totals->last_id,
+             (long long)schema_guard(totals));
+    test_outside(&drop, sql);
+}
+
+static enum store_outcome quit(struct maildrop *m)
+{
+    return maildrop_commit(m, (int64_t[]){1}, 1, (int64_t[]){2, 3}, 2, DAY);
+}
+
+static enum store_outcome purge(struct maildrop *m)
+{
+    uint64_t removed = 7;
+    const enum store_outcome outcome = maildrop_purge(m, 0, &removed);
+
+    assert_int_equal(removed, 0);
+    return outcome;
+}
+
+static enum store_outcome expire(struct maildrop *m)
+{
+    uint64_t removed = 7;
+    const enum store_outcome outcome = maildrop_expire(m, DAY, 0, &removed);
+
+    assert_int_equal(removed, 0);
+    return outcome;
+}
+
+static enum store_outcome log_in(struct maildrop *m)
+{
+    uint64_t wait;
+
+    return maildrop_login(m, DAY, &wait);
+}
+
+/* It is damage, it is said which, and not one octet is written. */
+static void expect_refusal(enum store_outcome (*ask)(struct maildrop *m), const char *words)
+{
+    struct maildrop *m = test_drop_open(&drop);
+    const int64_t wal = test_drop_file_size(&drop, MAILDROP_WAL);
+
+    assert_int_equal(ask(m), STORE_DAMAGED);
+    assert_string_equal(maildrop_error(m), words);
+    assert_int_equal(test_drop_file_size(&drop, MAILDROP_WAL), wal);
+    assert_true(sqlite3_get_autocommit(m->db));
+    assert_int_equal(lock_acquire(m->lock_fd, MAILDROP_LOCK_WRITE, 0), STORE_OK);
+    maildrop_close(m);
+}
+
+static void test_rows_that_are_none(void **state)
+{
+    static const struct {
+        const char *sql;
+        enum store_outcome (*ask)(struct maildrop *m);
+        const char *words;
+    } cases[] = {
+        {"UPDATE message SET size = 'x' WHERE id = 3", quit, "message 3 has no size"},
+        {"UPDATE message SET plain_size = -1 WHERE id = 3", quit, "message 3 has no size"},
+        {"UPDATE message SET deleted = 1, id = -3 WHERE id = 3", purge,
+         "a deleted message has no id or size"},
+        {"UPDATE message SET deleted = 1, size = 'x' WHERE id = 3", purge,
+         "a deleted message has no id or size"},
+        {"UPDATE message SET received = 1, id = -3 WHERE id = 3", expire,
+         "an old message has no id"},
+        {"UPDATE message SET received = 1, size = 'x' WHERE id = 3", expire,
+         "message 3 has no size"},
+    };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        spoil(cases[i].sql);
+        expect_refusal(cases[i].ask, cases[i].words);
+        tear_down(NULL);
+        set_up(NULL);
+    }
+}
+
+/* Totals never go below zero, nor round to something huge. */
+static void test_totals_smaller_than_messages(void **state)
+{
+    struct maildrop *m = test_drop_open(&drop);
+    const struct maildrop_totals sound = test_totals(m);
+    struct maildrop_totals totals;
+
+    (void)state;
+    maildrop_close(m);
+    for (int i = 0; i < 3; i++) {
+        totals = sound;
+        *(uint64_t *[]){&totals.messages, &totals.octets, &totals.plain_octets}[i] = i > 0;
+        set_totals(&totals);
+        expect_refusal(quit, "the totals are smaller than the messages");
+    }
+    set_totals(&sound);
+    m = test_drop_open(&drop);
+    assert_int_equal(quit(m), STORE_OK);
+    assert_int_equal(test_totals(m).messages, MESSAGES - 2);
+    maildrop_close(m);
+}
+
+/* The row goes while a session is on. */
+static void test_totals_row_goes(void **state)
+{
+    struct maildrop *m = test_drop_open(&drop);
+
+    (void)state;
+    test_outside(&drop, "DELETE FROM state");
+    assert_int_equal(log_in(m), STORE_DAMAGED);
+    assert_string_equal(maildrop_error(m), "the totals row is missing");
+    assert_int_equal(quit(m), STORE_DAMAGED);
+    maildrop_close(m);
+}
+
+/* A window that began before the clock did: nothing is past its time. */
+static void test_kept_for_ever(void **state)
+{
+    struct maildrop *m = test_drop_open(&drop);
+    struct maildrop_message message = {0};
+    uint64_t removed = 7;
+    int deleted = 0;
+
+    (void)state;
+    assert_int_equal(maildrop_commit(m, NULL, 0, (int64_t[]){2, 3}, 2, UINT64_MAX), STORE_OK);
+    assert_int_equal(test_totals(m).messages, MESSAGES - 2);
+    assert_int_equal(maildrop_purge(m, UINT64_MAX, &removed), STORE_OK);
+    assert_int_equal(removed, 0);
+    while (maildrop_next(m, message.id, &message) == STORE_OK)
+        deleted += message.deleted != 0;
+    assert_int_equal(deleted, 2);
+    maildrop_close(m);
+}
+
+/* What ends a transaction of its own has no place in another's. */
+static void test_not_in_a_batch(void **state)
+{
+    struct maildrop *m = test_drop_open(&drop);
+    uint64_t removed;
+
+    (void)state;
+    assert_int_equal(maildrop_batch_begin(m), STORE_OK);
+    assert_int_equal(quit(m), STORE_REFUSED);
+    assert_int_equal(maildrop_expire(m, DAY, 0, &removed), STORE_REFUSED);
+    assert_int_equal(maildrop_purge(m, 0, &removed), STORE_REFUSED);
+    assert_string_equal(maildrop_error(m), "a batch of deliveries is open");
+    assert_int_equal(test_deliver_text(m, "the batch goes on\n"), STORE_OK);
+    assert_int_equal(maildrop_batch_end(m, true), STORE_OK);
+    assert_int_equal(test_totals(m).messages, MESSAGES + 1);
+    maildrop_close(m);
+}
+
+/* Large messages go a few at a time, so that the WAL stays small. */
+static void test_large_messages_go_in_parts(void **state)
+{
+    enum { LARGE = 9 << 20 };
+    struct maildrop *m = test_drop_open(&drop);
+    char *octets = malloc(LARGE);
+    uint64_t removed = 0;
+    int64_t ids[3];
+
+    (void)state;
+    memset(octets, 'x', LARGE);
+    for (int i = 0; i < 3; i++)
+        assert_int_equal(test_deliver(m, octets, LARGE, &ids[i]), STORE_OK);
+    free(octets);
+    assert_int_equal(maildrop_commit(m, NULL, 0, ids, 3, DAY), STORE_OK);
+    assert_int_equal(maildrop_purge(m, 0, &removed), STORE_OK);
+    assert_int_equal(removed, 2);
+    assert_int_equal(maildrop_purge(m, 0, &removed), STORE_OK);
+    assert_int_equal(removed, 1);
+    assert_int_equal(maildrop_purge(m, 0, &removed), STORE_OK);
+    assert_int_equal(removed, 0);
+    assert_int_equal(test_totals(m).messages, MESSAGES);
+    maildrop_close(m);
+}
+
+int main(int argc, char **argv)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(test_rows_that_are_none, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_totals_smaller_than_messages, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_totals_row_goes, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_kept_for_ever, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_not_in_a_batch, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_large_messages_go_in_parts, set_up, tear_down),
+    };
+
+    if (argc == 4 && strcmp(argv[1], "outside") == 0)
+        return test_outside_sqlite(argv[2], argv[3]);
+    if (maildrop_library_init(true) != STORE_OK)
+        return 1;
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
