@@ -51,6 +51,7 @@ FAULTS_O := $(patsubst %.c,$(B)/%.o,$(filter-out tests/faults/test_%,$(wildcard 
 INSIDE_O := $(B)/tests/support/inside.o
 FUZZ := $(patsubst tests/fuzz/%.c,$(B)/tests/%,$(wildcard tests/fuzz/fuzz_*.c))
 MODULES := $(patsubst tests/support/%.c,$(B)/tests/%.so,$(wildcard tests/support/pam_*.c))
+FAILING := $(B)/tests/failing.so
 
 all: $(PROGRAMS:%=$(B)/%)
 
@@ -127,6 +128,12 @@ $(B)/tests/pam_%.so: tests/support/pam_%.c
 	$(call say,$@)
 	$(Q)$(compile) -fPIC -shared -o $@ $< -lpam
 
+# One call of a program fails, for the system tests. No sanitizer in it: it comes before their own.
+$(FAILING): tests/support/failing.c
+	@mkdir -p $(@D)
+	$(call say,$@)
+	$(Q)$(compile) -fno-sanitize=all -fPIC -shared -o $@ $<
+
 # A child that breaks the contract, for the system tests.
 $(B)/tests/rogue: $(B)/tests/support/rogue.o $(B)/daemon/child.o $(FLOOR_O)
 	@mkdir -p $(@D)
@@ -174,7 +181,7 @@ check: deps-build deps-check deps-deb $(if $(filter 1,$(LONG)),deps-long)
 	$(if $(filter 1,$(LONG)),@$(MAKE) --no-print-directory analyse)
 	@tests/support/check.sh $(B)
 
-tests: all $(UNIT) $(FAULTS) $(FUZZ:$(B)/tests/%=$(B)/tests/fuzz/%.o) $(MODULES) $(B)/tests/converse $(B)/tests/rogue $(B)/tests/exploited \
+tests: all $(UNIT) $(FAULTS) $(FUZZ:$(B)/tests/%=$(B)/tests/fuzz/%.o) $(MODULES) $(FAILING) $(B)/tests/converse $(B)/tests/rogue $(B)/tests/exploited \
 	$(B)/tests/budget
 
 # Servers that tests put in front of Poplar, or move in from, each in a tree of its own, and trees

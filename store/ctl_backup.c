@@ -123,8 +123,7 @@ static int report(const struct ctl *ctl, const char *name, const char *path, boo
                   bool many)
 {
     if (ctl->options & CTL_JSON)
-        return ctl_json_print(ctl,
-                              json_pack("{s:o, s:o, s:b}", "user", ctl_json_name(name), "file",
+        return ctl_json_print(json_pack("{s:o, s:o, s:b}", "user", ctl_json_name(name), "file",
                                         ctl_json_name(path), "written", (int)written),
                               many);
     if (many) {
@@ -221,8 +220,7 @@ static int restore(struct ctl *ctl, struct ctl_maildrop *maildrop, struct maildr
     if (outcome != STORE_OK)
         return ctl_open_failed(maildrop, outcome, "restore");
     if (ctl->options & CTL_JSON)
-        return ctl_json_print(ctl,
-                              json_pack("{s:o, s:I, s:I}", "user", ctl_json_name(maildrop->name),
+        return ctl_json_print(json_pack("{s:o, s:I, s:I}", "user", ctl_json_name(maildrop->name),
                                         "messages", (json_int_t)then.messages, "octets",
                                         (json_int_t)then.octets),
                               false);

@@ -17,7 +17,7 @@ struct checking {
     char name[4 * PROTO_USER_MAX + 1]; /* fit for a terminal */
     struct ctl_progress progress;
     size_t damages;
-    json_t *array; /* NULL: for people */
+    json_t *array; /* for programs */
 };
 
 static bool take(void *context, const char *damage, uint64_t octets)
@@ -28,7 +28,7 @@ static bool take(void *context, const char *damage, uint64_t octets)
     if (damage) {
         ctl_progress_hide(&c->progress);
         base_escape(safe, sizeof safe, damage);
-        if (c->array)
+        if (c->ctl->options & CTL_JSON)
             json_array_append_new(c->array, json_string(safe));
         else
             printf("%s: %s\n", c->name, safe);
@@ -56,9 +56,8 @@ static int check_one(struct ctl *ctl, struct ctl_maildrop *maildrop, bool many)
         return EX_TEMPFAIL;
     }
     int status = 0;
-    if (c.array)
-        status = ctl_json_print(ctl,
-                                json_pack("{s:o, s:b, s:o}", "user", ctl_json_name(maildrop->name),
+    if (ctl->options & CTL_JSON)
+        status = ctl_json_print(json_pack("{s:o, s:b, s:o}", "user", ctl_json_name(maildrop->name),
                                           "sound", c.damages == 0, "damages", c.array),
                                 many);
     else if (c.damages == 0)
@@ -94,8 +93,7 @@ static int compact_one(struct ctl *ctl, struct ctl_maildrop *maildrop, bool many
     uint64_t freed =
         before.pages > after.pages ? (before.pages - after.pages) * after.page_size : 0;
     if (ctl->options & CTL_JSON)
-        return ctl_json_print(ctl,
-                              json_pack("{s:o, s:I, s:I}", "user", ctl_json_name(maildrop->name),
+        return ctl_json_print(json_pack("{s:o, s:I, s:I}", "user", ctl_json_name(maildrop->name),
                                         "freed_octets", (json_int_t)freed, "file_octets",
                                         (json_int_t)(after.pages * after.page_size)),
                               many);

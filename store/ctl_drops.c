@@ -185,7 +185,7 @@ int ctl_drops_each(struct ctl *ctl, unsigned how, ctl_drops_one *one)
         int failed = run_one(ctl, names[i], how, true, one);
         status = status ? status : failed;
     }
-    ctl_json_end(ctl);
+    int printed = ctl_json_end(ctl);
     ctl_drops_free(names, n);
-    return ctl_signals_end(status);
+    return ctl_signals_end(status ? status : printed);
 }

@@ -71,8 +71,7 @@ static int expire_one(struct expiring *e, const char *name, unsigned how)
 static int print_summary(const struct expiring *e)
 {
     if (e->ctl->options & CTL_JSON)
-        return ctl_json_print(e->ctl,
-                              json_pack("{s:I, s:I, s:I, s:I}", "maildrops",
+        return ctl_json_print(json_pack("{s:I, s:I, s:I, s:I}", "maildrops",
                                         (json_int_t)e->maildrops, "in_use", (json_int_t)e->in_use,
                                         "expired", (json_int_t)e->expired, "removed",
                                         (json_int_t)e->removed),

@@ -413,10 +413,9 @@ static int run(struct import *im, const char *user, bool many)
         ctl_progress_hide(&im->progress);
         if (im->ctl->options & CTL_DELETE_GONE)
             delete_gone(im);
-        ctl_json_separate(im->ctl, many);
-        ctl_tally_print(&im->tally, im->ctl->options & CTL_JSON, is_dry(im),
-                        many ? im->maildrop.name : NULL);
-        status = im->status;
+        status = ctl_tally_print(&im->tally, im->ctl->options & CTL_JSON, is_dry(im),
+                                 many ? im->maildrop.name : NULL);
+        status = im->status ? im->status : status;
     }
     ctl_open_close(&im->maildrop);
     ctl_known_free(&im->known);
@@ -440,8 +439,13 @@ static int run_tree(const struct ctl *ctl, const char *path)
         return status;
     }
     free(real);
-    for (size_t i = 0; i < tree.n_passed; i++)
-        ctl_note("%s: no mailbox; passed over", tree.passed[i]);
+    for (size_t i = 0; i < tree.n_passed; i++) {
+        const struct ctl_tree_passed *passed = &tree.passed[i];
+        ctl_note("%s: %s; passed over", passed->path,
+                 passed->error ? strerror(passed->error) : "no mailbox");
+        if (passed->error && !status)
+            status = passed->error == EACCES ? EX_NOPERM : EX_NOINPUT;
+    }
     for (size_t i = 0; i < tree.n && !ctl_signals_met(); i++) {
         const char *mail = tree.entries[i].path;
         struct import im = {.ctl = ctl, .paths = &mail, .n_paths = 1, .how.beneath = true};
@@ -469,8 +473,8 @@ int ctl_import(struct ctl *ctl)
         int failed = run_tree(ctl, ctl->words[i]);
         status = status ? status : failed;
     }
-    if (all)
-        ctl_json_end(ctl);
+    int printed = all ? ctl_json_end(ctl) : 0;
+    status = status ? status : printed;
     if (ctl_signals_met())
         ctl_note("interrupted: the messages counted above are stored, the rest is not");
     return ctl_signals_end(status);

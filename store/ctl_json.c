@@ -4,42 +4,51 @@
 #include "store/ctl_json.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sysexits.h>
 
 static struct {
     size_t elements;
+    int status;
 } array;
 
 void ctl_json_begin(const struct ctl *ctl)
 {
     array.elements = 0;
+    array.status = 0;
     if (ctl->options & CTL_JSON)
         putchar('[');
 }
 
-void ctl_json_separate(const struct ctl *ctl, bool element)
-{
-    if (element && ctl->options & CTL_JSON)
-        fputs(array.elements++ > 0 ? ",\n" : "\n", stdout);
-}
-
-void ctl_json_end(const struct ctl *ctl)
+int ctl_json_end(const struct ctl *ctl)
 {
     if (ctl->options & CTL_JSON)
         puts(array.elements > 0 ? "\n]" : "]");
+    return array.status;
 }
 
-int ctl_json_print(const struct ctl *ctl, json_t *object, bool element)
+static int print(json_t *object, const char *before, const char *after)
 {
     if (!object)
-        return ctl_fail(EX_DATAERR, "a name is not UTF-8, so not for JSON");
-    ctl_json_separate(ctl, element);
-    json_dumpf(object, stdout, JSON_COMPACT);
+        return ctl_fail(EX_DATAERR, "a name is not UTF-8, so not for JSON, or out of memory");
+    char *text = json_dumps(object, JSON_COMPACT);
     json_decref(object);
-    if (!element)
-        putchar('\n');
+    if (!text)
+        return ctl_fail(EX_OSERR, "out of memory");
+    printf("%s%s%s", before, text, after);
+    free(text);
     return 0;
+}
+
+int ctl_json_print(json_t *object, bool element)
+{
+    if (!element)
+        return print(object, "", "\n");
+    int status = print(object, array.elements > 0 ? ",\n" : "\n", "");
+    array.elements += status == 0;
+    array.status = array.status ? array.status : status;
+    return status;
 }
 
 json_t *ctl_json_name(const char *name)

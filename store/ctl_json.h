@@ -8,15 +8,14 @@
 #include "store/ctl.h"
 #include <jansson.h>
 
-/* With --json: begin and end an array on standard output; without, nothing. */
+/* With --json: begin and end an array on standard output; without, nothing. The end is 0, or the
+ * exit status of the first element that could not be printed. */
 void ctl_json_begin(const struct ctl *ctl);
-void ctl_json_end(const struct ctl *ctl);
-/* Before each of its elements, if it is one: a line end, after a comma where that is due. */
-void ctl_json_separate(const struct ctl *ctl, bool element);
+int ctl_json_end(const struct ctl *ctl);
 
 /* Print an object, which is released: as an element of the array, or with a line end of its own.
  * NULL (what was to go in is not UTF-8) is said, and is a failure. 0, or an exit status. */
-int ctl_json_print(const struct ctl *ctl, json_t *object, bool element);
+int ctl_json_print(json_t *object, bool element);
 
 /* A name of a user or file for JSON, escaped where it is not UTF-8 or not for a terminal. */
 json_t *ctl_json_name(const char *name);

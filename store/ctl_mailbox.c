@@ -52,7 +52,7 @@ static int list_one(struct ctl *ctl, struct ctl_maildrop *maildrop, bool many)
     if (outcome != STORE_OK)
         return ctl_open_failed(maildrop, outcome, "list");
     if (ctl->options & CTL_JSON)
-        return ctl_json_print(ctl, make_object(maildrop->name, &state), many);
+        return ctl_json_print(make_object(maildrop->name, &state), many);
     printf("%9ju  %14ju  %10ju  %14ju  ", (uintmax_t)state.totals.messages,
            (uintmax_t)state.totals.octets, (uintmax_t)state.restorable,
            (uintmax_t)(state.pages * state.page_size));
@@ -87,7 +87,7 @@ static int show_one(struct ctl *ctl, struct ctl_maildrop *maildrop, bool many)
     if (outcome != STORE_OK)
         return ctl_open_failed(maildrop, outcome, "show");
     if (ctl->options & CTL_JSON)
-        return ctl_json_print(ctl, make_object(maildrop->name, &state), many);
+        return ctl_json_print(make_object(maildrop->name, &state), many);
     char *path = ctl_drops_path(ctl, maildrop->name);
     printf("%-16s ", "user");
     print_name(maildrop->name);
@@ -128,7 +128,7 @@ int ctl_mailbox_create(struct ctl *ctl)
     ctl_open_close(&maildrop);
     if (!status && ctl->options & CTL_JSON)
         return ctl_json_print(
-            ctl, json_pack("{s:o, s:b}", "user", ctl_json_name(name), "created", !there), false);
+            json_pack("{s:o, s:b}", "user", ctl_json_name(name), "created", !there), false);
     if (!status && there)
         ctl_note("%s: has a maildrop already", name);
     return status;
@@ -205,7 +205,7 @@ static int upgrade_one(struct ctl *ctl, struct ctl_maildrop *maildrop, bool many
     if (outcome != STORE_OK)
         return ctl_open_failed(maildrop, outcome, "upgrade");
     if (ctl->options & CTL_JSON)
-        return ctl_json_print(ctl, make_object(maildrop->name, &state), many);
+        return ctl_json_print(make_object(maildrop->name, &state), many);
     print_name(maildrop->name);
     printf(": version 1.%d\n", state.minor);
     return 0;

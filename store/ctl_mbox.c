@@ -114,15 +114,19 @@ static size_t empty_line(const unsigned char *at, size_t size)
 }
 
 /* Whether the body that begins here ends where Content-Length says: after a line, and before a
- * separator or the end. */
-static bool is_end(const struct ctl_mbox *mbox, uint64_t end)
+ * separator or the end. False if the source failed. */
+static bool look_at_end(struct ctl_mbox *mbox, uint64_t end)
 {
     unsigned char octets[1 + FROM_LINE];
     ssize_t got = mbox->look(mbox->context, end - 1, octets, sizeof octets);
-    if (got < 1 || octets[0] != '\n')
+    if (got < 0)
         return false;
+    if (got == 0 || octets[0] != '\n')
+        return true;
     size_t size = (size_t)got - 1, empty = empty_line(octets + 1, size);
-    return size == empty || is_separator(mbox, octets + 1 + empty, size - empty);
+    if (size == empty || is_separator(mbox, octets + 1 + empty, size - empty))
+        mbox->body_end = end;
+    return true;
 }
 
 /* At the beginning of a header line: take note of a Content-Length, and of the header's end. */
@@ -133,10 +137,9 @@ static bool look_at_field(struct ctl_mbox *mbox, size_t empty)
     if (empty) {
         uint64_t body = mbox->position + empty;
         mbox->in_header = false;
-        if (mbox->length > 0 && mbox->length < INT64_MAX - body && mbox->look &&
-            is_end(mbox, body + mbox->length))
-            mbox->body_end = body + mbox->length;
-        return true;
+        if (mbox->length == 0 || mbox->length >= INT64_MAX - body || !mbox->look)
+            return true;
+        return look_at_end(mbox, body + mbox->length);
     }
     if (!fill(mbox, LENGTH_FIELD))
         return false;

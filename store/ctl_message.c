@@ -131,7 +131,7 @@ static void print_row(const struct ctl *ctl, size_t number, const struct maildro
         json_t *row = make_object(message);
         if (!message->deleted)
             json_object_set_new(row, "number", json_integer((json_int_t)number));
-        ctl_json_print(ctl, row, true);
+        ctl_json_print(row, true);
         return;
     }
     format_time(message->deleted ? message->deleted : message->received, when, sizeof when);
@@ -140,7 +140,7 @@ static void print_row(const struct ctl *ctl, size_t number, const struct maildro
 }
 
 /* Row by row, so that memory does not grow with the maildrop. */
-static enum store_outcome list(const struct ctl *ctl, struct maildrop *store)
+static enum store_outcome list(const struct ctl *ctl, struct maildrop *store, int *printed)
 {
     struct maildrop_message message = {.id = 0};
     enum store_outcome outcome;
@@ -157,7 +157,7 @@ static enum store_outcome list(const struct ctl *ctl, struct maildrop *store)
         octets += message.size;
         print_row(ctl, ++number, &message);
     }
-    ctl_json_end(ctl);
+    *printed = ctl_json_end(ctl);
     if (!json)
         printf("%zu message%s, %ju octets\n", number, number == 1 ? "" : "s", (uintmax_t)octets);
     return outcome == STORE_END ? STORE_OK : outcome;
@@ -169,7 +169,7 @@ int ctl_message_list(struct ctl *ctl)
     int status = ctl_open_maildrop(ctl, ctl->words[0], 0, &maildrop);
     if (status)
         return status;
-    enum store_outcome outcome = list(ctl, maildrop.store);
+    enum store_outcome outcome = list(ctl, maildrop.store, &status);
     if (outcome != STORE_OK)
         status = ctl_open_failed(&maildrop, outcome, "list");
     ctl_open_close(&maildrop);
@@ -208,7 +208,7 @@ int ctl_message_show(struct ctl *ctl)
         status = ctl_fail(EX_NOINPUT, "%s: no message %jd; list the messages again", maildrop.name,
                           (intmax_t)id);
     else if (outcome == STORE_OK && ctl->options & CTL_JSON)
-        status = ctl_json_print(ctl, make_object(&message), false);
+        status = ctl_json_print(make_object(&message), false);
     else if (outcome == STORE_OK)
         outcome = ctl_copy_message(&copy, id, STDOUT_FILENO, &error);
     if (!status && outcome != STORE_OK)
@@ -247,8 +247,8 @@ static int change(const struct ctl *ctl, bool restore)
     if (outcome != STORE_OK)
         status = ctl_open_failed(&maildrop, outcome, restore ? "restore" : "delete");
     if (!status && ctl->options & CTL_JSON)
-        status = ctl_json_print(
-            ctl, json_pack("{s:I}", restore ? "restored" : "deleted", (json_int_t)n), false);
+        status = ctl_json_print(json_pack("{s:I}", restore ? "restored" : "deleted", (json_int_t)n),
+                                false);
     ctl_open_close(&maildrop);
     free(ids);
     return status;

@@ -185,10 +185,8 @@ static void put(const struct printing *p, const char *name, const char *suffix,
         json_t *object = json_object();
         for (size_t i = 0; i < 4 && labels[i]; i += 2)
             json_object_set_new(object, labels[i], json_string(labels[i + 1]));
-        json_t *number = json_loads(value, JSON_DECODE_ANY, NULL);
-        ctl_json_print(p->ctl,
-                       json_pack("{s:s, s:o, s:o}", "name", whole, "labels", object, "value",
-                                 number ? number : json_null()),
+        ctl_json_print(json_pack("{s:s, s:o, s:o}", "name", whole, "labels", object, "value",
+                                 json_loads(value, JSON_DECODE_ANY, NULL)),
                        true);
         free(whole);
         return;
@@ -303,7 +301,8 @@ static int put_all(const struct printing *p, struct channel *channel)
                      "Days until the certificate expires, negative when it has.");
         status = ctl_master_walk(channel, STATUS_CERTIFICATES, put_days, (void *)(uintptr_t)p);
     }
-    ctl_json_end(p->ctl);
+    int printed = ctl_json_end(p->ctl);
+    status = status ? status : printed;
     if (!status && !(p->ctl->options & CTL_JSON))
         puts("# EOF");
     return status;

@@ -77,8 +77,13 @@ static ssize_t read_file(void *context, void *buffer, size_t size)
 
 static ssize_t look_at_file(void *context, uint64_t position, void *buffer, size_t size)
 {
-    const struct ctl_reader *reader = context;
-    return pread(reader->fd, buffer, size, (off_t)position);
+    struct ctl_reader *reader = context;
+    if (position >= reader->total) /* where a header leads, any number may stand */
+        return 0;
+    ssize_t got = pread(reader->fd, buffer, size, (off_t)position);
+    if (got < 0)
+        reader->broken = errno;
+    return got;
 }
 
 /* A file named .eml is one message even if it begins with a From line: programs that save single
@@ -89,11 +94,14 @@ static bool is_named_eml(const char *path)
     return length > 4 && strcasecmp(path + length - 4, ".eml") == 0;
 }
 
-static bool begins_with_from(int fd)
+/* -1 and errno if that cannot be read. */
+static int begins_with_from(int fd)
 {
     char begin[5];
-    return pread(fd, begin, sizeof begin, 0) == (ssize_t)sizeof begin &&
-           memcmp(begin, "From ", sizeof begin) == 0;
+    ssize_t got = pread(fd, begin, sizeof begin, 0);
+    if (got < 0)
+        return -1;
+    return got == (ssize_t)sizeof begin && memcmp(begin, "From ", sizeof begin) == 0;
 }
 
 /* Mail transports lock an mbox while they append to it. The lock ends with the descriptor. */
@@ -113,13 +121,18 @@ static const char *begin_file(struct ctl_reader *reader, enum ctl_format wanted,
         wanted = CTL_FORMAT_MESSAGE;
     if (reader->total == 0 && wanted != CTL_FORMAT_MESSAGE)
         return "is empty: no message in it";
+    int from = begins_with_from(reader->fd);
+    if (from < 0) {
+        *status = EX_NOINPUT;
+        return strerror(errno);
+    }
     if (wanted == CTL_FORMAT_AUTO)
-        wanted = begins_with_from(reader->fd) ? CTL_FORMAT_MBOX : CTL_FORMAT_MESSAGE;
+        wanted = from ? CTL_FORMAT_MBOX : CTL_FORMAT_MESSAGE;
     reader->format = wanted;
     if (reader->format != CTL_FORMAT_MBOX)
         return NULL;
     ctl_mbox_init(&reader->mbox, read_file, look_at_file, reader);
-    if (!begins_with_from(reader->fd))
+    if (!from)
         return "is no mbox: it does not begin with \"From \"";
     if (lock_mbox(reader->fd))
         return NULL;

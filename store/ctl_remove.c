@@ -112,8 +112,8 @@ int ctl_mailbox_delete(struct ctl *ctl)
     if (!status)
         status = delete_maildrop(ctl, name);
     if (!status && ctl->options & CTL_JSON)
-        status = ctl_json_print(
-            ctl, json_pack("{s:o, s:b}", "user", ctl_json_name(name), "deleted", 1), false);
+        status = ctl_json_print(json_pack("{s:o, s:b}", "user", ctl_json_name(name), "deleted", 1),
+                                false);
     return status;
 }
 

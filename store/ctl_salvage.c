@@ -168,8 +168,7 @@ static int print_summary(const struct salvaging *s)
 {
     const uint64_t all = s->whole + s->altered + s->rebuilt;
     if (s->ctl->options & CTL_JSON)
-        return ctl_json_print(s->ctl,
-                              json_pack("{s:I, s:I, s:I, s:I, s:I}", "messages", (json_int_t)all,
+        return ctl_json_print(json_pack("{s:I, s:I, s:I, s:I, s:I}", "messages", (json_int_t)all,
                                         "rebuilt", (json_int_t)s->rebuilt, "altered",
                                         (json_int_t)s->altered, "lost", (json_int_t)s->lost,
                                         "deleted", (json_int_t)s->deleted),

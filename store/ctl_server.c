@@ -28,7 +28,7 @@ static int give(const struct ctl *ctl, struct message *order, int wait_ms)
     channel_close(&channel);
     if (ctl->options & CTL_JSON) {
         int printed =
-            ctl_json_print(ctl, json_pack("{s:i, s:s}", "status", status, "text", text), false);
+            ctl_json_print(json_pack("{s:i, s:s}", "status", status, "text", text), false);
         return status ? status : printed;
     }
     if (status && *text)
@@ -161,7 +161,7 @@ static int report(const struct ctl *ctl, const struct kicking *k)
             status = ctl_fail(EX_NOUSER, "%s: no such user, and no session of that name", v->word);
     }
     if (ctl->options & CTL_JSON) {
-        int printed = ctl_json_print(ctl, json_pack("{s:I}", "ended", (json_int_t)k->n), false);
+        int printed = ctl_json_print(json_pack("{s:I}", "ended", (json_int_t)k->n), false);
         return status ? status : printed;
     }
     printf("%zu session%s ended\n", k->n, k->n == 1 ? "" : "s");

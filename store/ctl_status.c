@@ -222,7 +222,7 @@ int ctl_status(struct ctl *ctl)
     }
     channel_close(&channel);
     if (!status && s.json)
-        return ctl_json_print(ctl, object, false);
+        return ctl_json_print(object, false);
     json_decref(object);
     return status;
 }
@@ -251,8 +251,7 @@ static void show_session(void *context, struct message *entry)
     /* It is told with the login: before, only the door is known. */
     const char *tls = *s.tls ? s.tls : s.door == DOOR_POP3S ? "TLS" : "-";
     if (ctl->options & CTL_JSON) {
-        ctl_json_print(ctl,
-                       json_pack("{s:I, s:i, s:s, s:s, s:s, s:s, s:s, s:I}", "session",
+        ctl_json_print(json_pack("{s:I, s:i, s:s, s:s, s:s, s:s, s:s, s:I}", "session",
                                  (json_int_t)s.number, "pid", (int)s.pid, "user", s.seen, "peer",
                                  s.peer, "door", proto_door_name(s.door), "tls",
                                  *tls == '-' ? "" : tls, "state", state_name(&s), "seconds",
@@ -277,7 +276,7 @@ int ctl_sessions(struct ctl *ctl)
                "Door", "TLS", "Age", "Peer", "User");
     ctl_json_begin(ctl);
     status = ctl_master_walk(&channel, STATUS_SESSIONS, show_session, ctl);
-    ctl_json_end(ctl);
+    int printed = ctl_json_end(ctl);
     channel_close(&channel);
-    return status;
+    return status ? status : printed;
 }

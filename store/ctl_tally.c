@@ -4,8 +4,8 @@
  */
 #include "store/ctl_tally.h"
 #include "daemon/base.h"
+#include "store/ctl_json.h"
 
-#include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -70,11 +70,11 @@ static json_t *make_reasons(const struct ctl_tally_reason *reasons)
     return array;
 }
 
-void ctl_tally_print(const struct ctl_tally *tally, bool json, bool dry, const char *user)
+int ctl_tally_print(const struct ctl_tally *tally, bool json, bool dry, const char *user)
 {
     if (!json) {
         print_text(tally, dry, user);
-        return;
+        return 0;
     }
     json_t *object =
         json_pack("{s:I, s:I, s:I, s:I, s:I, s:o, s:o, s:b}", "messages",
@@ -89,10 +89,7 @@ void ctl_tally_print(const struct ctl_tally *tally, bool json, bool dry, const c
         base_escape(safe, sizeof safe, user);
         json_object_set_new(object, "user", json_string(safe));
     }
-    json_dumpf(object, stdout, JSON_COMPACT);
-    json_decref(object);
-    if (!user)
-        putchar('\n');
+    return ctl_json_print(object, user);
 }
 
 void ctl_tally_free(struct ctl_tally *tally)

@@ -29,9 +29,9 @@ struct ctl_tally {
 void ctl_tally_count(struct ctl_tally_reason reasons[CTL_TALLY_REASONS], const char *text,
                      const char *name);
 
-/* The summary on standard output; `user` NULL: of the only one. In JSON one object, without a line
- * end where it is one of many. */
-void ctl_tally_print(const struct ctl_tally *tally, bool json, bool dry, const char *user);
+/* The summary on standard output; `user` NULL: of the only one. In JSON one object, an element of
+ * the array where it is one of many. 0, or an exit status after saying why. */
+int ctl_tally_print(const struct ctl_tally *tally, bool json, bool dry, const char *user);
 void ctl_tally_free(struct ctl_tally *tally);
 
 #endif

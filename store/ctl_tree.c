@@ -15,17 +15,22 @@
 
 enum what { NOTHING, MAILBOX, USER_DIRECTORY, OTHER_DIRECTORY };
 
-static bool has(int directory, const char *name, bool is_directory)
+/* Whether there is such an entry of a directory, and of which mode; `error` if that is not known.
+ */
+static bool has(int directory, const char *name, mode_t mode, int *error)
 {
     struct stat about;
-    return fstatat(directory, name, &about, AT_SYMLINK_NOFOLLOW) == 0 &&
-           (is_directory ? S_ISDIR(about.st_mode) : S_ISREG(about.st_mode));
+    if (fstatat(directory, name, &about, AT_SYMLINK_NOFOLLOW) == 0)
+        return (about.st_mode & S_IFMT) == mode;
+    if (errno != ENOENT)
+        *error = errno;
+    return false;
 }
 
-static bool is_mailbox(int directory)
+static bool is_mailbox(int directory, int *error)
 {
-    return (has(directory, "cur", true) && has(directory, "new", true)) ||
-           has(directory, "cyrus.index", false);
+    return (has(directory, "cur", S_IFDIR, error) && has(directory, "new", S_IFDIR, error)) ||
+           has(directory, "cyrus.index", S_IFREG, error);
 }
 
 static bool ends_with(const char *name, const char *end)
@@ -34,22 +39,33 @@ static bool ends_with(const char *name, const char *end)
     return length > wanted && strcmp(name + length - wanted, end) == 0;
 }
 
+/* A directory below another; -1 if there is none, and `error` if that is not known. */
+static int open_below(int parent, const char *name, int *error)
+{
+    int fd = openat(parent, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    if (fd < 0 && errno != ENOENT && errno != ENOTDIR && errno != ELOOP)
+        *error = errno;
+    return fd;
+}
+
 /* What an entry is; an open descriptor if it is a directory. */
-static enum what look(int parent, const char *name, int *opened)
+static enum what look(int parent, const char *name, int *opened, int *error)
 {
     struct stat about;
     *opened = -1;
-    if (fstatat(parent, name, &about, AT_SYMLINK_NOFOLLOW) < 0)
+    if (fstatat(parent, name, &about, AT_SYMLINK_NOFOLLOW) < 0) {
+        *error = errno;
         return NOTHING;
+    }
     if (S_ISREG(about.st_mode))
         return about.st_size > 0 && !ends_with(name, ".lock") ? MAILBOX : NOTHING;
-    *opened = openat(parent, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    *opened = open_below(parent, name, error);
     if (*opened < 0)
         return NOTHING;
-    if (is_mailbox(*opened))
+    if (is_mailbox(*opened, error))
         return MAILBOX;
-    int below = openat(*opened, "Maildir", O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-    bool maildir = below >= 0 && is_mailbox(below);
+    int below = open_below(*opened, "Maildir", error);
+    bool maildir = below >= 0 && is_mailbox(below, error);
     base_close(below);
     return maildir ? USER_DIRECTORY : OTHER_DIRECTORY;
 }
@@ -64,10 +80,10 @@ static void add(struct ctl_tree *tree, const char *name, const char *domain, cha
     tree->entries[tree->n++] = (struct ctl_tree_entry){user, path};
 }
 
-static void pass_over(struct ctl_tree *tree, const char *path)
+static void pass_over(struct ctl_tree *tree, const char *path, int error)
 {
     tree->passed = base_realloc(tree->passed, (tree->n_passed + 1) * sizeof *tree->passed);
-    tree->passed[tree->n_passed++] = base_strdup(path);
+    tree->passed[tree->n_passed++] = (struct ctl_tree_passed){base_strdup(path), error};
 }
 
 static bool walk(struct ctl_tree *tree, int directory, const char *path, const char *domain);
@@ -75,18 +91,18 @@ static bool walk(struct ctl_tree *tree, int directory, const char *path, const c
 static void take(struct ctl_tree *tree, int parent, const char *path, const char *domain,
                  const char *name)
 {
-    int opened;
-    enum what what = look(parent, name, &opened);
+    int opened, error = 0;
+    enum what what = look(parent, name, &opened, &error);
     char *full = base_format("%s/%s", path, name);
     size_t before = tree->n;
     if (what == MAILBOX)
         add(tree, name, domain, base_strdup(full));
     else if (what == USER_DIRECTORY)
         add(tree, name, domain, base_format("%s/Maildir", full));
-    else if (what == OTHER_DIRECTORY && !domain)
-        walk(tree, opened, full, name);
-    if (tree->n == before)
-        pass_over(tree, full);
+    else if (!error && what == OTHER_DIRECTORY && !domain && !walk(tree, opened, full, name))
+        error = errno;
+    if (tree->n == before || error)
+        pass_over(tree, full, error);
     base_close(opened);
     free(full);
 }
@@ -137,7 +153,7 @@ void ctl_tree_free(struct ctl_tree *tree)
         free(tree->entries[i].path);
     }
     for (size_t i = 0; i < tree->n_passed; i++)
-        free(tree->passed[i]);
+        free(tree->passed[i].path);
     free(tree->entries);
     free(tree->passed);
     *tree = (struct ctl_tree){0};

@@ -19,10 +19,15 @@ struct ctl_tree_entry {
     char *user, *path;
 };
 
+struct ctl_tree_passed {
+    char *path;
+    int error; /* why it cannot be told what it is; 0: it is no mailbox */
+};
+
 struct ctl_tree {
     struct ctl_tree_entry *entries; /* by user */
     size_t n, room;
-    char **passed; /* paths that are neither, for people to see */
+    struct ctl_tree_passed *passed; /* what is neither, for people to see */
     size_t n_passed;
 };
 

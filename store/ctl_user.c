@@ -57,7 +57,6 @@ static int print_json(const struct ctl *ctl, const char *name, const char *servi
                       const char *path, const char *state, const struct manage_state *holds)
 {
     return ctl_json_print(
-        ctl,
         json_pack("{s:s, s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:b}", "user", name, "pam_service",
                   service, "maildrop", path, "state", state, "messages",
                   (json_int_t)holds->totals.messages, "octets", (json_int_t)holds->totals.octets,

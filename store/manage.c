@@ -224,6 +224,8 @@ enum store_outcome manage_note_import(struct maildrop *maildrop,
         outcome = handle_finish(maildrop, statement);
     }
     sqlite3_finalize(statement);
+    if (outcome != STORE_OK)
+        maildrop->batch_outcome = outcome;
     return outcome;
 }
 

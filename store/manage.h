@@ -43,7 +43,8 @@ enum store_outcome manage_set(struct maildrop *maildrop, const char *name, const
 enum store_outcome manage_compact_some(struct maildrop *maildrop, uint64_t *left);
 
 /* Whether a message was imported before, by a digest that its reader chose; and note that it was.
- * The note belongs to the batch of deliveries that is open. */
+ * The note belongs to the batch of deliveries that is open, and where it cannot be made the batch
+ * has failed: a message without its note would come in again. */
 enum store_outcome manage_imported(struct maildrop *maildrop,
                                    const unsigned char key[MANAGE_KEY_SIZE],
                                    enum manage_import *before);
