@@ -47,6 +47,7 @@ TEMPLATE_O := $(B)/store/template.o
 PROGRAMS := poplard poplar-auth poplar-worker poplarctl poplar-deliver
 UNIT := $(patsubst tests/unit/%.c,$(B)/tests/%,$(wildcard tests/unit/test_*.c))
 FAULTS := $(patsubst tests/faults/%.c,$(B)/tests/%,$(wildcard tests/faults/test_*.c))
+CALLS := $(patsubst tests/calls/%.c,$(B)/tests/%,$(wildcard tests/calls/test_*.c))
 FAULTS_O := $(patsubst %.c,$(B)/%.o,$(filter-out tests/faults/test_%,$(wildcard tests/faults/*.c)))
 INSIDE_O := $(B)/tests/support/inside.o
 FUZZ := $(patsubst tests/fuzz/%.c,$(B)/tests/%,$(wildcard tests/fuzz/fuzz_*.c))
@@ -107,6 +108,15 @@ $(FAULTS): $(B)/tests/%: $(B)/tests/faults/%.o $(FAULTS_O) $(INSIDE_O) $(CTL_O) 
 	$(Q)$(link) -o $@ $^ -lcmocka -linih -ljansson -lpam -lssl -lcrypto -lsqlite3 -lseccomp -lidn
 refusing := malloc calloc realloc reallocarray strdup free sqlite3_prepare_v2 sqlite3_prepare_v3 sqlite3_step sqlite3_exec
 $(FAULTS): private override LDFLAGS += $(refusing:%=-Wl,--wrap=%)
+
+# With calls into the system and its libraries that fail.
+CALL_NAMES := $(shell awk -F, '/^CALL/ { print $$2 }' tests/calls/calls.c)
+$(CALLS): $(B)/tests/%: $(B)/tests/calls/%.o $(B)/tests/calls/calls.o $(B)/tests/faults/granted.o $(MASTER_O) \
+		$(CTL_O) $(AUTH_O) $(WORKER_O) $(STORE_O) $(TEMPLATE_O) $(CONFIGFILE_O) $(CHILD_O) $(FLOOR_O)
+	@mkdir -p $(@D)
+	$(call say,$@)
+	$(Q)$(link) $(CALL_NAMES:%=-Wl,--wrap=%) -o $@ $^ \
+	    -lcmocka -lsystemd -linih -ljansson -lpam -lssl -lcrypto -lsqlite3 -lseccomp -lidn
 
 # Conversation files against a real worker.
 $(B)/tests/converse: $(patsubst %.c,$(B)/%.o,$(wildcard tests/protocol/*.c)) $(WORKER_O) $(STORE_O) \
@@ -181,7 +191,7 @@ check: deps-build deps-check deps-deb $(if $(filter 1,$(LONG)),deps-long)
 	$(if $(filter 1,$(LONG)),@$(MAKE) --no-print-directory analyse)
 	@tests/support/check.sh $(B)
 
-tests: all $(UNIT) $(FAULTS) $(FUZZ:$(B)/tests/%=$(B)/tests/fuzz/%.o) $(MODULES) $(FAILING) $(B)/tests/converse $(B)/tests/rogue $(B)/tests/exploited \
+tests: all $(UNIT) $(FAULTS) $(CALLS) $(FUZZ:$(B)/tests/%=$(B)/tests/fuzz/%.o) $(MODULES) $(FAILING) $(B)/tests/converse $(B)/tests/rogue $(B)/tests/exploited \
 	$(B)/tests/budget
 
 # Servers that tests put in front of Poplar, or move in from, each in a tree of its own, and trees
@@ -207,8 +217,8 @@ trees:
 		libpam-sss libnss-sss libnss-extrausers python3 openssl procps curl postfix $(runtime) >/dev/null || true
 	@! command -v dh >/dev/null || $(MAKE) --no-print-directory $(B)/deb/tested
 
-unit: $(UNIT) $(FAULTS) $(MODULES)
-	@set -e; for t in $(UNIT) $(FAULTS); do $$t; done
+unit: $(UNIT) $(FAULTS) $(CALLS) $(MODULES)
+	@set -e; for t in $(UNIT) $(FAULTS) $(CALLS); do $$t; done
 
 # Poplar beside its peers, tests/bench/README.md. SCENARIO= and SERVERS= choose, by the beginnings of
 # names with commas between them.

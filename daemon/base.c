@@ -44,7 +44,7 @@ void *base_alloc(size_t size)
 
 void *base_realloc(void *memory, size_t size)
 {
-    return or_die(realloc(memory, size ? size : 1));
+    return or_die(realloc(memory, size));
 }
 
 char *base_strdup(const char *text)

@@ -19,8 +19,8 @@ _Noreturn void fatal(int status, const char *format, ...) PRINTF(2, 3);
 _Noreturn void bug(const char *what);
 
 /* Memory or a fatal EX_OSERR. */
-void *base_alloc(size_t size); /* zeroed */
-void *base_realloc(void *memory, size_t size);
+void *base_alloc(size_t size);                 /* zeroed */
+void *base_realloc(void *memory, size_t size); /* size > 0 */
 char *base_strdup(const char *text);
 char *base_format(const char *format, ...) PRINTF(1, 2);
 

@@ -49,7 +49,7 @@ static bool wait_for(int fd, short events)
 
 static enum channel_outcome failed(void)
 {
-    if (errno == EAGAIN || errno == EWOULDBLOCK || errno == ENOBUFS)
+    if (errno == EAGAIN || errno == ENOBUFS)
         return CHANNEL_AGAIN;
     return errno == EPIPE || errno == ECONNRESET || errno == ENOTCONN ? CHANNEL_END : CHANNEL_ERROR;
 }
@@ -85,13 +85,12 @@ enum channel_outcome channel_send(struct channel *c, const struct message *m, bo
     }
 }
 
-/* Collect descriptors and the sender's credentials; false if the kernel had to cut. */
+/* Collect descriptors and the sender's credentials; false if the kernel had to cut. A unix socket
+ * has no other level than SOL_SOCKET. */
 static bool take_control(struct message *m, struct msghdr *header)
 {
     bool whole = !(header->msg_flags & (MSG_CTRUNC | MSG_TRUNC));
     for (struct cmsghdr *c = CMSG_FIRSTHDR(header); c; c = CMSG_NXTHDR(header, c)) {
-        if (c->cmsg_level != SOL_SOCKET)
-            continue;
         if (c->cmsg_type == SCM_RIGHTS) {
             size_t n = (c->cmsg_len - CMSG_LEN(0)) / sizeof(int);
             for (size_t i = 0; i < n; i++) {

@@ -118,7 +118,8 @@ void child_ready(struct child *child)
     struct message m;
     message_begin(&m, PROTO_READY);
     message_put_u64(&m, proto_fingerprint());
-    if (channel_send(&child->control, &m, true) != CHANNEL_OK)
-        child_lost_master(CHANNEL_END, NULL);
+    enum channel_outcome sent = channel_send(&child->control, &m, true);
+    if (sent != CHANNEL_OK)
+        child_lost_master(sent, NULL);
     child->control.state = STATE_IDLE;
 }

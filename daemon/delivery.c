@@ -51,6 +51,8 @@ static bool clear_place(const struct sockaddr_un *address, char *why, size_t siz
                            "there is a file that is no socket; remove it, or name another path");
     }
     int probe = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (probe < 0) /* then nobody knows whether it is served */
+        return base_refuse(why, size, "%s", strerror(errno));
     bool served = connect(probe, (const struct sockaddr *)address, sizeof *address) == 0 ||
                   errno == EAGAIN || errno == EPROTOTYPE;
     base_close(probe);

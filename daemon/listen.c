@@ -208,12 +208,19 @@ static bool has_pop3(const struct opening *o)
     return false;
 }
 
+/* False with words when one cannot be had; none may be there. */
 static bool reuse_passed(struct opening *o)
 {
-    for (size_t i = 0; i < o->n_old; i++)
-        if (o->old[i].passed)
-            add(o, dup(o->old[i].fd), o->old[i].door, true, o->old[i].text);
-    return o->n > 0;
+    for (size_t i = 0; i < o->n_old; i++) {
+        if (!o->old[i].passed)
+            continue;
+        int fd = dup(o->old[i].fd);
+        if (fd < 0)
+            return base_refuse(o->error, o->error_size, "the socket '%s' passed by systemd: %s",
+                               o->old[i].text, strerror(errno));
+        add(o, fd, o->old[i].door, true, o->old[i].text);
+    }
+    return true;
 }
 
 /* Whether a file says it; of what is built in, one may be left out. */
@@ -280,8 +287,8 @@ bool listen_open(const struct config *config, struct listener *old, size_t n_old
 {
     struct opening o = {
         .config = config, .old = old, .n_old = n_old, .error = error, .error_size = error_size};
-    bool good = (reuse_passed(&o) || passed_by_systemd(&o)) && check(&o) && bind_all(&o) &&
-                (is_passed(&o, true) || open_lmtp(&o));
+    bool good = reuse_passed(&o) && (o.n > 0 || passed_by_systemd(&o)) && check(&o) &&
+                bind_all(&o) && (is_passed(&o, true) || open_lmtp(&o));
     if (!good) {
         listen_close(o.made, o.n);
         return false;

@@ -572,7 +572,9 @@ struct auth *login_spawn(struct master *m, struct config *config, bool strict)
     /* An outcome is told to us before the worker: it must be heard before what that one says next.
      */
     sd_event_source_set_priority(a->io, SD_EVENT_PRIORITY_IMPORTANT);
-    setup_send(&a->channel, config, &m->digest_key, 0, strict, a->last_error, sizeof a->last_error);
+    if (!setup_send(&a->channel, config, &m->digest_key, 0, strict, a->last_error,
+                    sizeof a->last_error))
+        kill(a->pid, SIGKILL); /* it would wait for the rest; the reaping says why */
     deadline(m, a, MASTER_START_MS);
     return a;
 }

@@ -55,14 +55,15 @@ void privileges_drop(uid_t uid, gid_t gid)
         fatal(EX_OSERR, "cannot become uid %u: %s", (unsigned)uid, strerror(errno));
     clear_capabilities();
 
-    uid_t real, effective, saved;
-    gid_t real_group, effective_group, saved_group;
-    if (getresuid(&real, &effective, &saved) < 0 ||
-        getresgid(&real_group, &effective_group, &saved_group) < 0)
+    uid_t uids[3];
+    gid_t gids[3];
+    if (getresuid(&uids[0], &uids[1], &uids[2]) < 0 || getresgid(&gids[0], &gids[1], &gids[2]) < 0)
         bug("ids cannot be read");
-    if (real != uid || effective != uid || saved != uid || real_group != gid ||
-        effective_group != gid || saved_group != gid || getgroups(0, NULL) != 0)
-        bug("privileges are not gone");
+    for (size_t i = 0; i < ARRAY_SIZE(uids); i++) /* real, effective, saved */
+        if (uids[i] != uid || gids[i] != gid)
+            bug("privileges are not gone");
+    if (getgroups(0, NULL) != 0)
+        bug("groups are not gone");
     if (setuid(0) == 0 || setgid(0) == 0 || setgroups(0, NULL) == 0)
         bug("privileges came back");
 }

@@ -24,8 +24,8 @@ _Noreturn static void become(const char *dir, const char *program, int end, pid_
     int null = open("/dev/null", O_RDWR);
     if (null < 0 || dup2(null, STDIN_FILENO) < 0 || dup2(null, STDOUT_FILENO) < 0)
         fatal(EX_OSERR, "/dev/null: %s", strerror(errno));
-    /* A gap below 3 cannot be: 0 to 2 are open. dup2 onto itself would keep close-on-exec. */
-    if (end == PROTO_FD_CONTROL ? fcntl(end, F_SETFD, 0) < 0 : dup2(end, PROTO_FD_CONTROL) < 0)
+    /* `end` is above 3, the other end's number or more: dup2 clears its close-on-exec. */
+    if (dup2(end, PROTO_FD_CONTROL) < 0)
         fatal(EX_OSERR, "descriptor 3: %s", strerror(errno));
     if (close_range(PROTO_FD_CONTROL + 1, ~0U, 0) < 0)
         fatal(EX_OSERR, "close_range: %s", strerror(errno));

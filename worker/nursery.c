@@ -81,8 +81,9 @@ static void set_up_tls(struct child *child, struct tls *tls)
         message_begin(&m, PROTO_EXPIRES);
         message_put_u32(&m, (uint32_t)n);
         message_put_u64(&m, tls_expires(tls, n));
-        if (channel_send(&child->control, &m, true) != CHANNEL_OK)
-            child_lost_master(CHANNEL_END, NULL);
+        enum channel_outcome sent = channel_send(&child->control, &m, true);
+        if (sent != CHANNEL_OK)
+            child_lost_master(sent, NULL);
     }
 }
 

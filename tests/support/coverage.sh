@@ -12,7 +12,7 @@ chmod 1777 "$counts" # programs of every user write theirs
 trap 'rm -rf "$counts"' EXIT
 
 status=0
-LLVM_PROFILE_FILE="$counts/%4m%c.profraw" tests/support/check.sh "$build" || status=$?
+COUNTING=1 LLVM_PROFILE_FILE="$counts/%4m%c.profraw" tests/support/check.sh "$build" || status=$?
 
 llvm-profdata merge -sparse "$counts"/*.profraw -o "$build/coverage.profdata"
 objects=

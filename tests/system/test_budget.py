@@ -13,6 +13,7 @@ from poplar import BUILD
 BUDGETS = {"parser": 1_600_000, "stuffing": 600_000, "listing": 3_400_000, "login": 70_000}
 
 
+@pytest.mark.uncounted
 @pytest.mark.skipif(not shutil.which("valgrind"), reason="no valgrind")
 @pytest.mark.skipif(b"__asan_init" in (BUILD / "tests/budget").read_bytes()
                     if (BUILD / "tests/budget").exists() else True, reason="a sanitized build")

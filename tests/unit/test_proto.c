@@ -249,6 +249,26 @@ static void wrong_descriptors(void **state)
     assert_int_equal(open_descriptors(), before); /* none of them stayed with the receiver */
 }
 
+/* Where the kernel need not tell who sends it has room for more descriptors than a record has. */
+static void too_many_descriptors(void **state)
+{
+    (void)state;
+    unsigned before = open_descriptors();
+    int ends[2];
+    struct channel receiver;
+    struct message m;
+    assert_int_equal(channel_pair(ends, false), 0);
+    channel_open(&receiver, ends[0], ROLE_WORKER, ROLE_AUTH, STATE_EXCHANGE);
+    compose(proto_rule(PROTO_VERDICT), &m);
+    send_raw(ends[1], m.data, m.size, 8);
+    expect_fault(&receiver, "with a wrong number of descriptors");
+    send_raw(ends[1], "", 0, 1); /* not the end */
+    expect_fault(&receiver, "empty");
+    channel_close(&receiver);
+    close(ends[1]);
+    assert_int_equal(open_descriptors(), before);
+}
+
 static void twice(void **state)
 {
     (void)state;
@@ -323,6 +343,62 @@ static void sender_is_the_kernels_word(void **state)
     assert_int_equal(m.sender_uid, getuid());
     message_clear(&m);
     close_pair(&sender, &receiver);
+}
+
+/* What else the kernel may tell of a record is passed over. */
+static void what_the_kernel_adds(void **state)
+{
+    (void)state;
+    struct channel sender, receiver;
+    struct message m;
+    int on = 1;
+    open_pair(proto_rule(PROTO_READY), &sender, &receiver);
+    assert_int_equal(setsockopt(receiver.fd, SOL_SOCKET, SO_TIMESTAMP, &on, sizeof on), 0);
+    compose(proto_rule(PROTO_READY), &m);
+    assert_int_equal(channel_send(&sender, &m, true), CHANNEL_OK);
+    assert_int_equal(channel_receive(&receiver, &m, true, NULL), CHANNEL_OK);
+    assert_int_equal(m.sender, getpid());
+    assert_int_equal(m.n_fds, 0);
+    message_clear(&m);
+    close_pair(&sender, &receiver);
+}
+
+/* A name of its own for each number, and one for what is none. */
+static void expect_names(const char *(*name)(unsigned), unsigned first, unsigned end)
+{
+    for (unsigned i = first; i < end; i++) {
+        assert_string_not_equal(name(i), "unknown");
+        for (unsigned k = first; k < i; k++)
+            assert_string_not_equal(name(i), name(k));
+    }
+    assert_string_equal(name(end), "unknown");
+    assert_string_equal(name((unsigned)-1), "unknown");
+    if (first > 0)
+        assert_string_equal(name(0), "unknown");
+}
+
+static void numbers_have_names(void **state)
+{
+    (void)state;
+    expect_names(proto_end_name, 1, END_REASONS);
+    expect_names(proto_door_name, 1, DOORS);
+    expect_names(proto_outcome_name, 0, LOGIN_OUTCOMES);
+    expect_names(proto_retirement_name, 0, RETIREMENTS);
+    assert_string_equal(proto_role_name(ROLE_MASTER), "master");
+    assert_string_equal(proto_role_name(ROLE_NURSERY), "nursery");
+    assert_string_equal(proto_role_name(ROLE_WORKER), "worker");
+    assert_string_equal(proto_role_name(ROLE_AUTH), "auth");
+    assert_string_equal(proto_role_name(ROLE_CTL), "poplarctl");
+    assert_string_equal(proto_role_name(0), "unknown");
+}
+
+static void latency_bounds_grow(void **state)
+{
+    (void)state;
+    for (unsigned n = 0; n + 2 < PROTO_LATENCIES; n++)
+        assert_true(proto_latency_bound(n) < proto_latency_bound(n + 1));
+    assert_int_equal(proto_latency_bound(PROTO_LATENCIES - 1), 0);
+    assert_int_equal(proto_latency_bound(PROTO_LATENCIES), 0);
 }
 
 static void values_survive(void **state)
@@ -408,12 +484,53 @@ static void put_unwanted_fd(struct message *m)
     message_put_fd(m, STDIN_FILENO);
 }
 
+/* Send what fits its row but for one thing. */
+static void send_wrong(struct message *m, unsigned self, unsigned peer, unsigned state)
+{
+    struct channel sender, receiver;
+    open_pair(m->rule, &sender, &receiver);
+    sender.self = self;
+    sender.peer = peer;
+    sender.state = state;
+    (void)channel_send(&sender, m, false);
+}
+
+static void send_as_another(struct message *m)
+{
+    message_put_u32(m, 1);
+    send_wrong(m, ROLE_AUTH, ROLE_MASTER, STATE_IDLE);
+}
+
+static void send_to_another(struct message *m)
+{
+    message_put_u32(m, 1);
+    send_wrong(m, ROLE_NURSERY, ROLE_AUTH, STATE_IDLE);
+}
+
+static void send_too_early(struct message *m)
+{
+    message_put_u32(m, 1);
+    send_wrong(m, ROLE_NURSERY, ROLE_MASTER, STATE_STARTING);
+}
+
+static void send_unfinished(struct message *m)
+{
+    send_wrong(m, ROLE_NURSERY, ROLE_MASTER, STATE_IDLE);
+}
+
+static void send_without_fd(struct message *m)
+{
+    message_begin(m, PROTO_FORK);
+    send_wrong(m, ROLE_MASTER, ROLE_NURSERY, STATE_IDLE);
+}
+
 /* What only a defect of ours can do to a record ends the process before the record is sent. */
 static void own_defects_end_the_process(void **state)
 {
     static void (*const defects[])(struct message *) = {
-        begin_no_type, put_another_kind, put_one_too_many, put_too_large,
-        put_too_much,  get_past_the_end, put_unwanted_fd,
+        begin_no_type,   put_another_kind, put_one_too_many, put_too_large,
+        put_too_much,    get_past_the_end, put_unwanted_fd,  send_as_another,
+        send_to_another, send_too_early,   send_unfinished,  send_without_fd,
     };
     (void)state;
     for (size_t i = 0; i < ARRAY_SIZE(defects); i++) {
@@ -446,11 +563,15 @@ int main(void)
         cmocka_unit_test(truncated_and_left_over),
         cmocka_unit_test(oversized),
         cmocka_unit_test(wrong_descriptors),
+        cmocka_unit_test(too_many_descriptors),
         cmocka_unit_test(twice),
         cmocka_unit_test(unknown_types),
         cmocka_unit_test(text_with_nul),
         cmocka_unit_test(peer_gone),
         cmocka_unit_test(sender_is_the_kernels_word),
+        cmocka_unit_test(what_the_kernel_adds),
+        cmocka_unit_test(numbers_have_names),
+        cmocka_unit_test(latency_bounds_grow),
         cmocka_unit_test(values_survive),
         cmocka_unit_test(cleared_of_secrets),
         cmocka_unit_test(own_defects_end_the_process),

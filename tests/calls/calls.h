@@ -1,0 +1,45 @@
+/*
+ * calls.h - calls of the product into the system and its libraries that fail when a test says so.
+ *
+ * The linker puts the functions of calls.c in the place of those that the product's own objects
+ * call; what libraries call among themselves goes where it always went. Counted are the calls of a
+ * test's children, too.
+ */
+#ifndef POPLAR_TESTS_CALLS_H
+#define POPLAR_TESTS_CALLS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+/* From now on let the nth call of `name` fail, as it does when there is too little of something, or
+ * with this errno. */
+void calls_break(const char *name, unsigned nth, int error);
+/* The same, and all that follow it. */
+void calls_break_from(const char *name, unsigned nth, int error);
+/* Let it give this without having done anything. */
+void calls_answer(const char *name, unsigned nth, long value);
+/* All is well again. Whether it had come to that call. */
+bool calls_mend(void);
+
+/* How a child ended in which something failed. */
+struct calls_end {
+    int status;      /* as waitpid() has it */
+    bool met;        /* it came to the call that fails */
+    char said[4096]; /* on stderr */
+};
+
+/* When a child says this, it gets SIGTERM; NULL: never. */
+extern const char *calls_stop_at;
+
+/* Run `attempt` in a child that ends with what it returns; the call broken before is mended. */
+void calls_try(int (*attempt)(void), struct calls_end *end);
+
+/* Each call of each name fails in turn in a child that runs `attempt`, until one goes through
+ * untouched; `judge` sees how each ended. How many failed; nothing of it is left open. */
+unsigned calls_walk(int (*attempt)(void),
+                    void (*judge)(const char *what, const struct calls_end *end));
+
+/* Descriptors that are open in this process. */
+unsigned calls_descriptors(void);
+
+#endif

@@ -1,0 +1,773 @@
+/*
+ * test_calls_master.c - each call of the master, and of a child's first steps, fails at each of its
+ * places in turn. What then cannot be done is told, with the name of what it is about; nothing
+ * stays open or half made, and a second try works.
+ */
+#include "daemon/base.h"
+#include "daemon/check.h"
+#include "daemon/child.h"
+#include "daemon/configfile.h"
+#include "daemon/master.h"
+#include "daemon/privileges.h"
+#include "daemon/setup.h"
+#include "daemon/spawn.h"
+#include "tests/calls/calls.h"
+#include "tests/faults/granted.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <grp.h>
+#include <libgen.h>
+#include <netinet/in.h>
+#include <pwd.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/fsuid.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <sysexits.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+enum { NOT_DONE = 10, DONE_WRONG = 11 }; /* exit statuses of attempts */
+
+static char place[] = "/tmp/poplar-calls-XXXXXX";
+static char build_dir[2048]; /* where the programs are */
+
+static const char *in_place(const char *name)
+{
+    static char path[8][100];
+    static unsigned next;
+    char *at = path[next++ % 8];
+    snprintf(at, sizeof path[0], "%s/%s", place, name);
+    return at;
+}
+
+/* Of an attempt that did not do what it should: what its caller would say. */
+static int say(const char *why)
+{
+    fprintf(stderr, "%s\n", why);
+    return NOT_DONE;
+}
+
+/* It ended in order, without having done it, and said why. */
+static void is_told(const char *what, const struct calls_end *end)
+{
+    if (!WIFEXITED(end->status) || WEXITSTATUS(end->status) == 0 ||
+        WEXITSTATUS(end->status) == DONE_WRONG || !*end->said)
+        fail_msg("%s: wait status %x: %s", what, (unsigned)end->status, end->said);
+}
+
+/* The same, or it did it all the same. */
+static void is_told_or_done(const char *what, const struct calls_end *end)
+{
+    if (!WIFEXITED(end->status) || WEXITSTATUS(end->status) != 0)
+        is_told(what, end);
+}
+
+static void write_text(const char *path, const char *format, ...) PRINTF(2, 3);
+
+static void write_text(const char *path, const char *format, ...)
+{
+    va_list arguments;
+    FILE *file = fopen(path, "we");
+    assert_non_null(file);
+    va_start(arguments, format);
+    vfprintf(file, format, arguments);
+    va_end(arguments);
+    assert_int_equal(fclose(file), 0);
+}
+
+/* Starting a child. */
+
+static int start_true(void)
+{
+    struct channel channel = {.fd = -1};
+    siginfo_t info = {0};
+    pid_t pid = spawn_child("/bin", "true", ROLE_AUTH, &channel);
+    if (pid < 0)
+        return channel.fd < 0 ? say(strerror(errno)) : DONE_WRONG;
+    waitid(P_PID, (id_t)pid, &info, WEXITED);
+    channel_close(&channel);
+    return info.si_code == CLD_EXITED ? info.si_status : DONE_WRONG;
+}
+
+static void test_spawn(void **state)
+{
+    (void)state;
+    assert_true(calls_walk(start_true, is_told) >= 10);
+}
+
+static int die_with_another(void)
+{
+    privileges_die_with(getppid() + 1);
+    return DONE_WRONG;
+}
+
+static void test_parent_gone(void **state)
+{
+    struct calls_end end;
+    (void)state;
+    calls_try(die_with_another, &end);
+    assert_true(WIFEXITED(end.status) && WEXITSTATUS(end.status) == 0);
+}
+
+/* Records. */
+
+static struct channel ping_sender, ping_receiver;
+
+static void open_pair(void)
+{
+    int ends[2];
+    assert_int_equal(channel_pair(ends, true), 0);
+    channel_open(&ping_sender, ends[0], ROLE_MASTER, ROLE_AUTH, STATE_IDLE);
+    channel_open(&ping_receiver, ends[1], ROLE_AUTH, ROLE_MASTER, STATE_IDLE);
+}
+
+static enum channel_outcome send_ping(bool wait)
+{
+    struct message m;
+    message_begin(&m, PROTO_PING);
+    return channel_send(&ping_sender, &m, wait);
+}
+
+static enum channel_outcome receive_ping(bool wait)
+{
+    struct message m;
+    enum channel_outcome outcome = channel_receive(&ping_receiver, &m, wait, NULL);
+    message_clear(&m);
+    return outcome;
+}
+
+static void test_channel(void **state)
+{
+    static const struct {
+        int error;
+        enum channel_outcome outcome;
+    } meanings[] = {{EAGAIN, CHANNEL_AGAIN},   {ENOBUFS, CHANNEL_AGAIN}, {EPIPE, CHANNEL_END},
+                    {ECONNRESET, CHANNEL_END}, {ENOTCONN, CHANNEL_END},  {ENOMEM, CHANNEL_ERROR},
+                    {EINTR, CHANNEL_OK} /* tried again */};
+    (void)state;
+    open_pair();
+    for (size_t i = 0; i < ARRAY_SIZE(meanings); i++) {
+        calls_break("sendmsg", 1, meanings[i].error);
+        assert_int_equal(send_ping(false), meanings[i].outcome);
+        assert_true(calls_mend());
+        if (meanings[i].outcome != CHANNEL_OK)
+            assert_int_equal(send_ping(false), CHANNEL_OK);
+        calls_break("recvmsg", 1, meanings[i].error);
+        assert_int_equal(receive_ping(false), meanings[i].outcome);
+        assert_true(calls_mend());
+        if (meanings[i].outcome != CHANNEL_OK)
+            assert_int_equal(receive_ping(false), CHANNEL_OK);
+    }
+    calls_break("sendmsg", 1, ENOBUFS); /* then it waits for room, and there is */
+    assert_int_equal(send_ping(true), CHANNEL_OK);
+    calls_break("recvmsg", 1, EAGAIN);
+    assert_int_equal(receive_ping(true), CHANNEL_OK);
+    while (send_ping(false) == CHANNEL_OK)
+        ;
+    calls_break("poll", 1, 0); /* to wait for room cannot be done */
+    assert_int_equal(send_ping(true), CHANNEL_AGAIN);
+    assert_true(calls_mend());
+    while (receive_ping(false) == CHANNEL_OK)
+        ;
+    calls_break("poll", 1, 0); /* nor for a record */
+    assert_int_equal(receive_ping(true), CHANNEL_ERROR);
+    assert_true(calls_mend());
+    channel_close(&ping_sender);
+    channel_close(&ping_receiver);
+}
+
+/* A signal while the other side is waited for. */
+static void test_channel_interrupted(void **state)
+{
+    (void)state;
+    open_pair();
+    pid_t pid = fork();
+    assert_true(pid >= 0);
+    if (pid == 0) {
+        usleep(1000);
+        _exit(send_ping(true) == CHANNEL_OK ? 0 : 1);
+    }
+    calls_break("poll", 1, EINTR);
+    assert_int_equal(receive_ping(true), CHANNEL_OK);
+    assert_true(calls_mend());
+    assert_int_equal(waitpid(pid, NULL, 0), pid);
+    channel_close(&ping_sender);
+    channel_close(&ping_receiver);
+}
+
+/* Privileges. */
+
+static const struct passwd *nobody(void)
+{
+    const struct passwd *account = getpwnam("nobody");
+    assert_non_null(account);
+    return account;
+}
+
+static int drop_all(void)
+{
+    uid_t uid;
+    gid_t gid;
+    if (initgroups("nobody", nobody()->pw_gid) < 0 || !privileges_lookup("nobody", &uid, &gid))
+        return DONE_WRONG;
+    privileges_drop(uid, gid);
+    return getuid() == uid && getgid() == gid ? 0 : DONE_WRONG;
+}
+
+static int drop_to_root(void)
+{
+    privileges_drop(0, 65534);
+    return DONE_WRONG;
+}
+
+static int drop_to_roots_group(void)
+{
+    privileges_drop(65534, 0);
+    return DONE_WRONG;
+}
+
+/* Whoever cannot give up all of it does not live on. */
+static void is_dead(const char *what, const struct calls_end *end)
+{
+    if ((WIFEXITED(end->status) && WEXITSTATUS(end->status) != EX_OSERR) || !*end->said ||
+        (WIFSIGNALED(end->status) && WTERMSIG(end->status) != SIGABRT))
+        fail_msg("%s: wait status %x: %s", what, (unsigned)end->status, end->said);
+}
+
+static void is_noticed(int (*attempt)(void), const char *said)
+{
+    struct calls_end end;
+    calls_try(attempt, &end);
+    if (!WIFSIGNALED(end.status) || WTERMSIG(end.status) != SIGABRT || !strstr(end.said, said))
+        fail_msg("'%s' was due: wait status %x: %s", said, (unsigned)end.status, end.said);
+}
+
+static void test_drop(void **state)
+{
+    static const struct {
+        const char *name;
+        unsigned nth;
+        const char *said;
+    } lies[] = {
+        {"setgroups", 1, "groups are not gone"},     {"setresgid", 1, "privileges are not gone"},
+        {"setresuid", 1, "privileges are not gone"}, {"setuid", 1, "privileges came back"},
+        {"setgid", 1, "privileges came back"},       {"setgroups", 2, "privileges came back"},
+    };
+    (void)state;
+    if (geteuid() != 0)
+        skip();
+    calls_break("setgroups", 1, 0);
+    struct calls_end end;
+    calls_try(drop_all, &end);
+    is_dead("setgroups", &end);
+    for (const char *const *name = (const char *const[]){"setresgid", "setresuid", "syscall",
+                                                         "getresuid", "getresgid", NULL};
+         *name; name++) {
+        calls_break(*name, 1, 0);
+        calls_try(drop_all, &end);
+        assert_true(end.met);
+        is_dead(*name, &end);
+    }
+    for (size_t i = 0; i < ARRAY_SIZE(lies); i++) {
+        calls_answer(lies[i].name, lies[i].nth, 0);
+        is_noticed(drop_all, lies[i].said);
+    }
+    is_noticed(drop_to_root, "to root");
+    is_noticed(drop_to_roots_group, "to root");
+    calls_try(drop_all, &end);
+    assert_int_equal(end.status, 0);
+}
+
+static int bound(void)
+{
+    static const int keep[] = {0, -1};
+    privileges_bound(keep);
+    return 0;
+}
+
+static int bound_by_nobody(void)
+{
+    if (geteuid() == 0 && setresuid(65534, 65534, 65534) < 0)
+        return DONE_WRONG;
+    return bound();
+}
+
+/* The places in turn: a look that fails is taken for the last one, to drop must not fail. */
+static void test_bound(void **state)
+{
+    struct calls_end end;
+    unsigned fatal_ones = 0;
+    (void)state;
+    calls_break_from("prctl", 1, 0);
+    calls_try(bound_by_nobody, &end);
+    assert_int_equal(end.status, 0);
+    assert_false(end.met); /* there is nothing to be had for who is not root */
+    if (geteuid() != 0)
+        skip();
+    for (unsigned nth = 1; nth <= 8; nth++) {
+        calls_break("prctl", nth, 0);
+        calls_try(bound, &end);
+        assert_true(end.met);
+        if (end.status != 0) {
+            is_dead("prctl", &end);
+            assert_non_null(strstr(end.said, "cannot drop capability"));
+            fatal_ones++;
+        }
+        calls_break("prctl", nth, EPERM); /* some sandboxes allow none of it */
+        calls_try(bound, &end);
+        assert_int_equal(end.status, 0);
+    }
+    assert_true(fatal_ones >= 3);
+}
+
+/* LMTP's sockets and spool. */
+
+static int bind_lmtp(void)
+{
+    char why[256] = "";
+    int fd = delivery_bind(in_place("new/lmtp"), why, sizeof why);
+    if (fd < 0)
+        return say(why);
+    return fcntl(fd, F_GETFL) & O_NONBLOCK ? 0 : DONE_WRONG;
+}
+
+/* What was there before is no reason to fail, nor may it go away when it cannot be known. */
+static int bind_lmtp_again(void)
+{
+    char why[256] = "";
+    struct stat st;
+    int served = delivery_bind(in_place("served"), why, sizeof why);
+    int fd = delivery_bind(in_place("served"), why, sizeof why);
+    if (served < 0 || lstat(in_place("served"), &st) < 0)
+        return say("not even once");
+    return fd < 0 ? say(why) : DONE_WRONG;
+}
+
+static void has_remedy(const char *what, const struct calls_end *end)
+{
+    is_told_or_done(what, end);
+    if (WEXITSTATUS(end->status) == NOT_DONE && !strstr(end->said, "; ") &&
+        !strstr(end->said, "Too many open files"))
+        fail_msg("%s: no remedy: %s", what, end->said);
+}
+
+static void test_bind(void **state)
+{
+    static const struct {
+        int error;
+        const char *remedy;
+    } remedies[] = {{ENOENT, "make the directory"},
+                    {EACCES, "must be able to write there"},
+                    {EPERM, "must be able to write there"},
+                    {EROFS, "must be able to write there"},
+                    {EADDRINUSE, "name another path"}};
+    struct calls_end end;
+    (void)state;
+    assert_true(calls_walk(bind_lmtp, has_remedy) >= 5);
+    for (size_t i = 0; i < ARRAY_SIZE(remedies); i++) {
+        calls_break("bind", 1, remedies[i].error);
+        calls_try(bind_lmtp, &end);
+        assert_non_null(strstr(end.said, remedies[i].remedy));
+    }
+}
+
+/* A socket that is served stays, whatever fails while it is looked at. */
+static void test_bind_over_another(void **state)
+{
+    static const int answers[] = {EAGAIN, EPROTOTYPE};
+    struct calls_end end;
+    (void)state;
+    calls_try(bind_lmtp_again, &end);
+    assert_non_null(strstr(end.said, "another server holds this socket"));
+    for (size_t i = 0; i < ARRAY_SIZE(answers); i++) {
+        unlink(in_place("served"));
+        calls_break("connect", 1, answers[i]);
+        calls_try(bind_lmtp_again, &end);
+        assert_non_null(strstr(end.said, "another server holds this socket"));
+    }
+    unlink(in_place("served"));
+    calls_break("socket", 2, 0);
+    calls_try(bind_lmtp_again, &end);
+    assert_true(end.met);
+    assert_non_null(strstr(end.said, "Too many open files"));
+    unlink(in_place("served"));
+}
+
+static struct config *config_of(const char *key, const char *value)
+{
+    char error[256];
+    struct config *config = config_new();
+    if (!config_set(config, "server", "", key, value, error, sizeof error))
+        fail_msg("%s", error);
+    return config;
+}
+
+static int make_spool(void)
+{
+    struct config *config = config_of("state_dir", in_place("state"));
+    int fd = delivery_spool(config);
+    struct stat st = {0};
+    config_free(config);
+    bool back = (uid_t)setfsuid((uid_t)-1) == geteuid();
+    if (!back)
+        return DONE_WRONG;
+    if (fd < 0)
+        return say(strerror(errno));
+    return fstatat(fd, "", &st, AT_EMPTY_PATH) == 0 && st.st_nlink == 0 && (st.st_mode & 077) == 0
+               ? 0
+               : DONE_WRONG;
+}
+
+/* Neither open() nor what takes its place works. */
+static int make_no_spool(void)
+{
+    unlink(in_place("state/nothing"));
+    struct config *config = config_of("state_dir", in_place("state/nothing"));
+    int fd = delivery_spool(config);
+    config_free(config);
+    return fd < 0 ? say(strerror(errno)) : DONE_WRONG;
+}
+
+static void test_spool(void **state)
+{
+    static const int no_tmpfile[] = {EOPNOTSUPP, EISDIR, ENOENT};
+    struct calls_end end;
+    (void)state;
+    assert_true(calls_walk(make_spool, is_told_or_done) >= 2);
+    for (size_t i = 0; i < ARRAY_SIZE(no_tmpfile); i++) {
+        calls_break("open", 1, no_tmpfile[i]);
+        calls_try(make_spool, &end);
+        assert_true(end.met);
+        assert_int_equal(end.status, 0);
+    }
+    calls_try(make_no_spool, &end);
+    is_told("no directory", &end);
+}
+
+/* The sockets of a configuration. */
+
+static uint16_t port; /* free a moment ago */
+
+static struct config *listening_config(void)
+{
+    char error[256], address[64];
+    struct config *config = config_of("hostname", "pop.example.test");
+    snprintf(address, sizeof address, "127.0.0.1:%u, [::1]:%u", port, port);
+    if (!config_set(config, "listen", "", "pop3", address, error, sizeof error) ||
+        !config_set(config, "listen", "", "pop3s", "", error, sizeof error) ||
+        !config_set(config, "listen", "", "lmtp", in_place("lmtp"), error, sizeof error) ||
+        !config_set(config, "tls", "", "required", "no", error, sizeof error) ||
+        !config_complete(config, error, sizeof error))
+        fail_msg("%s", error);
+    return config;
+}
+
+static int open_listeners(void)
+{
+    char error[512] = "";
+    size_t n = 0;
+    struct listener *listeners = NULL;
+    struct config *config = listening_config();
+    bool good = listen_open(config, NULL, 0, &listeners, &n, error, sizeof error);
+    config_free(config);
+    if (!good)
+        return n == 0 ? say(error) : DONE_WRONG;
+    listen_close(listeners, n);
+    struct stat st;
+    return n == 3 && lstat(in_place("lmtp"), &st) < 0 ? 0 : DONE_WRONG;
+}
+
+/* As at a reload: sockets of before, one of them passed by systemd. */
+static int take_over_listeners(void)
+{
+    char error[512] = "";
+    size_t n = 0;
+    struct listener old[] = {{.fd = socket(AF_INET, SOCK_STREAM, 0),
+                              .door = DOOR_POP3,
+                              .passed = true,
+                              .text = (char[]){"pop3"}}};
+    struct listener *listeners = NULL;
+    if (old[0].fd < 0)
+        return say("no socket");
+    struct config *config = config_of("hostname", "pop.example.test");
+    if (!config_set(config, "tls", "", "required", "no", error, sizeof error) ||
+        !config_set(config, "listen", "", "lmtp", in_place("lmtp"), error, sizeof error) ||
+        !config_complete(config, error, sizeof error))
+        return DONE_WRONG;
+    bool good = listen_open(config, old, 1, &listeners, &n, error, sizeof error);
+    config_free(config);
+    if (!good)
+        return say(error);
+    for (size_t i = 0; i < n; i++)
+        if (listeners[i].fd < 0)
+            return DONE_WRONG;
+    listen_close(listeners, n);
+    return n == 2 ? 0 : DONE_WRONG;
+}
+
+static void test_listen(void **state)
+{
+    static const struct {
+        int error;
+        const char *remedy;
+    } remedies[] = {{EADDRINUSE, "another server holds this port"},
+                    {EACCES, "need root, or a socket unit"},
+                    {EADDRNOTAVAIL, "no such address"},
+                    {ENOMEM, "choose another address"}};
+    struct calls_end end;
+    (void)state;
+    assert_true(calls_walk(open_listeners, is_told_or_done) >= 10);
+    assert_true(calls_walk(take_over_listeners, is_told_or_done) >= 3);
+    for (size_t i = 0; i < ARRAY_SIZE(remedies); i++) {
+        calls_break("bind", 1, remedies[i].error);
+        calls_try(open_listeners, &end);
+        assert_non_null(strstr(end.said, remedies[i].remedy));
+    }
+}
+
+/* Of the addresses that are built in, one that the machine does not have is left out. */
+static int open_built_in(void)
+{
+    char error[512] = "";
+    size_t n = 0;
+    struct listener *listeners = NULL;
+    struct config *config = config_of("hostname", "pop.example.test");
+    if (!config_set(config, "tls", "", "required", "no", error, sizeof error) ||
+        !config_set(config, "listen", "", "lmtp", "", error, sizeof error) ||
+        !config_complete(config, error, sizeof error))
+        return DONE_WRONG;
+    bool good = listen_open(config, NULL, 0, &listeners, &n, error, sizeof error);
+    if (!good)
+        return say(error);
+    return (int)n == 2 ? 0 : (int)n + 20;
+}
+
+static void test_built_in_addresses(void **state)
+{
+    static const int lacking[] = {EADDRNOTAVAIL, EAFNOSUPPORT};
+    struct calls_end end;
+    (void)state;
+    for (size_t i = 0; i < ARRAY_SIZE(lacking); i++) {
+        calls_break_from("socket", 1, lacking[i]);
+        calls_try(open_built_in, &end);
+        assert_non_null(strstr(end.said, "nothing to listen on"));
+    }
+    calls_break_from("socket", 1, ENOMEM);
+    calls_try(open_built_in, &end);
+    assert_non_null(strstr(end.said, "[listen] pop3=127.0.0.1:110: Cannot allocate memory"));
+}
+
+/* poplarctl's socket. */
+
+static int open_control(void)
+{
+    char error[512] = "";
+    struct stat st;
+    struct master m = {.control_fd = -1, .config = config_of("run_dir", in_place("run"))};
+    if (sd_event_new(&m.event) < 0)
+        return say("no event loop");
+    if (!control_open(&m, error, sizeof error))
+        return say(error);
+    control_close(&m);
+    config_free(m.config);
+    sd_event_unref(m.event);
+    return lstat(in_place("run/control"), &st) < 0 ? 0 : DONE_WRONG;
+}
+
+static int open_control_too_long(void)
+{
+    char error[512] = "", dir[200];
+    memset(dir, 'x', sizeof dir - 1);
+    dir[0] = '/';
+    dir[sizeof dir - 1] = '\0';
+    struct master m = {.control_fd = -1, .config = config_of("run_dir", dir)};
+    return control_open(&m, error, sizeof error) ? DONE_WRONG : say(error);
+}
+
+static void test_control(void **state)
+{
+    static const int unwritable[] = {EACCES, EPERM, EROFS, ENOENT};
+    struct calls_end end;
+    (void)state;
+    assert_true(calls_walk(open_control, is_told_or_done) >= 6);
+    for (size_t i = 0; i < ARRAY_SIZE(unwritable); i++) {
+        calls_break("bind", 1, unwritable[i]);
+        calls_try(open_control, &end);
+        assert_non_null(strstr(end.said, "[server] run_dir="));
+        assert_non_null(strstr(end.said, "; "));
+    }
+    calls_try(open_control_too_long, &end);
+    assert_non_null(strstr(end.said, "File name too long"));
+}
+
+/* The configuration: read, checked, sent to a child, taken there. */
+
+static void write_config(void)
+{
+    write_text(in_place("poplar.conf"),
+               "[server]\nhostname=pop.example.test\nstate_dir=%s\nrun_dir=%s\n"
+               "program_dir=%s\nlog_to=stderr\nworker_user=nobody\nstore_user=%s\nstop_grace=0\n"
+               "[listen]\npop3=127.0.0.1:%u\npop3s=\nlmtp=\n"
+               "[tls]\nrequired=no\ncertificate=%s\nkey=%s\n"
+               "[auth]\npam_confdir=%s\nprocesses_min=1\n[domain example.net]\npam_service=poplar\n"
+               "[workers]\nidle_min=1\n",
+               in_place("state"), in_place("run"), build_dir,
+               geteuid() == 0 ? "mail" : getpwuid(geteuid())->pw_name, port, in_place("cert.pem"),
+               in_place("key.pem"), in_place("pam.d"));
+}
+
+static int read_config(void)
+{
+    char error[512] = "";
+    struct config *config = configfile_read(in_place("poplar.conf"), error, sizeof error);
+    config_free(config);
+    return config ? 0 : say(error);
+}
+
+static int check_config(void)
+{
+    char error[512] = "";
+    struct config *config = configfile_read(in_place("poplar.conf"), error, sizeof error);
+    if (!config)
+        return say(error);
+    return check_all(config, build_dir) == 0 ? 0 : NOT_DONE;
+}
+
+static void test_config(void **state)
+{
+    (void)state;
+    assert_true(calls_walk(read_config, is_told) >= 20);
+    if (geteuid() == 0)
+        assert_true(calls_walk(check_config, is_told_or_done) >= 30);
+}
+
+/* The child whose first steps are taken here, by the process that tells it its configuration. */
+static int begin_child(void)
+{
+    static struct child child;
+    char error[512] = "";
+    int ends[2];
+    struct channel master;
+    struct config *config = listening_config();
+    if (channel_pair(ends, true) < 0)
+        return say(strerror(errno));
+    if (ends[1] != PROTO_FD_CONTROL && dup3(ends[1], PROTO_FD_CONTROL + 20, 0) < 0)
+        return DONE_WRONG;
+    channel_open(&master, fcntl(ends[0], F_DUPFD, 40), ROLE_MASTER, ROLE_AUTH, STATE_STARTING);
+    dup3(PROTO_FD_CONTROL + 20, PROTO_FD_CONTROL, 0);
+    if (!setup_send(&master, config, &(uint64_t){42}, 7, true, error, sizeof error))
+        return say(error);
+    child_begin(&child, ROLE_AUTH, NULL, NULL);
+    child_ready(&child);
+    return child.generation == 7 && child.strict && child.digest_key == 42 &&
+                   strcmp(child.config->server.hostname, "pop.example.test") == 0
+               ? 0
+               : DONE_WRONG;
+}
+
+static void test_child(void **state)
+{
+    (void)state;
+    assert_true(calls_walk(begin_child, is_told) >= 10);
+}
+
+/* The whole of a start and a stop. */
+
+static int serve(void)
+{
+    struct master m = {.control_fd = -1, .own_dir = build_dir};
+    m.config_file = in_place("poplar.conf");
+    log_open(LOG_TO_STDERR, LOG_INFO);
+    return supervise_run(&m);
+}
+
+/* It came up, and down again, or it ended with a line that says why; not by a signal, but for what
+ * it holds to be impossible. */
+static void is_orderly(const char *what, const struct calls_end *end)
+{
+    bool aborted = WIFSIGNALED(end->status) && WTERMSIG(end->status) == SIGABRT;
+    if ((aborted && !strstr(end->said, "defect: ")) || (WIFSIGNALED(end->status) && !aborted) ||
+        !*end->said)
+        fail_msg("%s: wait status %x: %s", what, (unsigned)end->status, end->said);
+}
+
+static void test_serve(void **state)
+{
+    (void)state;
+    if (geteuid() != 0)
+        skip();
+    calls_stop_at = ": serving\n";
+    unsigned failed = calls_walk(serve, is_orderly);
+    calls_stop_at = NULL;
+    print_message("%u calls failed\n", failed);
+    assert_true(failed > 100);
+}
+
+static int set_up(void **state)
+{
+    (void)state;
+    struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr = {htonl(INADDR_LOOPBACK)}};
+    socklen_t size = sizeof address;
+    char self[1024] = "", command[1024];
+    if (!mkdtemp(place) || chmod(place, 0755) < 0 || readlink("/proc/self/exe", self, 1023) < 0)
+        return -1;
+    snprintf(build_dir, sizeof build_dir, "%s", dirname(dirname(self)));
+    mkdir(in_place("state"), 0700);
+    mkdir(in_place("pam.d"), 0755);
+    const struct passwd *store = getpwnam("mail");
+    if (geteuid() == 0 && (!store || chown(in_place("state"), store->pw_uid, store->pw_gid) < 0))
+        return -1;
+    write_text(in_place("pam.d/poplar"),
+               "auth required pam_permit.so\naccount required pam_permit.so\n");
+    snprintf(command, sizeof command,
+             "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 30 "
+             "-subj /CN=pop.example.test -keyout %s -out %s 2>/dev/null",
+             in_place("key.pem"), in_place("cert.pem"));
+    int probe = socket(AF_INET, SOCK_STREAM, 0);
+    if (system(command) != 0 || bind(probe, (struct sockaddr *)&address, sizeof address) < 0 ||
+        getsockname(probe, (struct sockaddr *)&address, &size) < 0)
+        return -1;
+    port = ntohs(address.sin_port);
+    close(probe);
+    write_config();
+    return 0;
+}
+
+static int tear_down(void **state)
+{
+    (void)state;
+    granted_remove(place);
+    return 0;
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_spawn),
+        cmocka_unit_test(test_parent_gone),
+        cmocka_unit_test(test_channel),
+        cmocka_unit_test(test_channel_interrupted),
+        cmocka_unit_test(test_drop),
+        cmocka_unit_test(test_bound),
+        cmocka_unit_test(test_bind),
+        cmocka_unit_test(test_bind_over_another),
+        cmocka_unit_test(test_spool),
+        cmocka_unit_test(test_listen),
+        cmocka_unit_test(test_built_in_addresses),
+        cmocka_unit_test(test_control),
+        cmocka_unit_test(test_config),
+        cmocka_unit_test(test_child),
+        cmocka_unit_test(test_serve),
+    };
+    return cmocka_run_group_tests(tests, set_up, tear_down);
+}

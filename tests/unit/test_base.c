@@ -1,0 +1,122 @@
+/*
+ * test_base.c - the floor: text for logs, copies that are cut, the two ways to die.
+ */
+#include "daemon/base.h"
+
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <sysexits.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+static void expect_escaped(const char *text, const char *expected)
+{
+    char seen[200];
+    base_escape(seen, sizeof seen, text);
+    assert_string_equal(seen, expected);
+}
+
+static void test_escape(void **state)
+{
+    (void)state;
+    expect_escaped("plain ~", "plain ~");
+    expect_escaped("a\\b", "a\\\\b");
+    expect_escaped("\x1b[1m\r\n\x7f", "\\x1b[1m\\x0d\\x0a\\x7f");
+    /* UTF-8 of two, three and four octets, its first and last characters (RFC 3629). */
+    expect_escaped("\xc2\xa0\xdf\xbf", "\xc2\xa0\xdf\xbf");
+    expect_escaped("\xe0\xa0\x80\xed\x9f\xbf\xee\x80\x80", "\xe0\xa0\x80\xed\x9f\xbf\xee\x80\x80");
+    expect_escaped("\xf0\x90\x80\x80\xf4\x8f\xbf\xbf", "\xf0\x90\x80\x80\xf4\x8f\xbf\xbf");
+    /* Control characters of two octets. */
+    expect_escaped("\xc2\x9bm", "\\xc2\\x9bm");
+    /* Overlong, surrogates, beyond the last, cut short, stray. */
+    expect_escaped("\xc0\xaf", "\\xc0\\xaf");
+    expect_escaped("\xe0\x80\xaf", "\\xe0\\x80\\xaf");
+    expect_escaped("\xed\xa0\x80", "\\xed\\xa0\\x80");
+    expect_escaped("\xf4\x90\x80\x80", "\\xf4\\x90\\x80\\x80");
+    expect_escaped("\xe2\x82", "\\xe2\\x82");
+    expect_escaped("\xf0\x90\x80.", "\\xf0\\x90\\x80.");
+    expect_escaped("\x80\xff", "\\x80\\xff");
+}
+
+static void test_escape_cuts_between_characters(void **state)
+{
+    char seen[8];
+    (void)state;
+    base_escape(seen, 6, "abcd\xc3\xa9");
+    assert_string_equal(seen, "abcd");
+    base_escape(seen, 7, "abcd\xc3\xa9");
+    assert_string_equal(seen, "abcd\xc3\xa9");
+    base_escape(seen, 4, "\x01");
+    assert_string_equal(seen, "");
+}
+
+static void test_copy(void **state)
+{
+    char copy[4];
+    (void)state;
+    assert_true(base_copy(copy, sizeof copy, "abc"));
+    assert_string_equal(copy, "abc");
+    assert_false(base_copy(copy, sizeof copy, "abcd"));
+    assert_string_equal(copy, "abc");
+}
+
+static void test_random(void **state)
+{
+    unsigned char octets[2][64] = {{0}};
+    (void)state;
+    base_random(octets[0], sizeof octets[0]);
+    base_random(octets[1], sizeof octets[1]);
+    assert_memory_not_equal(octets[0], octets[1], sizeof octets[0]);
+}
+
+static int end_of(void (*die)(void))
+{
+    int status;
+    pid_t pid = fork();
+    assert_true(pid >= 0);
+    if (pid == 0) {
+        const struct rlimit none = {0, 0};
+        setrlimit(RLIMIT_CORE, &none);
+        close(STDERR_FILENO);
+        signal(SIGABRT, SIG_DFL);
+        die();
+        _exit(0);
+    }
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    return status;
+}
+
+static void die_of_the_environment(void)
+{
+    fatal(EX_OSERR, "nothing works");
+}
+
+static void die_of_a_defect(void)
+{
+    bug("impossible");
+}
+
+static void test_ends(void **state)
+{
+    (void)state;
+    int status = end_of(die_of_the_environment);
+    assert_true(WIFEXITED(status) && WEXITSTATUS(status) == EX_OSERR);
+    status = end_of(die_of_a_defect);
+    assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_escape), cmocka_unit_test(test_escape_cuts_between_characters),
+        cmocka_unit_test(test_copy),   cmocka_unit_test(test_random),
+        cmocka_unit_test(test_ends),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
