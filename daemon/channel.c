@@ -132,15 +132,14 @@ static const char *find_fault(const struct channel *c, struct message *m)
     return NULL;
 }
 
+/* The sockets block: waiting in the call itself is one call, not three. */
 static ssize_t receive(int fd, struct msghdr *header, bool wait)
 {
-    for (;;) {
-        ssize_t got = recvmsg(fd, header, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
-        if (got >= 0 || (errno != EINTR && errno != EAGAIN))
-            return got;
-        if (errno == EAGAIN && (!wait || !wait_for(fd, POLLIN)))
-            return got;
-    }
+    ssize_t got;
+    do
+        got = recvmsg(fd, header, MSG_CMSG_CLOEXEC | (wait ? 0 : MSG_DONTWAIT));
+    while (got < 0 && errno == EINTR);
+    return got;
 }
 
 enum channel_outcome channel_receive(struct channel *c, struct message *m, bool wait,

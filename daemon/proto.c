@@ -203,7 +203,7 @@ static uint64_t mix_text(uint64_t hash, const char *text)
     return mix(hash, 0);
 }
 
-uint64_t proto_fingerprint(void)
+static uint64_t fingerprint(void)
 {
     uint64_t hash = UINT64_C(0xcbf29ce484222325);
     for (unsigned type = 1; type < PROTO_TYPES; type++) {
@@ -214,4 +214,12 @@ uint64_t proto_fingerprint(void)
     }
     return mix(mix(mix(mix(mix(hash, LOGIN_OUTCOMES), END_REASONS), PROTO_FD_GRANT), COUNTS),
                SERVICES);
+}
+
+uint64_t proto_fingerprint(void)
+{
+    static uint64_t known; /* to workers from their nursery */
+    if (known == 0)
+        known = fingerprint();
+    return known;
 }

@@ -103,9 +103,11 @@ static pid_t fork_for_master(void)
     return (pid_t)syscall(SYS_clone, CLONE_PARENT | SIGCHLD, NULL, NULL, NULL, NULL);
 }
 
-static void make_worker(struct child *child, const struct heritage *heritage, int control_fd)
+/* `m` is for an answer. A record of our own here would put the worker's stack ten pages further
+ * down. */
+static void make_worker(struct child *child, const struct heritage *heritage, int control_fd,
+                        struct message *m)
 {
-    struct message m;
     pid_t pid = fork_for_master();
     if (pid == 0)
         worker_live(heritage, control_fd);
@@ -113,9 +115,9 @@ static void make_worker(struct child *child, const struct heritage *heritage, in
     base_close(control_fd);
     if (pid > 0)
         return;
-    message_begin(&m, PROTO_FORK_FAILED);
-    message_put_u32(&m, (uint32_t)why);
-    channel_send(&child->control, &m, true);
+    message_begin(m, PROTO_FORK_FAILED);
+    message_put_u32(m, (uint32_t)why);
+    channel_send(&child->control, m, true);
 }
 
 static void serve(struct child *child, const struct heritage *heritage)
@@ -129,7 +131,7 @@ static void serve(struct child *child, const struct heritage *heritage)
         if (outcome != CHANNEL_OK)
             child_lost_master(outcome, fault);
         if (m.rule->type == PROTO_FORK) {
-            make_worker(child, heritage, message_take_fd(&m));
+            make_worker(child, heritage, message_take_fd(&m), &m);
         } else if (m.rule->type == PROTO_PING) {
             message_begin(&m, PROTO_PONG);
             channel_send(&child->control, &m, true);

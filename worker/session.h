@@ -31,7 +31,6 @@ struct session {
     const struct config *config;
     struct tls *tls;        /* the certificates */
     struct channel control; /* to the master */
-    struct message record;  /* the one being sent or received */
 
     uint64_t number; /* by which the log names this session */
     unsigned door;   /* enum proto_door */
@@ -41,8 +40,6 @@ struct session {
     bool far;       /* the client is not on this machine, even if `peer` looks so */
     struct tls_ticket_keys ticket_keys;
 
-    struct stream stream;
-    struct line_input input;
     bool spoke;                    /* the client has sent a whole line */
     unsigned bad;                  /* bad commands so far */
     char user[PROTO_USER_MAX + 1]; /* from USER, waiting for PASS; "" none */
@@ -53,7 +50,6 @@ struct session {
 
     bool logged_in;
     struct view view;
-    unsigned char chunk[MAILDROP_CHUNK_SIZE]; /* of a message on its way */
 
     bool reading;       /* waiting for a command */
     unsigned finishing; /* enum session_end: asked to end, and why; 0: not */
@@ -65,6 +61,13 @@ struct session {
     uint64_t deferred;           /* LMTP: recipients whose mail is to come again */
     char tls_version[16], cipher[64];
     char client_name[PROTO_USER_MAX + 1]; /* by a certificate that was verified; "" none */
+
+    /* Last what is large, each a buffer behind a few numbers: what a session uses of it all is then
+     * on three pages or four. */
+    struct stream stream;
+    struct line_input input;
+    struct message record;                    /* the one being sent or received */
+    unsigned char chunk[MAILDROP_CHUNK_SIZE]; /* of a message on its way */
 };
 
 /* A text alone, in the session's language. */

@@ -263,7 +263,8 @@ void stream_close(struct stream *s)
         ERR_clear_error();
         SSL_shutdown(s->tls); /* our close_notify; nobody waits for theirs */
     }
-    SSL_free(s->tls);
+    if (s->tls) /* else the library is not even looked at */
+        SSL_free(s->tls);
     s->tls = NULL;
     drain(s);
     base_close(s->fd);
