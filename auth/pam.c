@@ -76,30 +76,46 @@ static bool is_word(const char *word, const char *wanted)
     return word && strcasecmp(word, wanted) == 0;
 }
 
-/* Whether an open file, with what it includes, has a line of this type: 1 or 0; -1: it includes
- * itself. Closes the file. */
-static int find_line(FILE *file, const char *confdir, const char *type, int depth)
+/* The types that a service must have lines of: of one that it has none of, PAM silently takes those
+ * of "other". Sets of them have a bit for each. */
+static const char *const types[] = {"auth", "account"};
+enum { TYPES_ALL = 3 };
+
+static int type_bit(const char *word)
+{
+    for (size_t i = 0; i < ARRAY_SIZE(types); i++)
+        if (is_word(word, types[i]))
+            return 1 << i;
+    return 0;
+}
+
+/* Which of these types an open file, with what it includes, has lines of; -1: it includes itself.
+ * Closes the file. */
+static int find_lines(FILE *file, const char *confdir, int wanted, int depth)
 {
     char *line = NULL;
     size_t size = 0;
     int found = 0;
-    while (file && !found && getline(&line, &size, file) > 0) {
+    while (file && found >= 0 && found != wanted && getline(&line, &size, file) > 0) {
         char *rest = NULL;
         const char *first = strtok_r(line, " \t\r\n", &rest);
         const char *second = first ? strtok_r(NULL, " \t\r\n", &rest) : NULL;
         const char *included = NULL;
+        int here = is_word(first, "@include") ? wanted & ~found : type_bit(first) & wanted & ~found;
+        if (here == 0)
+            continue;
         if (is_word(first, "@include"))
             included = second;
-        else if (!is_word(first, type))
-            continue;
         else if (is_word(second, "include") || is_word(second, "substack"))
             included = strtok_r(NULL, " \t\r\n", &rest);
         else
-            found = 1;
-        if (included && depth == INCLUDES_MAX)
-            found = -1;
-        else if (included)
-            found = find_line(open_service(confdir, included, true), confdir, type, depth + 1);
+            found |= here;
+        int more = 0;
+        if (included)
+            more = depth == INCLUDES_MAX ? -1
+                                         : find_lines(open_service(confdir, included, true),
+                                                      confdir, here, depth + 1);
+        found = more < 0 ? -1 : found | more;
     }
     if (file)
         fclose(file);
@@ -125,24 +141,12 @@ static bool is_in_pam_conf(const char *name, const char *type)
     return found;
 }
 
-/* Of a type that the service has no line of, PAM silently takes those of "other". */
-static bool find_lines(const char *name, const char *confdir, bool has_dirs, char *problem,
-                       size_t size)
+static int find_in_pam_conf(const char *name)
 {
-    static const char *const types[] = {"auth", "account"};
-    for (size_t i = 0; i < ARRAY_SIZE(types); i++) {
-        bool there = has_dirs
-                         ? find_line(open_service(confdir, name, false), confdir, types[i], 0) > 0
-                         : is_in_pam_conf(name, types[i]);
-        if (!there) {
-            snprintf(problem, size,
-                     "pam_service=%s: the service has no %s line (or includes itself, or what is "
-                     "not there), and PAM would take those of the service other; add one",
-                     name, types[i]);
-            return false;
-        }
-    }
-    return true;
+    int found = 0;
+    for (size_t i = 0; i < ARRAY_SIZE(types); i++)
+        found |= is_in_pam_conf(name, types[i]) ? 1 << i : 0;
+    return found;
 }
 
 bool pam_service_find(const char *service, const char *confdir, char *problem, size_t size)
@@ -159,15 +163,22 @@ bool pam_service_find(const char *service, const char *confdir, char *problem, s
     for (size_t i = 0; i < ARRAY_SIZE(pam_dirs); i++)
         has_dirs = has_dirs || (stat(pam_dirs[i], &st) == 0 && S_ISDIR(st.st_mode));
     FILE *file = has_dirs ? open_service(confdir, name, false) : NULL;
-    if (file || (!has_dirs && is_in_pam_conf(name, "auth"))) {
-        if (file)
-            fclose(file);
-        return find_lines(name, confdir, has_dirs, problem, size);
-    }
-    snprintf(problem, size,
-             "pam_service=%s: no readable file %s/%s; make one with the lines `auth required "
-             "pam_unix.so` and `account required pam_unix.so`, or set pam_service",
-             name, confdir ? confdir : pam_dirs[0], name);
+    bool there = file != NULL;
+    int found = there      ? find_lines(file, confdir, TYPES_ALL, 0)
+                : has_dirs ? 0
+                           : find_in_pam_conf(name);
+    if (found == TYPES_ALL)
+        return true;
+    if (there || found & type_bit("auth"))
+        snprintf(problem, size,
+                 "pam_service=%s: the service has no %s line (or includes itself, or what is not "
+                 "there), and PAM would take those of the service other; add one",
+                 name, types[found == type_bit("auth")]);
+    else
+        snprintf(problem, size,
+                 "pam_service=%s: no readable file %s/%s; make one with the lines `auth required "
+                 "pam_unix.so` and `account required pam_unix.so`, or set pam_service",
+                 name, confdir ? confdir : pam_dirs[0], name);
     return false;
 }
 
