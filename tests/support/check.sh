@@ -16,8 +16,10 @@ if [ "$(id -u)" != 0 ] || ! tests/support/apart.sh true 2>/dev/null; then
     echo "Not root, or without namespaces: tests that need system accounts are skipped."
 fi
 
-# Where a chroot was entered, a mount namespace that is joined begins at the root outside of it.
-[ "$(stat -Lc %d:%i /proc/1/root 2>/dev/null)" = "$(stat -Lc %d:%i /)" ] || export POPLAR_CHROOT=1
+# In a chroot, whoever joins a mount namespace finds himself outside.
+here=$(stat -c %d:%i /)
+joined=$(nsenter --mount=/proc/self/ns/mnt stat -c %d:%i / 2>/dev/null) || joined=$here
+[ "$joined" = "$here" ] || export POPLAR_CHROOT=1
 
 wanted() { # wanted NAME: asked for by ONLY, or all are
     [ -z "${ONLY:-}" ] && return
