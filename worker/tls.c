@@ -93,30 +93,29 @@ static BIO *read_pem(int fd, unsigned char **octets, size_t *size)
 static void free_pem(BIO *bio, unsigned char *octets, size_t size)
 {
     BIO_free(bio);
-    if (octets)
-        explicit_bzero(octets, size);
+    explicit_bzero(octets, size);
     free(octets);
 }
 
+/* All of the file, or none of it: of a chain with a gap not every client can make sense. */
 static bool load_chain(struct identity *id, int fd)
 {
     unsigned char *octets = NULL;
     size_t size;
+    X509 *next;
     BIO *bio = read_pem(fd, &octets, &size);
     if (bio)
         id->leaf = PEM_read_bio_X509_AUX(bio, NULL, NULL, NULL);
     id->chain = sk_X509_new_null();
-    while (id->leaf && id->chain) {
-        X509 *next = PEM_read_bio_X509(bio, NULL, NULL, NULL);
-        if (!next)
-            break;
-        if (sk_X509_push(id->chain, next) <= 0) {
+    bool good = id->leaf && id->chain;
+    while (good && (next = PEM_read_bio_X509(bio, NULL, NULL, NULL)) != NULL) {
+        good = sk_X509_push(id->chain, next) > 0;
+        if (!good)
             X509_free(next);
-            break;
-        }
     }
     free_pem(bio, octets, size);
-    return id->leaf && id->chain;
+    /* Reading ends with an error in any case; the end of the file is the good one. */
+    return good && ERR_GET_REASON(ERR_peek_last_error()) == PEM_R_NO_START_LINE;
 }
 
 /* Asked for the passphrase of an encrypted key: there is nobody to ask. */
@@ -145,8 +144,8 @@ static void load_identity(struct identity *id, int chain_fd, int key_fd)
     const size_t size = sizeof id->fault;
     if (!load_chain(id, chain_fd)) {
         snprintf(id->fault, size,
-                 "holds no PEM certificate (%s); it must begin with the server's own, the "
-                 "issuers' follow",
+                 "holds no PEM certificate that can be read, or another that cannot (%s); it must "
+                 "begin with the server's own, the issuers' follow",
                  tls_error());
         return;
     }

@@ -28,6 +28,9 @@ struct calls_end {
     char said[4096]; /* on stderr */
 };
 
+/* What this process calls does not count for the time being, or does again. */
+void calls_hold(bool held);
+
 /* When a child says this, it gets SIGTERM; NULL: never. */
 extern const char *calls_stop_at;
 

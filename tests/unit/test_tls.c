@@ -271,10 +271,41 @@ static int text_file(const char *text)
     return certificate_file(bio);
 }
 
+static const char broken[] = "-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----\n";
+
+static void append(int fd, const char *text, size_t size)
+{
+    lseek(fd, 0, SEEK_END);
+    assert_int_equal(write(fd, text, size), size);
+    lseek(fd, 0, SEEK_SET);
+}
+
+/* What else is in a file with the certificates, as with HAProxy, is passed over. */
+static void test_key_in_the_same_file(void **state)
+{
+    char key[2000];
+    int fds[2];
+    struct tls *tls = tls_new();
+    struct config *config = configure(NULL, NULL);
+    (void)state;
+    certificate_make("a.example.org", fds);
+    ssize_t size = pread(fds[1], key, sizeof key, 0);
+    append(fds[0], key, (size_t)size);
+    add(tls, "", "/etc/a.pem", fds);
+    assert_true(tls_complete(tls, config, error, sizeof error));
+    tls_free(tls);
+    config_free(config);
+}
+
 static void test_bad_files(void **state)
 {
     int fds[2], other[2];
     (void)state;
+    certificate_make("a.example.org", fds);
+    append(fds[0], broken, sizeof broken - 1); /* an issuer's, after a good one */
+    refused(fds, NULL, NULL,
+            (const char *[]){"poplar.conf:7: [tls] certificate=/etc/a.pem: ", "no PEM certificate",
+                             NULL});
     certificate_make("a.example.org", fds);
     certificate_make("a.example.org", other);
     refused((int[]){fds[0], other[1]}, NULL, NULL,
@@ -610,7 +641,6 @@ static void test_ticket_of_an_expired_client(void **state)
 
 static void test_bad_issuers(void **state)
 {
-    static const char broken[] = "-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----\n";
     static const char *const files[] = {"", "rubbish\n", broken};
     (void)state;
     for (size_t i = 0; i < ARRAY_SIZE(files); i++) {
@@ -636,6 +666,7 @@ int main(void)
         cmocka_unit_test(test_protocols),
         cmocka_unit_test(test_versions_and_ciphers),
         cmocka_unit_test(test_tickets),
+        cmocka_unit_test(test_key_in_the_same_file),
         cmocka_unit_test(test_bad_files),
         cmocka_unit_test(test_an_expired_certificate_serves),
         cmocka_unit_test(test_ten_thousand_names),
