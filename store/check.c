@@ -7,6 +7,7 @@
 #include "store/check.h"
 #include "store/digest.h"
 #include "store/handle.h"
+#include "store/listing.h"
 #include "store/schema.h"
 #include "store/wire.h"
 #include <stdarg.h>
@@ -23,7 +24,8 @@ struct check {
     void *context;
     bool ended; /* `report` wants no more */
     uint64_t octets;
-    struct maildrop_totals seen; /* of messages that are not deleted; last_id of all */
+    struct maildrop_totals seen;   /* of messages that are not deleted; last_id of all */
+    struct maildrop_totals listed; /* as the maildrop says them */
     char scratch[2 * MAILDROP_CHUNK_SIZE];
 };
 
@@ -97,7 +99,8 @@ static void check_integrity(struct check *c)
 }
 
 /* What the schema must consist of. Whatever else is there was put there by somebody. */
-static const char *const tables[] = {"state", "message", "chunk", "setting", "imported"};
+static const char *const tables[] = {"state", "message", "chunk", "setting", "imported", "listing"};
+static const size_t tables_of_minor[] = {3, 5, 5, 6};
 static const char *const indexes[] = {"message_deleted", "message_received"};
 
 static bool is_listed(const char *const *list, size_t n, const char *name)
@@ -112,6 +115,7 @@ static bool is_listed(const char *const *list, size_t n, const char *name)
 static void check_schema(struct check *c)
 {
     const size_t n_tables = sizeof(tables) / sizeof(tables[0]);
+    const int minor = c->m->minor < SCHEMA_MINOR ? c->m->minor : SCHEMA_MINOR;
     const size_t n_indexes = sizeof(indexes) / sizeof(indexes[0]);
     sqlite3_stmt *statement = prepare(c, "SELECT type, name FROM sqlite_schema", "schema");
     size_t tables_seen = 0, indexes_seen = 0;
@@ -132,7 +136,7 @@ static void check_schema(struct check *c)
     sqlite3_finalize(statement);
     if (!statement || c->ended)
         return;
-    if (tables_seen < (c->m->minor >= 1 ? n_tables : n_tables - 2))
+    if (tables_seen < tables_of_minor[minor])
         found(c, "schema: a table is missing");
     if (indexes_seen < n_indexes)
         found(c, "schema: an index is missing");
@@ -310,6 +314,38 @@ static void check_messages(struct check *c)
     sqlite3_finalize(chunks);
 }
 
+/* A group says what the rows say. */
+static void check_group(struct check *c, int64_t first, const void *group, size_t size)
+{
+    static unsigned char made[LISTING_GROUP_MAX];
+    size_t made_size = 0;
+    enum store_outcome outcome;
+
+    if (first < 0 || first % LISTING_SPAN != 0 || first + LISTING_SPAN - 1 > c->listed.last_id) {
+        found(c, "listing: no group begins with message %lld", (long long)first);
+        return;
+    }
+    outcome = listing_make(c->m, first, made, &made_size);
+    if (outcome != STORE_OK && outcome != STORE_END)
+        found(c, "listing: %s", maildrop_error(c->m));
+    else if (outcome == STORE_END || size != made_size || !group || memcmp(group, made, size) != 0)
+        found(c, "listing: the group of message %lld is not what its messages say",
+              (long long)first);
+}
+
+static void check_listing(struct check *c)
+{
+    sqlite3_stmt *groups;
+
+    if (c->m->minor < 3 || handle_state(c->m, &c->listed) != STORE_OK) /* which was said already */
+        return;
+    groups = prepare(c, "SELECT first, entries FROM listing ORDER BY first", "listing");
+    while (groups && !c->ended && step(c, groups, "listing"))
+        check_group(c, sqlite3_column_int64(groups, 0), sqlite3_column_blob(groups, 1),
+                    (size_t)sqlite3_column_bytes(groups, 1));
+    sqlite3_finalize(groups);
+}
+
 static void check_totals(struct check *c)
 {
     struct maildrop_totals totals;
@@ -350,6 +386,8 @@ enum store_outcome check_run(struct maildrop *maildrop, check_report *report, vo
         check_messages(c);
     if (!c->ended)
         check_totals(c);
+    if (!c->ended)
+        check_listing(c);
 out:
     if (!sqlite3_get_autocommit(maildrop->db))
         sqlite3_exec(maildrop->db, "ROLLBACK", NULL, NULL, NULL);

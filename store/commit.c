@@ -6,6 +6,7 @@
  * transactions of their own, so that a full disk does not keep anybody from deleting.
  */
 #include "store/handle.h"
+#include "store/listing.h"
 #include "store/schema.h"
 #include <time.h>
 
@@ -136,6 +137,8 @@ static enum store_outcome purge_some(struct maildrop *m, int64_t before, size_t 
     for (size_t i = 0; outcome == STORE_OK && i < *removed; i++)
         outcome = remove_one(m, ids[i]);
     if (outcome == STORE_OK)
+        outcome = listing_forget(m, ids, *removed);
+    if (outcome == STORE_OK)
         outcome = vacuum_some(m);
     return handle_end_write(m, outcome);
 }
@@ -173,6 +176,8 @@ enum store_outcome maildrop_commit(struct maildrop *maildrop, const int64_t *ret
         outcome = mark(maildrop, STATEMENT_MARK_RETRIEVED, retrieved[i], now);
     for (size_t i = 0; outcome == STORE_OK && i < n_deleted; i++)
         outcome = delete_one(maildrop, deleted[i], now, &totals);
+    if (outcome == STORE_OK)
+        outcome = listing_renew(maildrop, deleted, n_deleted, totals.last_id);
     if (outcome == STORE_OK && n_deleted > 0)
         outcome = handle_set_state(maildrop, &totals);
     outcome = handle_end_write(maildrop, outcome);
@@ -221,6 +226,8 @@ static enum store_outcome expire_some(struct maildrop *m, int64_t before, int64_
         outcome = find_due(m, before, ids, &due);
     for (size_t i = 0; outcome == STORE_OK && i < due; i++)
         outcome = delete_one(m, ids[i], now, &totals);
+    if (outcome == STORE_OK)
+        outcome = listing_renew(m, ids, due, totals.last_id);
     if (outcome == STORE_OK)
         outcome = handle_set_state(m, &totals);
     outcome = handle_end_write(m, outcome);

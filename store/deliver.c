@@ -7,6 +7,7 @@
  */
 #include "store/digest.h"
 #include "store/handle.h"
+#include "store/listing.h"
 #include "store/schema.h"
 #include "store/surrogate.h"
 #include "store/wire.h"
@@ -40,17 +41,6 @@ struct intake {
     char raw[SOURCE_SIZE];
     char chunk[MAILDROP_CHUNK_SIZE];
 };
-
-static bool is_uidl(const char *text)
-{
-    size_t length = 0;
-
-    for (; text[length] != '\0'; length++) {
-        if (length == MAILDROP_UIDL_MAX || text[length] < 0x21 || text[length] > 0x7e)
-            return false;
-    }
-    return length > 0;
-}
 
 /* The id makes a UIDL unique in this file; the random part keeps it from coming back with another
  * message when an older copy of the file is restored. */
@@ -288,7 +278,8 @@ static enum store_outcome deliver(struct intake *in, const struct maildrop_deliv
         (outcome = set_limits(in, delivery, &totals)) != STORE_OK ||
         (outcome = take_all(in, source, context)) != STORE_OK ||
         (outcome = settle_form(in)) != STORE_OK ||
-        (outcome = add_message(in, uidl, delivery->received)) != STORE_OK)
+        (outcome = add_message(in, uidl, delivery->received)) != STORE_OK ||
+        (outcome = listing_grow(in->m, in->id)) != STORE_OK)
         return outcome;
     totals.messages++;
     totals.octets += in->wire.octets;
@@ -330,7 +321,8 @@ enum store_outcome maildrop_deliver(struct maildrop *maildrop,
     enum store_outcome outcome;
     struct intake *in;
 
-    if (delivery->uidl && !is_uidl(delivery->uidl))
+    if (delivery->uidl &&
+        !handle_is_uidl(delivery->uidl, strnlen(delivery->uidl, MAILDROP_UIDL_MAX + 1)))
         return handle_fail(maildrop, STORE_REFUSED, "a UIDL is 1 to 70 octets of 0x21 to 0x7E");
     in = malloc(sizeof(*in));
     if (!in)

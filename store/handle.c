@@ -27,8 +27,14 @@ static const char *const statement_sql[STATEMENTS] = {
                             " last_id = ?4, guard = ?5 WHERE one = 1",
     [STATEMENT_LOGIN] = "SELECT login FROM state WHERE one = 1",
     [STATEMENT_SET_LOGIN] = "UPDATE state SET login = ?1 WHERE one = 1",
-    [STATEMENT_SNAPSHOT] = "SELECT id, size, plain_size, form, retrieved IS NOT NULL, uidl"
-                           " FROM message WHERE deleted IS NULL ORDER BY id",
+    [STATEMENT_SNAPSHOT] = "SELECT id, size, plain_size, form, uidl FROM message"
+                           " WHERE id BETWEEN ?1 AND ?2 AND deleted IS NULL ORDER BY id",
+    [STATEMENT_GROUPS] = "SELECT first, entries FROM listing ORDER BY first",
+    [STATEMENT_SET_GROUP] = "INSERT OR REPLACE INTO listing(first, entries) VALUES (?1, ?2)",
+    [STATEMENT_DROP_GROUP] = "DELETE FROM listing WHERE first = ?1",
+    [STATEMENT_DROP_EMPTY_GROUP] = "DELETE FROM listing WHERE first = ?1 AND length(entries) = 8",
+    [STATEMENT_RETRIEVED] = "SELECT id FROM message WHERE id <= ?1 AND deleted IS NULL"
+                            " AND retrieved IS NOT NULL ORDER BY id DESC LIMIT 1",
     [STATEMENT_NEXT] = "SELECT id, size, header_size, received, coalesce(retrieved, 0),"
                        " coalesce(deleted, 0), uidl FROM message WHERE id > ?1 ORDER BY id LIMIT 1",
     [STATEMENT_HEADER] = "SELECT header_size, size, plain_size, form FROM message WHERE id = ?1",
@@ -207,22 +213,41 @@ bool handle_column(sqlite3_stmt *statement, int column, int64_t *value)
     return true;
 }
 
+/* Whether all of eight octets are 0x21 to 0x7E: no highest bit, none that one more gives it, none
+ * that 0x21 less takes it from. */
+static bool is_visible(uint64_t octets)
+{
+    const uint64_t ones = UINT64_C(0x0101010101010101), highest = ones << 7;
+
+    return ((octets | (octets + ones) | ~((octets | highest) - ones * 0x21)) & highest) == 0;
+}
+
+bool handle_is_uidl(const void *octets, size_t size)
+{
+    const unsigned char *at = octets;
+    uint64_t word, foreign = 0;
+    size_t left = size;
+
+    for (; left >= sizeof(word); at += sizeof(word), left -= sizeof(word)) {
+        memcpy(&word, at, sizeof(word));
+        foreign |= !is_visible(word);
+    }
+    memset(&word, 'x', sizeof(word));
+    memcpy(&word, at, left);
+    return size >= 1 && size <= MAILDROP_UIDL_MAX && !foreign && is_visible(word);
+}
+
 bool handle_column_uidl(sqlite3_stmt *statement, int column, char uidl[MAILDROP_UIDL_MAX + 1])
 {
     sqlite3_value *found = sqlite3_column_value(statement, column);
     const unsigned char *text;
-    unsigned foreign = 0;
     int length;
 
     if (sqlite3_value_type(found) != SQLITE_TEXT)
         return false;
     text = sqlite3_value_text(found);
     length = sqlite3_value_bytes(found);
-    if (!text || length < 1 || length > MAILDROP_UIDL_MAX)
-        return false;
-    for (int i = 0; i < length; i++)
-        foreign |= (unsigned char)(text[i] - 0x21) > 0x7e - 0x21;
-    if (foreign)
+    if (!text || !handle_is_uidl(text, (size_t)length))
         return false;
     memcpy(uidl, text, (size_t)length);
     uidl[length] = '\0';
@@ -295,6 +320,18 @@ enum store_outcome handle_setting(struct maildrop *m, const char *name, int64_t 
     return outcome;
 }
 
+/* Another may have brought an older maildrop up to date meanwhile, and then every writer must keep
+ * what that added. */
+static enum store_outcome look_again(struct maildrop *m)
+{
+    const int minor = m->minor < SCHEMA_MINOR ? schema_minor(m->db) : m->minor;
+
+    if (minor < 0)
+        return handle_outcome(m, sqlite3_errcode(m->db));
+    m->minor = minor;
+    return STORE_OK;
+}
+
 enum store_outcome handle_begin_write(struct maildrop *m)
 {
     enum store_outcome outcome;
@@ -309,8 +346,10 @@ enum store_outcome handle_begin_write(struct maildrop *m)
                                                  : "the lock file cannot be locked");
     if (vfs_unlinked())
         outcome = handle_fail(m, STORE_STALE, "a file of the maildrop was removed or replaced");
-    else
-        outcome = handle_run(m, STATEMENT_BEGIN_WRITE);
+    else if ((outcome = handle_run(m, STATEMENT_BEGIN_WRITE)) == STORE_OK)
+        outcome = look_again(m);
+    if (outcome != STORE_OK && !sqlite3_get_autocommit(m->db))
+        sqlite3_exec(m->db, "ROLLBACK", NULL, NULL, NULL);
     if (outcome != STORE_OK)
         lock_release(m->lock_fd, MAILDROP_LOCK_WRITE);
     return outcome;

@@ -30,6 +30,11 @@ enum statement {
     STATEMENT_LOGIN,
     STATEMENT_SET_LOGIN,
     STATEMENT_SNAPSHOT,
+    STATEMENT_GROUPS,
+    STATEMENT_SET_GROUP,
+    STATEMENT_DROP_GROUP,
+    STATEMENT_DROP_EMPTY_GROUP,
+    STATEMENT_RETRIEVED,
     STATEMENT_NEXT,
     STATEMENT_HEADER,
     STATEMENT_CONTENT,
@@ -100,6 +105,9 @@ enum store_outcome handle_run(struct maildrop *m, enum statement which);
 
 /* An integer that is not negative, out of the current row. */
 bool handle_column(sqlite3_stmt *statement, int column, int64_t *value);
+
+/* Whether octets are a UIDL: 1 to 70, each 0x21 to 0x7E. */
+bool handle_is_uidl(const void *octets, size_t size);
 
 /* A UIDL out of the current row. */
 bool handle_column_uidl(sqlite3_stmt *statement, int column, char uidl[MAILDROP_UIDL_MAX + 1]);

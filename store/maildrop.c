@@ -6,6 +6,7 @@
  * uses the same file.
  */
 #include "store/handle.h"
+#include "store/listing.h"
 #include "store/lock.h"
 #include "store/schema.h"
 #include "store/vfs.h"
@@ -134,23 +135,31 @@ static enum store_outcome check_schema(struct maildrop *m)
     return outcome;
 }
 
+static enum store_outcome upgrade(struct maildrop *m)
+{
+    enum store_outcome outcome = handle_begin_write(m);
+    const int before = m->minor; /* as it is under the lock */
+
+    if (outcome != STORE_OK)
+        return outcome;
+    if (before < SCHEMA_MINOR) {
+        outcome = handle_outcome(m, schema_upgrade(m->db, before));
+        m->minor = SCHEMA_MINOR;
+    }
+    if (outcome == STORE_OK && before < 3)
+        outcome = listing_fill(m);
+    outcome = handle_end_write(m, outcome);
+    if (outcome != STORE_OK)
+        m->minor = before;
+    return outcome;
+}
+
 /* An older minor version lacks tables: add them, unless somebody else just did. Where there is no
  * room or no time for it the maildrop is served as it is, and the next opener tries again. */
 static enum store_outcome bring_up_to_date(struct maildrop *m)
 {
-    enum store_outcome outcome;
-    int minor;
+    const enum store_outcome outcome = m->minor < SCHEMA_MINOR ? upgrade(m) : STORE_OK;
 
-    if (m->minor >= SCHEMA_MINOR)
-        return STORE_OK;
-    if ((outcome = handle_begin_write(m)) == STORE_OK) {
-        minor = schema_minor(m->db);
-        if (minor >= 0 && minor < SCHEMA_MINOR)
-            outcome = handle_outcome(m, schema_upgrade(m->db, minor));
-        outcome = handle_end_write(m, outcome);
-    }
-    if (outcome == STORE_OK)
-        m->minor = SCHEMA_MINOR;
     return outcome == STORE_BUSY || outcome == STORE_FULL ? STORE_OK : outcome;
 }
 

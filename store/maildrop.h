@@ -61,11 +61,20 @@ struct maildrop_entry {
     uint64_t size;       /* octets on the wire, without dot-stuffing and terminator */
     uint64_t plain_size; /* the same for a session without UTF8; `size` unless it is a surrogate */
     enum maildrop_form form;
-    bool retrieved; /* in an earlier session, which ended with QUIT */
+    unsigned char uidl_size;   /* 0: a UIDL of the store's own making */
+    const unsigned char *uidl; /* as the snapshot holds it, for maildrop_entry_uidl() */
 };
 
 /* The messages of a session in the order of their ids. Memory grows with their number only. */
 struct maildrop_snapshot;
+
+/* A walk over them, from the first. */
+struct maildrop_walk {
+    const struct maildrop_snapshot *snapshot;
+    size_t index, block; /* of the next */
+    const unsigned char *at;
+    struct maildrop_entry entry; /* the one before */
+};
 
 /* A message to deliver. `uidl` NULL: the store makes one. `received` in seconds since the epoch,
  * 0: now.
@@ -147,11 +156,24 @@ enum store_outcome maildrop_snapshot(struct maildrop *maildrop,
                                      struct maildrop_snapshot **taken);
 void maildrop_snapshot_free(struct maildrop_snapshot *snapshot); /* NULL is legal */
 size_t maildrop_snapshot_count(const struct maildrop_snapshot *snapshot);
-/* index from 0; must be below the count. */
-const struct maildrop_entry *maildrop_snapshot_entry(const struct maildrop_snapshot *snapshot,
-                                                     size_t index);
-/* The UIDL, 1-70 octets of 0x21-0x7E, NUL-ended, owned by the snapshot. */
-const char *maildrop_snapshot_uidl(const struct maildrop_snapshot *snapshot, size_t index);
+/* What it holds, summed up; last_id is that of the last message. */
+struct maildrop_totals maildrop_snapshot_totals(const struct maildrop_snapshot *snapshot);
+/* index from 0; must be below the count. Costs a search: who wants many in order walks. */
+struct maildrop_entry maildrop_snapshot_entry(const struct maildrop_snapshot *snapshot,
+                                              size_t index);
+/* How many of its messages have ids up to this one. */
+size_t maildrop_snapshot_position(const struct maildrop_snapshot *snapshot, int64_t id);
+
+struct maildrop_walk maildrop_snapshot_walk(const struct maildrop_snapshot *snapshot);
+/* The next message, valid until the next call; NULL at the end. */
+const struct maildrop_entry *maildrop_walk_next(struct maildrop_walk *walk);
+
+/* The UIDL, 1-70 octets of 0x21-0x7E, NUL-ended; returns how many. The snapshot must live still. */
+size_t maildrop_entry_uidl(const struct maildrop_entry *entry, char uidl[MAILDROP_UIDL_MAX + 1]);
+
+/* The last message up to `last_id` that was retrieved in a session which ended with QUIT, and is
+ * not deleted; 0: none. */
+enum store_outcome maildrop_last_retrieved(struct maildrop *maildrop, int64_t last_id, int64_t *id);
 
 /* The message with the smallest id above `after` (0: the first), deleted ones that can still be
  * restored included. STORE_END when there is none. Messages may come and go between two calls. */

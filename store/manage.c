@@ -6,6 +6,7 @@
  */
 #include "store/manage.h"
 #include "store/handle.h"
+#include "store/listing.h"
 #include "store/lock.h"
 #include "store/schema.h"
 
@@ -124,6 +125,8 @@ enum store_outcome manage_undelete(struct maildrop *maildrop, const int64_t *ids
     outcome = handle_state(maildrop, &totals);
     for (size_t i = 0; outcome == STORE_OK && i < n; i++)
         outcome = undelete_one(maildrop, ids[i], &totals);
+    if (outcome == STORE_OK)
+        outcome = listing_renew(maildrop, ids, n, totals.last_id);
     if (outcome == STORE_OK)
         outcome = handle_set_state(maildrop, &totals);
     return handle_end_write(maildrop, outcome);

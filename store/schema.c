@@ -52,7 +52,9 @@ static const char create_sql[] =
  *    messages that moved in are known when they come again, also after they were deleted. kept
  *    says whether the message came with the UIDL of its old server.
  * 2: digest of a message (store/digest.h), for check and salvage; none for messages that were there
- *    before. In the row, so that a delivery writes no page more. */
+ *    before. In the row, so that a delivery writes no page more.
+ * 3: listing, messages packed for listings (store/listing.h). A program that does not keep it
+ *    changes the totals as well, and then the groups are not believed. */
 static const char *const minor_sql[] = {
     [1] = "CREATE TABLE setting("
           " name TEXT PRIMARY KEY,"
@@ -63,10 +65,14 @@ static const char *const minor_sql[] = {
           "PRAGMA user_version=65537;",
     [2] = "ALTER TABLE message ADD COLUMN digest INTEGER;"
           "PRAGMA user_version=65538;",
+    [3] = "CREATE TABLE listing("
+          " first INTEGER PRIMARY KEY,"
+          " entries BLOB NOT NULL);"
+          "PRAGMA user_version=65539;",
 };
 
 _Static_assert(SCHEMA_APPLICATION_ID == 1347375180, "the SQL above says the same");
-_Static_assert((SCHEMA_MAJOR << 16 | SCHEMA_MINOR) == 65538, "the SQL above says the same");
+_Static_assert((SCHEMA_MAJOR << 16 | SCHEMA_MINOR) == 65539, "the SQL above says the same");
 _Static_assert(sizeof(minor_sql) / sizeof(minor_sql[0]) == SCHEMA_MINOR + 1, "a step for each");
 
 int64_t schema_guard(const struct maildrop_totals *totals)

@@ -10,7 +10,7 @@
 enum {
     SCHEMA_APPLICATION_ID = 0x504f504c, /* "POPL" */
     SCHEMA_MAJOR = 1,                   /* a newer one is refused untouched */
-    SCHEMA_MINOR = 2,                   /* a newer one is served, an older one brought up to it */
+    SCHEMA_MINOR = 3,                   /* a newer one is served, an older one brought up to it */
     SCHEMA_PAGE_SIZE = 4096,
 
     /* The place of a chunk: the message's id shifted by this, plus the chunk's number. */

@@ -7,6 +7,7 @@
 #include "worker/authenticate.h"
 #include "worker/login.h"
 #include "worker/retrieve.h"
+#include "worker/scan.h"
 #include "worker/utf8.h"
 
 #include <string.h>
@@ -182,15 +183,20 @@ static enum command_outcome run_stat(struct session *s, const struct command_arg
     return COMMAND_DONE;
 }
 
-/* The list of messages must be there; false, and the client is answered, when it cannot be had. */
-static bool load(struct session *s)
+/* False, and the client is answered, when what it wants to know cannot be had. */
+static bool is_there(struct session *s, enum store_outcome outcome)
 {
-    enum store_outcome outcome = view_load(&s->view);
     if (outcome == STORE_OK)
         return true;
     enum session_code code = session_store_failed(s, outcome);
     session_error(s, code, code == CODE_SYS_PERM ? TEXT_STORE_PERM : TEXT_STORE_TEMP);
     return false;
+}
+
+/* The list of messages must be there. */
+static bool load(struct session *s)
+{
+    return is_there(s, view_load(&s->view));
 }
 
 static bool find(const struct session *s, const char *word, size_t *index)
@@ -199,67 +205,31 @@ static bool find(const struct session *s, const char *word, size_t *index)
     return line_number(word, &number) && view_find(&s->view, number, index);
 }
 
-/* One line of a listing, which may have a hundred thousand: put together, then put once. `size` is
- * at most a UIDL's. */
-static void put_entry(struct session *s, const char *before, size_t index, const char *text,
-                      size_t size)
-{
-    char line[STREAM_DIGITS_MAX + 1 + MAILDROP_UIDL_MAX + 2];
-    size_t n = stream_digits(index + 1, line);
-    if (*before)
-        stream_put_text(&s->stream, before);
-    line[n++] = ' ';
-    memcpy(line + n, text, size);
-    n += size;
-    line[n++] = '\r';
-    line[n++] = '\n';
-    stream_put(&s->stream, line, n);
-}
-
-static void put_scan(struct session *s, const char *before, size_t index)
-{
-    char digits[STREAM_DIGITS_MAX];
-    size_t size = stream_digits(view_size(&s->view, index), digits);
-    put_entry(s, before, index, digits, size);
-}
-
-static void put_uidl(struct session *s, const char *before, size_t index)
-{
-    const char *uidl = maildrop_snapshot_uidl(s->view.snapshot, index);
-    put_entry(s, before, index, uidl, strlen(uidl));
-}
-
 /* LIST and UIDL: one message, or all that are not deleted. */
 static enum command_outcome list(struct session *s, const struct command_arguments *a,
-                                 void (*put)(struct session *, const char *, size_t))
+                                 enum scan_kind kind)
 {
     size_t index;
-    if (a->n == 1) {
-        if (!find(s, a->words[0], &index))
-            return COMMAND_NO_MESSAGE;
-        put(s, "+OK ", index);
+    if (!load(s))
+        return COMMAND_DONE;
+    if (a->n == 0) {
+        scan_all(s, kind);
         return COMMAND_DONE;
     }
-    stream_put_text(&s->stream, "+OK ");
-    stream_put_number(&s->stream, view_messages(&s->view));
-    stream_put(&s->stream, " ", 1);
-    session_put_text(s, TEXT_MESSAGES);
-    put_line(s, "");
-    for (index = 0; index < view_count(&s->view) && s->stream.failure == STREAM_OK; index++)
-        if (view_visible(&s->view, index))
-            put(s, "", index);
-    put_end(s);
+    if (!find(s, a->words[0], &index))
+        return COMMAND_NO_MESSAGE;
+    scan_one(s, kind, index);
     return COMMAND_DONE;
 }
 
 static enum command_outcome run_list(struct session *s, const struct command_arguments *a)
 {
-    return load(s) ? list(s, a, put_scan) : COMMAND_DONE;
+    return list(s, a, SCAN_SIZES);
 }
 
 static enum command_outcome run_uidl(struct session *s, const struct command_arguments *a)
 {
-    return load(s) ? list(s, a, put_uidl) : COMMAND_DONE;
+    return list(s, a, SCAN_UIDLS);
 }
 
 static enum command_outcome run_retr(struct session *s, const struct command_arguments *a)
@@ -303,11 +273,12 @@ static enum command_outcome run_dele(struct session *s, const struct command_arg
 /* RFC 1460: a number that a client left behind may go on from. Not a capability. */
 static enum command_outcome run_last(struct session *s, const struct command_arguments *a)
 {
+    uint64_t number = 0;
     (void)a;
     if (!s->config->session.last)
         return COMMAND_UNKNOWN;
-    if (load(s))
-        put_number(s, "+OK ", view_last(&s->view));
+    if (load(s) && is_there(s, view_last(&s->view, &number)))
+        put_number(s, "+OK ", number);
     return COMMAND_DONE;
 }
 

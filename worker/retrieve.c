@@ -121,9 +121,9 @@ static bool pass(struct session *s, struct passage *p)
  * have it. */
 static bool begin(struct session *s, size_t index, struct passage *p)
 {
-    const struct maildrop_entry *entry = maildrop_snapshot_entry(s->view.snapshot, index);
-    enum maildrop_form form = s->view.utf8 ? MAILDROP_AS_IS : entry->form;
-    *p = (struct passage){.id = entry->id, .size = view_size(&s->view, index)};
+    struct maildrop_entry entry = maildrop_snapshot_entry(s->view.snapshot, index);
+    enum maildrop_form form = s->view.utf8 ? MAILDROP_AS_IS : entry.form;
+    *p = (struct passage){.id = entry.id, .size = view_size_of(&s->view, &entry)};
     if (form == MAILDROP_UTF8_ONLY) {
         session_error(s, CODE_UTF8, TEXT_UTF8_ONLY);
         return false;

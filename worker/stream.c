@@ -224,13 +224,11 @@ void stream_put_text(struct stream *s, const char *text)
 
 size_t stream_digits(uint64_t number, char digits[STREAM_DIGITS_MAX])
 {
-    char reversed[STREAM_DIGITS_MAX];
-    size_t n = 0;
-    do
-        reversed[n++] = (char)('0' + number % 10);
-    while ((number /= 10) > 0);
-    for (size_t i = 0; i < n; i++)
-        digits[i] = reversed[n - 1 - i];
+    size_t n = 1;
+    for (uint64_t next = 10; n < STREAM_DIGITS_MAX && number >= next; next *= 10)
+        n++;
+    for (size_t at = n; at > 0; number /= 10)
+        digits[--at] = (char)('0' + number % 10);
     return n;
 }
 

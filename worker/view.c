@@ -60,20 +60,15 @@ enum store_outcome view_load(struct view *view)
     enum store_outcome outcome = maildrop_snapshot(view->maildrop, &view->totals, &snapshot);
     if (outcome != STORE_OK)
         return outcome;
-    size_t count = maildrop_snapshot_count(snapshot);
-    uint64_t octets = 0, plain_octets = 0;
-    for (size_t i = 0; i < count; i++) {
-        octets += maildrop_snapshot_entry(snapshot, i)->size;
-        plain_octets += maildrop_snapshot_entry(snapshot, i)->plain_size;
-    }
+    struct maildrop_totals held = maildrop_snapshot_totals(snapshot);
     /* The session holds the maildrop's lock: the rows cannot have moved since STAT told the
      * totals. If they differ, the file contradicts itself. */
-    if (count != view->totals.messages || octets != view->totals.octets ||
-        plain_octets != view->totals.plain_octets) {
+    if (held.messages != view->totals.messages || held.octets != view->totals.octets ||
+        held.plain_octets != view->totals.plain_octets) {
         maildrop_snapshot_free(snapshot);
         return STORE_DAMAGED;
     }
-    view->marks = calloc(count ? count : 1, 1);
+    view->marks = calloc(held.messages + 1, 1);
     if (!view->marks) {
         maildrop_snapshot_free(snapshot);
         return STORE_MEMORY;
@@ -100,19 +95,22 @@ bool view_find(const struct view *view, uint64_t number, size_t *index)
     return true;
 }
 
-uint64_t view_size(const struct view *view, size_t index)
+uint64_t view_size_of(const struct view *view, const struct maildrop_entry *entry)
 {
-    const struct maildrop_entry *entry = maildrop_snapshot_entry(view->snapshot, index);
     return view->utf8 ? entry->size : entry->plain_size;
 }
 
-uint64_t view_last(const struct view *view)
+enum store_outcome view_last(struct view *view, uint64_t *number)
 {
-    size_t number = view_count(view);
-    while (number > 0 && !(view->marks[number - 1] & MARK_RETRIEVED) &&
-           !maildrop_snapshot_entry(view->snapshot, number - 1)->retrieved)
-        number--;
-    return number;
+    int64_t id = 0;
+    enum store_outcome outcome = maildrop_last_retrieved(view->maildrop, view->totals.last_id, &id);
+    if (outcome != STORE_OK)
+        return outcome;
+    size_t earlier = maildrop_snapshot_position(view->snapshot, id), last = view_count(view);
+    while (last > earlier && !(view->marks[last - 1] & MARK_RETRIEVED))
+        last--;
+    *number = last;
+    return STORE_OK;
 }
 
 uint64_t view_messages(const struct view *view)
@@ -134,9 +132,10 @@ void view_mark_retrieved(struct view *view, size_t index)
 
 void view_mark_deleted(struct view *view, size_t index)
 {
+    struct maildrop_entry entry = maildrop_snapshot_entry(view->snapshot, index);
     view->marks[index] |= MARK_DELETED;
     view->n_deleted++;
-    view->octets_deleted += view_size(view, index);
+    view->octets_deleted += view_size_of(view, &entry);
 }
 
 void view_reset(struct view *view)
@@ -150,10 +149,12 @@ void view_reset(struct view *view)
 /* The ids of the messages with a mark, in `ids`, which has room for them. */
 static void collect(const struct view *view, enum mark mark, int64_t *ids)
 {
+    struct maildrop_walk walk = maildrop_snapshot_walk(view->snapshot);
+    const struct maildrop_entry *entry;
     size_t n = 0;
-    for (size_t i = 0; i < view_count(view); i++)
+    for (size_t i = 0; (entry = maildrop_walk_next(&walk)) != NULL; i++)
         if (view->marks[i] & mark)
-            ids[n++] = maildrop_snapshot_entry(view->snapshot, i)->id;
+            ids[n++] = entry->id;
 }
 
 enum store_outcome view_commit(struct view *view, uint64_t undelete_for)

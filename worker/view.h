@@ -42,12 +42,12 @@ bool view_find(const struct view *view, uint64_t number, size_t *index);
 bool view_visible(const struct view *view, size_t index);
 size_t view_count(const struct view *view); /* with those marked as deleted */
 
-/* Octets of a message as this session gets it. */
-uint64_t view_size(const struct view *view, size_t index);
+/* Octets of a message of the snapshot as this session gets it. */
+uint64_t view_size_of(const struct view *view, const struct maildrop_entry *entry);
 
 /* After view_load(): the highest number of a message that was retrieved, in this session or in an
  * earlier one; 0 if none was (RFC 1460, LAST). */
-uint64_t view_last(const struct view *view);
+enum store_outcome view_last(struct view *view, uint64_t *number);
 
 /* Without those marked as deleted. */
 uint64_t view_messages(const struct view *view);

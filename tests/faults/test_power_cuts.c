@@ -9,7 +9,7 @@
  *     CUT_SEED=n build/tests/test_power_cuts     CUTS=n: how many      LONG=1: 100,000
  */
 #include "store/backup.h"
-#include "store/handle.h"
+#include "store/listing.h"
 #include "store/manage.h"
 #include "tests/faults/cuts.h"
 #include "tests/faults/disk.h"
@@ -374,6 +374,18 @@ static void judge(void)
     drop = living;
 }
 
+/* Ids go on from just below where a group of the listing is whole: it is made, and made anew. */
+static void begin_near_a_group(uint64_t seed)
+{
+    struct maildrop *m = open_again("beginning");
+    struct maildrop_totals totals = {.last_id = LISTING_SPAN - 2 - (int64_t)(seed % 9)};
+
+    assert_int_equal(handle_begin_write(m), STORE_OK);
+    assert_int_equal(handle_set_state(m, &totals), STORE_OK);
+    assert_int_equal(handle_end_write(m, STORE_OK), STORE_OK);
+    maildrop_close(m);
+}
+
 static void chain(uint64_t seed, bool badly)
 {
     uint64_t random = seed;
@@ -385,6 +397,8 @@ static void chain(uint64_t seed, bool badly)
     test_drop_make(&drop);
     test_drop_make(&after_cut);
     test_drop_make(&aside);
+    if (seed % 3 > 0)
+        begin_near_a_group(seed);
     if (seed % 4 == 0) { /* the first life brings it up to date */
         test_outside(&drop, TEST_VERSION_1_0);
         image_take(&drop, &left); /* -wal and -shm are there again, before the record begins */

@@ -77,14 +77,18 @@ enum store_outcome witness_look(struct maildrop *m, struct witness *w)
     assert_true(w->n <= WITNESS_MESSAGES);
     assert_int_equal(w->n, totals.messages);
     for (size_t i = 0; i < w->n && outcome == STORE_OK; i++) {
-        const struct maildrop_entry *entry = maildrop_snapshot_entry(snapshot, i);
+        const struct maildrop_entry entry = maildrop_snapshot_entry(snapshot, i);
+        struct maildrop_message about;
         struct witness_message *message = &w->messages[i];
 
         memset(message, 0, sizeof(*message));
-        message->id = entry->id;
-        message->size = entry->size;
-        message->retrieved = entry->retrieved;
-        strcpy(message->uidl, maildrop_snapshot_uidl(snapshot, i));
+        message->id = entry.id;
+        message->size = entry.size;
+        maildrop_entry_uidl(&entry, message->uidl);
+        if ((outcome = maildrop_next(m, entry.id - 1, &about)) != STORE_OK)
+            break;
+        message->retrieved = about.retrieved > 0;
+        assert_string_equal(about.uidl, message->uidl);
         outcome = read_content(m, message);
     }
     maildrop_snapshot_free(snapshot);

@@ -91,22 +91,24 @@ static void read_all(struct maildrop *m, const struct maildrop_snapshot *snapsho
 {
     static char octets[MAILDROP_CHUNK_SIZE];
     for (size_t i = 0; i < maildrop_snapshot_count(snapshot); i++) {
-        const struct maildrop_entry *entry = maildrop_snapshot_entry(snapshot, i);
+        const struct maildrop_entry entry = maildrop_snapshot_entry(snapshot, i);
+        char uidl[MAILDROP_UIDL_MAX + 1];
         uint64_t offset = 0, body;
         char *header;
         size_t got, n;
-        promise(strlen(maildrop_snapshot_uidl(snapshot, i)) > 0);
-        if (entry->form == MAILDROP_SURROGATE &&
-            maildrop_surrogate(m, entry->id, &header, &n, &body) == STORE_OK)
+        const size_t length = maildrop_entry_uidl(&entry, uidl);
+        promise(length > 0 && length == strlen(uidl));
+        if (entry.form == MAILDROP_SURROGATE &&
+            maildrop_surrogate(m, entry.id, &header, &n, &body) == STORE_OK)
             free(header);
-        maildrop_read_first(m, entry->id, octets, sizeof octets, &got, &body);
-        if (entry->size > 1 << 20)
+        maildrop_read_first(m, entry.id, octets, sizeof octets, &got, &body);
+        if (entry.size > 1 << 20)
             continue;
-        while (maildrop_read(m, entry->id, offset, octets, sizeof octets, &got) == STORE_OK) {
+        while (maildrop_read(m, entry.id, offset, octets, sizeof octets, &got) == STORE_OK) {
             offset += got;
-            promise(offset <= entry->size);
+            promise(offset <= entry.size);
             if (got < sizeof octets) {
-                promise(offset == entry->size);
+                promise(offset == entry.size);
                 break;
             }
         }

@@ -371,7 +371,7 @@ def test_an_older_maildrop_is_brought_up_to_date(store):
     for user in ("alice", "bob"):
         fill(p, 1, user)
         with sqlite3.connect(p.maildrop(user) / "mail.db") as database:
-            database.executescript("DROP TABLE setting; DROP TABLE imported;"
+            database.executescript("DROP TABLE setting; DROP TABLE imported; DROP TABLE listing;"
                                    "ALTER TABLE message DROP COLUMN digest;"
                                    "PRAGMA user_version=65536")
         database.close()
@@ -380,5 +380,5 @@ def test_an_older_maildrop_is_brought_up_to_date(store):
         assert database.execute("PRAGMA user_version").fetchone()[0] > 65536
         assert database.execute("SELECT count(*) FROM setting").fetchone() == (0,)
     database.close()
-    assert {m["version"] for m in ctl_json(p, "mailbox", "upgrade", "--all")} == {"1.2"}
+    assert {m["version"] for m in ctl_json(p, "mailbox", "upgrade", "--all")} == {"1.3"}
     assert len(uidls(p, "bob")) == 1

@@ -162,7 +162,7 @@ static void test_restore(void **state)
     assert_int_equal(manage_set(m, MAILDROP_QUOTA_MESSAGES, &limit), STORE_OK);
     assert_int_equal(backup_write(m, file, NULL, NULL), STORE_OK);
     snapshot = test_snapshot(m);
-    snprintf(uidl, sizeof(uidl), "%s", maildrop_snapshot_uidl(snapshot, 9));
+    snprintf(uidl, sizeof(uidl), "%s", test_uidl(snapshot, 9));
     maildrop_snapshot_free(snapshot);
 
     /* What came and went since. */
@@ -181,7 +181,7 @@ static void test_restore(void **state)
     assert_int_equal(manage.quota_messages, 777);
     assert_true(test_drop_file_size(&drop, MAILDROP_DB) < 100 * 10000);
     snapshot = test_snapshot(m);
-    assert_string_equal(maildrop_snapshot_uidl(snapshot, 9), uidl);
+    assert_string_equal(test_uidl(snapshot, 9), uidl);
     maildrop_snapshot_free(snapshot);
     maildrop_close(m);
 }

@@ -198,17 +198,17 @@ static uint64_t look(void)
         maildrop_snapshot(m, &totals, &snapshot) != STORE_OK)
         seen = 0;
     for (size_t i = 0; seen && i < maildrop_snapshot_count(snapshot); i++) {
-        const struct maildrop_entry *entry = maildrop_snapshot_entry(snapshot, i);
-        const char *uidl = maildrop_snapshot_uidl(snapshot, i);
-        const uint64_t numbers[] = {(uint64_t)entry->id, entry->size, entry->plain_size,
-                                    (uint64_t)entry->form};
+        const struct maildrop_entry entry = maildrop_snapshot_entry(snapshot, i);
+        const char *uidl = test_uidl(snapshot, i);
+        const uint64_t numbers[] = {(uint64_t)entry.id, entry.size, entry.plain_size,
+                                    (uint64_t)entry.form};
 
         for (size_t k = 0; k < 4; k++)
             seen = digest_number(seen, numbers[k]);
         seen = digest_octets(seen, uidl, strlen(uidl));
         uint64_t at = 0;
         do {
-            if (maildrop_read(m, entry->id, at, content, sizeof(content), &got) != STORE_OK)
+            if (maildrop_read(m, entry.id, at, content, sizeof(content), &got) != STORE_OK)
                 seen = got = 0;
             else
                 seen = digest_octets(seen, content, got);

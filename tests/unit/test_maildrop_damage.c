@@ -255,9 +255,9 @@ static void use(struct maildrop *m)
     if (maildrop_snapshot(m, &totals, &snapshot) == STORE_OK) {
         assert_int_equal(maildrop_snapshot_count(snapshot), 8);
         for (size_t i = 0; i < 8; i++) {
-            const struct maildrop_entry *entry = maildrop_snapshot_entry(snapshot, i);
-            if (maildrop_read(m, entry->id, 0, buffer, sizeof(buffer), &got) == STORE_OK)
-                assert_int_equal(got, entry->size);
+            const struct maildrop_entry entry = maildrop_snapshot_entry(snapshot, i);
+            if (maildrop_read(m, entry.id, 0, buffer, sizeof(buffer), &got) == STORE_OK)
+                assert_int_equal(got, entry.size);
         }
     }
     maildrop_snapshot_free(snapshot);

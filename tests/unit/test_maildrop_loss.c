@@ -273,7 +273,7 @@ static void test_kill_at_any_moment(void **state)
         /* What was acknowledged is as it was acknowledged; the last step may be done as well. */
         for (int64_t id = 1; id <= test_totals(m).last_id; id++) {
             const bool there = i < maildrop_snapshot_count(snapshot) &&
-                               maildrop_snapshot_entry(snapshot, i)->id == id;
+                               maildrop_snapshot_entry(snapshot, i).id == id;
 
             if (there)
                 i++;

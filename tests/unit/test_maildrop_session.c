@@ -49,7 +49,7 @@ static int64_t deliver(struct maildrop *m, const char *octets, size_t size, bool
     return id;
 }
 
-static const struct maildrop_entry *last_entry(const struct maildrop_snapshot *snapshot)
+static struct maildrop_entry last_entry(const struct maildrop_snapshot *snapshot)
 {
     return maildrop_snapshot_entry(snapshot, maildrop_snapshot_count(snapshot) - 1);
 }
@@ -65,11 +65,11 @@ static void expect_form(const char *octets, bool utf8_headers, enum maildrop_for
     deliver(m, octets, strlen(octets), utf8_headers, 0);
     after = test_totals(m);
     snapshot = test_snapshot(m);
-    assert_int_equal(last_entry(snapshot)->form, form);
-    assert_int_equal(last_entry(snapshot)->size, after.octets - before.octets);
-    assert_int_equal(last_entry(snapshot)->plain_size, after.plain_octets - before.plain_octets);
+    assert_int_equal(last_entry(snapshot).form, form);
+    assert_int_equal(last_entry(snapshot).size, after.octets - before.octets);
+    assert_int_equal(last_entry(snapshot).plain_size, after.plain_octets - before.plain_octets);
     if (form != MAILDROP_SURROGATE)
-        assert_int_equal(last_entry(snapshot)->plain_size, last_entry(snapshot)->size);
+        assert_int_equal(last_entry(snapshot).plain_size, last_entry(snapshot).size);
     maildrop_snapshot_free(snapshot);
     maildrop_close(m);
 }
@@ -100,8 +100,8 @@ static void test_surrogate(void **state)
 
     (void)state;
     snapshot = test_snapshot(m);
-    assert_int_equal(maildrop_snapshot_entry(snapshot, 0)->size, strlen(WIRE));
-    assert_int_equal(maildrop_snapshot_entry(snapshot, 0)->plain_size, strlen(PLAIN BODY));
+    assert_int_equal(maildrop_snapshot_entry(snapshot, 0).size, strlen(WIRE));
+    assert_int_equal(maildrop_snapshot_entry(snapshot, 0).plain_size, strlen(PLAIN BODY));
     maildrop_snapshot_free(snapshot);
     assert_int_equal(maildrop_surrogate(m, id, &header, &size, &at), STORE_OK);
     assert_int_equal(size, strlen(PLAIN));
@@ -148,9 +148,8 @@ static void test_large_headers(void **state)
         memcpy(text + size, "body\r\n", 6);
         id = deliver(m, text, size + 6, true, 0);
         snapshot = test_snapshot(m);
-        assert_int_equal(last_entry(snapshot)->form,
-                         fits ? MAILDROP_SURROGATE : MAILDROP_UTF8_ONLY);
-        assert_int_equal(last_entry(snapshot)->size, size + 6);
+        assert_int_equal(last_entry(snapshot).form, fits ? MAILDROP_SURROGATE : MAILDROP_UTF8_ONLY);
+        assert_int_equal(last_entry(snapshot).size, size + 6);
         maildrop_snapshot_free(snapshot);
         assert_int_equal(maildrop_surrogate(m, id, &header, &made, &body),
                          fits ? STORE_OK : STORE_DAMAGED);
@@ -185,17 +184,22 @@ static void test_retrieved(void **state)
 {
     struct maildrop *m = test_drop_open(&drop);
     const int64_t first = deliver(m, "A: b\n\n", 6, false, 0);
-    struct maildrop_snapshot *snapshot;
+    int64_t last = -1;
 
     (void)state;
     deliver(m, "A: b\n\n", 6, false, 0);
+    assert_int_equal(maildrop_last_retrieved(m, first + 1, &last), STORE_OK);
+    assert_int_equal(last, 0);
     assert_int_equal(maildrop_commit(m, &first, 1, NULL, 0, 0), STORE_OK);
     maildrop_close(m);
     m = test_drop_open(&drop);
-    snapshot = test_snapshot(m);
-    assert_true(maildrop_snapshot_entry(snapshot, 0)->retrieved);
-    assert_false(maildrop_snapshot_entry(snapshot, 1)->retrieved);
-    maildrop_snapshot_free(snapshot);
+    assert_int_equal(maildrop_last_retrieved(m, first + 1, &last), STORE_OK);
+    assert_int_equal(last, first);
+    assert_int_equal(maildrop_last_retrieved(m, first - 1, &last), STORE_OK);
+    assert_int_equal(last, 0);
+    assert_int_equal(maildrop_commit(m, NULL, 0, &first, 1, 100), STORE_OK);
+    assert_int_equal(maildrop_last_retrieved(m, first + 1, &last), STORE_OK);
+    assert_int_equal(last, 0);
     maildrop_close(m);
 }
 

@@ -40,7 +40,7 @@ static int enter(void **state)
         assert_int_equal(test_deliver(m, text, make_text(n, text), NULL), STORE_OK);
     snapshot = test_snapshot(m);
     for (int n = 1; n <= MESSAGES; n++)
-        strcpy(uidls[n], maildrop_snapshot_uidl(snapshot, (size_t)n - 1));
+        strcpy(uidls[n], test_uidl(snapshot, (size_t)n - 1));
     maildrop_snapshot_free(snapshot);
     maildrop_close(m);
     test_outside(&drop, "PRAGMA wal_checkpoint(TRUNCATE)");

@@ -161,6 +161,20 @@ static inline struct maildrop_snapshot *test_snapshot(struct maildrop *m)
     return snapshot;
 }
 
+/* The UIDL of a message, good until the fourth call from here. */
+static inline const char *test_uidl(const struct maildrop_snapshot *snapshot, size_t index)
+{
+    static char uidls[4][MAILDROP_UIDL_MAX + 1];
+    static unsigned turn;
+    const struct maildrop_entry entry = maildrop_snapshot_entry(snapshot, index);
+    char *uidl = uidls[turn++ % 4];
+
+    const size_t length = maildrop_entry_uidl(&entry, uidl);
+
+    assert_int_equal(length, strlen(uidl));
+    return uidl;
+}
+
 /* Run this program again with arguments and return its exit status. */
 static inline int test_run_self(const char *first, const char *second, const char *third)
 {
@@ -195,6 +209,7 @@ static inline int test_outside_sqlite(const char *path, const char *sql)
 /* Makes a maildrop one of the first minor version: without what the later ones added. */
 #define TEST_VERSION_1_0                                                                           \
     "DROP TABLE setting; DROP TABLE imported; ALTER TABLE message DROP COLUMN digest;"             \
+    "DROP TABLE listing;"                                                                          \
     "PRAGMA user_version=65536"
 
 static inline void test_outside(const struct test_drop *drop, const char *sql)

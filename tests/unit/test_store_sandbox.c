@@ -119,7 +119,7 @@ static int work(const int fds[MAILDROP_FILES], char *text, size_t size)
     STEP(maildrop_batch_end(m, false) == STORE_OK);
     STEP(maildrop_totals(m, &totals) == STORE_OK && totals.messages == 8);
     STEP(maildrop_snapshot(m, &totals, &snapshot) == STORE_OK);
-    id = maildrop_snapshot_entry(snapshot, 3)->id;
+    id = maildrop_snapshot_entry(snapshot, 3).id;
     STEP(maildrop_read_first(m, id, text, size, &got, &octets) == STORE_OK && octets > 0);
     STEP(maildrop_read(m, id, 0, text, size, &got) == STORE_OK && got == size);
     STEP(maildrop_commit(m, &id, 1, &id, 1, 0) == STORE_OK);

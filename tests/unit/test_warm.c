@@ -66,7 +66,7 @@ static void use(struct maildrop *m, uint64_t messages)
     assert_int_equal(test_totals(m).messages, messages);
     snapshot = test_snapshot(m);
     assert_int_equal(maildrop_snapshot_count(snapshot), messages);
-    first = maildrop_snapshot_entry(snapshot, 0)->id;
+    first = maildrop_snapshot_entry(snapshot, 0).id;
     assert_int_equal(maildrop_read(m, first, 0, octets, sizeof(octets), &got), STORE_OK);
     assert_int_equal(got, strlen(letter));
     assert_memory_equal(octets, letter, got);
