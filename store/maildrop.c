@@ -71,7 +71,7 @@ enum store_outcome maildrop_library_init(bool granted_only)
     return vfs_install(granted_only);
 }
 
-void maildrop_library_forked(void)
+void maildrop_library_forget(void)
 {
     sqlite3_randomness(0, NULL);
 }

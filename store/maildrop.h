@@ -113,8 +113,9 @@ struct maildrop_message {
  * is ever opened, not even by mistake (the worker); else paths that are not grants reach the file
  * system (poplarctl). Makes SQLite single-threaded and takes over its default VFS. */
 enum store_outcome maildrop_library_init(bool granted_only);
-/* Call in a forked child: SQLite forgets what randomness it shared with its parent. */
-void maildrop_library_forked(void);
+/* Call last before forks, or in each child: SQLite forgets its randomness, which parent and
+ * children would share; who needs some then asks the kernel first. */
+void maildrop_library_forget(void);
 
 /* Call before a fork: the first maildrop_open() of each child then finds a connection ready, its
  * settings made, the schema read, statements prepared, if the descriptor of the database that it is

@@ -67,6 +67,7 @@ static void warm_up(struct child *child)
     if (outcome != STORE_OK)
         child_log(&child->control, LOG_WARNING, "maildrops are opened slowly: %s",
                   maildrop_outcome_name(outcome));
+    maildrop_library_forget(); /* here once: no worker writes to the page that it is on for that */
 }
 
 static void set_up_tls(struct child *child, struct tls *tls)

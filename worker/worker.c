@@ -92,7 +92,6 @@ void worker_live(const struct heritage *heritage, int control_fd)
     if (dup2(control_fd, PROTO_FD_CONTROL) < 0 || close_range(PROTO_FD_CLIENT, ~0U, 0) < 0)
         _exit(EX_OSERR);
     privileges_die_with(heritage->master);
-    maildrop_library_forked();
     struct session *s = make_session();
     s->config = heritage->config;
     s->tls = heritage->tls;

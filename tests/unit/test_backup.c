@@ -72,7 +72,7 @@ static pid_t deliver_beside(void)
 
     if (pid == 0) {
         struct maildrop *m;
-        maildrop_library_forked();
+        maildrop_library_forget();
         m = test_drop_open(&drop);
         for (;;)
             if (test_deliver_text(m, "beside\n") != STORE_OK)

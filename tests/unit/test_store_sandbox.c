@@ -177,7 +177,7 @@ static void sandboxed(const struct test_drop *drop, int report)
     memcpy(text + size - 2, "\r\n", 2);
     if (take_places(drop, fds, report) && maildrop_library_init(true) == STORE_OK &&
         prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 && load_filter()) {
-        maildrop_library_forked();
+        maildrop_library_forget();
         line = work(fds, text, size);
         if (line == 0)
             line = elsewhere();

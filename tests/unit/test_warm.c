@@ -36,7 +36,7 @@ static void in_child(void (*work)(const struct test_drop *), const struct test_d
         assert_int_equal(
             maildrop_library_warm(maildrop_template, maildrop_template_size, DATABASE_FD),
             STORE_OK);
-        maildrop_library_forked();
+        maildrop_library_forget();
         work(drop);
         _exit(0);
     }
@@ -182,6 +182,35 @@ static void test_serves(void **state)
     test_drop_remove(&drop);
 }
 
+/* What a child draws first, when its parent had drawn some and forgot it. */
+static uint64_t draw_in_child(void)
+{
+    uint64_t drawn = 0;
+    int ends[2];
+
+    assert_int_equal(pipe(ends), 0);
+    if (fork() == 0) {
+        sqlite3_randomness(sizeof(drawn), &drawn);
+        _exit(write(ends[1], &drawn, sizeof(drawn)) != (ssize_t)sizeof(drawn));
+    }
+    assert_int_equal(read(ends[0], &drawn, sizeof(drawn)), sizeof(drawn));
+    close(ends[0]);
+    close(ends[1]);
+    wait(NULL);
+    return drawn;
+}
+
+static void test_no_shared_randomness(void **state)
+{
+    uint64_t drawn;
+
+    (void)state;
+    sqlite3_randomness(sizeof(drawn), &drawn);
+    assert_int_equal(draw_in_child(), draw_in_child()); /* else this shows nothing */
+    maildrop_library_forget();
+    assert_int_not_equal(draw_in_child(), draw_in_child());
+}
+
 /* Who only looks leaves no WAL for the next to read, unless somebody else is writing. */
 static void test_left_without_wal(void **state)
 {
@@ -290,6 +319,7 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_serves),
         cmocka_unit_test(test_left_without_wal),
+        cmocka_unit_test(test_no_shared_randomness),
         cmocka_unit_test(test_not_made_ready),
         cmocka_unit_test(test_cache_is_thrown_away),
         cmocka_unit_test(test_schema_is_another),
