@@ -24,8 +24,10 @@ static int finish(int status)
 static int run(struct ctl *ctl, const struct ctl_command *command)
 {
     char error[1024];
-    if (ctl->options & CTL_VERSION)
-        return printf("poplarctl %s\n", POPLAR_VERSION) < 0 ? EX_IOERR : 0;
+    if (ctl->options & CTL_VERSION) {
+        puts("poplarctl " POPLAR_VERSION);
+        return 0;
+    }
     if (ctl->options & CTL_HELP) {
         ctl_command_help(stdout, command);
         return 0;

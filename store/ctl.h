@@ -12,6 +12,8 @@
 #include "daemon/proto.h"
 #include "store/maildrop.h"
 
+#include <sys/types.h>
+
 /* The options that were given, and those that a command takes. */
 enum ctl_option {
     CTL_CONFIG = 1 << 0,
@@ -47,7 +49,8 @@ void ctl_note(const char *format, ...) PRINTF(1, 2);
 /* The same for an error; returns `status`, for `return ctl_fail(EX_…, …)`. */
 int ctl_fail(int status, const char *format, ...) PRINTF(2, 3);
 
-/* Write all of it to a file; false and errno. */
+/* read() and write(), whatever signals come; written is all of it, or false and errno. */
+ssize_t ctl_read(int fd, void *buffer, size_t size);
 bool ctl_write_all(int fd, const char *octets, size_t size);
 
 /* A user's maildrop, open. */

@@ -17,11 +17,7 @@
 static ssize_t read_fd(void *context, void *buffer, size_t size)
 {
     const int *fd = context;
-    ssize_t got;
-    do
-        got = read(*fd, buffer, size);
-    while (got < 0 && errno == EINTR);
-    return got;
+    return ctl_read(*fd, buffer, size);
 }
 
 /* The store reads its source while others wait for its lock, so a pipe or a terminal is copied
@@ -29,10 +25,10 @@ static ssize_t read_fd(void *context, void *buffer, size_t size)
 static int spool(FILE *file, uint64_t max_message)
 {
     char buffer[16384];
-    int in = STDIN_FILENO, out = fileno(file);
+    int out = fileno(file);
     uint64_t octets = 0;
     ssize_t got;
-    while ((got = read_fd(&in, buffer, sizeof buffer)) > 0) {
+    while ((got = ctl_read(STDIN_FILENO, buffer, sizeof buffer)) > 0) {
         octets += (uint64_t)got;
         if (max_message && octets > max_message)
             return ctl_fail(EX_DATAERR,

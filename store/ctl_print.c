@@ -1,6 +1,6 @@
 /*
- * ctl_print.c - what poplarctl says on stderr, and how it writes files. File names and user names
- * in it are other people's words: nothing reaches a terminal unescaped.
+ * ctl_print.c - what poplarctl says on stderr, and how it reads and writes files. File names and
+ * user names in it are other people's words: nothing reaches a terminal unescaped.
  */
 #include "store/ctl.h"
 
@@ -36,16 +36,25 @@ int ctl_fail(int status, const char *format, ...)
     return status;
 }
 
+ssize_t ctl_read(int fd, void *buffer, size_t size)
+{
+    ssize_t got;
+    do
+        got = read(fd, buffer, size);
+    while (got < 0 && errno == EINTR);
+    return got;
+}
+
 bool ctl_write_all(int fd, const char *octets, size_t size)
 {
     while (size > 0) {
         ssize_t put = write(fd, octets, size);
-        if (put < 0 && errno != EINTR)
+        if (put < 0 && errno == EINTR)
+            continue;
+        if (put < 0)
             return false;
-        if (put > 0) {
-            octets += put;
-            size -= (size_t)put;
-        }
+        octets += put;
+        size -= (size_t)put;
     }
     return true;
 }

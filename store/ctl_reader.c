@@ -3,7 +3,7 @@
  * poplarctl import. Runs with the caller's privilege, reads only what the caller named.
  */
 #include "store/ctl_reader.h"
-#include "daemon/base.h"
+#include "store/ctl.h"
 #include "store/ctl_cyrus.h"
 #include "store/ctl_hide.h"
 #include "store/ctl_maildir.h"
@@ -64,10 +64,7 @@ bool ctl_reader_format(const char *name, enum ctl_format *format)
 static ssize_t read_file(void *context, void *buffer, size_t size)
 {
     struct ctl_reader *reader = context;
-    ssize_t got;
-    do
-        got = read(reader->fd, buffer, size);
-    while (got < 0 && errno == EINTR);
+    ssize_t got = ctl_read(reader->fd, buffer, size);
     if (got < 0)
         reader->broken = errno;
     else

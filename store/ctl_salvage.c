@@ -43,7 +43,7 @@ static int copy_file(const char *from, const char *to)
         return ctl_fail(errno == EACCES ? EX_NOPERM : EX_IOERR, "%s: %s", from, strerror(errno));
     out = open(to, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
     bool good = out >= 0;
-    while (good && in >= 0 && (got = read(in, buffer, sizeof buffer)) > 0)
+    while (good && in >= 0 && (got = ctl_read(in, buffer, sizeof buffer)) > 0)
         good = ctl_write_all(out, buffer, (size_t)got);
     if (!good)
         status = ctl_fail(EX_CANTCREAT, "%s: %s; TMPDIR names another place", to, strerror(errno));

@@ -6,7 +6,7 @@
  * a wrong one would cost a message.
  */
 #include "store/ctl_uidl.h"
-#include "daemon/base.h"
+#include "store/ctl.h"
 
 #include <ctype.h>
 #include <errno.h>
@@ -323,7 +323,7 @@ char *ctl_uidl_read_file(int directory, const char *name)
         ssize_t part = 1;
         octets = base_alloc(size + 1);
         while (got < size && part > 0) {
-            part = read(fd, octets + got, size - got);
+            part = ctl_read(fd, octets + got, size - got);
             got += part > 0 ? (size_t)part : 0;
         }
         octets[got] = '\0';

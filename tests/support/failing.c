@@ -3,9 +3,10 @@
  * main() leads to, in the program itself or in a library of it.
  *
  * FAILING=NAME:N:ERROR makes the Nth call of NAME fail with ERROR, an errno or what the call has
- * for a result. FAILING_LOG=FILE takes a line "NAME PLACE" for each call that is met; without
- * FAILING for all of them, so that a test can try every place once. PLACE is the way there through
- * the program's own code: offsets, innermost first.
+ * for a result; below zero it is a signal that comes just then, and the call is made.
+ * FAILING_LOG=FILE takes a line "NAME PLACE" for each call that is met; without FAILING for all of
+ * them, so that a test can try every place once. PLACE is the way there through the program's own
+ * code: offsets, innermost first.
  */
 #include <dirent.h>
 #include <dlfcn.h>
@@ -16,6 +17,7 @@
 #include <openssl/evp.h>
 #include <poll.h>
 #include <pwd.h>
+#include <signal.h>
 #include <sqlite3.h>
 #include <stdarg.h>
 #include <stdbool.h>
@@ -66,9 +68,11 @@ static bool fails(const char *name)
         write_place(name);
         failing.busy = false;
     }
+    if (met && failing.error < 0)
+        raise(-failing.error);
     if (met)
         errno = failing.error;
-    return met;
+    return met && failing.error >= 0;
 }
 
 #define WRAP_AS(kind, type, name, parameters, arguments, failed)                                   \

@@ -8,11 +8,9 @@ import json
 import os
 import pwd
 import shutil
-import signal
 import sqlite3
 import subprocess
 from collections import Counter
-from pathlib import Path
 
 import pytest
 
