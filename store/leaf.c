@@ -158,7 +158,7 @@ bool leaf_read_chunk(int fd, const struct leaf_chunk *chunk, unsigned char *cont
     size_t filled = chunk->local, end = (size_t)chunk->offset + chunk->local;
     uint32_t next = 0;
 
-    if (!read_page(fd, chunk->page, page) || end > PAGE)
+    if (!read_page(fd, chunk->page, page))
         return false;
     memcpy(content, page + chunk->offset, chunk->local);
     if (filled < chunk->size) {

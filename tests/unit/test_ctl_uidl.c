@@ -9,6 +9,8 @@
 #include "store/ctl_tree.h"
 #include "store/ctl_uidl.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -106,7 +108,27 @@ static void dovecot(void **state)
     expect_entry(&list, "f:2,", "0000000200000005", 2 + (uint64_t)UINT32_MAX);
     ctl_uidl_free(&list);
 
-    const char *const broken[] = {"", "2 V1 N2\n", "3 N2 Gx\n1 :f\n", "From a\n", "3 Vx\n"};
+    /* A format and a name that make no UIDL; lines that are cut off or hold what nobody knows. */
+    char bad[] = "3 V5 P N6 Q7\n2 :f\n :g\nx :h\n3 :\n4 Gguid Z1 :i\n";
+    assert_true(ctl_uidl_read_dovecot(bad, "%g\x7f", &list, error, sizeof error));
+    assert_int_equal(list.n, 2);
+    assert_int_equal(list.unusable, 2);
+    expect_entry(&list, "i", "", 4 + (uint64_t)UINT32_MAX);
+    ctl_uidl_free(&list);
+    char guids[] = "3 V5\n4 Gguid :i\n5 :j\n";
+    assert_true(ctl_uidl_read_dovecot(guids, "%g", &list, error, sizeof error));
+    expect_entry(&list, "i", "guid", 4 + (uint64_t)UINT32_MAX);
+    expect_entry(&list, "j", "j", 5 + (uint64_t)UINT32_MAX);
+    ctl_uidl_free(&list);
+    char empty[] = "3 V5\n";
+    assert_true(ctl_uidl_read_dovecot(empty, NULL, &list, error, sizeof error));
+    assert_null(ctl_uidl_find(&list, "f"));
+    ctl_uidl_free(&list);
+
+    const char *const broken[] = {"",         "2 V1 N2\n", "3 N2 Gx\n1 :f\n",
+                                  "From a\n", "3 Vx\n",    " \n",
+                                  "1\n",      "1 x 2\n",   "99999999999999999999 5 6\n",
+                                  "3x V5\n"};
     for (size_t i = 0; i < ARRAY_SIZE(broken); i++) {
         char *copy = base_strdup(broken[i]);
         assert_false(ctl_uidl_read_dovecot(copy, NULL, &list, error, sizeof error));
@@ -139,9 +161,57 @@ static void courier(void **state)
     assert_true(ctl_uidl_read_courier(newer, &list, error, sizeof error));
     expect_entry(&list, "1000.a.h", "UID12-1199145600", 0);
     ctl_uidl_free(&list);
-    char broken[] = "1000.a.h 300 1:1\n";
-    assert_false(ctl_uidl_read_courier(broken, &list, error, sizeof error));
+    /* What makes no UIDL, or is no line of such a list. */
+    char bad[] = "/1 31 1199145600\n"
+                 "1005.g.h 300 :\n"
+                 "1006.h.h 300 1:\x01\n"
+                 " 300 1:1\n"
+                 "300 1:1\n"
+                 "1007.+++++++++++++++++++++++++++++++++++++++++ 300 0:1\n"
+                 ":2,S 300 0:1\n";
+    assert_true(ctl_uidl_read_courier(bad, &list, error, sizeof error));
+    assert_int_equal(list.n, 4);
+    assert_int_equal(list.unusable, 4);
+    expect_entry(&list, "1005.g.h", "", 0);
+    expect_entry(&list, "1006.h.h", "", 0);
     ctl_uidl_free(&list);
+    const char *const broken[] = {"1000.a.h 300 1:1\n", "", "/0 1 1\n", "/4 1 1\n", "/2x 1\n"};
+    for (size_t i = 0; i < ARRAY_SIZE(broken); i++) {
+        char *copy = base_strdup(broken[i]);
+        assert_false(ctl_uidl_read_courier(copy, &list, error, sizeof error));
+        ctl_uidl_free(&list);
+        free(copy);
+    }
+}
+
+/* A list is a small regular file; what else has its name is none. */
+static void list_files(void **state)
+{
+    (void)state;
+    char folder[] = "/tmp/poplar-test-lists-XXXXXX", path[80];
+    assert_non_null(mkdtemp(folder));
+    int directory = open(folder, O_RDONLY | O_DIRECTORY);
+    assert_true(directory >= 0);
+    assert_null(ctl_uidl_read_file(directory, "list"));
+    assert_int_equal(errno, ENOENT);
+    assert_int_equal(mkfifoat(directory, "list", 0600), 0);
+    assert_null(ctl_uidl_read_file(directory, "list"));
+    assert_int_equal(errno, EINVAL);
+    assert_int_equal(unlinkat(directory, "list", 0), 0);
+    snprintf(path, sizeof path, "%s/list", folder);
+    FILE *file = fopen(path, "w");
+    assert_non_null(file);
+    fputs("3 V1\n", file);
+    fclose(file);
+    char *octets = ctl_uidl_read_file(directory, "list");
+    assert_string_equal(octets, "3 V1\n");
+    free(octets);
+    assert_int_equal(truncate(path, INT64_C(1) << 31), 0);
+    assert_null(ctl_uidl_read_file(directory, "list"));
+    assert_int_equal(errno, EINVAL);
+    close(directory);
+    unlink(path);
+    assert_int_equal(rmdir(folder), 0);
 }
 
 static void put32(unsigned char *at, uint32_t value)
@@ -178,6 +248,17 @@ static void cyrus(void **state)
     put32(narrow + 8, 21);
     assert_false(ctl_cyrus_read(narrow, sizeof narrow, &found));
     assert_false(ctl_cyrus_read(narrow, 50, &found));
+    put32(narrow + 20, 1);
+    put32(narrow + 8, 7); /* older than any that is known */
+    assert_false(ctl_cyrus_read(narrow, sizeof narrow, &found));
+    put32(narrow + 8, 13);
+    put32(narrow + 16, 30); /* records too small for what is read of them */
+    assert_false(ctl_cyrus_read(narrow, sizeof narrow, &found));
+    put32(narrow + 16, 112);
+    put32(narrow + 12, sizeof narrow + 1); /* which begin past the end, or inside the header */
+    assert_false(ctl_cyrus_read(narrow, sizeof narrow, &found));
+    put32(narrow + 12, 50);
+    assert_false(ctl_cyrus_read(narrow, sizeof narrow, &found));
 
     uint64_t received = UINT64_C(1700000000) * 1000000000;
     put32(wide + 8, 20);
@@ -306,7 +387,10 @@ static void captures(void **state)
           "10 20", "77 78 ");                                           /* UIDLs that are numbers */
     match(UIDLS "1 9\n2 19\n3 29\n4 39\n", "10 20 30 40", "a b c d ");  /* LF counted */
     match(UIDLS "1 10\n2 20\n3 31\n4 40\n", "10 20 30 40", "a b c d "); /* miscounted */
-    match(UIDLS "1 10\n2 20\n3 30\n4 40\n", "10 20 30 40 50", "a b c d - "); /* new mail */
+    match(UIDLS "1 9\n2 18\n3 31\n4 40\n", "10 20 30 40", "a b c d ");  /* most of them wrong */
+    match(UIDLS "1 8\n2 18\n3 31\n4 42\n", "10 20 30 40", "- - - - ");  /* all of them */
+    match("# by hand\n" UIDLS "1 10\n2 20\n3 30\n4 40\n", "10 20 30 40 50",
+          "a b c d - "); /* new mail */
     match(UIDLS "1 10\n2 20\n3 30\n4 40\n", "20 40", "b d ");
     match(UIDLS "1 10\n2 20\n3 30\n4 40\n", "99 20 77 40", "- b - d ");
     /* Of equal sizes none is certain, but between two that are. */
@@ -317,9 +401,17 @@ static void captures(void **state)
     /* Out of order: the longer run is believed. */
     match(UIDLS "1 10\n2 20\n3 30\n4 40\n", "40 10 20 30 99", "- a b c - ");
 
-    const char *const broken[] = {
-        "1 a\n3 b\n", "1\n", "1 a b\n", "x a\n", "1 a\n2 b\n1 10\n", "1 a\n2 b\n1 10\n2 x\n",
-        "2 a\n"};
+    const char *const broken[] = {"1 a\n3 b\n",
+                                  "1\n",
+                                  "1 a b\n",
+                                  "x a\n",
+                                  "1 a\n2 b\n1 10\n",
+                                  "1 a\n2 b\n1 10\n2 x\n",
+                                  "2 a\n",
+                                  "1x a\n",
+                                  "1 a\x7f\n",
+                                  "1 a\n2 b\n1 10\n2 20\n1 x\n",
+                                  "99999999999999999999 a\n"};
     for (size_t i = 0; i < ARRAY_SIZE(broken); i++) {
         struct ctl_capture capture;
         char error[200] = "", *copy = base_strdup(broken[i]);
@@ -416,7 +508,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(formats),  cmocka_unit_test(dovecot), cmocka_unit_test(courier),
         cmocka_unit_test(cyrus),    cmocka_unit_test(headers), cmocka_unit_test(digests),
-        cmocka_unit_test(captures), cmocka_unit_test(trees),
+        cmocka_unit_test(captures), cmocka_unit_test(trees),   cmocka_unit_test(list_files),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
