@@ -1,6 +1,7 @@
 """poplarctl and poplar-deliver as people use them: on a terminal, into a full or closed output,
 with words that mean nothing, without privilege, without a server, interrupted."""
 
+import contextlib
 import errno
 import fcntl
 import json
@@ -8,10 +9,12 @@ import os
 import pty
 import shutil
 import signal
+import socket
 import sqlite3
 import struct
 import subprocess
 import termios
+import threading
 
 import pytest
 
@@ -439,3 +442,129 @@ def test_interrupted_calls_go_on(everything, tmp_path, name):
             assert name != "show" or done.stdout == MESSAGE.replace(b"\r\n", b"\n")
             if not calls.exists():
                 break
+
+
+# poplar-deliver, in front of a server that says what it is told to.
+
+@pytest.fixture
+def says(tmp_path):
+    """Run poplar-deliver against these replies, one for each of its steps; then the end."""
+    def run(*replies, arguments=("alice",), message=MESSAGE, stdin=None):
+        path = tmp_path / "lmtp"
+        path.unlink(missing_ok=True)
+        heard = []
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(path))
+            listener.listen()
+
+            def serve():
+                with contextlib.suppress(OSError), listener.accept()[0] as peer, \
+                        peer.makefile("rb") as lines:
+                    for reply in replies:
+                        peer.sendall(reply)
+                        heard.append(lines.readline())
+                        while reply.startswith(b"354") and heard[-1] not in (b".\r\n", b""):
+                            heard.append(lines.readline())
+            thread = threading.Thread(target=serve)
+            thread.start()
+            done = subprocess.run([poplar.BUILD / "poplar-deliver", "--socket", path, *arguments],
+                                  capture_output=True, timeout=60,
+                                  **{"stdin": stdin} if stdin else {"input": message})
+            thread.join()
+        return done, heard
+    return run
+
+
+BEGIN = [b"220 x\r\n", b"250-x\r\n250 y\r\n", b"250 ok\r\n", b"250 ok\r\n"]
+
+
+@pytest.mark.parametrize("status, replies", [
+    (0, [*BEGIN, b"354 go\r\n", b"250-2.0.0 a\r\n250 2.0.0 Delivered\r\n"]),
+    (0, [*BEGIN, b"354\n", b"250\n"]),
+    (75, [b"421 not now\r\n"]),
+    (75, []),
+    (75, BEGIN),
+    (75, [*BEGIN, b"354 go\r\n"]),
+    (75, [*BEGIN, b"354 go\r\n", b"452 4.2.2 full\r\n"]),
+    (75, [*BEGIN, b"250 what\r\n"]),
+    (75, [b"garbage\r\n"]),
+    (75, [b"\0\r\n"]),
+    (67, [*BEGIN[:3], b"550 5.1.1 no such user\r\n"]),
+    (77, [*BEGIN[:3], b"550 5.7.1 not yours\r\n"]),
+    (73, [*BEGIN[:3], b"552 5.2.2 full\r\n"]),
+    (65, [*BEGIN[:3], b"553 5.1.3 no address\r\n"]),
+    (65, [*BEGIN[:2], b"553 5.1.7 no address\r\n"]),
+    (65, [*BEGIN[:2], b"553 5.6.7 no SMTPUTF8\r\n"]),
+    (69, [*BEGIN[:3], b"550 no\r\n"]),
+    (69, [*BEGIN[:3], b"550\r\n"]),
+    (69, [b"554 5.3.2 no service\r\n"]),
+    (69, [*BEGIN, b"354 go\r\n", b"554 5.6.0 refused\r\n"]),
+], ids=repr)
+def test_deliver_hears(says, status, replies):
+    """The last line of a reply counts. What stays unsaid was not delivered."""
+    done, _ = says(*replies)
+    assert done.returncode == status, done
+    said = done.stderr.decode().splitlines()
+    assert len(said) == (1 if status else 0) and all(s.startswith("poplar-deliver: ") for s in said)
+
+
+def test_deliver_says(says):
+    """Senders and users as addresses; a sender that is none is no reason to send it back."""
+    whole = [*BEGIN, b"354 go\r\n", b"250 ok\r\n"]
+    for arguments, message, sender, user in [
+            (["alice"], b"x\n", b"<>", b"<alice>"),
+            (["<alice@example.test>"], b"x\n", b"<>", b"<alice@example.test>"),
+            (["<alice"], b"x\n", b"<>", b'<"<alice">'),
+            (["<"], b"x\n", b"<>", b'<"<">'),
+            (["@example.test"], b"x\n", b"<>", b'<""@example.test>'),
+            (['"a b"@example.test'], b"x\n", b"<>", b'<"a b"@example.test>'),
+            (["-f", "a b", "alice"], b"x\n", b'<"a b">', b"<alice>"),
+            (["alice"], b"From a@b.test Sat Jan  1 00:00:00 2022\nx\n", b"<a@b.test>", b"<alice>"),
+            (["alice"], b"From a\tb Sat\nx\n", b"<>", b"<alice>"),
+            (["alice"], b"From a", b"<a>", b"<alice>")]:
+        done, heard = says(*whole, arguments=arguments, message=message)
+        assert done.returncode == 0, done
+        assert heard[1] == b"MAIL FROM:" + sender + b" BODY=8BITMIME\r\n"
+        assert heard[2] == b"RCPT TO:" + user + b"\r\n"
+    done, heard = says(*whole, arguments=["-f", "é@example.test", "alice"])
+    assert done.returncode == 0 and heard[1].endswith(b" SMTPUTF8\r\n")
+    done, heard = says(*whole, arguments=["é"])
+    assert done.returncode == 0 and heard[1] == b"MAIL FROM:<> BODY=8BITMIME SMTPUTF8\r\n"
+    # The sender of the "From " line is refused, then none is named; one that was given stays.
+    refused_first = [*BEGIN[:2], b"553 5.1.7 no\r\n", *BEGIN[2:], b"354 go\r\n", b"250 ok\r\n"]
+    done, heard = says(*refused_first, message=b"From a@b Sat\nx\n")
+    assert done.returncode == 0 and heard[1:3] == [b"MAIL FROM:<a@b> BODY=8BITMIME\r\n",
+                                                   b"MAIL FROM:<> BODY=8BITMIME\r\n"]
+    assert says(*refused_first, arguments=["-f", "a@b", "alice"])[0].returncode == DATA
+    assert says(*refused_first, message=b"x\n")[0].returncode == DATA
+
+
+def test_deliver_words(p, tmp_path):
+    def run(*arguments, **options):
+        return subprocess.run([poplar.BUILD / "poplar-deliver", *arguments], input=MESSAGE,
+                              capture_output=True, **options)
+    assert run("--version").stdout.startswith(b"poplar-deliver ")
+    assert run("--help").stdout.startswith(b"usage: poplar-deliver")
+    assert run("--socket", "/" + "x" * 200, "alice").returncode == USAGE
+    for user in ("", "a\x7fb", "a\x01b"):
+        with socket.socket(socket.AF_UNIX) as listener:
+            (tmp_path / "quiet").unlink(missing_ok=True)
+            listener.bind(str(tmp_path / "quiet"))
+            listener.listen()
+            for arguments in ([user], ["-f", user or "\x01", "alice"]):
+                assert run("--socket", tmp_path / "quiet", *arguments).returncode == DATA
+    p.write_config(listen_lmtp="")
+    done = run("--config", p.config, "alice")
+    assert done.returncode == TEMPORARY and b"[listen] lmtp is empty; name a socket" in done.stderr
+    # Without a configuration of its own to read: the place that is built in.
+    done = run("alice")
+    assert done.returncode == TEMPORARY and b"/run/poplar/lmtp.sock: No such file" in done.stderr
+
+
+def test_deliver_reads_to_the_end(says, tmp_path):
+    """A message that cannot be is not delivered in part."""
+    folder = os.open(tmp_path, os.O_RDONLY)  # which is no file to read
+    done, heard = says(*BEGIN, b"354 go\r\n", b"250 ok\r\n", stdin=folder)
+    os.close(folder)
+    assert done.returncode == TEMPORARY and b"the message cannot be read" in done.stderr
+    assert b".\r\n" not in heard
