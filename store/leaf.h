@@ -24,7 +24,8 @@ struct leaf_chunk {
  * caller frees. False: no memory, or the file cannot be read. */
 bool leaf_find_chunks(int fd, struct leaf_chunk **chunks, size_t *n);
 
-/* Read a whole chunk that was found so; `content` has room for its size. False if its chain is broken. */
+/* Read a whole chunk that was found so; `content` has room for its size. False if its chain is
+ * broken. */
 bool leaf_read_chunk(int fd, const struct leaf_chunk *chunk, unsigned char *content);
 
 #endif
