@@ -47,6 +47,7 @@ class Scenario:
     concurrency: int = 4
     tls: str = "none"
     pipeline: bool = False
+    spread: bool = False  # deliveries of a session go to one user after the other
     sessions: int = 0     # 0: for so many seconds
     refill: str = ""      # "all": fresh maildrops before each run; "first": one never seen before
     title: str = ""
@@ -107,6 +108,9 @@ SCENARIOS = [
     Scenario("lmtp", "banner lhlo deliver bye", "deliveries_per_s", kind="l", users=16,
              refill="all", title="LMTP, 10 kB, a durable commit each", target=(AT_LEAST, 1.5),
              also={"cpu_ms_per_delivery": ()}, peers=("dovecot",)),
+    Scenario("lmtp-spread", "banner lhlo deliver bye", "deliveries_per_s", kind="l", users=16,
+             refill="all", spread=True, title="the same, each message to another user",
+             also={"cpu_ms_per_delivery": ()}, peers=("dovecot",)),
     *(Scenario(f"grow-{n}", LOGIN, "login_p99_ms", users=1000, concurrency=n,
                sessions=max(n * 2, 200), title=f"{n} sessions at once: p99 of a login",
                target=(AT_MOST, 1.0) if n == 1000 else (), also={"cpu_ms": ()},
@@ -132,7 +136,7 @@ def load_command(s, server, seconds, sessions=None, digest=False):
     command += ["--sessions", str(sessions)] if sessions else ["--seconds", str(seconds)]
     if "retr" in s.script:
         command += ["--octets", str(mail.wire_octets(s.kind))]
-    command += ["--pipeline"] * s.pipeline + ["--digest"] * digest
+    command += ["--pipeline"] * s.pipeline + ["--spread"] * s.spread + ["--digest"] * digest
     return command + [s.script]
 
 

@@ -55,7 +55,7 @@ static struct {
     uint64_t sessions, octets;
     double seconds;
     enum tls_mode tls;
-    bool pipeline, digest;
+    bool pipeline, digest, spread;
     struct script script;
 } options = {
     .host = "127.0.0.1", .prefix = "u", .users = 1, .first = 1, .concurrency = 1, .deliveries = 20};
@@ -196,9 +196,10 @@ static unsigned put_delivery(struct client *c)
         put(c, self.message, self.message_size);
         return 1;
     }
-    int size = snprintf(text, sizeof text,
-                        "MAIL FROM:<bench@bench.example>\r\nRCPT TO:<%s%04u>\r\nDATA\r\n",
-                        options.prefix, c->user);
+    unsigned further = options.spread ? c->sent / 4 : 0;
+    int size = snprintf(
+        text, sizeof text, "MAIL FROM:<bench@bench.example>\r\nRCPT TO:<%s%04u>\r\nDATA\r\n",
+        options.prefix, options.first + (c->user - options.first + further) % options.users);
     put(c, text, (size_t)size);
     return 3;
 }
@@ -537,20 +538,31 @@ static _Noreturn void usage(void)
 {
     fputs("usage: load [--host A] --port N | --unix PATH  [--tls none|full|resume] [--users N]\n"
           "  [--first N] [--prefix TEXT] [--concurrency N] [--seconds S | --sessions N]\n"
-          "  [--pipeline] [--octets N] [--digest] [--size OCTETS] [--deliveries N] SCRIPT\n",
+          "  [--pipeline] [--octets N] [--digest] [--size OCTETS] [--deliveries N] [--spread] "
+          "SCRIPT\n",
           stderr);
     exit(64);
 }
 
 static void take_options(int argc, char **argv)
 {
-    static const struct option known[] = {
-        {"host", 1, NULL, 'h'},     {"port", 1, NULL, 'p'},        {"unix", 1, NULL, 'u'},
-        {"tls", 1, NULL, 't'},      {"users", 1, NULL, 'n'},       {"first", 1, NULL, 'f'},
-        {"prefix", 1, NULL, 'x'},   {"concurrency", 1, NULL, 'c'}, {"seconds", 1, NULL, 's'},
-        {"sessions", 1, NULL, 'k'}, {"pipeline", 0, NULL, 'l'},    {"octets", 1, NULL, 'o'},
-        {"digest", 0, NULL, 'd'},   {"size", 1, NULL, 'z'},        {"deliveries", 1, NULL, 'm'},
-        {NULL, 0, NULL, 0}};
+    static const struct option known[] = {{"host", 1, NULL, 'h'},
+                                          {"port", 1, NULL, 'p'},
+                                          {"unix", 1, NULL, 'u'},
+                                          {"tls", 1, NULL, 't'},
+                                          {"users", 1, NULL, 'n'},
+                                          {"first", 1, NULL, 'f'},
+                                          {"prefix", 1, NULL, 'x'},
+                                          {"concurrency", 1, NULL, 'c'},
+                                          {"seconds", 1, NULL, 's'},
+                                          {"sessions", 1, NULL, 'k'},
+                                          {"pipeline", 0, NULL, 'l'},
+                                          {"octets", 1, NULL, 'o'},
+                                          {"digest", 0, NULL, 'd'},
+                                          {"size", 1, NULL, 'z'},
+                                          {"deliveries", 1, NULL, 'm'},
+                                          {"spread", 0, NULL, 'r'},
+                                          {NULL, 0, NULL, 0}};
     size_t size = 10000;
     const char *bad;
     for (int o; (o = getopt_long(argc, argv, "", known, NULL)) != -1;) {
@@ -602,6 +614,9 @@ static void take_options(int argc, char **argv)
             break;
         case 'm':
             options.deliveries = number;
+            break;
+        case 'r': /* each delivery of a session to the next user */
+            options.spread = true;
             break;
         default:
             usage();
