@@ -117,10 +117,15 @@ enum store_outcome maildrop_library_init(bool granted_only);
  * children would share; who needs some then asks the kernel first. */
 void maildrop_library_forget(void);
 
-/* Call before a fork: the first maildrop_open() of each child then finds a connection ready, its
- * settings made, the schema read, statements prepared, if the descriptor of the database that it is
- * granted has this number. `octets` is an empty maildrop (store/files.h). */
-enum store_outcome maildrop_library_warm(const unsigned char *octets, size_t size, int database_fd);
+/* What a connection is made ready for. */
+enum maildrop_use { MAILDROP_SESSIONS, MAILDROP_DELIVERIES, MAILDROP_USES };
+
+/* Call before a fork, once for each use, on numbers of their own: the first maildrop_open() of each
+ * child then finds a connection ready, its settings made, the schema read, statements prepared, if
+ * the descriptor of the database that it is granted has this number. `octets` is an empty maildrop
+ * (store/files.h). */
+enum store_outcome maildrop_library_warm(const unsigned char *octets, size_t size,
+                                         enum maildrop_use use, int database_fd);
 
 /* A short English word or phrase for logs. */
 const char *maildrop_outcome_name(enum store_outcome outcome);

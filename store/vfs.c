@@ -369,22 +369,25 @@ enum store_outcome vfs_grant(const int files[MAILDROP_FILES])
 enum store_outcome vfs_expect(int fd)
 {
     const int files[MAILDROP_FILES] = {-1, [MAILDROP_DB] = fd, [MAILDROP_WAL] = -1, -1};
-    const enum store_outcome outcome = vfs_grant(files);
+    enum store_outcome outcome;
 
+    if (self.expecting)
+        self.live = false;
+    outcome = vfs_grant(files);
     self.expecting = outcome == STORE_OK;
     return outcome;
 }
 
-bool vfs_fulfil(const int files[MAILDROP_FILES])
+void vfs_fulfil(const int files[MAILDROP_FILES], bool fits)
 {
-    const bool fits = self.expecting && self.fds[MAILDROP_DB] == files[MAILDROP_DB];
-
-    if (self.expecting)
+    if (self.expecting || fits)
         self.live = fits;
     self.expecting = false;
-    if (fits)
-        memcpy(self.fds, files, sizeof(self.fds));
-    return fits;
+    if (!fits)
+        return;
+    memcpy(self.fds, files, sizeof(self.fds));
+    memset(self.taken, 0, sizeof(self.taken));
+    self.taken[MAILDROP_DB] = true;
 }
 
 void vfs_revoke(void)

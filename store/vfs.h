@@ -23,12 +23,12 @@ enum store_outcome vfs_install(bool granted_only);
 enum store_outcome vfs_grant(const int files[MAILDROP_FILES]);
 
 /* A database is opened now that stands in for one to come: `fd` is its descriptor, and the grant's
- * will have the same number (store/warm.c). */
+ * may have the same number (store/warm.c). There can be several of them, one after the other. */
 enum store_outcome vfs_expect(int fd);
 
-/* That grant is here. False if its number is another, or nothing was expected: whatever was opened
- * on the stand-in may never be used again, not even to close it. */
-bool vfs_fulfil(const int files[MAILDROP_FILES]);
+/* The grant is here; it takes the place of the stand-in with its number if there is one. Whatever
+ * was opened on others may never be used again, not even to close it. */
+void vfs_fulfil(const int files[MAILDROP_FILES], bool fits);
 
 /* End the grant, after sqlite3_close(): only this closes its descriptors. */
 void vfs_revoke(void);

@@ -3,11 +3,11 @@
  *
  * Runs in the nursery, before it is confined, and in a worker. Most of what opening a maildrop
  * costs is the same for all of them: some thirty settings, the schema's SQL, our statements. The
- * nursery does that once, on a stand-in: an empty maildrop in memory, not in WAL mode, so that
- * SQLite opens neither -wal nor -shm. The worker's grant then comes under the stand-in's descriptor
- * number, and to SQLite it looks as if another process had changed the file: it throws its page
- * cache away, finds WAL mode, and goes on with the schema it knows if the schema's version is the
- * same.
+ * nursery does that, once for sessions and once for deliveries, on a stand-in: an empty maildrop in
+ * memory, not in WAL mode, so that SQLite opens neither -wal nor -shm. The worker's grant then
+ * comes under the stand-in's descriptor number, and to SQLite it looks as if another process had
+ * changed the file: it throws its page cache away, finds WAL mode, and goes on with the schema it
+ * knows if the schema's version is the same.
  *
  * Two things that SQLite does not look at are made sure of here: that the cache is thrown away
  * (the stand-in has a change counter that no maildrop has), and that the schema is the same (a
@@ -27,14 +27,27 @@
 /* The database header, sqlite.org/fileformat.html 1.3. */
 enum { WRITE_VERSION = 18, READ_VERSION = 19, CHANGE_COUNTER = 24, VERSION_ROLLBACK = 1 };
 
-static struct maildrop *ready;
+/* One for each number that a grant's database can have. */
+static struct {
+    struct maildrop *maildrop;
+    int number;
+} ready[MAILDROP_USES];
+
+/* What a maildrop is asked when it is opened. */
+static const enum statement opening[] = {
+    STATEMENT_BEGIN_READ,  STATEMENT_ROLLBACK, STATEMENT_STATE,  STATEMENT_MODE,
+    STATEMENT_APPLICATION, STATEMENT_VERSION,  STATEMENT_SCHEMA,
+};
 
 /* What sessions need between login and QUIT. */
-static const enum statement prepared[] = {
-    STATEMENT_BEGIN_READ, STATEMENT_BEGIN_WRITE, STATEMENT_COMMIT, STATEMENT_ROLLBACK,
-    STATEMENT_STATE,      STATEMENT_SETTING,     STATEMENT_GROUPS, STATEMENT_SNAPSHOT,
-    STATEMENT_HEADER,     STATEMENT_CONTENT,     STATEMENT_MODE,   STATEMENT_APPLICATION,
-    STATEMENT_VERSION,    STATEMENT_SCHEMA,
+static const enum statement for_sessions[] = {
+    STATEMENT_BEGIN_WRITE, STATEMENT_COMMIT,  STATEMENT_SNAPSHOT, STATEMENT_HEADER,
+    STATEMENT_CONTENT,     STATEMENT_SETTING, STATEMENT_GROUPS,
+};
+
+static const enum statement for_deliveries[] = {
+    STATEMENT_BEGIN_WRITE, STATEMENT_COMMIT,    STATEMENT_HAS_UIDL,    STATEMENT_SETTING,
+    STATEMENT_ADD_CHUNK,   STATEMENT_SET_STATE, STATEMENT_ADD_MESSAGE,
 };
 
 static uint64_t mix(uint64_t digest, const void *octets, size_t size)
@@ -90,19 +103,38 @@ static bool place_stand_in(const unsigned char *octets, size_t size, int number)
     return placed;
 }
 
-static enum store_outcome make_ready(struct maildrop *m)
+static enum store_outcome prepare(struct maildrop *m, const enum statement *list, size_t n)
 {
+    enum store_outcome outcome = STORE_OK;
+
+    for (size_t i = 0; outcome == STORE_OK && i < n; i++) {
+        sqlite3_stmt *statement;
+
+        outcome = handle_prepare(m, list[i], &statement);
+    }
+    return outcome;
+}
+
+static enum store_outcome make_ready(struct maildrop *m, enum maildrop_use use)
+{
+    static const struct {
+        const enum statement *list;
+        size_t n;
+    } wanted[] = {
+        [MAILDROP_SESSIONS] = {for_sessions, sizeof(for_sessions) / sizeof(for_sessions[0])},
+        [MAILDROP_DELIVERIES] = {for_deliveries,
+                                 sizeof(for_deliveries) / sizeof(for_deliveries[0])},
+    };
     struct maildrop_totals totals;
     enum store_outcome outcome = handle_connect(m);
     int rc = SQLITE_OK;
 
     if (outcome == STORE_OK)
         outcome = schema_settle(m->db, &rc);
-    for (size_t i = 0; outcome == STORE_OK && i < sizeof(prepared) / sizeof(prepared[0]); i++) {
-        sqlite3_stmt *statement;
-
-        outcome = handle_prepare(m, prepared[i], &statement);
-    }
+    if (outcome == STORE_OK)
+        outcome = prepare(m, opening, sizeof(opening) / sizeof(opening[0]));
+    if (outcome == STORE_OK)
+        outcome = prepare(m, wanted[use].list, wanted[use].n);
     if (outcome == STORE_OK)
         outcome = handle_state(m, &totals);
     if (outcome == STORE_OK)
@@ -114,7 +146,8 @@ static enum store_outcome make_ready(struct maildrop *m)
     return STORE_OK;
 }
 
-enum store_outcome maildrop_library_warm(const unsigned char *octets, size_t size, int database_fd)
+enum store_outcome maildrop_library_warm(const unsigned char *octets, size_t size,
+                                         enum maildrop_use use, int database_fd)
 {
     struct maildrop *m = NULL;
     enum store_outcome outcome;
@@ -131,21 +164,28 @@ enum store_outcome maildrop_library_warm(const unsigned char *octets, size_t siz
     m->lock_fd = -1;
     m->patience_ms = HANDLE_PATIENCE_MS;
     handle_begin_call(m);
-    if ((outcome = make_ready(m)) != STORE_OK) {
+    if ((outcome = make_ready(m, use)) != STORE_OK) {
         maildrop_close(m);
         return outcome;
     }
     close(database_fd);
-    ready = m;
+    ready[use].maildrop = m;
+    ready[use].number = database_fd;
     return STORE_OK;
 }
 
+/* The others are left alone for good: to close them would be to use them. */
 struct maildrop *warm_take(const int files[MAILDROP_FILES])
 {
-    struct maildrop *m = ready;
+    struct maildrop *m = NULL;
 
-    ready = NULL;
-    return vfs_fulfil(files) ? m : NULL;
+    for (size_t i = 0; i < MAILDROP_USES; i++) {
+        if (ready[i].number == files[MAILDROP_DB])
+            m = ready[i].maildrop;
+        ready[i].maildrop = NULL;
+    }
+    vfs_fulfil(files, m != NULL);
+    return m;
 }
 
 static enum store_outcome ask(struct maildrop *m, enum statement which, int64_t *number, bool *wal)

@@ -6,8 +6,8 @@
 
 #include "store/handle.h"
 
-/* The handle that maildrop_library_warm() made, once, if it fits these files: the grant is its own
- * then. NULL: open a cold one. */
+/* The handle of maildrop_library_warm() that fits these files, at the first call: the grant is its
+ * own then. NULL: open a cold one. */
 struct maildrop *warm_take(const int files[MAILDROP_FILES]);
 
 /* Whether it is as good as a cold one for the file behind it: WAL mode, identity, the

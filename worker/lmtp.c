@@ -391,6 +391,9 @@ void lmtp_serve(struct session *s, int spool_fd)
         answer(l, LMTP_IDLE_TOO_LONG);
     }
     stream_close(&s->stream);
-    lmtp_release(l);
+    if (s->last)
+        maildrop_leave(l->held.maildrop);
+    else
+        lmtp_release(l);
     free(l);
 }

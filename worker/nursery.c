@@ -62,8 +62,12 @@ static void warm_up(struct child *child)
                   maildrop_outcome_name(outcome));
         exit(EX_SOFTWARE);
     }
-    outcome = maildrop_library_warm(maildrop_template, maildrop_template_size,
+    /* The spool of a delivery moves its grant up. */
+    outcome = maildrop_library_warm(maildrop_template, maildrop_template_size, MAILDROP_SESSIONS,
                                     PROTO_FD_GRANT + MAILDROP_DB);
+    if (outcome == STORE_OK)
+        outcome = maildrop_library_warm(maildrop_template, maildrop_template_size,
+                                        MAILDROP_DELIVERIES, PROTO_FD_GRANT + 1 + MAILDROP_DB);
     if (outcome != STORE_OK)
         child_log(&child->control, LOG_WARNING, "maildrops are opened slowly: %s",
                   maildrop_outcome_name(outcome));

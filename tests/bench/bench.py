@@ -47,7 +47,7 @@ class Scenario:
     concurrency: int = 4
     tls: str = "none"
     pipeline: bool = False
-    spread: bool = False  # deliveries of a session go to one user after the other
+    spread: bool = False  # deliveries of a session go to several users in turn
     sessions: int = 0     # 0: for so many seconds
     refill: str = ""      # "all": fresh maildrops before each run; "first": one never seen before
     title: str = ""

@@ -132,7 +132,7 @@ static bool log_in(void)
 static void grant(bool warm)
 {
     if (maildrop_library_init(true) != STORE_OK ||
-        (warm && maildrop_library_warm(maildrop_template, maildrop_template_size,
+        (warm && maildrop_library_warm(maildrop_template, maildrop_template_size, MAILDROP_SESSIONS,
                                        GRANT_FD + MAILDROP_DB) != STORE_OK))
         exit(EX_SOFTWARE);
     if (!mkdtemp(folder))

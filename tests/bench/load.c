@@ -196,7 +196,7 @@ static unsigned put_delivery(struct client *c)
         put(c, self.message, self.message_size);
         return 1;
     }
-    unsigned further = options.spread ? c->sent / 4 : 0;
+    unsigned further = options.spread ? c->sent / 4 * options.concurrency : 0;
     int size = snprintf(
         text, sizeof text, "MAIL FROM:<bench@bench.example>\r\nRCPT TO:<%s%04u>\r\nDATA\r\n",
         options.prefix, options.first + (c->user - options.first + further) % options.users);

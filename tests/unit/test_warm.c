@@ -9,7 +9,7 @@
 #include "store/handle.h"
 #include "store/lock.h"
 
-enum { DATABASE_FD = 57, COUNTER = 24 };
+enum { DATABASE_FD = 57, DELIVERY_FD = 58, COUNTER = 24 };
 
 static const char letter[] = "Subject: one\r\n\r\nbody\r\n";
 
@@ -25,6 +25,13 @@ static enum store_outcome open_at(const struct test_drop *drop, int number, stru
     return maildrop_open(fds, m);
 }
 
+static enum store_outcome make_ready(enum maildrop_use use, size_t size)
+{
+    const int number = use == MAILDROP_SESSIONS ? DATABASE_FD : DELIVERY_FD;
+
+    return maildrop_library_warm(maildrop_template, size, use, number);
+}
+
 /* The lines of `work` with a warm connection, in a child. */
 static void in_child(void (*work)(const struct test_drop *), const struct test_drop *drop)
 {
@@ -33,9 +40,8 @@ static void in_child(void (*work)(const struct test_drop *), const struct test_d
 
     assert_true(pid >= 0);
     if (pid == 0) {
-        assert_int_equal(
-            maildrop_library_warm(maildrop_template, maildrop_template_size, DATABASE_FD),
-            STORE_OK);
+        assert_int_equal(make_ready(MAILDROP_SESSIONS, maildrop_template_size), STORE_OK);
+        assert_int_equal(make_ready(MAILDROP_DELIVERIES, maildrop_template_size), STORE_OK);
         maildrop_library_forget();
         work(drop);
         _exit(0);
@@ -44,15 +50,20 @@ static void in_child(void (*work)(const struct test_drop *), const struct test_d
     assert_int_equal(status, 0);
 }
 
-static struct maildrop *open_warm(const struct test_drop *drop, bool warm)
+static struct maildrop *open_number(const struct test_drop *drop, int number, bool warm)
 {
     struct maildrop *m = NULL;
-    const enum store_outcome outcome = open_at(drop, DATABASE_FD, &m);
+    const enum store_outcome outcome = open_at(drop, number, &m);
 
     if (outcome != STORE_OK)
         fail_msg("open: %s: %s", maildrop_outcome_name(outcome), maildrop_error(NULL));
     assert_int_equal(m->schema != 0, warm);
     return m;
+}
+
+static struct maildrop *open_warm(const struct test_drop *drop, bool warm)
+{
+    return open_number(drop, DATABASE_FD, warm);
 }
 
 /* Read all, add one, delete the first. */
@@ -99,10 +110,25 @@ static void use_another_number(const struct test_drop *drop)
 {
     struct maildrop *m = NULL;
 
-    assert_int_equal(open_at(drop, DATABASE_FD + 1, &m), STORE_OK);
+    assert_int_equal(open_at(drop, DELIVERY_FD + 1, &m), STORE_OK);
     assert_int_equal(m->schema, 0);
     use(m, 3);
     maildrop_close(m);
+}
+
+/* The connection for deliveries, then others in the same process, one on the number for which
+ * another was ready. */
+static void use_for_deliveries(const struct test_drop *drop)
+{
+    struct maildrop *m = open_number(drop, DELIVERY_FD, true);
+
+    use(m, 3);
+    maildrop_close(m);
+    for (int number = DATABASE_FD; number <= DELIVERY_FD; number++) {
+        m = open_number(drop, number, false);
+        use(m, 3);
+        maildrop_close(m);
+    }
 }
 
 static void use_and_leave(const struct test_drop *drop)
@@ -144,6 +170,35 @@ static void fill(const struct test_drop *drop)
     maildrop_close(m);
 }
 
+/* What cannot be made ready takes nothing from what was. */
+static void test_one_made_ready(void **state)
+{
+    struct test_drop drop;
+    int status;
+    pid_t pid;
+
+    (void)state;
+    test_drop_make(&drop);
+    fill(&drop);
+    pid = fork();
+    if (pid == 0) {
+        struct maildrop *m;
+
+        assert_int_equal(make_ready(MAILDROP_SESSIONS, maildrop_template_size), STORE_OK);
+        assert_int_not_equal(make_ready(MAILDROP_DELIVERIES, 4096), STORE_OK);
+        m = open_warm(&drop, true);
+        use(m, 3);
+        maildrop_close(m);
+        m = open_number(&drop, DELIVERY_FD, false);
+        use(m, 3);
+        maildrop_close(m);
+        _exit(0);
+    }
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_int_equal(status, 0);
+    test_drop_remove(&drop);
+}
+
 /* What cannot be made ready keeps nobody from a cold one. */
 static void test_not_made_ready(void **state)
 {
@@ -158,7 +213,7 @@ static void test_not_made_ready(void **state)
     if (pid == 0) {
         struct maildrop *m;
 
-        assert_int_not_equal(maildrop_library_warm(maildrop_template, 4096, DATABASE_FD), STORE_OK);
+        assert_int_not_equal(make_ready(MAILDROP_SESSIONS, 4096), STORE_OK);
         m = open_warm(&drop, false);
         use(m, 3);
         maildrop_close(m);
@@ -177,6 +232,7 @@ static void test_serves(void **state)
     test_drop_make(&drop);
     fill(&drop);
     in_child(use_warm, &drop);
+    in_child(use_for_deliveries, &drop);
     in_child(use_and_leave, &drop);
     in_child(use_another_number, &drop);
     test_drop_remove(&drop);
@@ -320,6 +376,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_serves),
         cmocka_unit_test(test_left_without_wal),
         cmocka_unit_test(test_no_shared_randomness),
+        cmocka_unit_test(test_one_made_ready),
         cmocka_unit_test(test_not_made_ready),
         cmocka_unit_test(test_cache_is_thrown_away),
         cmocka_unit_test(test_schema_is_another),
