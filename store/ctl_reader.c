@@ -491,7 +491,7 @@ const char *ctl_reader_uidl(struct ctl_reader *reader, const struct ctl_inspecte
                     reader->cyrus.messages[reader->next - 1].uid, reader->cyrus.uidvalidity, uidl);
     /* Anybody may write these headers: only in an mbox, where servers keep them, are they theirs.
      */
-    if (reader->format == CTL_FORMAT_MBOX)
+    if (reader->format == CTL_FORMAT_MBOX && reader->uidl == CTL_UIDL_AUTO)
         return uidl_of_header(reader, inspected, uidl);
     return "no UIDL of an old server is known for it";
 }

@@ -18,6 +18,7 @@
 struct feed {
     const char *octets;
     size_t size, at, step, fail_at;
+    bool look_fails;
 };
 
 static ssize_t feed_read(void *context, void *buffer, size_t size)
@@ -38,6 +39,10 @@ static ssize_t feed_read(void *context, void *buffer, size_t size)
 static ssize_t feed_look(void *context, uint64_t position, void *buffer, size_t size)
 {
     const struct feed *feed = context;
+    if (feed->look_fails) {
+        errno = EIO;
+        return -1;
+    }
     if (position >= feed->size)
         return 0;
     size_t left = feed->size - (size_t)position, n = left < size ? left : size;
@@ -295,6 +300,92 @@ static void reports_failures(void **state)
     ctl_mbox_free(&mbox);
 }
 
+/* Up to where the source fails the messages are what they are; then that is told, and no message
+ * ends as if it were whole. */
+static void fails_anywhere(void **state)
+{
+    (void)state;
+    static const char octets[] =
+        "From a@b Tue May 10 11:28:07 2005\nS: 1\nContent-Length: 13\n\n"
+        "body\n\nFrom x\n\n"
+        "From a@b Tue May 10 11:28:07 2005\nS: 2\n\n"
+        ">From me\n>>From you\n> quoted\n\nFrom here\n\n\n"
+        "From a@b Tue May 10 11:28:07 2005\nContent-Length: 6\n\n\r\nend\n";
+    char *whole = split(octets, sizeof octets - 1, 7, 100);
+    assert_string_equal(whole,
+                        "S: 1\nContent-Length: 13\n\nbody\n\nFrom x\n|S: 2\n\nFrom me\n>From "
+                        "you\n> quoted\n\nFrom here\n\n|Content-Length: 6\n\n\r\nend\n|");
+    for (size_t at = 1; at < sizeof octets; at++) {
+        struct feed feed = {.octets = octets, .size = sizeof octets - 1, .step = 1, .fail_at = at};
+        struct ctl_mbox mbox;
+        char all[sizeof octets + 10], *to = all;
+        int64_t received;
+        ssize_t got = 0;
+        int more = 0;
+        ctl_mbox_init(&mbox, feed_read, feed_look, &feed);
+        while (got == 0 && (more = ctl_mbox_next(&mbox, &received)) == 1) {
+            while ((got = ctl_mbox_read(&mbox, to, 1)) > 0)
+                to += got;
+            if (got == 0)
+                *to++ = '|';
+        }
+        assert_true(got < 0 || more < 0);
+        assert_int_equal(errno, EIO);
+        assert_memory_equal(all, whole, (size_t)(to - all));
+        ctl_mbox_free(&mbox);
+    }
+    free(whole);
+
+    /* Nor is a Content-Length given up that only could not be followed. */
+    struct feed feed = {
+        .octets = octets, .size = sizeof octets - 1, .step = 100, .look_fails = true};
+    struct ctl_mbox mbox;
+    char all[sizeof octets];
+    int64_t received;
+    ctl_mbox_init(&mbox, feed_read, feed_look, &feed);
+    assert_int_equal(ctl_mbox_next(&mbox, &received), 1);
+    assert_int_equal(ctl_mbox_read(&mbox, all, sizeof all), -1);
+    ctl_mbox_free(&mbox);
+}
+
+/* A file may be cut short under our hands, and a line that begins a message may be of any length.
+ */
+static void ends_early(void **state)
+{
+    (void)state;
+    static const char octets[] = "From a@b Tue May 10 11:28:07 2005\nContent-Length: 9\n\n"
+                                 "12345678\n";
+    for (size_t size = sizeof octets - 10; size < sizeof octets; size++) {
+        struct feed feed = {.octets = octets, .size = sizeof octets - 1, .step = 1};
+        struct ctl_mbox mbox;
+        char all[100];
+        int64_t received;
+        ctl_mbox_init(&mbox, feed_read, feed_look, &feed);
+        assert_int_equal(ctl_mbox_next(&mbox, &received), 1);
+        assert_int_equal(ctl_mbox_read(&mbox, all, 19), 19);
+        feed.size = size;
+        size_t n = 0;
+        ssize_t got;
+        while ((got = ctl_mbox_read(&mbox, all + n, 1)) > 0)
+            n += (size_t)got;
+        assert_int_equal(got, 0);
+        assert_in_range(n, size - (sizeof octets - 10), 9);
+        ctl_mbox_free(&mbox);
+    }
+    char *text = base_alloc(1000);
+    memcpy(text, octets, 34);
+    memcpy(text + 34, "\nFrom ", 6);
+    memset(text + 40, 'x', 900);
+    char *got = split(text, 940, 100, 100);
+    assert_int_equal(strspn(got, "\n"), 1); /* without a date it is text */
+    free(got);
+    memcpy(text + 34, "\nFrom a@b Tue May 10 11:28:07 2005 ", 35);
+    got = split(text, 940, 100, 100);
+    assert_string_equal(got, "||");
+    free(got);
+    free(text);
+}
+
 static void empty_file_has_none(void **state)
 {
     (void)state;
@@ -313,6 +404,14 @@ static void reads_dates(void **state)
     assert_int_equal(ctl_mbox_date("From a@b  Tue May 10 11:28:07 2005\r"), 1115717287);
     assert_int_equal(ctl_mbox_date("From a@b Tue May 10 11:28 2005"), 1115717280);
     assert_int_equal(ctl_mbox_date("From \"Tue May 1\" Sun May  8 19:07:09 2005"), 1115572029);
+    assert_int_equal(ctl_mbox_date("From a@b Tue May 10 09:28:07 GMT 2005"), 1115717287);
+    assert_int_equal(ctl_mbox_date("From a@b Tue May 10 11:28:07 2005 EST 2006"), 1115717287);
+    assert_int_equal(ctl_mbox_date("From a@b Tue May 10 11:28:07 2005 +200"), 1115717287);
+    assert_int_equal(ctl_mbox_date("From a@b Tue May 10 11:28:07 2005 +02000"), 1115717287);
+    assert_int_equal(ctl_mbox_date("From a@b Tue May 10 11:28:07 2005 +0200x"), 1115717287);
+    assert_int_equal(ctl_mbox_date("From a@b Tue May 10 11:28:07 2005x"), 0);
+    assert_int_equal(ctl_mbox_date("From a@b Tue May 10 11:28:07 20055"), 0);
+    assert_int_equal(ctl_mbox_date("From a@b Tue May 10 11:28:07 205"), 0);
     assert_int_equal(ctl_mbox_date("From a@b Tue May 10 11:28:07"), 0);
     assert_int_equal(ctl_mbox_date("From a@b Tue May 10 11:28:07 1901"), 0);
     assert_int_equal(ctl_mbox_date("From email_test@me.nowhere"), 0);
@@ -324,6 +423,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(splits_messages),
+        cmocka_unit_test(fails_anywhere),
+        cmocka_unit_test(ends_early),
         cmocka_unit_test(keeps_missing_final_newline),
         cmocka_unit_test(takes_crlf),
         cmocka_unit_test(only_last_empty_line_is_the_separators),

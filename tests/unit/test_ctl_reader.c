@@ -267,6 +267,150 @@ static void names_in_the_order_of_a_list(void **state)
     expect_stored("mf", CTL_UIDL_FILENAME, "1000.a:a\n|1001.b:b\n|");
 }
 
+/* Why the first message of a path keeps no UIDL; "" if it keeps one, which is in `uidl`. */
+static const char *why_not(const char *path, const struct ctl_reader_how *how,
+                           char uidl[MAILDROP_UIDL_MAX + 1])
+{
+    static char octets[4096], error[512];
+    struct ctl_inspected found;
+    struct ctl_item item;
+    struct ctl_inspect *inspect = ctl_inspect_begin();
+    ssize_t got;
+    int status;
+    struct ctl_reader *reader = ctl_reader_open(path, how, &status, error, sizeof error);
+    assert_non_null(reader);
+    assert_int_equal(ctl_reader_next(reader, &item), CTL_READ_MESSAGE);
+    while ((got = ctl_reader_read(reader, octets, sizeof octets)) > 0)
+        ctl_inspect_feed(inspect, octets, (size_t)got);
+    ctl_inspect_end(inspect, &found);
+    const char *why = ctl_reader_uidl(reader, &found, uidl);
+    ctl_reader_close(reader);
+    return why ? why : "";
+}
+
+static void expect_uidl(const char *path, enum ctl_uidl_kind kind, const char *format,
+                        const char *why, const char *uidl)
+{
+    char got[MAILDROP_UIDL_MAX + 1] = "";
+    const struct ctl_reader_how how = {.uidl = kind, .uidl_format = format};
+    const char *said = why_not(path, &how, got);
+    if (!strstr(said, why) || (*said != '\0') != (*why != '\0'))
+        fail_msg("%s: \"%s\" was said, not \"%s\"", path, said, why);
+    if (uidl)
+        assert_string_equal(got, uidl);
+}
+
+/* Each kind of UIDL where it is, and where it is not. */
+static void uidls_of_every_kind(void **state)
+{
+    (void)state;
+    char *long_name = base_format("mk/cur/1%070d.x", 1);
+    put("uid", FROM "X-IMAPbase: 255 3\nX-UID: 1\n\nx\n", 1);
+    put("uidl", FROM "X-UIDL: abc\nX-UID: 7\n\nx\n", 1);
+    put("neither", FROM "Subject: x\n\nx\n", 1);
+    expect_uidl("uid", CTL_UIDL_X_UID, NULL, "", "00000001000000ff");
+    expect_uidl("uid", CTL_UIDL_X_UID, "%v.%u", "", "255.1");
+    expect_uidl("uid", CTL_UIDL_AUTO, "%f", "--uidl-format makes no UIDL", NULL);
+    expect_uidl("uid", CTL_UIDL_X_UIDL, NULL, "no X-UIDL header", NULL);
+    expect_uidl("uidl", CTL_UIDL_X_UIDL, NULL, "", "abc");
+    expect_uidl("uidl", CTL_UIDL_X_UID, NULL, "no X-UID header", NULL);
+    expect_uidl("uidl", CTL_UIDL_FILENAME, NULL, "only a Maildir", NULL);
+    expect_uidl("uidl", CTL_UIDL_DOVECOT, NULL, "no such list", NULL);
+    expect_uidl("uidl", CTL_UIDL_CYRUS, NULL, "no UIDL of an old server", NULL);
+    expect_uidl("neither", CTL_UIDL_AUTO, NULL, "no UIDL of an old server", NULL);
+    expect_uidl("neither", CTL_UIDL_POPA3D, NULL, "", NULL);
+    make_maildir("mk");
+    put(long_name, "X-UIDL: abc\n\nx\n", 1);
+    free(long_name);
+    expect_uidl("mk", CTL_UIDL_AUTO, NULL, "no UIDL of an old server", NULL);
+    expect_uidl("mk", CTL_UIDL_NONE, NULL, "--uidl=none", NULL);
+    expect_uidl("mk", CTL_UIDL_FILENAME, NULL, "file name is too long", NULL);
+    expect_uidl("mk", CTL_UIDL_X_UIDL, NULL, "", "abc");
+    expect_uidl("mk", CTL_UIDL_COURIER, NULL, "no such list", NULL);
+    /* A Maildir's own list; Courier's only where Dovecot's is not. */
+    put("mk/courierpop3dsizelist", "/2 1 1\nother 1 1:1\n", 1);
+    expect_uidl("mk", CTL_UIDL_COURIER, NULL, "never showed this message", NULL);
+    expect_uidl("mk", CTL_UIDL_AUTO, NULL, "never showed this message", NULL);
+    expect_uidl("mk", CTL_UIDL_DOVECOT, NULL, "no such list", NULL);
+    put("mk/dovecot-uidlist", "3 V1 N3 G1\n", 1);
+    expect_uidl("mk", CTL_UIDL_AUTO, NULL, "no such list", NULL);
+    put("mk/dovecot-uidlist", "damaged\n", 1);
+    refuse("mk", CTL_FORMAT_AUTO, EX_DATAERR, "not a dovecot-uidlist");
+    assert_int_equal(unlink("mk/dovecot-uidlist"), 0);
+    put("mk/courierpop3dsizelist", "damaged\n", 1);
+    refuse("mk", CTL_FORMAT_AUTO, EX_DATAERR, "not a courierpop3dsizelist");
+    /* A list from elsewhere. */
+    char got[MAILDROP_UIDL_MAX + 1] = "";
+    make_maildir("ml");
+    put("ml/new/1.a", "x\n", 1);
+    struct ctl_reader_how how = {.list = "/2 1 1\n1.a 2 5:6\n"};
+    assert_string_equal(why_not("ml", &how, got), "");
+    assert_string_equal(got, "UID5-6");
+    how.list = "3 V5\n2 P\x01 :1.a\n";
+    assert_non_null(strstr(why_not("ml", &how, got), "makes is no UIDL"));
+}
+
+/* A mailbox in use: its clients and server rename and remove while it is read. */
+static void maildir_in_use(void **state)
+{
+    (void)state;
+    static const struct ctl_reader_how how = {.format = CTL_FORMAT_MAILDIR};
+    char octets[100], error[512];
+    struct ctl_item item;
+    int status;
+    make_maildir("busy");
+    put("busy/new/1.a", "one\n", 1);
+    put("busy/new/2.a", "two\n", 2);
+    put("busy/cur/3.a:2,", "three\n", 3);
+    put("busy/cur/4.a:2,", "four\n", 4);
+    put("busy/cur/same", "five\n", 5);
+    put("busy/new/same", "five\n", 5);
+    put("busy/new/0.a", "zero\n", 0);
+    struct ctl_reader *reader = ctl_reader_open("busy", &how, &status, error, sizeof error);
+    assert_non_null(reader);
+    assert_int_equal(rename("busy/new/1.a", "busy/cur/1.a:2,S"), 0);
+    assert_int_equal(rename("busy/new/2.a", "busy/new/2.a:2,"), 0);
+    assert_int_equal(rename("busy/cur/3.a:2,", "busy/cur/3.a:2,RS"), 0);
+    assert_int_equal(unlink("busy/cur/4.a:2,"), 0);
+    static const char *const wanted[] = {"zero\n", "five\n", "five\n", "one\n", "two\n", "three\n"};
+    for (size_t i = 0; i < ARRAY_SIZE(wanted); i++) {
+        assert_int_equal(ctl_reader_next(reader, &item), CTL_READ_MESSAGE);
+        ssize_t got = ctl_reader_read(reader, octets, sizeof octets);
+        assert_int_equal(got, strlen(wanted[i]));
+        assert_memory_equal(octets, wanted[i], (size_t)got);
+    }
+    assert_int_equal(ctl_reader_next(reader, &item), CTL_READ_FAILED);
+    assert_string_equal(item.reason, "No such file or directory");
+    assert_int_equal(ctl_reader_next(reader, &item), CTL_READ_END);
+    ctl_reader_close(reader);
+}
+
+/* Of Cyrus the index is believed, as far as its messages are there. */
+static void cyrus_with_gaps(void **state)
+{
+    (void)state;
+    unsigned char index[192 + 3 * 144] = {0};
+    assert_int_equal(mkdir("cy", 0700), 0);
+    assert_int_equal(mkdir("cy/cyrus.index", 0700), 0);
+    refuse("cy", CTL_FORMAT_AUTO, EX_DATAERR, "cyrus.index is of no version");
+    assert_int_equal(rmdir("cy/cyrus.index"), 0);
+    refuse("cy", CTL_FORMAT_CYRUS, EX_DATAERR, "cyrus.index is of no version");
+    put("cy/cyrus.index", "short", 1);
+    refuse("cy", CTL_FORMAT_AUTO, EX_DATAERR, "cyrus.index is of no version");
+    index[11] = 20;  /* version */
+    index[15] = 192; /* where the records begin */
+    index[19] = 144; /* their size */
+    index[23] = 3;   /* and number */
+    for (unsigned char i = 0; i < 3; i++)
+        index[192 + 144 * i + 3] = (unsigned char)(i + 1);
+    FILE *file = fopen("cy/cyrus.index", "w");
+    assert_int_equal(fwrite(index, sizeof index, 1, file), 1);
+    fclose(file);
+    put("cy/1.", "one\n", 1);
+    assert_int_equal(mkdir("cy/3.", 0700), 0);
+    expect("cy", CTL_FORMAT_AUTO, "0:one\n|failed|failed|");
+}
+
 static void formats(void **state)
 {
     (void)state;
@@ -290,6 +434,9 @@ int main(void)
         cmocka_unit_test(names),
         cmocka_unit_test(mbox_of_a_server),
         cmocka_unit_test(names_in_the_order_of_a_list),
+        cmocka_unit_test(uidls_of_every_kind),
+        cmocka_unit_test(maildir_in_use),
+        cmocka_unit_test(cyrus_with_gaps),
         cmocka_unit_test(formats),
     };
     return cmocka_run_group_tests(tests, enter_folder, remove_folder);
