@@ -74,12 +74,18 @@ static pid_t start_master(enum behaviour behaviour, enum proto_type asked, unsig
     return child;
 }
 
+static const char **given; /* words for the next command */
+static size_t n_given;
+
 /* Run a command with its output in a file; returns its status, `text` gets what it printed. */
 static int run(int (*command)(struct ctl *), unsigned options, char *text, size_t size)
 {
-    struct ctl ctl = {.options = options, .config = config_new()};
+    struct ctl ctl = {
+        .options = options, .config = config_new(), .words = given, .n_words = n_given};
     char error[200];
     assert_true(config_set(ctl.config, "server", "", "run_dir", folder, error, sizeof error));
+    assert_true(config_set(ctl.config, "auth", "", "canonical", "pam", error, sizeof error));
+    assert_true(config_set(ctl.config, "auth", "", "require_nss", "no", error, sizeof error));
     fflush(stdout);
     int kept = dup(STDOUT_FILENO);
     int file = open("output", O_RDWR | O_CREAT | O_TRUNC, 0600);
@@ -140,12 +146,182 @@ static void says_when_nobody_is_there(void **state)
     assert_string_equal(printed, "");
 }
 
+/* What a master has to tell, and how it takes orders. */
+struct told {
+    struct {
+        uint64_t number, age_ms;
+        unsigned state, door;
+        const char *user, *tls;
+    } sessions[6];
+    struct {
+        unsigned part;
+        const char *name, *detail;
+        uint64_t value;
+    } items[6];
+    unsigned kick_status;
+    const char *kick_text;
+    bool stays;    /* who is kicked */
+    bool hangs_up; /* after an order */
+    bool confused; /* answers orders by what is no answer */
+};
+
+static void put_end(struct message *m, unsigned status, const char *text)
+{
+    message_begin(m, PROTO_REPLY);
+    message_put_u32(m, status);
+    message_put_text(m, text);
+}
+
+static void put_entry(struct message *m, const struct told *told, unsigned part, uint64_t from)
+{
+    if (part == STATUS_COUNTS && from < 2) {
+        message_begin(m, PROTO_COUNT);
+        message_put_u64(m, from + 1);
+        message_put_u32(m, from == 0 ? COUNT_SESSIONS : COUNTS + 7); /* one of a newer version */
+        message_put_u64(m, 3);
+        return;
+    }
+    for (uint64_t i = from; part == STATUS_SESSIONS && i < ARRAY_SIZE(told->sessions); i++)
+        if (told->sessions[i].number) {
+            message_begin(m, PROTO_SESSION);
+            message_put_u64(m, i + 1);
+            message_put_u64(m, told->sessions[i].number);
+            message_put_u32(m, 4711);
+            message_put_u32(m, told->sessions[i].state);
+            message_put_u32(m, told->sessions[i].door);
+            message_put_text(m, told->sessions[i].user);
+            message_put_text(m, "192.0.2.1:1024");
+            message_put_text(m, told->sessions[i].tls);
+            message_put_u64(m, told->sessions[i].age_ms);
+            return;
+        }
+    for (uint64_t i = from; i < ARRAY_SIZE(told->items); i++)
+        if (told->items[i].name && told->items[i].part == part) {
+            message_begin(m, PROTO_ITEM);
+            message_put_u64(m, i + 1);
+            message_put_text(m, told->items[i].name);
+            message_put_text(m, told->items[i].detail);
+            message_put_u64(m, told->items[i].value);
+            return;
+        }
+    put_end(m, 0, "");
+}
+
+/* A master that answers for as long as its caller is there. */
+static pid_t start_telling(struct told told)
+{
+    struct sockaddr_un address = {.sun_family = AF_UNIX, .sun_path = "control"};
+    int listener = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+    unlink("control");
+    assert_int_equal(bind(listener, (struct sockaddr *)&address, sizeof address), 0);
+    assert_int_equal(listen(listener, 1), 0);
+    pid_t child = fork();
+    if (child != 0) {
+        close(listener);
+        return child;
+    }
+    struct channel c;
+    static struct message m;
+    bool go_on = true;
+    channel_open(&c, accept(listener, NULL, NULL), ROLE_MASTER, ROLE_CTL, STATE_IDLE);
+    while (go_on && channel_receive(&c, &m, true, NULL) == CHANNEL_OK) {
+        bool order = m.rule->type != PROTO_STATUS;
+        uint64_t number = message_get_u64(&m);
+        if (order) {
+            for (size_t i = 0; i < ARRAY_SIZE(told.sessions) && !told.stays; i++)
+                if (told.sessions[i].number == number)
+                    told.sessions[i].number = 0;
+            put_end(&m, told.kick_status, told.kick_text ? told.kick_text : "");
+            if (told.confused)
+                put_entry(&m, &told, STATUS_COUNTS, 0);
+        } else {
+            unsigned part = message_get_u32(&m);
+            put_entry(&m, &told, part, message_get_u64(&m));
+        }
+        go_on = channel_send(&c, &m, true) == CHANNEL_OK && !(order && told.hangs_up);
+    }
+    _exit(0);
+}
+
+/* Run a command in front of such a master. */
+static void expect_told(const struct told *told, int (*command)(struct ctl *), unsigned options,
+                        const char *word, int status, const char *wanted)
+{
+    static char printed[9000];
+    const char *words[] = {word, "7"};
+    pid_t master = start_telling(*told);
+    given = words;
+    n_given = word ? ARRAY_SIZE(words) : 0;
+    assert_int_equal(run(command, options, printed, sizeof printed), status);
+    n_given = 0;
+    if (!strstr(printed, wanted))
+        fail_msg("printed: %s", printed);
+    assert_int_equal(waitpid(master, NULL, 0), master);
+}
+
+static const struct told busy = {.sessions = {{1, 90000, STATE_CLIENT, DOOR_POP3, "", ""},
+                                              {2, 90061000, STATE_LOGIN, DOOR_POP3S, "", ""},
+                                              {3, 1000, STATE_MAIL, DOOR_POP3S, "alice", "TLSv1.3"},
+                                              {4, 1000, STATE_DELIVERY, DOOR_LMTP, "", ""},
+                                              {5, 1000, STATE_DONE, DOOR_POP3, "bob", ""},
+                                              {6, 1000, STATE_MAIL, DOOR_POP3, "alice", ""}},
+                                 .items = {{STATUS_CERTIFICATES, "", "/etc/a.pem", 0},
+                                           {STATUS_CERTIFICATES, "b\"", "/etc/b.pem", 1},
+                                           {STATUS_SOURCES, "192.0.2.1", "", 1500},
+                                           {STATUS_USERS, "eve", "", 1},
+                                           {STATUS_TRACED, "mallory", "", 0}}};
+
+static void tells_of_sessions(void **state)
+{
+    (void)state;
+    expect_told(&busy, ctl_sessions, 0, NULL, 0, " login     pop3s  TLS      1d 1:01:01 ");
+    expect_told(&busy, ctl_sessions, 0, NULL, 0, " greeted   pop3   -        0:01:30");
+    expect_told(&busy, ctl_sessions, 0, NULL, 0, " delivery  lmtp   - ");
+    expect_told(&busy, ctl_sessions, 0, NULL, 0, " ending    pop3   - ");
+    expect_told(&busy, ctl_sessions, CTL_JSON, NULL, 0,
+                "\"door\":\"pop3s\",\"tls\":\"TLSv1.3\",\"state\":\"mail\",\"seconds\":1}");
+}
+
+static void tells_of_the_rest(void **state)
+{
+    (void)state;
+    expect_told(&busy, ctl_status, 0, NULL, 0, "/etc/a.pem: not read yet");
+    expect_told(&busy, ctl_status, 0, NULL, 0, "/etc/b.pem: EXPIRED, on 1970-01-01; renew it");
+    expect_told(&busy, ctl_status, CTL_JSON, NULL, 0, "{\"name\":\"\",\"file\":\"/etc/a.pem\"}");
+    expect_told(&busy, ctl_status, 0, NULL, 0, "192.0.2.1: its logins are refused, for 2 s more");
+    expect_told(&busy, ctl_metrics, 0, NULL, 0, "name=\"b\\\"\"");
+    expect_told(&busy, ctl_metrics, CTL_JSON, NULL, 0, "poplar_certificate_days_left");
+}
+
+static void kicks(void **state)
+{
+    (void)state;
+    struct told told = busy;
+    expect_told(&told, ctl_kick, 0, "3", EX_NOINPUT, "1 session ended\n"); /* there is no 7 */
+    expect_told(&told, ctl_kick, CTL_JSON, "1", EX_NOINPUT, "{\"ended\":1}\n");
+    expect_told(&told, ctl_kick, 0, "alice", EX_NOINPUT, "2 sessions ended\n");
+    expect_told(&told, ctl_kick, 0, "1234567890123456789", EX_NOINPUT, "0 sessions ended\n");
+    expect_told(&told, ctl_kick, 0, "", EX_NOINPUT, "0 sessions ended\n");
+    told.kick_status = EX_NOINPUT; /* it left by itself */
+    expect_told(&told, ctl_kick, 0, "3", EX_NOINPUT, "1 session ended\n");
+    told.kick_status = EX_NOPERM;
+    expect_told(&told, ctl_kick, 0, "3", EX_NOPERM, "");
+    told.kick_text = "only root may";
+    expect_told(&told, ctl_kick, 0, "3", EX_NOPERM, "");
+    told = busy;
+    told.hangs_up = true;
+    expect_told(&told, ctl_kick, 0, "3", EX_UNAVAILABLE, "");
+    told = busy;
+    told.confused = true;
+    expect_told(&told, ctl_kick, 0, "3", EX_PROTOCOL, "");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(passes_the_answer_on),
-        cmocka_unit_test(survives_a_bad_master),
-        cmocka_unit_test(says_when_nobody_is_there),
+        cmocka_unit_test(passes_the_answer_on),      cmocka_unit_test(survives_a_bad_master),
+        cmocka_unit_test(says_when_nobody_is_there), cmocka_unit_test(tells_of_sessions),
+        cmocka_unit_test(tells_of_the_rest),         cmocka_unit_test(kicks),
     };
     return cmocka_run_group_tests(tests, enter_folder, remove_folder);
 }
