@@ -312,6 +312,50 @@ static void headers(void **state)
     }
 }
 
+/* What looks like these headers, and is none. */
+static void strange_headers(void **state)
+{
+    (void)state;
+    struct ctl_inspected found = inspect("X-UIDL:\nX-UID:  \t", 3);
+    assert_string_equal(found.x_uidl, "");
+    assert_int_equal(found.x_uid, 0);
+    found = inspect("X-UIDL: a b\nX-UID: seven\nX-UIDLs: c\n: d\n\n", 3);
+    assert_string_equal(found.x_uidl, "");
+    assert_int_equal(found.x_uid, 0);
+    assert_false(inspect("Subject: DON'T DELETE THIS MESSAGE\n\nX-IMAP: 1 1\n", 9).internal);
+    assert_false(inspect("X-IMAP: 1 1\nSubject: DON'T DELETE\n\n", 9).internal);
+    /* popa3d knows this one name in one case only, and a second Date counts like the first. */
+    assert_string_not_equal(inspect("X-Delivery-ID: 1\n\n", 9).popa3d, inspect("\n", 9).popa3d);
+    assert_string_equal(inspect("x-delivery-id: 1\n\n", 9).popa3d, inspect("\n", 9).popa3d);
+    assert_string_not_equal(inspect("Date: 1\nDate: 2\n\n", 9).popa3d,
+                            inspect("Date: 1\n\n", 9).popa3d);
+    /* A value ends at a NUL, and where there is no more room for it. */
+    static const char nul[] = "X-UIDL: ab\0cd\n\n";
+    struct ctl_inspect *in = ctl_inspect_begin();
+    ctl_inspect_feed(in, nul, sizeof nul - 1);
+    ctl_inspect_end(in, &found);
+    assert_string_equal(found.x_uidl, "ab");
+    char *text = base_alloc(3000);
+    memset(text, 'x', 2900);
+    memcpy(text, "X-UIDL: ", 8);
+    assert_string_equal(inspect(text, 100).x_uidl, "");
+    /* The CR of a line end lies where a piece of a long line ends. */
+    for (size_t at = 1000; at < 1030; at++) {
+        memset(text, 'x', 2900);
+        memcpy(text, "Subject: ", 9);
+        struct ctl_inspected plain, crlf;
+        memcpy(text + at, "\n\nbody\n", 8); /* and the end of the text */
+        plain = inspect(text, 7);
+        memcpy(text + at, "\r\n\r\nbody\r\n", 11);
+        crlf = inspect(text, 7);
+        assert_memory_equal(plain.digest, crlf.digest, CTL_DIGEST_SIZE);
+        memcpy(text + at, "\rx\n\nbody\n", 10);
+        crlf = inspect(text, 7);
+        assert_memory_not_equal(plain.digest, crlf.digest, CTL_DIGEST_SIZE);
+    }
+    free(text);
+}
+
 static void digests(void **state)
 {
     (void)state;
@@ -506,9 +550,10 @@ static void trees(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(formats),  cmocka_unit_test(dovecot), cmocka_unit_test(courier),
-        cmocka_unit_test(cyrus),    cmocka_unit_test(headers), cmocka_unit_test(digests),
-        cmocka_unit_test(captures), cmocka_unit_test(trees),   cmocka_unit_test(list_files),
+        cmocka_unit_test(formats),    cmocka_unit_test(dovecot),  cmocka_unit_test(courier),
+        cmocka_unit_test(cyrus),      cmocka_unit_test(headers),  cmocka_unit_test(strange_headers),
+        cmocka_unit_test(digests),    cmocka_unit_test(captures), cmocka_unit_test(trees),
+        cmocka_unit_test(list_files),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

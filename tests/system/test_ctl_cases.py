@@ -1,0 +1,296 @@
+"""poplarctl in cases that are rare: maildrops of an older version that cannot be brought up to date,
+messages that go while they are exported, names that are no text, limits, dry runs, several trees."""
+
+import json
+import os
+import sqlite3
+import subprocess
+
+import pytest
+
+import poplar
+
+pytestmark = pytest.mark.skipif(not poplar.ROOT, reason="needs root: files of another user")
+
+preloads = pytest.mark.skipif(os.environ.get("SANITIZED") == "1",
+                              reason="a sanitizer stands where the library would")
+
+MESSAGE = b"Subject: one\r\n\r\nbody\r\n"
+
+
+@pytest.fixture
+def p(server):
+    return server(start=False, tls_required="not-on-loopback", store_max_message="10K")
+
+
+def told(p, *arguments, **options):
+    return json.loads(p.ctl("--json", *arguments, **options).stdout)
+
+
+def failing(p, what, *words, **options):
+    """poplarctl with a call that fails, NAME:N:ERROR."""
+    return subprocess.run([poplar.BUILD / "poplarctl", "--config", p.config, *words],
+                          capture_output=True, timeout=60, env=os.environ | {
+                              "LD_PRELOAD": str(poplar.BUILD / "tests/failing.so"),
+                              "FAILING": what}, **options)
+
+
+def database(p, user, *statements):
+    with sqlite3.connect(p.maildrop(user) / "mail.db") as opened:
+        for statement in statements:
+            opened.execute(statement)
+    opened.close()
+
+
+def mbox(*messages):
+    return b"".join(b"From x@example.test Sat Jan  1 00:00:00 2022\n" + m + b"\n" for m in messages)
+
+
+@preloads
+def test_an_older_maildrop_that_stays_so(p, tmp_path):
+    """Where there is no room for it it is served as it is; what needs the new version says so, and
+    works the next time."""
+    p.add("alice", MESSAGE)
+    older = ["DROP TABLE setting", "DROP TABLE imported", "DROP TABLE IF EXISTS listing",
+             "ALTER TABLE message DROP COLUMN digest", "PRAGMA user_version=65536"]
+    (tmp_path / "box").write_bytes(mbox(b"Subject: two\n\nbody\n"))
+    for words in (["mailbox", "upgrade", "alice"], ["mailbox", "set", "alice", "pop3=off"],
+                  ["import", "alice", tmp_path / "box"], ["message", "list", "alice"]):
+        stayed = 0
+        for number in range(1, 8):
+            if not told(p, "mailbox", "show", "alice")["version"] == "1.0":
+                database(p, "alice", *older)
+            done = failing(p, f"sqlite3_exec:{number}:{sqlite3.SQLITE_FULL}", *words)
+            with sqlite3.connect(p.maildrop("alice") / "mail.db") as opened:
+                old = opened.execute("PRAGMA user_version").fetchone() == (65536,)
+            opened.close()
+            if words[1] == "list":
+                stayed += done.returncode == 0 and old
+            elif b"older version" in done.stderr or words[1] == "upgrade" and old:
+                assert old and done.returncode == 75 and done.stderr.count(b"\n") == 1, done
+                stayed += 1
+        assert stayed, words
+    assert told(p, "mailbox", "upgrade", "alice")["user"] == "alice"
+    assert p.ctl("mailbox", "upgrade", "alice").stdout.startswith(b"alice: version 1.")
+    assert told(p, "mailbox", "set", "alice", "pop3=off")["limits"] == {"pop3": "off"}
+    assert told(p, "import", "alice", tmp_path / "box")["messages"] == 1
+
+
+@preloads
+@pytest.mark.parametrize("form", ["maildir", "mbox"])
+def test_a_message_goes_while_it_is_exported(p, tmp_path, form):
+    """It is skipped, and nothing of it stays. (Seen from here: a row that is not found.)"""
+    messages = [b"Subject: %d\n\nbody\n" % n for n in range(3)]
+    for message in messages:
+        p.add("alice", message)
+    skipped = 0
+    for number in range(1, 60):
+        to = tmp_path / str(number)
+        done = failing(p, f"sqlite3_step:{number}:101", "export", f"--format={form}", "alice", to)
+        if b"was deleted meanwhile; skipped" not in done.stderr:
+            continue
+        skipped += 1
+        assert done.returncode == 0 and b"exported 2 messages, " in done.stdout, done
+        assert b"1 skipped" in done.stdout
+        if form == "maildir":
+            got = [f.read_bytes() for f in sorted(to.glob("new/*"))]
+            assert not list(to.glob("tmp/*")) and len(got) == 2 and set(got) < set(messages)
+        else:
+            got = told(p, "import", f"user{number}", to)
+            assert (got["messages"], got["skipped"]) == (2, 0)
+    assert skipped >= 3
+
+
+def test_export_says_what_it_did(p, tmp_path):
+    p.add("alice", MESSAGE)
+    p.add("alice", MESSAGE)
+    database(p, "alice", "UPDATE message SET retrieved = 1 WHERE id = 2")
+    assert told(p, "export", "alice", tmp_path / "a") == {
+        "messages": 2, "octets": 44, "skipped": 0}
+    assert [len(list((tmp_path / "a" / d).iterdir())) for d in ("new", "cur", "tmp")] == [1, 1, 0]
+    seen, = (tmp_path / "a/cur").iterdir()
+    assert seen.name.endswith(":2,S")
+    # Mail is added to what is there, with a word about the list.
+    done = p.ctl("export", "--crlf", "alice", tmp_path / "a")
+    assert b"held mail before, so no list of UIDLs" in done.stderr
+    assert len(list((tmp_path / "a/new").iterdir())) == 2
+    done = p.ctl("export", "--format=mbox", "alice", tmp_path / "a", check=False)
+    assert done.returncode == 73 and b"a: File exists" in done.stderr
+    # A name that is fit for a Maildir, whatever the machine is called.
+    done = subprocess.run(
+        ["unshare", "--uts", "sh", "-c", 'echo a:b/c >/proc/sys/kernel/hostname; exec "$@"', "sh",
+         poplar.BUILD / "poplarctl", "--config", p.config, "export", "alice", tmp_path / "b"],
+        capture_output=True)
+    assert done.returncode == 0, done
+    name, = (tmp_path / "b/new").iterdir()
+    assert name.name.endswith(".a_b_c")
+
+
+def test_names_that_are_no_text(p, tmp_path):
+    """On a terminal they are escaped; in JSON too, or it says that it cannot."""
+    name = b"\xffalice\x1b"[:6]
+    p.ctl("message", "add", name, input=MESSAGE)
+    assert b"\\xffalice" in p.ctl("mailbox", "list").stdout
+    assert told(p, "mailbox", "list")[0]["user"] == "\\xffalice"
+    assert b"\\xffalice: sound" in p.ctl("mailbox", "check", name).stdout
+    assert b"user         \\xffalice" in p.ctl("user", name).stdout
+    done = p.ctl("--json", "user", name, check=False)
+    assert done.returncode == 65 and b"not UTF-8" in done.stderr and done.stdout == b""
+    assert told(p, "mailbox", "create", name) == {"user": "\\xffalice", "created": False}
+    assert told(p, "mailbox", "delete", "--yes", name)["deleted"]
+    # One in a tree of mail is passed over in no other way than any other's.
+    (tmp_path / "tree").mkdir()
+    with open(os.fsencode(tmp_path) + b"/tree/" + name, "wb") as file:
+        file.write(mbox(b"x\n"))
+    assert told(p, "import", "--all", tmp_path / "tree")[0]["user"] == "\\xffalice"
+
+
+def test_limits(p):
+    p.add("alice", MESSAGE)
+    shown = p.ctl("mailbox", "show", "alice").stdout
+    assert b"quota_octets     none\n" in shown and b"pop3" not in shown
+    p.ctl("mailbox", "set", "alice", "quota_octets=5K", "quota_messages=0", "pop3=off")
+    shown = p.ctl("mailbox", "show", "alice").stdout
+    assert b"quota_octets     5120 (of its own)\n" in shown
+    assert b"quota_messages   none (of its own)\n" in shown and b"pop3             off\n" in shown
+    user = p.ctl("user", "alice").stdout
+    assert b"quota        5120 (of this maildrop)" in user and b"pop3         off" in user
+    p.ctl("mailbox", "set", "alice", "quota_octets=", "quota_messages=", "pop3=")
+    p.write_config(store_quota_messages="7")
+    assert b"quota_messages   7\n" in p.ctl("mailbox", "show", "alice").stdout
+    assert b"  messages   7\n" in p.ctl("user", "alice").stdout
+    p.ctl("mailbox", "set", "alice", "pop3=on")
+    assert told(p, "mailbox", "show", "alice")["limits"] == {}
+    assert b"none yet" in p.ctl("user", "bob").stdout
+    done = p.ctl("mailbox", "create", "alice")
+    assert b"alice: has a maildrop already" in done.stderr
+
+
+def test_a_message_from_anywhere(p, tmp_path):
+    """A file, a pipe; empty, too large."""
+    (tmp_path / "file").write_bytes(MESSAGE)
+    (tmp_path / "empty").write_bytes(b"")
+    (tmp_path / "large").write_bytes(b"x" * 20_000)
+    with open(tmp_path / "file", "rb") as file:
+        assert told(p, "message", "add", "alice", stdin=file) == {"id": 1}
+    for status, words, source in [(65, b"standard input: empty", "empty"),
+                                  (65, b"raise [store] max_message", "large")]:
+        with open(tmp_path / source, "rb") as file:
+            done = p.ctl("message", "add", "alice", stdin=file, check=False)
+        assert done.returncode == status and words in done.stderr, done
+        done = p.ctl("message", "add", "alice", input=(tmp_path / source).read_bytes(), check=False)
+        assert done.returncode == status and words[-11:] in done.stderr, done
+    p.ctl("message", "add", "--no-limits", "alice", input=b"x" * 20_000)
+    done = p.ctl("message", "add", "a/b", input=MESSAGE, check=False)
+    assert done.returncode == 67
+    folder = os.open(tmp_path, os.O_RDONLY)
+    done = p.ctl("message", "add", "alice", stdin=folder, check=False)
+    os.close(folder)
+    assert done.returncode == 66 and b"standard input: Is a directory" in done.stderr
+    assert len(told(p, "message", "list", "alice")) == 2
+
+
+def test_dry_runs(p, tmp_path):
+    """They judge by the same rules, and make nothing."""
+    (tmp_path / "box").write_bytes(mbox(b"Subject: one\n\nbody\n", b"x" * 20_000 + b"\n"))
+    done = p.ctl("import", "--dry-run", "alice", tmp_path / "box", check=False)
+    assert done.returncode == 65 and b"would import 1 message," in done.stdout
+    assert b"larger than [store] max_message (--no-limits takes it); skipped" in done.stderr
+    assert told(p, "import", "--dry-run", "--no-limits", "alice", tmp_path / "box")["messages"] == 2
+    assert not (p.state / "mail").exists()
+    dry = told(p, "import", "--dry-run", "--delete-gone", "--no-limits", "alice", tmp_path / "box")
+    assert dry["gone"] == 0 and dry["dry_run"]
+    done = p.ctl("import", "alice", tmp_path / "box", check=False)
+    assert done.returncode == 65 and b"imported 1 message," in done.stdout
+    # What is known, but not by a UIDL, does not tell what is gone.
+    done = p.ctl("import", "--delete-gone", "--no-limits", "alice", tmp_path / "box", check=False)
+    assert done.returncode == 65 and b"what is gone cannot be told" in done.stderr
+    done = p.ctl("import", "--delete-gone", "alice", tmp_path / "nothing", check=False)
+    assert done.returncode == 66 and b"nothing was imported" in done.stderr
+    assert len(told(p, "message", "list", "alice")) == 2
+
+
+def test_lists_of_uidls(p, tmp_path):
+    """A capture, matched by sizes as the old server showed the messages; another server's list;
+    what is neither."""
+    box = tmp_path / "box"
+    box.write_bytes(mbox(b"X-IMAPbase: 5 2\nX-UID: 1\nStatus: RO\nSubject: one\n\nbody\n",
+                         b"X-UID: 2\nSubject: two2\n\nbody\n"))
+    capture = tmp_path / "capture"
+    capture.write_text("1 a\n2 b\n1 22\n2 23\n")
+    assert told(p, "import", "--uidl-list", capture, "alice", box)["kept_uidls"] == 2
+    assert [m["uidl"] for m in told(p, "message", "list", "alice")] == ["a", "b"]
+    capture.write_text("1 a\n2 b\n1 22\n2 99\n")
+    done = p.ctl("import", "--uidl-list", capture, "bob", box)
+    assert b"no message of the --uidl-list is this one for certain" in done.stdout
+    for text, words in [("", b"no UIDL in it"), ("+OK\n.\n", b"no UIDL in it"),
+                        ("1 a\n3 b\n", b"a list must be whole")]:
+        capture.write_text(text)
+        done = p.ctl("import", "--uidl-list", capture, "carol", box, check=False)
+        assert done.returncode == 65 and words in done.stderr, done
+    maildir = tmp_path / "md"
+    for name in ("cur", "new", "tmp"):
+        (maildir / name).mkdir(parents=True)
+    (maildir / "new/1.a").write_bytes(b"Subject: x\n\nx\n")
+    (maildir / "new/2.a").mkdir()
+    for text, uidl in [("/2 1 1\n1.a 15 5:6\n", "UID5-6"), ("3 V6\n5 :1.a\n", "0000000500000006")]:
+        capture.write_text(text)
+        user = f"user{len(text)}"
+        done = p.ctl("import", "--uidl-list", capture, user, maildir, check=False)
+        assert done.returncode == 66 and b"not a regular file; skipped" in done.stderr
+        assert [m["uidl"] for m in told(p, "message", "list", user)] == [uidl]
+    capture.write_text("1 a\n1 15\n")
+    done = p.ctl("import", "--uidl-list", capture, "dave", maildir, check=False)
+    assert done.returncode == 66 and b"1 keeps the UIDL" in done.stdout
+
+
+def test_several_trees(p, tmp_path):
+    """The first failure is the status; the rest is done."""
+    for tree, user in (("a", "alice"), ("c", "carol")):
+        (tmp_path / tree).mkdir()
+        (tmp_path / tree / user).write_bytes(mbox(b"Subject: one\n\nbody\n"))
+        (tmp_path / tree / "none").mkdir()
+    (tmp_path / "a/alice").write_bytes(b"")
+    (tmp_path / "a/bob").write_bytes(mbox(b"x" * 20_000 + b"\n"))
+    done = p.ctl("import", "--all", tmp_path / "a", tmp_path / "b", tmp_path / "c", check=False)
+    assert done.returncode == 65, done
+    said = done.stderr.decode()
+    assert said.count("no mailbox; passed over") == 3 and "b: No such file" in said
+    assert b"carol: imported 1 message," in done.stdout and b"bob: imported 0" in done.stdout
+    assert told(p, "import", "--all", tmp_path / "c")[0]["known"] == 1
+    done = p.ctl("expire", "alice", "carol", check=False)
+    assert done.returncode == 67 and b"2 maildrops: 0 messages expired" in done.stdout
+
+
+@pytest.mark.accounts
+def test_a_tree_that_may_not_be_read(p, tmp_path):
+    """What it is cannot be told: no success, whatever else was imported."""
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    (tree / "alice").write_bytes(mbox(b"Subject: one\n\nbody\n"))
+    (tree / "secret").mkdir()
+    (tree / "secret").chmod(0)
+    done = p.ctl("import", "--all", tree, user="poplar", check=False)
+    assert done.returncode == 77 and b"secret: Permission denied; passed over" in done.stderr
+    assert b"alice: imported 1 message," in done.stdout
+
+
+def test_salvage_from_anywhere(p, tmp_path):
+    """A maildrop in use, a backup, a raw copy."""
+    p.add("alice", MESSAGE)
+    p.ctl("mailbox", "backup", "--all", tmp_path / "all")
+    p.ctl("mailbox", "backup", "alice", tmp_path / "one.db")
+    folder, = (tmp_path / "all").iterdir()
+    environment = {k: v for k, v in os.environ.items() if k != "TMPDIR"}
+    for number, source in enumerate(["alice", folder, folder / "mail.db", tmp_path / "one.db"]):
+        done = p.ctl("mailbox", "salvage", source, tmp_path / f"out{number}", env=environment)
+        assert b"salvaged 1 message," in done.stdout
+    assert told(p, "mailbox", "salvage", "alice", tmp_path / "out")["lost"] == 0
+    (tmp_path / "bad").write_bytes(b"x" * 10_000)
+    done = p.ctl("mailbox", "salvage", tmp_path / "bad", tmp_path / "outbad", check=False)
+    assert done.returncode == 65 and b"nothing can be read" in done.stderr
+    done = p.ctl("mailbox", "salvage", "a", tmp_path / "x", check=False)
+    assert done.returncode == 67
+    done = p.ctl("mailbox", "salvage", "alice", tmp_path / "x", check=False,
+                 env=environment | {"TMPDIR": "/nonexistent"})
+    assert done.returncode == 73 and b"/nonexistent/poplar-salvage-" in done.stderr
