@@ -99,6 +99,9 @@ $(B)/tests/test_%: $(B)/tests/unit/test_%.o $(MASTER_O) $(CONFIGFILE_O) $(CTL_O)
 	@mkdir -p $(@D)
 	$(call say,$@)
 	$(Q)$(link) -o $@ $^ -lcmocka -lsystemd -linih -ljansson -lpam -lssl -lcrypto -lsqlite3 -lseccomp -lidn
+answers := libversion_number compileoption_used config db_config initialize limit file_control open_v2 column_text \
+	vfs_find vfs_register
+$(B)/tests/test_unfit: private override LDFLAGS += $(answers:%=-Wl,--wrap=sqlite3_%)
 
 # Over a disk that fails and loses what was not synced, and without memory.
 $(FAULTS): $(B)/tests/%: $(B)/tests/faults/%.o $(FAULTS_O) $(INSIDE_O) $(CTL_O) $(AUTH_O) $(WORKER_O) \
@@ -106,7 +109,8 @@ $(FAULTS): $(B)/tests/%: $(B)/tests/faults/%.o $(FAULTS_O) $(INSIDE_O) $(CTL_O) 
 	@mkdir -p $(@D)
 	$(call say,$@)
 	$(Q)$(link) -o $@ $^ -lcmocka -linih -ljansson -lpam -lssl -lcrypto -lsqlite3 -lseccomp -lidn
-refusing := malloc calloc realloc reallocarray strdup free sqlite3_prepare_v2 sqlite3_prepare_v3 sqlite3_step sqlite3_exec
+refusing := malloc calloc realloc reallocarray strdup free \
+	sqlite3_prepare_v2 sqlite3_prepare_v3 sqlite3_step sqlite3_exec
 $(FAULTS): private override LDFLAGS += $(refusing:%=-Wl,--wrap=%)
 
 # With calls into the system and its libraries that fail.

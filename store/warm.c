@@ -63,12 +63,10 @@ static uint64_t mix(uint64_t digest, const void *octets, size_t size)
  * about it: it is read as one of ours then, as any damaged file is. */
 static enum store_outcome digest_schema(struct maildrop *m, uint64_t *digest)
 {
+    sqlite3_stmt *statement = m->statements[STATEMENT_SCHEMA]; /* prepared by make_ready() */
     uint64_t found = UINT64_C(0xcbf29ce484222325);
     enum store_outcome outcome;
-    sqlite3_stmt *statement;
 
-    if ((outcome = handle_prepare(m, STATEMENT_SCHEMA, &statement)) != STORE_OK)
-        return outcome;
     while ((outcome = handle_step(m, statement)) == STORE_OK) {
         const int64_t root = sqlite3_column_int64(statement, 0);
 
@@ -190,11 +188,9 @@ struct maildrop *warm_take(const int files[MAILDROP_FILES])
 
 static enum store_outcome ask(struct maildrop *m, enum statement which, int64_t *number, bool *wal)
 {
-    sqlite3_stmt *statement;
-    enum store_outcome outcome = handle_prepare(m, which, &statement);
+    sqlite3_stmt *statement = m->statements[which]; /* prepared by make_ready() */
+    const enum store_outcome outcome = handle_step(m, statement);
 
-    if (outcome == STORE_OK)
-        outcome = handle_step(m, statement);
     if (outcome != STORE_OK)
         return outcome == STORE_END ? handle_fail(m, STORE_DAMAGED, "mail.db is not a maildrop")
                                     : outcome;

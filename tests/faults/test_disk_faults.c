@@ -12,6 +12,7 @@
 #include "store/handle.h"
 #include "store/lock.h"
 #include "store/manage.h"
+#include "store/schema.h"
 #include "tests/faults/disk.h"
 #include "tests/faults/granted.h"
 #include "tests/faults/memory.h"
@@ -200,6 +201,26 @@ static enum store_outcome open_it(struct maildrop *m)
     return outcome;
 }
 
+/* The same as a worker does it, by a connection that was made ready before. If it could not be,
+ * that keeps nobody. */
+static enum store_outcome open_warm(struct maildrop *m)
+{
+    enum { NUMBER = 99 };
+    struct maildrop *opened = NULL;
+    int files[MAILDROP_FILES];
+    enum store_outcome outcome;
+
+    assert_null(m);
+    maildrop_library_warm(maildrop_template, maildrop_template_size, MAILDROP_SESSIONS, NUMBER);
+    test_drop_grant(&drop, files);
+    assert_int_equal(dup3(files[MAILDROP_DB], NUMBER, O_CLOEXEC), NUMBER);
+    close(files[MAILDROP_DB]);
+    files[MAILDROP_DB] = NUMBER;
+    outcome = maildrop_open(files, &opened);
+    maildrop_close(opened);
+    return outcome;
+}
+
 /* Which maildrop it is tried on. */
 enum basis { FILLED, OLD_SCHEMA, LARGE_WAL, BASES };
 static struct image bases[BASES];
@@ -226,6 +247,7 @@ static const struct scenario {
     {"a check", check, FILLED, false},
     {"a restoration", put_back, FILLED, false},
     {"an opening", open_it, FILLED, true},
+    {"an opening made ready", open_warm, FILLED, true},
     {"an opening with a large WAL", open_it, LARGE_WAL, true},
     {"an upgrade", open_it, OLD_SCHEMA, true},
 };
@@ -369,6 +391,45 @@ static void test_every_fault(void **state)
         try_scenario(&scenarios[i]);
 }
 
+/* The making of the template of all maildrops. */
+
+static bool try_template(const struct disk_fault *fault)
+{
+    char path[100];
+    sqlite3 *db = NULL;
+    int rc;
+
+    snprintf(path, sizeof(path), "%s/template", drop.folder);
+    assert_int_equal(sqlite3_open_v2(path, &db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE, "unix"),
+                     SQLITE_OK);
+    disk_fail(fault);
+    rc = schema_create(db);
+    disk_fail(NULL);
+    if (rc == SQLITE_OK)
+        assert_int_equal(schema_minor(db), SCHEMA_MINOR);
+    else
+        assert_true(disk_failed());
+    sqlite3_close(db);
+    unlink(path);
+    return disk_failed();
+}
+
+static void test_template(void **state)
+{
+    static const struct disk_fault faults[] = {{DISK_STATEMENT, 1, false, SQLITE_IOERR},
+                                               {DISK_MEMORY, 1, false, ENOMEM},
+                                               {DISK_MEMORY, 1, true, ENOMEM}};
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(faults) / sizeof(faults[0]); i++) {
+        struct disk_fault fault = faults[i];
+
+        while (try_template(&fault))
+            fault.nth++;
+        assert_true(fault.nth > 3);
+    }
+}
+
 /* The making of a maildrop. */
 
 static char base_dir[] = "/tmp/poplar-faults-XXXXXX";
@@ -501,6 +562,7 @@ int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_every_fault),
+        cmocka_unit_test(test_template),
         cmocka_unit_test(test_making),
     };
 

@@ -68,6 +68,14 @@ static enum store_outcome walk(struct maildrop *m)
     return outcome == STORE_END ? STORE_OK : outcome;
 }
 
+/* Below all ids that there may be. */
+static enum store_outcome walk_from_below(struct maildrop *m)
+{
+    struct maildrop_message message = {0};
+
+    return maildrop_next(m, INT64_MIN, &message);
+}
+
 static enum store_outcome top(struct maildrop *m)
 {
     char octets[100];
@@ -106,7 +114,7 @@ static void test_values_that_are_none(void **state)
         const char *sql;
         enum store_outcome (*ask[4])(struct maildrop *m); /* up to NULL */
     } cases[] = {
-        {"UPDATE message SET id = -2 WHERE id = 2", {list}},
+        {"UPDATE message SET id = -2 WHERE id = 2", {list, walk_from_below}},
         {"UPDATE message SET size = 'x' WHERE id = 2", {list, walk, top, surrogate}},
         {"UPDATE message SET size = -1 WHERE id = 2", {list, walk, top, surrogate}},
         {"UPDATE message SET plain_size = 'x' WHERE id = 2", {list, surrogate}},

@@ -8,6 +8,9 @@
 
 #include "store/handle.h"
 #include "store/lock.h"
+#include <dlfcn.h>
+#include <errno.h>
+#include <sys/resource.h>
 
 enum { DATABASE_FD = 57, DELIVERY_FD = 58, COUNTER = 24 };
 
@@ -32,22 +35,35 @@ static enum store_outcome make_ready(enum maildrop_use use, size_t size)
     return maildrop_library_warm(maildrop_template, size, use, number);
 }
 
-/* The lines of `work` with a warm connection, in a child. */
-static void in_child(void (*work)(const struct test_drop *), const struct test_drop *drop)
+static enum store_outcome make_ready_at(size_t size, int number)
+{
+    return maildrop_library_warm(maildrop_template, size, MAILDROP_SESSIONS, number);
+}
+
+/* The lines of `work`, in a child; with a connection made ready, or one that makes its own. */
+static void in_child_of(bool warm, void (*work)(const struct test_drop *),
+                        const struct test_drop *drop)
 {
     int status;
     const pid_t pid = fork();
 
     assert_true(pid >= 0);
     if (pid == 0) {
-        assert_int_equal(make_ready(MAILDROP_SESSIONS, maildrop_template_size), STORE_OK);
-        assert_int_equal(make_ready(MAILDROP_DELIVERIES, maildrop_template_size), STORE_OK);
+        if (warm) {
+            assert_int_equal(make_ready(MAILDROP_SESSIONS, maildrop_template_size), STORE_OK);
+            assert_int_equal(make_ready(MAILDROP_DELIVERIES, maildrop_template_size), STORE_OK);
+        }
         maildrop_library_forget();
         work(drop);
         _exit(0);
     }
     assert_int_equal(waitpid(pid, &status, 0), pid);
     assert_int_equal(status, 0);
+}
+
+static void in_child(void (*work)(const struct test_drop *), const struct test_drop *drop)
+{
+    in_child_of(true, work, drop);
 }
 
 static struct maildrop *open_number(const struct test_drop *drop, int number, bool warm)
@@ -199,28 +215,77 @@ static void test_one_made_ready(void **state)
     test_drop_remove(&drop);
 }
 
+/* The nth pwrite(2) fails. */
+static int wrong_write;
+
+ssize_t pwrite(int fd, const void *octets, size_t size, off_t offset)
+{
+    static __typeof__(&pwrite) real;
+
+    if (wrong_write > 0 && --wrong_write == 0) {
+        errno = ENOSPC;
+        return -1;
+    }
+    if (!real)
+        *(void **)&real = dlsym(RTLD_NEXT, "pwrite");
+    return real(fd, octets, size, offset);
+}
+
+/* Each number stays whose it was, and a cold connection serves. */
+static void make_ready_in_vain(const struct test_drop *drop)
+{
+    const int other = open("/dev/null", O_RDONLY);
+    struct rlimit before, none;
+    struct maildrop *m;
+
+    assert_int_not_equal(make_ready_at(4096, DATABASE_FD), STORE_OK);
+    assert_int_equal(make_ready_at(COUNTER, DATABASE_FD), STORE_IO);
+    assert_int_equal(make_ready_at(maildrop_template_size, 1 << 30), STORE_IO);
+    assert_int_equal(make_ready_at(maildrop_template_size, other), STORE_IO);
+    assert_true(fcntl(other, F_GETFD) >= 0);
+    for (int nth = 1; nth <= 2; nth++) {
+        wrong_write = nth;
+        assert_int_equal(make_ready_at(maildrop_template_size, DATABASE_FD), STORE_IO);
+        assert_int_equal(wrong_write, 0);
+    }
+    assert_int_equal(getrlimit(RLIMIT_NOFILE, &before), 0);
+    none = (struct rlimit){0, before.rlim_max};
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &none), 0);
+    assert_int_equal(make_ready_at(maildrop_template_size, DATABASE_FD), STORE_IO);
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &before), 0);
+    assert_int_equal(fcntl(DATABASE_FD, F_GETFD), -1);
+    m = open_warm(drop, false);
+    assert_int_equal(make_ready_at(maildrop_template_size, other + 40), STORE_REFUSED);
+    use(m, 3);
+    maildrop_close(m);
+}
+
+/* Memory may get that very number from the system. */
+static void use_next_number(const struct test_drop *drop)
+{
+    const int next = dup(0);
+    struct maildrop *m = NULL;
+
+    close(next);
+    assert_int_equal(make_ready_at(maildrop_template_size, next), STORE_OK);
+    assert_int_equal(fcntl(next, F_GETFD), -1);
+    assert_int_equal(dup2(0, next), next); /* so that no other file of the grant gets it */
+    assert_int_equal(open_at(drop, next, &m), STORE_OK);
+    assert_int_not_equal(m->schema, 0);
+    use(m, 3);
+    maildrop_close(m);
+}
+
 /* What cannot be made ready keeps nobody from a cold one. */
 static void test_not_made_ready(void **state)
 {
     struct test_drop drop;
-    int status;
-    pid_t pid;
 
     (void)state;
     test_drop_make(&drop);
     fill(&drop);
-    pid = fork();
-    if (pid == 0) {
-        struct maildrop *m;
-
-        assert_int_not_equal(make_ready(MAILDROP_SESSIONS, 4096), STORE_OK);
-        m = open_warm(&drop, false);
-        use(m, 3);
-        maildrop_close(m);
-        _exit(0);
-    }
-    assert_int_equal(waitpid(pid, &status, 0), pid);
-    assert_int_equal(status, 0);
+    in_child_of(false, make_ready_in_vain, &drop);
+    in_child_of(false, use_next_number, &drop);
     test_drop_remove(&drop);
 }
 
