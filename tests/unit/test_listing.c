@@ -295,9 +295,9 @@ static void test_any_octets(void **state)
     for (size_t i = 0; i < size; i++) {
         size_t whole = size;
 
-        group[i] ^= 1 << i % 8;
+        group[i] = (unsigned char)(group[i] ^ 1U << i % 8);
         assert_false(listing_sound(0, group, &whole));
-        group[i] ^= 1 << i % 8;
+        group[i] = (unsigned char)(group[i] ^ 1U << i % 8);
     }
     for (int i = 0; i < 100000; i++) {
         const size_t length = (size_t)i % 60;
