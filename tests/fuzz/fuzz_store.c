@@ -5,7 +5,7 @@
  * is listed is never fewer messages than the totals say; what is read has the size that was listed.
  */
 #include "store/check.h"
-#include "store/handle.h"
+#include "store/listing.h"
 #include "store/manage.h"
 #include "store/salvage.h"
 #include "tests/fuzz/fuzz.h"
@@ -14,9 +14,29 @@
 #include <fcntl.h>
 #include <unistd.h>
 
-enum { MESSAGES = 6, PATIENCE_MS = 20 };
+enum { PATIENCE_MS = 20 };
 
 static char path[MAILDROP_FILES][128], copy_path[128], copy_wal[160];
+
+static struct maildrop *open_again(void)
+{
+    struct maildrop *m = NULL;
+    int files[MAILDROP_FILES];
+    for (int i = 0; i < MAILDROP_FILES; i++)
+        promise((files[i] = open(path[i], O_RDWR | O_CLOEXEC)) >= 0);
+    return maildrop_open(files, &m) == STORE_OK ? m : NULL;
+}
+
+/* So that a few messages make a group of the listing, and a few more do not. */
+static void go_on_near_the_end_of_a_group(void)
+{
+    struct maildrop_totals totals;
+    struct maildrop *m = open_again();
+    promise(m && handle_begin_write(m) == STORE_OK && handle_state(m, &totals) == STORE_OK);
+    totals.last_id = LISTING_SPAN - 4;
+    promise(handle_end_write(m, handle_set_state(m, &totals)) == STORE_OK);
+    maildrop_close(m);
+}
 
 int LLVMFuzzerInitialize(int *argc, char ***argv)
 {
@@ -25,14 +45,17 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
     (void)argc, (void)argv;
     memset(large, 'x', sizeof large);
     inside_begin((const char *[]){NULL});
-    for (int i = 0; i < 3; i++)
+    for (int i = 0; i < MAILDROP_FILES; i++)
+        snprintf(path[i], sizeof path[i], "%s/%s", inside_folder(), maildrop_file_names[i]);
+    for (int i = 0; i < 3; i++) {
         inside_deliver(large, 1000 + (size_t)i * 70000);
+        if (i == 0)
+            go_on_near_the_end_of_a_group();
+    }
     inside_deliver(utf8, sizeof utf8 - 1);
     inside_deliver("", 0);
     inside_deliver("last\n", 5);
     inside_keep();
-    for (int i = 0; i < MAILDROP_FILES; i++)
-        snprintf(path[i], sizeof path[i], "%s/%s", inside_folder(), maildrop_file_names[i]);
     snprintf(copy_path, sizeof copy_path, "%s/copy", inside_folder());
     snprintf(copy_wal, sizeof copy_wal, "%s-wal", copy_path);
     atexit(inside_finish);
@@ -145,7 +168,8 @@ static void use(struct maildrop *m)
         id = message.id;
     }
     maildrop_deliver(m, &(struct maildrop_delivery){.utf8_headers = true}, no_source, &size, NULL);
-    maildrop_commit(m, (int64_t[]){1, 3}, 2, (int64_t[]){2, 4}, 2, 0);
+    maildrop_commit(m, (int64_t[]){1, LISTING_SPAN}, 2,
+                    (int64_t[]){LISTING_SPAN - 3, LISTING_SPAN + 1}, 2, 0);
     maildrop_expire(m, 1, 0, &n);
     manage_compact_some(m, &n);
     handle_checkpoint(m);
@@ -179,13 +203,10 @@ static void salvage(void)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    struct maildrop *m = NULL;
-    int files[MAILDROP_FILES];
+    struct maildrop *m;
     spoil(data, size);
     salvage();
-    for (int i = 0; i < MAILDROP_FILES; i++)
-        promise((files[i] = open(path[i], O_RDWR | O_CLOEXEC)) >= 0);
-    if (maildrop_open(files, &m) == STORE_OK)
+    if ((m = open_again()) != NULL)
         use(m);
     maildrop_close(m);
     return 0;
