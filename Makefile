@@ -142,8 +142,9 @@ $(B)/tests/pam_%.so: tests/support/pam_%.c
 	$(call say,$@)
 	$(Q)$(compile) -fPIC -shared -o $@ $< -lpam
 
-# One call of a program fails, for the system tests. No sanitizer in it: it comes before their own.
-$(FAILING): tests/support/failing.c
+# Preloaded: one call of a program fails, and what valgrind has no answer for. No sanitizer in them:
+# they come before its own.
+$(FAILING) $(B)/tests/valgrind.so: $(B)/tests/%.so: tests/support/%.c
 	@mkdir -p $(@D)
 	$(call say,$@)
 	$(Q)$(compile) -fno-sanitize=all -fPIC -shared -o $@ $<
@@ -252,6 +253,13 @@ sanitized: deps-build deps-check trees
 	    LDFLAGS='$(B)/sanitized/tests/support/sanitizer.o -Wl,--no-as-needed -lcrypt -Wl,--as-needed'
 	@SANITIZED=1 tests/support/check.sh $(B)/sanitized
 
+# Every test program under valgrind, with its sessions, deliveries and logins. Without the fortified
+# functions: valgrind takes memmove's for memcpy's.
+memcheck: deps-build deps-check
+	@$(MAKE) --no-print-directory B=$(B)/memcheck CFLAGS='-O1 -g -U_FORTIFY_SOURCE' \
+	    tests $(B)/memcheck/tests/valgrind.so
+	@MEMCHECK=1 tests/support/check.sh $(B)/memcheck
+
 # Which branches the tests take, in all programs.
 coverage: deps-build deps-check deps-fuzz trees
 	@$(MAKE) --no-print-directory B=$(B)/coverage CC=clang CFLAGS='-O1 -g -fprofile-instr-generate \
@@ -275,6 +283,6 @@ $(B)/deb/tested: $(shell find Makefile LICENSE README.md auth daemon packaging s
 	@DEB_BUILD_OPTIONS=nocheck packaging/deb.sh $(B) >/dev/null
 	@touch $@
 
-.PHONY: all run check analyse sanitized coverage bench fuzz fuzz-targets tests trees unit lint clean deb rpm unchecked
+.PHONY: all run check analyse sanitized memcheck coverage bench fuzz fuzz-targets tests trees unit lint clean deb rpm unchecked
 .SECONDARY:
 -include $(shell find $(B) -name '*.d' -type f 2>/dev/null)

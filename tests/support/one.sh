@@ -55,7 +55,12 @@ case $1 in
     if grep -q 'worker_harness.h' "tests/unit/$name.c" 2>/dev/null || [ "$name" = converse ]; then
         export ASAN_OPTIONS=detect_leaks=0
     fi
-    run "$1"
+    under=
+    [ -z "${MEMCHECK:-}" ] ||
+        under="env LD_PRELOAD=$(realpath "$POPLAR_BUILD")/tests/valgrind.so valgrind -q --error-exitcode=99"
+    run $under "$1"
+    # A process of the test's may have seen an error and been ended by a signal.
+    ! grep -q '^==[0-9]*== [A-Z]' "$out" || status=99
     # One line of each a group.
     good=$(sed -n 's/^\[  PASSED  \] \([0-9]*\) test(s).*/\1/p' "$out" | awk '{ n += $1 } END { print n + 0 }')
     bad=$(grep -c '^\[  FAILED  \] [a-z]' "$out")
