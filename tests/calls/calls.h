@@ -18,6 +18,9 @@ void calls_break(const char *name, unsigned nth, int error);
 void calls_break_from(const char *name, unsigned nth, int error);
 /* Let it give this without having done anything. */
 void calls_answer(const char *name, unsigned nth, long value);
+void calls_answer_from(const char *name, unsigned nth, long value);
+/* What fstatfs(), broken, tells instead of a failure; 0: that it failed. */
+extern long calls_file_system;
 /* All is well again. Whether it had come to that call. */
 bool calls_mend(void);
 

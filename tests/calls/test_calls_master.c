@@ -170,35 +170,33 @@ static void test_channel(void **state)
     }
     calls_break("sendmsg", 1, ENOBUFS); /* then it waits for room, and there is */
     assert_int_equal(send_ping(true), CHANNEL_OK);
-    calls_break("recvmsg", 1, EAGAIN);
     assert_int_equal(receive_ping(true), CHANNEL_OK);
     while (send_ping(false) == CHANNEL_OK)
         ;
     calls_break("poll", 1, 0); /* to wait for room cannot be done */
     assert_int_equal(send_ping(true), CHANNEL_AGAIN);
     assert_true(calls_mend());
-    while (receive_ping(false) == CHANNEL_OK)
-        ;
-    calls_break("poll", 1, 0); /* nor for a record */
-    assert_int_equal(receive_ping(true), CHANNEL_ERROR);
-    assert_true(calls_mend());
     channel_close(&ping_sender);
     channel_close(&ping_receiver);
 }
 
-/* A signal while the other side is waited for. */
+/* A signal while there is no room. */
 static void test_channel_interrupted(void **state)
 {
     (void)state;
     open_pair();
+    while (send_ping(false) == CHANNEL_OK)
+        ;
     pid_t pid = fork();
     assert_true(pid >= 0);
     if (pid == 0) {
         usleep(1000);
-        _exit(send_ping(true) == CHANNEL_OK ? 0 : 1);
+        while (receive_ping(false) == CHANNEL_OK)
+            ;
+        _exit(0);
     }
     calls_break("poll", 1, EINTR);
-    assert_int_equal(receive_ping(true), CHANNEL_OK);
+    assert_int_equal(send_ping(true), CHANNEL_OK);
     assert_true(calls_mend());
     assert_int_equal(waitpid(pid, NULL, 0), pid);
     channel_close(&ping_sender);
@@ -769,5 +767,6 @@ int main(void)
         cmocka_unit_test(test_child),
         cmocka_unit_test(test_serve),
     };
+    alarm(300); /* what waits for ever is no test */
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }

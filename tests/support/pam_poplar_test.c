@@ -8,7 +8,8 @@
  *   items=FILE                                 writes what the application told PAM into FILE
  *   expect=PASSWORD                            asks for a password, fails if it is another one
  *                                              (~ means TAB: libpam makes blanks of those)
- *   conv=none|many|binary|null|text|prompt     a conversation (none: 0 messages, many: 33)
+ *   conv=none|many|binary|null|text|echo|error|mixed|prompt
+ *                                              a conversation (none: 0 messages, many: 33)
  *
  * then it succeeds. In the account and session phases it succeeds, or with arguments session=FILE,
  * session-fail, account-prompt does that.
@@ -93,6 +94,23 @@ static int expect_password(pam_handle_t *handle, const char *wanted)
     return *given == *wanted ? PAM_SUCCESS : PAM_AUTH_ERR;
 }
 
+/* A password, and then what no mail client could answer: the answer already given is not left. */
+static int converse_mixed(pam_handle_t *handle)
+{
+    const struct pam_conv *conversation = NULL;
+    const void *found = NULL;
+    const struct pam_message asked[] = {{PAM_PROMPT_ECHO_OFF, "Password: "},
+                                        {PAM_TEXT_INFO, "and"},
+                                        {PAM_BINARY_PROMPT, "\0\0\0\005\0"}};
+    const struct pam_message *messages[] = {&asked[0], &asked[1], &asked[2]};
+    struct pam_response *replies = NULL;
+    int status = pam_get_item(handle, PAM_CONV, &found);
+    conversation = found;
+    if (status == PAM_SUCCESS)
+        status = conversation->conv(3, messages, &replies, conversation->appdata_ptr);
+    return status == PAM_CONV_ERR ? PAM_AUTH_ERR : PAM_SUCCESS;
+}
+
 static int start_conversation(pam_handle_t *handle, const char *kind)
 {
     if (strcmp(kind, "none") == 0)
@@ -105,6 +123,12 @@ static int start_conversation(pam_handle_t *handle, const char *kind)
         return converse(handle, 1, PAM_TEXT_INFO, NULL);
     if (strcmp(kind, "text") == 0)
         return converse(handle, 2, PAM_TEXT_INFO, "Your cat\nis on fire");
+    if (strcmp(kind, "echo") == 0)
+        return converse(handle, 1, PAM_PROMPT_ECHO_ON, "login: ");
+    if (strcmp(kind, "error") == 0)
+        return converse(handle, 1, PAM_ERROR_MSG, "no such thing");
+    if (strcmp(kind, "mixed") == 0)
+        return converse_mixed(handle);
     return converse(handle, 32, PAM_PROMPT_ECHO_OFF, "Password: ");
 }
 
