@@ -115,7 +115,7 @@ static void reap(struct master *m, pid_t pid)
         hear_starting_workers(m);
         w = find_worker(m, pid);
     }
-    if (w)
+    if (w && !w->summarised)
         hear_last_words(&w->io, &w->channel, workers_hear);
     else if (a)
         hear_last_words(&a->io, &a->channel, login_hear);

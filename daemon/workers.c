@@ -393,8 +393,8 @@ int workers_hear(sd_event_source *source, int fd, uint32_t events, void *context
         workers_end(c->master, w);
         break;
     default:
-        /* It has ended, or ends, or has no further use. */
-        if (w->pid > 0)
+        /* It has ended, or ends, or has no further use. After its summary it has its time to end. */
+        if (w->pid > 0 && !w->summarised)
             kill(w->pid, SIGKILL);
         break;
     }
