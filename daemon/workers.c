@@ -393,7 +393,7 @@ int workers_hear(sd_event_source *source, int fd, uint32_t events, void *context
         workers_end(c->master, w);
         break;
     default:
-        /* It has ended, or ends, or has no further use. After its summary it has its time to end. */
+        /* It has ended, or ends, or has no further use. After a summary it has its time. */
         if (w->pid > 0 && !w->summarised)
             kill(w->pid, SIGKILL);
         break;
