@@ -298,6 +298,8 @@ void maildrop_rest(struct maildrop *maildrop)
 
 enum store_outcome maildrop_resume(struct maildrop *maildrop)
 {
+    if (maildrop->disk_failed) /* in a checkpoint: what was committed before it is there */
+        return handle_fail(maildrop, STORE_STALE, "an earlier write failed");
     return vfs_is_as_noted()
                ? STORE_OK
                : handle_fail(maildrop, STORE_STALE, "somebody else wrote to the maildrop");

@@ -136,9 +136,9 @@ const char *maildrop_outcome_name(enum store_outcome outcome);
  * still have a link. That the files are on a local file system is the opener's to check. */
 enum store_outcome maildrop_open(const int files[MAILDROP_FILES], struct maildrop **opened);
 /* A maildrop that stays open while nothing is done with it: note what its files are like, and see
- * that nobody else has written to them since, or STORE_STALE: it is closed and opened again then.
- * Other connections could be lived with; who puts a file back by hand would meet what SQLite
- * remembers of the one before. */
+ * that nobody else has written to them since, and that all of ours went well, or STORE_STALE: it is
+ * closed and opened again then. Other connections could be lived with; who puts a file back by
+ * hand would meet what SQLite remembers of the one before. */
 void maildrop_rest(struct maildrop *maildrop);
 enum store_outcome maildrop_resume(struct maildrop *maildrop);
 /* Close, without checkpoint; -wal and -shm stay. NULL is legal. */

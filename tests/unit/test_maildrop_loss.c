@@ -439,6 +439,8 @@ static void test_failed_checkpoint(void **state)
     fail_write_after = 0;
     handle_checkpoint(m);
     fail_write = 0;
+    maildrop_rest(m);
+    assert_int_equal(maildrop_resume(m), STORE_STALE);
     assert_int_equal(test_deliver_text(m, "two\n"), STORE_IO);
     maildrop_close(m);
     check_messages(1);
