@@ -3,6 +3,7 @@
  */
 #include "store/check.h"
 #include "store/digest.h"
+#include "store/handle.h"
 #include "store/schema.h"
 #include "tests/unit/test_store.h"
 
@@ -125,6 +126,18 @@ static const struct damage {
     {"UPDATE state SET messages = 4", "totals: the totals row contradicts"},
     {"UPDATE message SET deleted = 5 WHERE id = 1", "totals: they say 6 messages"},
     {"UPDATE message SET id = 99 WHERE id = 6", "message 99 is above the last id 7"},
+    {"UPDATE message SET plain_size = 'x' WHERE id = 3", "message 3: its sizes are none"},
+    {"UPDATE message SET form = 'x' WHERE id = 3", "message 3: its sizes are none"},
+    {"UPDATE message SET form = 3 WHERE id = 3", "message 3: its sizes are none"},
+    {"UPDATE message SET header_size = 'x' WHERE id = 3", "message 3: its sizes are none"},
+    {"UPDATE message SET header_size = size + 1 WHERE id = 3", "message 3: its sizes are none"},
+    {"UPDATE message SET id = -6 WHERE id = 6", "message -6: an id is above 0"},
+    {"UPDATE message SET id = 1 << 43 WHERE id = 6", "is above the last id 7"},
+    {"UPDATE chunk SET content = CAST(content AS TEXT) WHERE place = 5 << 20 | 1",
+     "message 5: chunk 1 has the wrong length"},
+    {"UPDATE chunk SET content = CAST(substr(content, 1, length(content) - 2) || 'xy' AS BLOB)"
+     " WHERE place = 2 << 20",
+     "message 2: a line does not end in CRLF"},
     {"CREATE TABLE mine(a)", "holds a table mine"},
     {"CREATE TRIGGER t AFTER DELETE ON message BEGIN SELECT 1; END", "holds a trigger t"},
     {"DROP INDEX message_received", "an index is missing"},
@@ -255,6 +268,73 @@ static void test_flipped_bits(void **state)
     assert_true(harmless < (size_t)(size / APART) / 4); /* free room */
 }
 
+/* What a newer version added is none of this one's business, and what a version had not yet is not
+ * missing. */
+static void test_other_versions(void **state)
+{
+    struct findings f;
+    struct maildrop *m;
+    char sql[100];
+
+    (void)state;
+    snprintf(sql, sizeof(sql), "CREATE TABLE newer(a); PRAGMA user_version=%d",
+             SCHEMA_MAJOR << 16 | (SCHEMA_MINOR + 1));
+    test_outside(&drop, sql);
+    m = test_drop_open(&drop);
+    check(m, &f);
+    assert_string_equal(f.all, "");
+    maildrop_close(m);
+    test_outside(&drop, "DROP TABLE newer;" TEST_VERSION_1_0);
+    m = test_drop_open(&drop); /* which brings it up to date */
+    test_outside(&drop, TEST_VERSION_1_0);
+    m->minor = 0;
+    check(m, &f);
+    assert_string_equal(f.all, "");
+    maildrop_close(m);
+}
+
+/* Ends the check after so many calls. */
+struct patience {
+    unsigned left, calls;
+};
+
+static bool lose_patience(void *context, const char *damage, uint64_t octets)
+{
+    struct patience *patience = context;
+
+    (void)damage, (void)octets;
+    patience->calls++;
+    return --patience->left > 0;
+}
+
+/* Wherever it is, it says no word more. */
+static void test_can_be_stopped_anywhere(void **state)
+{
+    struct patience patience;
+    struct maildrop *m;
+    unsigned after = 1;
+
+    (void)state;
+    test_outside(&drop, "PRAGMA ignore_check_constraints=ON;"
+                        "CREATE TABLE mine(a);"
+                        "CREATE TABLE yours(a);"
+                        "DELETE FROM message WHERE id = 5;"
+                        "UPDATE message SET uidl = x'00', received = 'x' WHERE id = 1;"
+                        "INSERT INTO chunk VALUES (3 << 20 | 9, x'00'), (3 << 20 | 10, x'00');"
+                        "UPDATE message SET size = 'x' WHERE id = 4");
+    m = test_drop_open(&drop);
+    for (;; after++) {
+        patience = (struct patience){.left = after};
+        assert_int_equal(check_run(m, lose_patience, &patience), STORE_OK);
+        if (patience.left > 0)
+            break;
+        assert_int_equal(patience.calls, after);
+    }
+    assert_true(after > 12);
+    assert_int_equal(test_deliver_text(m, "no transaction was left open\n"), STORE_OK);
+    maildrop_close(m);
+}
+
 static bool stop_at_once(void *context, const char *damage, uint64_t octets)
 {
     (void)damage;
@@ -281,7 +361,9 @@ int main(int argc, char **argv)
         cmocka_unit_test_setup_teardown(test_damages, enter, leave),
         cmocka_unit_test_setup_teardown(test_torn_page, enter, leave),
         cmocka_unit_test_setup_teardown(test_flipped_bits, enter, leave),
+        cmocka_unit_test_setup_teardown(test_other_versions, enter, leave),
         cmocka_unit_test_setup_teardown(test_can_be_stopped, enter, leave),
+        cmocka_unit_test_setup_teardown(test_can_be_stopped_anywhere, enter, leave),
     };
 
     if (argc == 4 && strcmp(argv[1], "outside") == 0)

@@ -161,22 +161,61 @@ static void test_totals_row_goes(void **state)
     maildrop_close(m);
 }
 
+static int count_deleted(struct maildrop *m)
+{
+    struct maildrop_message message = {0};
+    int deleted = 0;
+
+    while (maildrop_next(m, message.id, &message) == STORE_OK)
+        deleted += message.deleted != 0;
+    return deleted;
+}
+
+/* Who did nothing writes nothing. */
+static void test_nothing_to_do(void **state)
+{
+    struct maildrop *m = test_drop_open(&drop);
+    const int64_t wal = test_drop_file_size(&drop, MAILDROP_WAL);
+
+    (void)state;
+    assert_int_equal(maildrop_commit(m, NULL, 0, NULL, 0, 0), STORE_OK);
+    assert_int_equal(test_drop_file_size(&drop, MAILDROP_WAL), wal);
+    assert_int_equal(test_totals(m).messages, MESSAGES);
+    maildrop_close(m);
+}
+
+/* What is past its time goes in passing, a part at each commit. */
+static void test_bounded_purge(void **state)
+{
+    enum { MORE = 70, AT_ONCE = 64 };
+    struct maildrop *m = test_drop_open(&drop);
+    int64_t ids[MORE];
+
+    (void)state;
+    for (int i = 0; i < MORE; i++)
+        assert_int_equal(test_deliver(m, "x", 1, &ids[i]), STORE_OK);
+    assert_int_equal(maildrop_commit(m, NULL, 0, ids, MORE, DAY), STORE_OK);
+    assert_int_equal(count_deleted(m), MORE);
+    test_outside(&drop, "UPDATE message SET deleted = 1 WHERE deleted IS NOT NULL");
+    assert_int_equal(quit(m), STORE_OK);
+    assert_int_equal(count_deleted(m), MORE - AT_ONCE + 2);
+    assert_int_equal(maildrop_commit(m, (int64_t[]){4}, 1, NULL, 0, DAY), STORE_OK);
+    assert_int_equal(count_deleted(m), 2); /* these for a day yet */
+    maildrop_close(m);
+}
+
 /* A window that began before the clock did: nothing is past its time. */
 static void test_kept_for_ever(void **state)
 {
     struct maildrop *m = test_drop_open(&drop);
-    struct maildrop_message message = {0};
     uint64_t removed = 7;
-    int deleted = 0;
 
     (void)state;
     assert_int_equal(maildrop_commit(m, NULL, 0, (int64_t[]){2, 3}, 2, UINT64_MAX), STORE_OK);
     assert_int_equal(test_totals(m).messages, MESSAGES - 2);
     assert_int_equal(maildrop_purge(m, UINT64_MAX, &removed), STORE_OK);
     assert_int_equal(removed, 0);
-    while (maildrop_next(m, message.id, &message) == STORE_OK)
-        deleted += message.deleted != 0;
-    assert_int_equal(deleted, 2);
+    assert_int_equal(count_deleted(m), 2);
     maildrop_close(m);
 }
 
@@ -229,6 +268,8 @@ int main(int argc, char **argv)
         cmocka_unit_test_setup_teardown(test_rows_that_are_none, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_totals_smaller_than_messages, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_totals_row_goes, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_nothing_to_do, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_bounded_purge, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_kept_for_ever, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_not_in_a_batch, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_large_messages_go_in_parts, set_up, tear_down),
