@@ -151,7 +151,7 @@ class World:
         for call, place in self.calls():
             numbers[call] += 1
             # Who has no memory ends in one place, wherever that was.
-            depth = None if LONG else 2 if call == "malloc" else 3
+            depth = None if LONG else 1 if call == "malloc" else 3
             key = call, tuple(place.split(",")[:depth])
             if call in ERRORS and key not in self.tried:
                 self.tried.add(key)
