@@ -49,6 +49,9 @@ void ctl_note(const char *format, ...) PRINTF(1, 2);
 /* The same for an error; returns `status`, for `return ctl_fail(EX_…, …)`. */
 int ctl_fail(int status, const char *format, ...) PRINTF(2, 3);
 
+/* Say that a file cannot be written; EX_TEMPFAIL where there is no room, else EX_CANTCREAT. */
+int ctl_write_failed(const char *path, int error);
+
 /* read() and write(), whatever signals come; written is all of it, or false and errno. */
 ssize_t ctl_read(int fd, void *buffer, size_t size);
 bool ctl_write_all(int fd, const char *octets, size_t size);

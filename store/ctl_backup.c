@@ -22,12 +22,6 @@
 
 enum { SETTLED = 2 }; /* seconds after which two changes have two different times */
 
-static int file_failed(const char *path, int error)
-{
-    return ctl_fail(error == ENOSPC || error == EDQUOT ? EX_TEMPFAIL : EX_CANTCREAT, "%s: %s", path,
-                    strerror(error));
-}
-
 /* Shows pages; Ctrl-C stops between two steps. */
 static bool show_progress(void *context, uint64_t done, uint64_t pages)
 {
@@ -100,7 +94,7 @@ static int write_backup(struct ctl_maildrop *maildrop, const char *path, struct 
     unlink(unfinished);
     int fd = open(unfinished, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
     if (fd < 0) {
-        status = file_failed(unfinished, errno);
+        status = ctl_write_failed(unfinished, errno);
         goto out;
     }
     close(fd);
@@ -111,7 +105,7 @@ static int write_backup(struct ctl_maildrop *maildrop, const char *path, struct 
     if (outcome != STORE_OK)
         status = ctl_open_failed(maildrop, outcome, "backup");
     else if ((error = finish_file(unfinished, path, stamp)))
-        status = file_failed(path, error);
+        status = ctl_write_failed(path, error);
     if (status)
         unlink(unfinished);
 out:
@@ -145,7 +139,7 @@ static int backup_one(struct ctl *ctl, struct ctl_maildrop *maildrop, bool many)
     bool unchanged = many && is_unchanged(path, changed);
     int status = 0;
     if (folder && mkdir(folder, 0700) < 0 && errno != EEXIST)
-        status = file_failed(folder, errno);
+        status = ctl_write_failed(folder, errno);
     if (!status && !unchanged)
         status = write_backup(maildrop, path, time_of_backup(changed), "backing up");
     if (!status)
@@ -159,7 +153,7 @@ static int backup_one(struct ctl *ctl, struct ctl_maildrop *maildrop, bool many)
 int ctl_mailbox_backup(struct ctl *ctl)
 {
     if (ctl->options & CTL_ALL && mkdir(ctl->words[0], 0700) < 0 && errno != EEXIST)
-        return file_failed(ctl->words[0], errno);
+        return ctl_write_failed(ctl->words[0], errno);
     ctl_signals_catch();
     return ctl_signals_end(ctl_drops_each(ctl, 0, backup_one));
 }

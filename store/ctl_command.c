@@ -164,7 +164,7 @@ static size_t matches(const struct ctl_command *command, const char *const *word
 {
     const char *second = strchr(command->words, ' ');
     if (!second)
-        return n >= 1 && strcmp(words[0], command->words) == 0;
+        return strcmp(words[0], command->words) == 0;
     size_t length = (size_t)(second - command->words);
     return n >= 2 && strncmp(words[0], command->words, length) == 0 && !words[0][length] &&
                    strcmp(words[1], second + 1) == 0
@@ -252,7 +252,7 @@ static int no_option(const char *word, char *error, size_t error_size)
 {
     const char *best = NULL;
     unsigned distance = WORD_MAX;
-    for (size_t i = 0; word[0] == '-' && word[1] == '-' && i < ARRAY_SIZE(options); i++)
+    for (size_t i = 0; word[1] == '-' && i < ARRAY_SIZE(options); i++)
         consider(word + 2, options[i].name, &best, &distance);
     if (best)
         snprintf(error, error_size, "no option \"%.*s\": did you mean \"--%s\"?", WORD_MAX, word,

@@ -33,12 +33,6 @@ static void show_progress(void *context, uint64_t octets)
     ctl_progress_update(&ex->progress, ex->done + octets, ex->messages);
 }
 
-static int mbox_failed(const struct export *ex, int error)
-{
-    return ctl_fail(error == ENOSPC || error == EDQUOT ? EX_TEMPFAIL : EX_CANTCREAT, "%s: %s",
-                    ex->path, strerror(error));
-}
-
 /* A From line, the message, an empty line. */
 static int add_to_mbox(struct export *ex, const struct maildrop_message *message,
                        enum store_outcome *outcome)
@@ -53,14 +47,14 @@ static int add_to_mbox(struct export *ex, const struct maildrop_message *message
     if (localtime_r(&received, &local))
         strftime(line, sizeof line, "From MAILER-DAEMON %a %b %e %H:%M:%S %Y\n", &local);
     if (!ctl_write_all(ex->mbox, line, strlen(line)))
-        return mbox_failed(ex, errno);
+        return ctl_write_failed(ex->path, errno);
     *outcome = ctl_copy_message(&ex->copy, message->id, ex->mbox, &error);
     if (*outcome == STORE_OK && !error && !ctl_write_all(ex->mbox, "\n", 1))
         error = errno;
     if (*outcome != STORE_OK &&
         (ftruncate(ex->mbox, begin) < 0 || lseek(ex->mbox, begin, SEEK_SET) < 0))
         error = errno;
-    return error ? mbox_failed(ex, error) : *outcome == STORE_OK ? 0 : -1;
+    return error ? ctl_write_failed(ex->path, error) : *outcome == STORE_OK ? 0 : -1;
 }
 
 static int export_message(struct export *ex, const struct maildrop_message *message)
@@ -87,7 +81,7 @@ static int finish(struct export *ex)
 {
     if (ex->target)
         return ctl_target_finish(ex->target);
-    return fsync(ex->mbox) == 0 ? 0 : mbox_failed(ex, errno);
+    return fsync(ex->mbox) == 0 ? 0 : ctl_write_failed(ex->path, errno);
 }
 
 /* Every message that was there at the start. */
@@ -126,7 +120,7 @@ static int open_target(struct export *ex)
         return ctl_fail(EX_USAGE, "--format=%s: must be maildir or mbox", format);
     ex->copy.quote = true;
     ex->mbox = open(ex->path, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
-    return ex->mbox >= 0 ? 0 : mbox_failed(ex, errno);
+    return ex->mbox >= 0 ? 0 : ctl_write_failed(ex->path, errno);
 }
 
 static int run(struct export *ex)

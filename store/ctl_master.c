@@ -33,7 +33,7 @@ int ctl_master_connect(const struct ctl *ctl, struct channel *channel)
     struct sockaddr_un address = {.sun_family = AF_UNIX};
     char path[sizeof address.sun_path];
     int length = snprintf(path, sizeof path, "%s/control", ctl->config->server.run_dir);
-    if (length < 0 || (size_t)length >= sizeof path)
+    if ((size_t)length >= sizeof path)
         return ctl_fail(EX_CONFIG, "[server] run_dir=%s: too long for a socket's path",
                         ctl->config->server.run_dir);
     memcpy(address.sun_path, path, sizeof path);

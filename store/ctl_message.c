@@ -105,7 +105,9 @@ static void format_time(int64_t seconds, char *text, size_t size)
 {
     time_t when = (time_t)seconds;
     struct tm local;
-    if (!localtime_r(&when, &local) || strftime(text, size, "%Y-%m-%d %H:%M:%S", &local) == 0)
+    if (localtime_r(&when, &local))
+        strftime(text, size, "%Y-%m-%d %H:%M:%S", &local);
+    else
         base_copy(text, size, "-");
 }
 

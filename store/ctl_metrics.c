@@ -156,11 +156,10 @@ struct printing {
 static void begin_family(const struct printing *p, const char *name, const char *type,
                          const char *help)
 {
-    size_t length = strlen(name);
     if (p->ctl->options & CTL_JSON)
         return;
     printf("# TYPE %s %s\n", name, type);
-    if (length > 8 && strcmp(name + length - 8, "_seconds") == 0)
+    if (strstr(name, "_seconds"))
         printf("# UNIT %s seconds\n", name);
     printf("# HELP %s %s\n", name, help);
 }

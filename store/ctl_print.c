@@ -7,6 +7,8 @@
 #include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <string.h>
+#include <sysexits.h>
 #include <unistd.h>
 
 static void say(const char *format, va_list arguments) __attribute__((format(printf, 1, 0)));
@@ -34,6 +36,12 @@ int ctl_fail(int status, const char *format, ...)
     say(format, arguments);
     va_end(arguments);
     return status;
+}
+
+int ctl_write_failed(const char *path, int error)
+{
+    return ctl_fail(error == ENOSPC || error == EDQUOT ? EX_TEMPFAIL : EX_CANTCREAT, "%s: %s", path,
+                    strerror(error));
 }
 
 ssize_t ctl_read(int fd, void *buffer, size_t size)

@@ -179,7 +179,7 @@ static const char *begin_maildir(struct ctl_reader *reader, const struct ctl_rea
     reader->total = reader->maildir.octets;
     if (listed)
         wrong = read_list(reader, how);
-    else if (errno == ENOENT || errno == ENOTDIR || errno == ELOOP)
+    else if (errno == ENOENT || errno == ENOTDIR) /* also for a link, since O_DIRECTORY */
         wrong = "is a directory, but no Maildir: it lacks cur/ or new/; name the files in it";
     else {
         wrong = strerror(errno);

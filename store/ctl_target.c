@@ -32,8 +32,10 @@ struct ctl_target {
 
 static int write_failed(const struct ctl_target *target, const char *name, int error)
 {
-    return ctl_fail(error == ENOSPC || error == EDQUOT ? EX_TEMPFAIL : EX_CANTCREAT, "%s/%s: %s",
-                    target->path, name, strerror(error));
+    char *path = base_format("%s/%s", target->path, name);
+    int status = ctl_write_failed(path, error);
+    free(path);
+    return status;
 }
 
 static bool is_empty(int directory)

@@ -43,7 +43,7 @@ static bool ends_with(const char *name, const char *end)
 static int open_below(int parent, const char *name, int *error)
 {
     int fd = openat(parent, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-    if (fd < 0 && errno != ENOENT && errno != ENOTDIR && errno != ELOOP)
+    if (fd < 0 && errno != ENOENT && errno != ENOTDIR) /* also for a link, since O_DIRECTORY */
         *error = errno;
     return fd;
 }

@@ -42,7 +42,7 @@ static bool get_varint(const unsigned char page[PAGE], size_t *at, uint64_t *val
 {
     uint64_t v = 0;
 
-    for (int i = 0; i < 9; i++) {
+    for (int i = 0;; i++) {
         if (*at >= PAGE)
             return false;
         if (i == 8) {

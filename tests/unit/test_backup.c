@@ -252,6 +252,47 @@ static void test_not_a_backup(void **state)
     assert_null(backup);
 }
 
+/* Any name is a name, as long as SQLite can take it; and what a newer Poplar wrote is left alone.
+ */
+static void test_names_and_versions(void **state)
+{
+    struct maildrop *m = test_drop_open(&drop), *backup = NULL;
+    char error[200], strange[100], wal[110], *text = malloc(8000);
+    sqlite3 *other;
+
+    (void)state;
+    assert_int_equal(backup_write(m, file, NULL, NULL), STORE_OK);
+    maildrop_close(m);
+    snprintf(strange, sizeof(strange), "%s ?a=%%41#b", file);
+    assert_int_equal(rename(file, strange), 0);
+    snprintf(wal, sizeof(wal), "%s-wal", strange);
+    test_write_file(wal, "", 0); /* an empty one says nothing */
+    backup_close(open_backup(strange));
+    unlink(wal);
+    assert_int_equal(rename(strange, file), 0);
+
+    memset(text, 'x', 8000);
+    for (size_t size = 4070; size < 4100; size += 1) {
+        text[size] = '\0';
+        assert_int_not_equal(backup_open(text, &backup, error, sizeof(error)), STORE_OK);
+        assert_true(strlen(error) > 0);
+        text[size] = 'x';
+    }
+    memset(text, '%', 8000);
+    text[1400] = '\0';
+    assert_int_equal(backup_open(text, &backup, error, sizeof(error)), STORE_IO);
+    assert_non_null(strstr(error, "too long"));
+    free(text);
+
+    assert_int_equal(sqlite3_open_v2(file, &other, SQLITE_OPEN_READWRITE, "unix"), SQLITE_OK);
+    assert_int_equal(sqlite3_exec(other, "PRAGMA user_version=131072", NULL, NULL, NULL),
+                     SQLITE_OK);
+    sqlite3_close(other);
+    assert_int_equal(backup_open(file, &backup, error, sizeof(error)), STORE_NEWER);
+    assert_non_null(strstr(error, "newer version"));
+    assert_null(backup);
+}
+
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
@@ -261,6 +302,7 @@ int main(int argc, char **argv)
         cmocka_unit_test_setup_teardown(test_restore_stopped, enter, leave),
         cmocka_unit_test_setup_teardown(test_raw_copy_with_wal, enter, leave),
         cmocka_unit_test_setup_teardown(test_not_a_backup, enter, leave),
+        cmocka_unit_test_setup_teardown(test_names_and_versions, enter, leave),
     };
 
     if (argc == 4 && strcmp(argv[1], "outside") == 0)

@@ -15,6 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <sysexits.h>
 #include <time.h>
 #include <unistd.h>
@@ -455,6 +456,48 @@ static void shows_and_exports(void **state)
     free(mbox);
 }
 
+/* As an ordinary account: whose maildrops they are may all, others are told. */
+static void runs_as_the_store_user(void **state)
+{
+    (void)state;
+    const struct passwd *nobody = getpwnam("nobody");
+    int ended;
+    if (geteuid() != 0 || !nobody) {
+        skip();
+        return;
+    }
+    set("server", "store_user", "nobody");
+    assert_int_equal(chown(folder, nobody->pw_uid, nobody->pw_gid), 0);
+    char *mail = put("mail.eml", "Subject: x\n\nx\n");
+    pid_t child = fork();
+    if (child == 0) {
+        if (setgid(nobody->pw_gid) != 0 || setuid(nobody->pw_uid) != 0)
+            _exit(1);
+        unsetenv("TMPDIR");
+        _exit(run(ctl_import, 0, "own", mail, NULL) != 0 ||
+              run(ctl_mailbox_list, 0, NULL, NULL, NULL) != 0 ||
+              run(ctl_expire, 0, NULL, NULL, NULL) != 0 ||
+              run(ctl_mailbox_delete, CTL_YES, "own", NULL, NULL) != 0);
+    }
+    assert_int_equal(waitpid(child, &ended, 0), child);
+    assert_int_equal(ended, 0);
+    add("other", "Subject: y\n\ny\n");
+    child = fork();
+    if (child == 0) {
+        char *to = in_folder("out");
+        if (setgid(12345) != 0 || setuid(12345) != 0)
+            _exit(1);
+        _exit(run(ctl_message_list, 0, "other", NULL, NULL) != EX_NOPERM ||
+              run(ctl_mailbox_list, 0, NULL, NULL, NULL) != EX_NOPERM ||
+              run(ctl_user, 0, "other", NULL, NULL) != 0 ||
+              run(ctl_import, 0, "other", mail, NULL) != EX_NOPERM ||
+              run(ctl_mailbox_salvage, 0, folder, to, NULL) == 0);
+    }
+    assert_int_equal(waitpid(child, &ended, 0), child);
+    assert_int_equal(ended, 0);
+    free(mail);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -468,6 +511,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(salvages, enter, leave),
         cmocka_unit_test_setup_teardown(sets_limits, enter, leave),
         cmocka_unit_test_setup_teardown(shows_and_exports, enter, leave),
+        cmocka_unit_test_setup_teardown(runs_as_the_store_user, enter, leave),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

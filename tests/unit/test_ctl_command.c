@@ -97,6 +97,12 @@ static void suggests_the_nearest(void **state)
     refuse("--dryrun import a b", "did you mean \"--dry-run\"?");
     refuse("-x status", "no option \"-x\"");
     refuse("-hx status", "no option \"-hx\"");
+    refuse("--jso status", "did you mean \"--json\"?");
+    refuse("--jsons status", "did you mean \"--json\"?");
+    refuse("--xyzzy status", "poplarctl --help lists them");
+    refuse("backup alice x", "did you mean \"mailbox backup\"?");
+    refuse("mail list", "did you mean");
+    refuse("messages list", "did you mean \"message list\"?");
 }
 
 static void refuses_misuse(void **state)

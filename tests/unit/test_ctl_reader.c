@@ -24,6 +24,7 @@ static char folder[] = "/tmp/poplar-test-ctl-XXXXXX";
 static int enter_folder(void **state)
 {
     (void)state;
+    setenv("TZ", "CET-1CEST,M3.5.0,M10.5.0/3", 1);
     return mkdtemp(folder) && chdir(folder) == 0 ? 0 : -1;
 }
 
@@ -411,6 +412,30 @@ static void cyrus_with_gaps(void **state)
     expect("cy", CTL_FORMAT_AUTO, "0:one\n|failed|failed|");
 }
 
+/* Where a length leads past the end, or a link is on the way of what is of others. */
+static void leads_nowhere(void **state)
+{
+    (void)state;
+    char error[512];
+    int status;
+    const struct ctl_reader_how beneath = {.beneath = true};
+    put("far", FROM "Content-Length: 9223372036854775000\n\nx\n\n" FROM "Content-Length: 99\n\ny\n",
+        1);
+    expect("far", CTL_FORMAT_AUTO,
+           "1115717287:Content-Length: 9223372036854775000\n\nx\n|"
+           "1115717287:Content-Length: 99\n\ny\n|");
+    assert_int_equal(symlink("far", "link"), 0);
+    assert_null(ctl_reader_open("link", &beneath, &status, error, sizeof error));
+    assert_int_equal(status, EX_NOINPUT);
+    assert_non_null(strstr(error, "a symbolic link is on the way"));
+    expect("link", CTL_FORMAT_AUTO,
+           "1115717287:Content-Length: 9223372036854775000\n\nx\n|"
+           "1115717287:Content-Length: 99\n\ny\n|");
+    refuse("far", CTL_FORMAT_CYRUS, EX_DATAERR, "is a file");
+    put("old.eml", "x\n", 0);
+    expect("old.eml", CTL_FORMAT_AUTO, "0:x\n|");
+}
+
 static void formats(void **state)
 {
     (void)state;
@@ -437,6 +462,7 @@ int main(void)
         cmocka_unit_test(uidls_of_every_kind),
         cmocka_unit_test(maildir_in_use),
         cmocka_unit_test(cyrus_with_gaps),
+        cmocka_unit_test(leads_nowhere),
         cmocka_unit_test(formats),
     };
     return cmocka_run_group_tests(tests, enter_folder, remove_folder);

@@ -426,6 +426,8 @@ static void captures(void **state)
     match("1 10\n2 20\n"
           "1 a\n2 b\n",
           "10 20", "a b "); /* LIST first */
+    match("1 77\n2 78\n", "10 20", "77 78 ");
+    match("1 77\n2 78\n", "10", "- ");
     match("1 77\n2 78\n"
           "1 10\n2 20\n",
           "10 20", "77 78 ");                                           /* UIDLs that are numbers */
@@ -455,7 +457,8 @@ static void captures(void **state)
                                   "1x a\n",
                                   "1 a\x7f\n",
                                   "1 a\n2 b\n1 10\n2 20\n1 x\n",
-                                  "99999999999999999999 a\n"};
+                                  "99999999999999999999 a\n",
+                                  " \t\n"};
     for (size_t i = 0; i < ARRAY_SIZE(broken); i++) {
         struct ctl_capture capture;
         char error[200] = "", *copy = base_strdup(broken[i]);
