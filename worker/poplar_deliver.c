@@ -122,11 +122,10 @@ static void connect_to(struct server *server, const char *path)
 static int hear(struct server *server)
 {
     char *line = server->reply;
-    bool sent = fflush(server->out) == 0;
+    fflush(server->out); /* what did not go has no answer */
     do {
         if (!fgets(line, REPLY_MAX, server->in))
-            fatal(EX_TEMPFAIL, "the server is gone%s%s", sent ? "" : ": ",
-                  sent ? "" : strerror(errno));
+            fatal(EX_TEMPFAIL, "the server is gone");
     } while (strlen(line) > 3 && line[3] == '-');
     line[strcspn(line, "\r\n")] = '\0';
     return atoi(line);

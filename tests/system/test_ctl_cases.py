@@ -1,14 +1,18 @@
 """poplarctl in cases that are rare: maildrops of an older version that cannot be brought up to date,
 messages that go while they are exported, names that are no text, limits, dry runs, several trees."""
 
+import contextlib
+import errno
 import json
 import os
+import signal
 import sqlite3
 import subprocess
 
 import pytest
 
 import poplar
+from poplar import wait_until
 
 pytestmark = pytest.mark.skipif(not poplar.ROOT, reason="needs root: files of another user")
 
@@ -99,6 +103,76 @@ def test_a_message_goes_while_it_is_exported(p, tmp_path, form):
             got = told(p, "import", f"user{number}", to)
             assert (got["messages"], got["skipped"]) == (2, 0)
     assert skipped >= 3
+
+
+@contextlib.contextmanager
+def stopped(p, call, *words):
+    """poplarctl, held at the first call of a kind; it goes on at the end."""
+    process = subprocess.Popen([poplar.BUILD / "poplarctl", "--config", p.config, *words],
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ | {
+                                   "LD_PRELOAD": str(poplar.BUILD / "tests/failing.so"),
+                                   "FAILING": f"{call}:1:-{signal.SIGSTOP.value}"})
+    wait_until(lambda: p.proc_status(process.pid)["State"][0] == "T", "it is held")
+    try:
+        yield process
+    finally:
+        process.send_signal(signal.SIGCONT)
+        process.out, process.err = process.communicate(timeout=60)
+
+
+@preloads
+def test_what_comes_and_goes_during_an_export(p, tmp_path):
+    """The messages that were there at its begin are exported, as far as they still are."""
+    for n in range(3):
+        p.add("alice", b"Subject: %d\n\nbody\n" % n)
+    p.write_config(store_undelete_for="0")
+    with stopped(p, "futimens", "export", "alice", tmp_path / "a") as process:
+        p.add("alice", b"Subject: late\n\nbody\n")
+        p.ctl("message", "delete", "alice", "2")
+    assert process.returncode == 0 and b"exported 2 messages, " in process.out
+    assert {f.read_bytes()[:10] for f in (tmp_path / "a/new").iterdir()} == {
+        b"Subject: 0", b"Subject: 2"}
+    done = p.ctl("message", "show", "alice", "2", check=False)
+    assert done.returncode == 66 and b"alice: no message 2; list" in done.stderr
+
+
+@preloads
+def test_a_batch_that_cannot_be_committed(p, tmp_path):
+    """None of it is there, nothing after it is tried, and the second time all of it comes."""
+    (tmp_path / "box").write_bytes(mbox(*(b"Subject: %d\n\nx\n" % n for n in range(450))))
+    p.ctl("mailbox", "create", "alice")
+    done = failing(p, f"fdatasync:1:{errno.EIO}", "import", "alice", tmp_path / "box")
+    assert done.returncode == 74 and b"maildrop of alice: commit: " in done.stderr, done
+    assert b"imported 0 messages" in done.stdout
+    assert told(p, "message", "list", "alice") == []
+    done = failing(p, f"fdatasync:2:{errno.EIO}", "import", "alice", tmp_path / "box")
+    there = len(told(p, "message", "list", "alice"))
+    assert done.returncode == 74 and b"imported %d messages" % there in done.stdout
+    assert 0 < there < 450 or b"imported 0" in done.stdout
+    assert told(p, "import", "alice", tmp_path / "box")["messages"] == 450 - there
+    assert told(p, "mailbox", "check", "alice")["sound"]
+
+
+def test_batches_of_many_octets(p, tmp_path):
+    (tmp_path / "box").write_bytes(mbox(*(b"Subject: %d\n\n" % n + (b"x" * 999 + b"\n") * 12_000
+                                          for n in range(4))))
+    assert told(p, "import", "--no-limits", "alice", tmp_path / "box")["messages"] == 4
+    assert told(p, "mailbox", "check", "alice")["sound"]
+
+
+@preloads
+def test_rows_that_are_not_there(p):
+    """Whichever: what hangs on it is damaged, or not there; never a number that is none."""
+    p.add("alice", MESSAGE)
+    for words in (["mailbox", "show", "alice"], ["user", "alice"], ["message", "list", "alice"],
+                  ["mailbox", "check", "alice"]):
+        damaged = 0
+        for number in range(1, 40):
+            done = failing(p, f"sqlite3_step:{number}:101", *words)
+            assert done.returncode in (0, 65, 78), done  # 78: what a setting is now
+            assert b"defect" not in done.stderr, done
+            damaged += done.returncode == 65
+        assert damaged > 0, words
 
 
 def test_export_says_what_it_did(p, tmp_path):
@@ -207,6 +281,8 @@ def test_dry_runs(p, tmp_path):
     assert done.returncode == 65 and b"what is gone cannot be told" in done.stderr
     done = p.ctl("import", "--delete-gone", "alice", tmp_path / "nothing", check=False)
     assert done.returncode == 66 and b"nothing was imported" in done.stderr
+    done = p.ctl("import", "--delete-gone", "bob", tmp_path / "box", check=False)
+    assert done.returncode == 65 and b"deleted" not in done.stdout  # not all of it was read
     assert len(told(p, "message", "list", "alice")) == 2
 
 
@@ -223,6 +299,9 @@ def test_lists_of_uidls(p, tmp_path):
     capture.write_text("1 a\n2 b\n1 22\n2 99\n")
     done = p.ctl("import", "--uidl-list", capture, "bob", box)
     assert b"no message of the --uidl-list is this one for certain" in done.stdout
+    box.write_bytes(box.read_bytes().replace(b"\n", b"\r\n"))
+    capture.write_text("1 a\n2 b\n1 22\n2 23\n")
+    assert told(p, "import", "--uidl-list", capture, "erin", box)["kept_uidls"] == 2
     for text, words in [("", b"no UIDL in it"), ("+OK\n.\n", b"no UIDL in it"),
                         ("1 a\n3 b\n", b"a list must be whole")]:
         capture.write_text(text)

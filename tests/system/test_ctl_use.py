@@ -217,6 +217,7 @@ def test_words(everything, status, words, arguments):
 def test_who_never_has_a_maildrop(p):
     p.write_config(auth_canonical="nss", auth_require_nss="yes", auth_first_uid="1000")
     refused(p, NO_USER, "root: uid 0 never has a maildrop", "message", "add", "root", input=b"x")
+    refused(p, NO_USER, "nobody: uid 65534 never has a maildrop", "user", "nobody")
     refused(p, NO_USER, "daemon: uid 1 is below [auth] first_uid=1000", "user", "daemon")
     refused(p, NO_USER, "nobody-here: no such account; make it, or set [auth] canonical=pam",
             "user", "nobody-here")
@@ -449,7 +450,8 @@ def test_interrupted_calls_go_on(everything, tmp_path, name):
 @pytest.fixture
 def says(tmp_path):
     """Run poplar-deliver against these replies, one for each of its steps; then the end."""
-    def run(*replies, arguments=("alice",), message=MESSAGE, stdin=None):
+    def run(*replies, arguments=("alice",), message=MESSAGE, stdin=None,
+            hangs_up=False):
         path = tmp_path / "lmtp"
         path.unlink(missing_ok=True)
         heard = []
@@ -463,7 +465,8 @@ def says(tmp_path):
                     for reply in replies:
                         peer.sendall(reply)
                         heard.append(lines.readline())
-                        while reply.startswith(b"354") and heard[-1] not in (b".\r\n", b""):
+                        while (not hangs_up and reply.startswith(b"354")
+                               and heard[-1] not in (b".\r\n", b"")):
                             heard.append(lines.readline())
             thread = threading.Thread(target=serve)
             thread.start()
@@ -521,7 +524,8 @@ def test_deliver_says(says):
             (["-f", "a b", "alice"], b"x\n", b'<"a b">', b"<alice>"),
             (["alice"], b"From a@b.test Sat Jan  1 00:00:00 2022\nx\n", b"<a@b.test>", b"<alice>"),
             (["alice"], b"From a\tb Sat\nx\n", b"<>", b"<alice>"),
-            (["alice"], b"From a", b"<a>", b"<alice>")]:
+            (["alice"], b"From a", b"<a>", b"<alice>"),
+            (["alice"], b"From " + b"x" * 500 + b"\nx\n", b"<>", b"<alice>")]:
         done, heard = says(*whole, arguments=arguments, message=message)
         assert done.returncode == 0, done
         assert heard[1] == b"MAIL FROM:" + sender + b" BODY=8BITMIME\r\n"
@@ -537,6 +541,12 @@ def test_deliver_says(says):
                                                    b"MAIL FROM:<> BODY=8BITMIME\r\n"]
     assert says(*refused_first, arguments=["-f", "a@b", "alice"])[0].returncode == DATA
     assert says(*refused_first, message=b"x\n")[0].returncode == DATA
+
+
+def test_deliver_into_a_closed_door(says):
+    """Who hangs up in the middle of a message has not taken it."""
+    done, _ = says(*BEGIN, b"354 go\r\n", hangs_up=True, message=b"x" * 79 * 100_000)
+    assert (done.returncode, done.stderr) == (TEMPORARY, b"poplar-deliver: the server is gone\n")
 
 
 def test_deliver_words(p, tmp_path):
