@@ -28,7 +28,8 @@ const struct ctl_command *ctl_command_at(size_t n);
 int ctl_command_parse(struct ctl *ctl, int argc, char **argv, const struct ctl_command **command,
                       char *error, size_t error_size);
 
-/* Find a command by its words, at least one; `used` gets their number. NULL: `error` says what was meant. */
+/* Find a command by its words, at least one; `used` gets their number. NULL: `error` says what was
+ * meant. */
 const struct ctl_command *ctl_command_find(const char *const *words, size_t n_words, size_t *used,
                                            char *error, size_t error_size);
 
