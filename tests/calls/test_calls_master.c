@@ -679,6 +679,266 @@ static void test_child(void **state)
     assert_true(calls_walk(begin_child, is_told) >= 10);
 }
 
+/* What a master of another build, or one that is taken over, may say instead. */
+
+static void (*tell_child)(struct channel *master);
+
+static int begin_told_child(void)
+{
+    static struct child child;
+    int ends[2];
+    struct channel master;
+    assert_int_equal(channel_pair(ends, true), 0);
+    channel_open(&master, ends[0], ROLE_MASTER, ROLE_NURSERY, STATE_STARTING);
+    tell_child(&master);
+    shutdown(ends[0], SHUT_WR);
+    pid_t pid = _Fork();
+    if (pid == 0) {
+        if (ends[1] != PROTO_FD_CONTROL)
+            dup3(ends[1], PROTO_FD_CONTROL, 0);
+        child_begin(&child, ROLE_NURSERY, NULL, NULL);
+        _exit(DONE_WRONG);
+    }
+    siginfo_t info = {0};
+    struct message m;
+    waitid(P_PID, (id_t)pid, &info, WEXITED);
+    while (channel_receive(&master, &m, false, NULL) == CHANNEL_OK) {
+        char text[1024];
+        (void)message_get_u32(&m);
+        if (message_get_text(&m, text, sizeof text))
+            say(text);
+        message_clear(&m);
+    }
+    return info.si_code == CLD_EXITED ? info.si_status : DONE_WRONG;
+}
+
+static char long_text[5000];
+
+static void tell_setting(struct channel *master, size_t which, const char *text)
+{
+    struct message m;
+    const char *fields[] = {"poplar.conf:1", "server", "", "hostname", "a.example"};
+    fields[which] = text;
+    message_begin(&m, PROTO_SETTING);
+    for (size_t i = 0; i < ARRAY_SIZE(fields); i++)
+        message_put_text(&m, fields[i]);
+    assert_int_equal(channel_send(master, &m, true), CHANNEL_OK);
+}
+
+static void tell_long_place(struct channel *master)
+{
+    tell_setting(master, 0, long_text);
+}
+
+static void tell_long_section(struct channel *master)
+{
+    tell_setting(master, 1, long_text);
+}
+
+static void tell_long_name(struct channel *master)
+{
+    tell_setting(master, 2, long_text);
+}
+
+static void tell_long_key(struct channel *master)
+{
+    tell_setting(master, 3, long_text);
+}
+
+static void tell_unknown_key(struct channel *master)
+{
+    tell_setting(master, 3, "no_such_key");
+}
+
+static void tell_certificate(struct channel *master, const char *name, const char *path)
+{
+    struct message m;
+    message_begin(&m, PROTO_CERTIFICATE);
+    message_put_text(&m, name);
+    message_put_text(&m, path);
+    message_put_fd(&m, STDERR_FILENO);
+    message_put_fd(&m, STDERR_FILENO);
+    assert_int_equal(channel_send(master, &m, true), CHANNEL_OK);
+}
+
+static void tell_long_certificate_name(struct channel *master)
+{
+    tell_certificate(master, long_text, "/etc/a.pem");
+}
+
+static void tell_long_certificate_path(struct channel *master)
+{
+    tell_certificate(master, "", long_text);
+}
+
+static void tell_unwanted_certificate(struct channel *master)
+{
+    tell_certificate(master, "", "/etc/a.pem");
+}
+
+static void tell_incomplete(struct channel *master)
+{
+    struct message m;
+    static const char *const half[] = {"poplar.conf:1", "tls", "", "certificate", "/etc/a.pem"};
+    message_begin(&m, PROTO_SETTING);
+    for (size_t i = 0; i < ARRAY_SIZE(half); i++)
+        message_put_text(&m, half[i]);
+    assert_int_equal(channel_send(master, &m, true), CHANNEL_OK);
+    message_begin(&m, PROTO_START);
+    message_put_u32(&m, 1);
+    message_put_u32(&m, 1);
+    message_put_octets(&m, "", 0);
+    assert_int_equal(channel_send(master, &m, true), CHANNEL_OK);
+}
+
+static void tell_nonsense(struct channel *master)
+{
+    assert_int_equal(send(master->fd, "\xff", 1, 0), 1);
+}
+
+static void tell_nothing(struct channel *master)
+{
+    (void)master;
+}
+
+static void test_child_is_told_nonsense(void **state)
+{
+    static const struct {
+        void (*tell)(struct channel *);
+        int status;
+        const char *said;
+    } cases[] = {
+        {tell_long_place, EX_CONFIG, "a setting is too long"},
+        {tell_long_section, EX_CONFIG, "a setting is too long"},
+        {tell_long_name, EX_CONFIG, "a setting is too long"},
+        {tell_long_key, EX_CONFIG, "a setting is too long"},
+        {tell_unknown_key, EX_CONFIG, "no_such_key"},
+        {tell_long_certificate_name, EX_CONFIG, "path is too long"},
+        {tell_long_certificate_path, EX_CONFIG, "path is too long"},
+        {tell_unwanted_certificate, EX_CONFIG, "unexpected certificate"},
+        {tell_incomplete, EX_CONFIG, "key"},
+        {tell_nonsense, PROTO_EXIT_CONTRACT, "of no known type"},
+        {tell_nothing, PROTO_EXIT_DONE, ""},
+    };
+    struct calls_end end;
+    (void)state;
+    memset(long_text, 'x', sizeof long_text - 1);
+    for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+        tell_child = cases[i].tell;
+        calls_try(begin_told_child, &end);
+        if (!WIFEXITED(end.status) || WEXITSTATUS(end.status) != cases[i].status ||
+            !strstr(end.said, cases[i].said))
+            fail_msg("case %zu: wait status %x: %s", i, (unsigned)end.status, end.said);
+    }
+}
+
+/* By hand, it has no master: not even where descriptor 3 is a socket of another kind. */
+static int begin_by_hand(void)
+{
+    static struct child child;
+    int ends[2];
+    if (socketpair(AF_UNIX, SOCK_STREAM, 0, ends) < 0)
+        return DONE_WRONG;
+    dup3(ends[0] == PROTO_FD_CONTROL ? ends[1] : ends[0], PROTO_FD_CONTROL, 0);
+    child_begin(&child, ROLE_AUTH, NULL, NULL);
+    return DONE_WRONG;
+}
+
+/* Who cannot tell the master tells stderr. */
+static int log_without_master(void)
+{
+    int ends[2];
+    struct channel control = {.fd = -1};
+    child_log(&control, LOG_ERR, "first\nline");
+    assert_int_equal(channel_pair(ends, true), 0);
+    channel_open(&control, ends[1], ROLE_AUTH, ROLE_MASTER, STATE_IDLE);
+    calls_break("sendmsg", 1, ENOMEM);
+    child_log(&control, LOG_ERR, "second line");
+    calls_mend();
+    close(ends[0]);
+    child_log(&control, LOG_ERR, "third line");
+    return 0;
+}
+
+static void test_child_alone(void **state)
+{
+    struct calls_end end;
+    (void)state;
+    calls_try(begin_by_hand, &end);
+    assert_int_equal(WEXITSTATUS(end.status), EX_USAGE);
+    assert_non_null(strstr(end.said, "is started by poplard only"));
+    calls_try(log_without_master, &end);
+    assert_int_equal(end.status, 0);
+    assert_non_null(strstr(end.said, ": first\\x0aline\n"));
+    assert_non_null(strstr(end.said, ": second line\n"));
+    assert_null(strstr(end.said, "third")); /* a master that hung up knows what it needs */
+}
+
+/* Where lines go. */
+
+static int log_to_journal(void)
+{
+    char name[64];
+    struct stat st;
+    assert_int_equal(fstatat(STDERR_FILENO, "", &st, AT_EMPTY_PATH), 0);
+    snprintf(name, sizeof name, "%llu:%llu", (unsigned long long)st.st_dev,
+             (unsigned long long)st.st_ino);
+    setenv("JOURNAL_STREAM", name, 1);
+    log_open(LOG_TO_AUTO, LOG_INFO);
+    log_line(LOG_ERR, LOG_EVENT_OTHER, NULL, "shown until it has started");
+    log_started();
+    log_line(LOG_ERR, LOG_EVENT_OTHER, NULL, "journal's alone");
+    return 0;
+}
+
+static int log_to_stderr(void)
+{
+    static const char *const streams[] = {"", "8", "0:0", "%s:0"};
+    struct stat st;
+    char name[64];
+    log_started();
+    assert_int_equal(fstatat(STDERR_FILENO, "", &st, AT_EMPTY_PATH), 0);
+    for (size_t i = 0; i < ARRAY_SIZE(streams); i++) {
+        base_copy(name, sizeof name, streams[i]);
+        if (streams[i][0] == '%') /* the device is the same, the file another */
+            snprintf(name, sizeof name, "%llu:1", (unsigned long long)st.st_dev);
+        setenv("JOURNAL_STREAM", name, 1);
+        log_open(LOG_TO_AUTO, LOG_INFO);
+        log_line(LOG_INFO, LOG_EVENT_OTHER, NULL, "seen with '%s'", streams[i]);
+    }
+    setenv("JOURNAL_STREAM", "1:1", 1);
+    calls_break("fstat", 1, 0);
+    log_open(LOG_TO_AUTO, LOG_INFO);
+    log_line(LOG_INFO, LOG_EVENT_OTHER, NULL, "seen\twithout\x7f");
+    log_line(LOG_DEBUG, LOG_EVENT_OTHER, NULL, "not asked for");
+    return 0;
+}
+
+static int log_to_syslog(void)
+{
+    struct log_about about = {.session = 7};
+    log_open(LOG_TO_SYSLOG, LOG_INFO);
+    log_line(LOG_ERR, LOG_EVENT_OTHER, &about, "shown until it has started");
+    log_line(LOG_INFO, LOG_EVENT_OTHER, &about, "syslog's");
+    log_started();
+    log_line(LOG_ERR, LOG_EVENT_OTHER, &about, "syslog's, too");
+    return 0;
+}
+
+static void test_log(void **state)
+{
+    struct calls_end end;
+    (void)state;
+    calls_try(log_to_journal, &end);
+    assert_string_equal(end.said, "poplard: shown until it has started\n");
+    calls_try(log_to_syslog, &end);
+    assert_string_equal(end.said, "poplard: session 7: shown until it has started\n");
+    calls_try(log_to_stderr, &end);
+    assert_string_equal(end.said, "poplard: seen with ''\npoplard: seen with '8'\n"
+                                  "poplard: seen with '0:0'\npoplard: seen with '%s:0'\n"
+                                  "poplard: seen?without?\n");
+}
+
 /* The whole of a start and a stop. */
 
 static int serve(void)
@@ -765,6 +1025,9 @@ int main(void)
         cmocka_unit_test(test_control),
         cmocka_unit_test(test_config),
         cmocka_unit_test(test_child),
+        cmocka_unit_test(test_child_is_told_nonsense),
+        cmocka_unit_test(test_child_alone),
+        cmocka_unit_test(test_log),
         cmocka_unit_test(test_serve),
     };
     alarm(300); /* what waits for ever is no test */
