@@ -150,6 +150,7 @@ CALL(int, sd_event_add_io, -ENOMEM, ENOMEM, (sd_event *a, sd_event_source **b, i
 CALL(int, sd_event_add_signal, -ENOMEM, ENOMEM, (sd_event *a, sd_event_source **b, int c, sd_event_signal_handler_t d, void *e), (a, b, c, d, e))
 CALL(int, sd_event_add_time, -ENOMEM, ENOMEM, (sd_event *a, sd_event_source **b, clockid_t c, uint64_t d, uint64_t e, sd_event_time_handler_t f, void *g), (a, b, c, d, e, f, g))
 CALL(int, sd_event_new, -ENOMEM, ENOMEM, (sd_event **a), (a))
+CALL(int, sd_event_source_set_io_events, -ENOMEM, ENOMEM, (sd_event_source *a, uint32_t b), (a, b))
 CALL(int, sd_listen_fds_with_names, -ENOMEM, ENOMEM, (int a, char ***b), (a, b))
 CALL(scmp_filter_ctx, seccomp_init, 0, 0, (uint32_t a), (a))
 CALL(int, seccomp_attr_set, -EINVAL, EINVAL, (scmp_filter_ctx a, enum scmp_filter_attr b, uint32_t c), (a, b, c))

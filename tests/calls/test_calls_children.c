@@ -1,0 +1,711 @@
+/*
+ * test_calls_children.c - the master's tables of workers, auth processes and waiting clients, with
+ * this program in the place of the children: who says what must not be, is late, cannot be told, or
+ * must give way.
+ */
+#include "daemon/base.h"
+#include "daemon/master.h"
+#include "daemon/status.h"
+#include "tests/calls/calls.h"
+#include "tests/faults/granted.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+/* As the master's files have it: what a source of events is about. */
+struct context {
+    struct master *master;
+    void *child;
+};
+
+static char place[] = "/tmp/poplar-calls-XXXXXX";
+static struct master m;
+static struct channel nursery; /* our end of the current generation's */
+static struct message message;
+
+static void set(const char *section, const char *key, const char *value)
+{
+    char error[256];
+    if (!config_set(m.config, section, "", key, value, error, sizeof error))
+        fail_msg("%s", error);
+}
+
+/* Let the loop do what there is to do. */
+static void turn(void)
+{
+    while (sd_event_run(m.event, 0) > 0)
+        ;
+}
+
+/* A process to have a pid of, and to be killed. */
+static pid_t make_victim(void)
+{
+    pid_t pid = fork();
+    assert_true(pid >= 0);
+    if (pid == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        close_range(STDERR_FILENO + 1, ~0U, 0); /* what the master closes is closed */
+        for (;;)
+            pause();
+    }
+    return pid;
+}
+
+static bool is_killed(pid_t pid)
+{
+    siginfo_t info;
+    for (int i = 0; i < 1000; i++) {
+        info.si_pid = 0;
+        if (waitid(P_PID, (id_t)pid, &info, WEXITED | WNOHANG | WNOWAIT) == 0 && info.si_pid == pid)
+            return info.si_code == CLD_KILLED && info.si_status == SIGKILL;
+        usleep(1000);
+    }
+    return false;
+}
+
+static bool lives(pid_t pid)
+{
+    siginfo_t info = {0};
+    return waitid(P_PID, (id_t)pid, &info, WEXITED | WNOHANG | WNOWAIT) == 0 && info.si_pid == 0;
+}
+
+static struct generation *add_generation(struct channel *its)
+{
+    int ends[2];
+    struct generation *g = base_alloc(sizeof *g);
+    struct context *c = base_alloc(sizeof *c);
+    assert_int_equal(channel_pair(ends, true), 0);
+    *c = (struct context){&m, g};
+    channel_open(&g->channel, ends[0], ROLE_MASTER, ROLE_NURSERY, STATE_IDLE);
+    channel_open(its, ends[1], ROLE_NURSERY, ROLE_MASTER, STATE_IDLE);
+    assert_true(master_watch(&m, &g->io, ends[0], generation_hear, c));
+    g->ready = true;
+    g->number = ++m.generation_number;
+    g->pid = make_victim();
+    g->born = base_now_ms();
+    g->n_expires = 1;
+    g->expires = base_alloc(sizeof *g->expires);
+    g->next = m.generations;
+    m.generations = g;
+    return g;
+}
+
+static struct worker *add_worker(unsigned state, struct channel *its)
+{
+    int ends[2];
+    assert_int_equal(channel_pair(ends, true), 0);
+    workers_add(&m, m.generations, ends[0]);
+    struct worker *w = m.workers;
+    w->pid = make_victim();
+    w->started = base_now_ms();
+    m.n_starting--;
+    *(state == STATE_IDLE ? &m.n_idle : &m.n_sessions) += 1;
+    w->channel.state = state;
+    if (state != STATE_IDLE) {
+        w->session = ++m.last_session;
+        w->door = state == STATE_DELIVERY ? DOOR_LMTP : DOOR_POP3;
+    }
+    channel_open(its, ends[1], ROLE_WORKER, ROLE_MASTER, state);
+    return w;
+}
+
+static struct auth *add_auth(unsigned state, struct worker *w, struct channel *its)
+{
+    int ends[2];
+    struct auth *a = base_alloc(sizeof *a);
+    struct context *c = base_alloc(sizeof *c);
+    assert_int_equal(channel_pair(ends, true), 0);
+    *c = (struct context){&m, a};
+    channel_open(&a->channel, ends[0], ROLE_MASTER, ROLE_AUTH, state);
+    channel_open(its, ends[1], ROLE_AUTH, ROLE_MASTER, state);
+    assert_true(master_watch(&m, &a->io, ends[0], login_hear, c));
+    a->config = m.config;
+    a->pid = make_victim();
+    a->vacant_since = base_now_ms();
+    a->worker = w;
+    if (w)
+        w->auth = a;
+    a->next = m.auths;
+    a->link = &m.auths;
+    if (a->next)
+        a->next->link = &a->next;
+    m.auths = a;
+    return a;
+}
+
+/* The type of the next record that the master sent; 0: none. */
+static unsigned next_told(struct channel *its)
+{
+    return channel_receive(its, &message, false, NULL) == CHANNEL_OK ? message.rule->type : 0;
+}
+
+static void say(struct channel *its)
+{
+    assert_int_equal(channel_send(its, &message, true), CHANNEL_OK);
+    turn();
+}
+
+static char log_path[100];
+
+static const char *logged(void)
+{
+    static char text[20000];
+    int fd = open(log_path, O_RDONLY);
+    ssize_t got = fd < 0 ? 0 : pread(fd, text, sizeof text - 1, 0);
+    close(fd);
+    text[got > 0 ? got : 0] = '\0';
+    return text;
+}
+
+/* Sessions and those who wait. */
+
+static void test_trace(void **state)
+{
+    char name[32];
+    struct channel its;
+    struct worker *w = add_worker(STATE_MAIL, &its);
+    (void)state;
+    base_copy(w->canonical, sizeof w->canonical, "user-7");
+    for (int i = 0; i < 64; i++) {
+        snprintf(name, sizeof name, "user-%d", i);
+        assert_true(workers_trace(&m, name, true));
+    }
+    assert_int_equal(next_told(&its), PROTO_TRACE);
+    assert_int_equal(message_get_u32(&message), 1);
+    assert_false(workers_trace(&m, "one-too-many", true));
+    assert_true(workers_trace(&m, "user-7", true)); /* he is already */
+    assert_true(workers_trace(&m, "nobody", false));
+    assert_int_equal(m.traced.n, 64);
+    assert_true(workers_trace(&m, "user-7", false));
+    assert_int_equal(m.traced.n, 63);
+    channel_close(&w->channel); /* what cannot be told is not */
+    assert_true(workers_trace(&m, "user-7", true));
+}
+
+static void test_finish(void **state)
+{
+    struct channel its, other;
+    struct worker *w = add_worker(STATE_MAIL, &its), *deaf = add_worker(STATE_MAIL, &other);
+    struct worker *gone = add_worker(STATE_MAIL, &other);
+    (void)state;
+    workers_finish(&m, w, END_KICKED);
+    workers_finish(&m, w, END_TAKEOVER);
+    assert_int_equal(next_told(&its), PROTO_FINISH);
+    assert_int_equal(message_get_u32(&message), END_KICKED);
+    assert_int_equal(next_told(&its), 0); /* once */
+    calls_break("sendmsg", 1, ENOBUFS);
+    workers_finish(&m, deaf, END_KICKED);
+    assert_true(calls_mend());
+    assert_true(is_killed(deaf->pid));
+    channel_close(&gone->channel);
+    workers_finish(&m, gone, END_KICKED);
+    assert_true(is_killed(gone->pid));
+    assert_true(lives(w->pid));
+}
+
+static void test_tick(void **state)
+{
+    struct channel its;
+    pid_t idle[3];
+    (void)state;
+    set("workers", "idle_min", "1");
+    set("workers", "idle_max", "1");
+    for (size_t i = 0; i < 3; i++)
+        idle[i] = add_worker(STATE_IDLE, &its)->pid;
+    workers_tick(&m);
+    unsigned killed = 0;
+    usleep(20000);
+    for (size_t i = 0; i < 3; i++)
+        killed += !lives(idle[i]);
+    assert_int_equal(killed, 2);
+    workers_tick(&m); /* they are counted until they are reaped, and killed once */
+}
+
+static void test_crowded(void **state)
+{
+    struct channel its;
+    struct worker *late = add_worker(STATE_CLIENT, &its), *fresh = add_worker(STATE_CLIENT, &its);
+    struct worker *in = add_worker(STATE_MAIL, &its);
+    (void)state;
+    late->started = in->started = base_now_ms() - 20000;
+    workers_tick(&m);
+    assert_true(lives(late->pid)); /* there is room */
+    set("workers", "max_sessions", "3");
+    workers_tick(&m);
+    assert_true(is_killed(late->pid));
+    assert_true(lives(fresh->pid) && lives(in->pid));
+}
+
+static struct sockaddr_storage address_of(const char *text)
+{
+    struct sockaddr_storage address;
+    socklen_t size;
+    assert_true(address_parse(text, &address, &size));
+    return address;
+}
+
+/* A client's end; the other is the master's. */
+static int connect_client(int *ours)
+{
+    int ends[2];
+    assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, ends), 0);
+    *ours = ends[1];
+    return ends[0];
+}
+
+static bool is_told_and_closed(int fd, const char *begins)
+{
+    char text[200] = "";
+    ssize_t got = recv(fd, text, sizeof text - 1, MSG_DONTWAIT);
+    bool good = got > 0 && strncmp(text, begins, strlen(begins)) == 0 &&
+                recv(fd, text, 1, MSG_DONTWAIT) == 0;
+    close(fd);
+    return good;
+}
+
+/* With every slot taken by who is logged in or ends, one that waits gives way to who comes. */
+static void test_who_waits_gives_way(void **state)
+{
+    struct channel its;
+    int first, mail, second;
+    struct sockaddr_storage here = address_of("192.0.2.1:1"), there = address_of("192.0.2.2:1");
+    (void)state;
+    set("workers", "max_sessions", "4");
+    add_worker(STATE_MAIL, &its);
+    struct worker *ended = add_worker(STATE_CLIENT, &its);
+    workers_end(&m, ended);
+    admit_queue(&m, connect_client(&mail), DOOR_LMTP, &here);
+    admit_queue(&m, connect_client(&first), DOOR_POP3, &here);
+    int fd = connect_client(&second);
+    assert_true(admit_allows(&m, fd, DOOR_POP3, &there));
+    assert_true(is_told_and_closed(first, "-ERR [SYS/TEMP]"));
+    assert_non_null(strstr(logged(), "peer=192.0.2.1:1 gives way"));
+    admit_queue(&m, fd, DOOR_LMTP, &there); /* mail waits for nobody's sake */
+    assert_false(admit_allows(&m, fd, DOOR_POP3, &there));
+    assert_non_null(strstr(logged(), "refused peer=192.0.2.2:1: [workers] max_sessions"));
+    m.waiting->since = base_now_ms() - 120000;
+    admit_tick(&m, base_now_ms());
+    assert_int_equal(m.n_waiting, 1);
+    m.stopping = true;
+    assert_false(admit_allows(&m, fd, DOOR_POP3, &there));
+    m.stopping = false;
+    close(mail);
+    close(second);
+}
+
+static void test_no_spool(void **state)
+{
+    struct channel its;
+    int client;
+    struct sockaddr_storage nowhere = {.ss_family = AF_UNIX};
+    struct worker *w = add_worker(STATE_IDLE, &its);
+    (void)state;
+    set("server", "state_dir", "/nowhere/at/all");
+    workers_connection(&m, connect_client(&client), DOOR_LMTP, &nowhere);
+    assert_true(is_told_and_closed(client, "421 "));
+    assert_non_null(strstr(logged(), "no spool file in [server] state_dir"));
+    assert_int_equal(w->channel.state, STATE_IDLE);
+}
+
+/* What a worker may claim. */
+
+static void claim_address(struct channel *its, const char *local, const char *peer)
+{
+    message_begin(&message, PROTO_REAL_ADDRESS);
+    message_put_text(&message, local);
+    message_put_text(&message, peer);
+    message_put_u32(&message, 0);
+    say(its);
+}
+
+static void test_claimed_addresses(void **state)
+{
+    static char long_text[100];
+    const struct {
+        bool proxied;
+        const char *local, *peer;
+    } claims[] = {{false, "192.0.2.1:110", "192.0.2.9:1"},
+                  {true, long_text, "192.0.2.9:1"},
+                  {true, "192.0.2.1:110", long_text},
+                  {true, "192.0.2.1:110", "rubbish"}};
+    struct channel its;
+    (void)state;
+    memset(long_text, '1', sizeof long_text - 1);
+    for (size_t i = 0; i < ARRAY_SIZE(claims); i++) {
+        struct worker *w = add_worker(STATE_CLIENT, &its);
+        w->proxied = claims[i].proxied;
+        claim_address(&its, claims[i].local, claims[i].peer);
+        if (!is_killed(w->pid))
+            fail_msg("claim %zu was believed", i);
+    }
+    struct worker *w = add_worker(STATE_CLIENT, &its);
+    w->proxied = true;
+    message_begin(&message, PROTO_REAL_ADDRESS);
+    message_put_text(&message, "192.0.2.1:110");
+    message_put_text(&message, "192.0.2.9:1");
+    message_put_u32(&message, 0);
+    assert_int_equal(channel_send(&its, &message, true), CHANNEL_OK);
+    calls_break("sendmsg", 1, ENOBUFS);
+    turn();
+    assert_true(calls_mend());
+    assert_true(is_killed(w->pid)); /* it waits for an answer that cannot be given */
+}
+
+static void test_summary(void **state)
+{
+    static char long_text[600];
+    struct channel its;
+    (void)state;
+    memset(long_text, 'x', sizeof long_text - 1);
+    for (size_t too_long = 0; too_long < 4; too_long++) {
+        add_worker(STATE_CLIENT, &its);
+        uint64_t before = m.counts[COUNT_ENDED];
+        message_begin(&message, PROTO_SUMMARY);
+        message_put_u32(&message, 9999); /* there is no such reason */
+        for (int i = 0; i < 5; i++)
+            message_put_u64(&message, 1);
+        for (size_t i = 0; i < 3; i++)
+            message_put_text(&message, i == too_long ? long_text : "text");
+        say(&its);
+        assert_int_equal(m.counts[COUNT_ENDED], before + 1);
+        assert_non_null(strstr(logged(), too_long < 3 ? "tls=- cipher=-\n" : "tls=text cipher="));
+        assert_null(strstr(logged(), "xxxx"));
+    }
+}
+
+/* Whether the kernel watches it again or not: two records are heard. */
+static void test_edge(void **state)
+{
+    struct channel its;
+    (void)state;
+    add_worker(STATE_CLIENT, &its);
+    for (int i = 0; i < 2; i++) {
+        message_begin(&message, PROTO_LOG);
+        message_put_u32(&message, LOG_WARNING);
+        message_put_text(&message, i ? "second" : "first");
+        assert_int_equal(channel_send(&its, &message, true), CHANNEL_OK);
+    }
+    calls_break("sd_event_source_set_io_events", 1, 0);
+    turn();
+    assert_true(calls_mend());
+    assert_non_null(strstr(logged(), ": first\n"));
+    assert_non_null(strstr(logged(), ": second\n"));
+}
+
+/* Logins. */
+
+static void test_login_without_outcome(void **state)
+{
+    struct channel worker, auth;
+    struct worker *w = add_worker(STATE_LOGIN, &worker);
+    struct auth *a = add_auth(STATE_BUSY, w, &auth);
+    (void)state;
+    w->asked = base_now_ms();
+    message_begin(&message, PROTO_VACANT);
+    say(&auth);
+    assert_null(w->auth);
+    assert_null(a->worker);
+    assert_int_equal(next_told(&worker), PROTO_SETTLED);
+}
+
+static void ask_for_lock(struct channel *auth, uint64_t session, const char *user)
+{
+    message_begin(&message, PROTO_LOCKED);
+    message_put_u64(&message, session);
+    message_put_text(&message, user);
+    say(auth);
+}
+
+static void expect_retry(struct channel *auth, unsigned retry)
+{
+    assert_int_equal(next_told(auth), PROTO_RETRY);
+    assert_int_equal(message_get_u32(&message), retry);
+}
+
+static void test_takeover(void **state)
+{
+    static char long_name[300];
+    struct channel worker, holder_end, auth;
+    struct worker *w = add_worker(STATE_LOGIN, &worker);
+    struct worker *holder = add_worker(STATE_MAIL, &holder_end);
+    struct auth *a = add_auth(STATE_BUSY, w, &auth);
+    (void)state;
+    memset(long_name, 'x', sizeof long_name - 1);
+    base_copy(holder->canonical, sizeof holder->canonical, "alice");
+    ask_for_lock(&auth, w->session, "alice"); /* [session] lock=refuse */
+    expect_retry(&auth, 0);
+    set("session", "lock", "takeover");
+    ask_for_lock(&auth, w->session + 100, "alice");
+    expect_retry(&auth, 0);
+    ask_for_lock(&auth, w->session, long_name);
+    expect_retry(&auth, 0);
+    ask_for_lock(&auth, w->session, "bob"); /* a tool has it */
+    expect_retry(&auth, 0);
+    ask_for_lock(&auth, w->session, "alice");
+    assert_ptr_equal(a->holder, holder);
+    assert_int_equal(next_told(&holder_end), PROTO_FINISH);
+    calls_break("sendmsg", 1, ENOBUFS);
+    login_holder_gone(&m, holder);
+    assert_true(calls_mend());
+    assert_true(is_killed(a->pid)); /* it would wait for ever */
+    a->holder = holder;
+    channel_close(&a->channel);
+    login_holder_gone(&m, holder);
+    assert_null(a->holder);
+    a->worker = NULL;
+    w->auth = NULL;
+}
+
+static void test_login_waits_too_long(void **state)
+{
+    struct channel its, other;
+    struct worker *w = add_worker(STATE_LOGIN, &its), *deaf = add_worker(STATE_LOGIN, &other);
+    struct worker *grant = add_worker(STATE_MAIL, &other);
+    (void)state;
+    set("auth", "processes_max", "1");
+    set("server", "program_dir", "/nowhere");
+    w->queued = true;
+    w->asked = base_now_ms() - 3600000;
+    login_tick(&m);
+    assert_int_equal(next_told(&its), PROTO_LOGIN_REFUSED);
+    assert_int_equal(message_get_u32(&message), REFUSED_BUSY);
+    assert_int_equal(w->channel.state, STATE_CLIENT);
+    deaf->queued = true;
+    deaf->asked = w->asked;
+    calls_break("sendmsg", 1, ENOBUFS);
+    login_tick(&m);
+    assert_true(calls_mend());
+    assert_true(is_killed(deaf->pid));
+    grant->queued = true;
+    grant->asked = w->asked;
+    login_tick(&m);
+    assert_int_equal(grant->channel.state, STATE_MAIL);
+    assert_int_equal(next_told(&other), PROTO_LOGIN_REFUSED);
+    grant->queued = true;
+    grant->asked = base_now_ms();
+    m.serving = true;
+    login_tick(&m);
+    assert_non_null(strstr(logged(), "cannot start /nowhere/poplar-auth"));
+    assert_true(grant->queued); /* it waits for the next try */
+}
+
+static void test_spare_auths(void **state)
+{
+    struct channel its[3];
+    struct auth *a[3];
+    (void)state;
+    set("auth", "processes_min", "2");
+    for (size_t i = 0; i < 3; i++) {
+        a[i] = add_auth(STATE_IDLE, NULL, &its[i]);
+        a[i]->vacant_since = base_now_ms() - 3600000;
+    }
+    login_tick(&m);
+    assert_int_equal(a[0]->retired + a[1]->retired + a[2]->retired, 1);
+    assert_true(login_ping(&m));
+    assert_false(login_ping(&m)); /* the first has not answered */
+    for (size_t i = 0; i < 3; i++)
+        a[i]->retired = true;
+    assert_true(login_ping(&m)); /* those do not count */
+}
+
+/* Generations. */
+
+static void test_nursery_says(void **state)
+{
+    static char long_text[900];
+    (void)state;
+    memset(long_text, 'x', sizeof long_text - 1);
+    message_begin(&message, PROTO_LOG);
+    message_put_u32(&message, LOG_ERR);
+    message_put_text(&message, long_text);
+    say(&nursery);
+    assert_non_null(strstr(logged(), "nursery: (a line too long)\n"));
+    m.current->channel.state = nursery.state = STATE_STARTING;
+    for (unsigned which = 0; which < 2; which++) {
+        message_begin(&message, PROTO_EXPIRES);
+        message_put_u32(&message, which);
+        message_put_u64(&message, 1234 + which);
+        say(&nursery);
+    }
+    assert_int_equal(m.current->expires[0], 1234); /* there is no other */
+    m.current->channel.state = nursery.state = STATE_IDLE;
+    generation_ping(m.current);
+    generation_ping(m.current);
+    assert_int_equal(next_told(&nursery), PROTO_PING);
+    assert_int_equal(next_told(&nursery), 0); /* the first has not been answered */
+    m.current->awaiting_pong = false;
+    calls_break("sendmsg", 1, ENOBUFS);
+    generation_ping(m.current);
+    assert_true(calls_mend());
+    assert_false(m.current->awaiting_pong);
+    struct context c = {&m, m.current};
+    assert_int_equal(generation_hear(NULL, 0, 0, &c), 0); /* nothing is there */
+    assert_true(lives(m.current->pid));
+}
+
+static void test_no_nursery(void **state)
+{
+    (void)state;
+    set("server", "program_dir", "/nowhere");
+    generation_replace(&m, "a test"); /* not before something is served */
+    assert_null(strstr(logged(), "a test"));
+    m.serving = true;
+    generation_replace(&m, "a test");
+    assert_non_null(strstr(logged(), "starting a new nursery: a test"));
+    assert_non_null(strstr(logged(), "new nursery in 100 ms: cannot start /nowhere/poplar-worker"));
+    assert_non_null(m.nursery_retry);
+    m.stopping = true;
+    generation_replace(&m, "another test");
+    assert_null(strstr(logged(), "another test"));
+}
+
+/* One that was started meanwhile is not needed any more. */
+static void test_generation_overtaken(void **state)
+{
+    struct channel its, fresh_end;
+    struct generation *starting = add_generation(&its), *fresh = add_generation(&fresh_end);
+    (void)state;
+    m.serving = true;
+    generation_replace(&m, "one is starting");
+    assert_null(strstr(logged(), "one is starting"));
+    struct generation *before = m.current;
+    generation_serve(&m, fresh);
+    assert_ptr_equal(m.current, fresh);
+    assert_true(starting->retired && before->retired);
+    assert_int_equal(next_told(&its), 0);
+    assert_int_equal(channel_receive(&its, &message, false, NULL), CHANNEL_END);
+}
+
+/* poplarctl reload, when it cannot be. */
+static void test_reload_refused(void **state)
+{
+    struct channel ctl;
+    struct trial under_way = {.reply_fd = -1};
+    char text[200];
+    (void)state;
+    for (int i = 0; i < 2; i++) {
+        int ends[2];
+        assert_int_equal(channel_pair(ends, true), 0);
+        channel_open(&ctl, ends[1], ROLE_CTL, ROLE_MASTER, STATE_IDLE);
+        m.trial = i == 0 ? &under_way : NULL;
+        m.stopping = i == 1;
+        trial_begin(&m, ends[0]);
+        assert_false(m.reload_again);
+        assert_int_equal(next_told(&ctl), PROTO_REPLY);
+        assert_int_not_equal(message_get_u32(&message), 0);
+        assert_true(message_get_text(&message, text, sizeof text));
+        assert_string_equal(text, i == 0 ? "another reload is under way" : "poplard is stopping");
+        channel_close(&ctl);
+    }
+    trial_begin(&m, -1); /* SIGHUP while it stops */
+    assert_false(m.reload_again);
+    m.stopping = false;
+    m.trial = &under_way;
+    trial_begin(&m, -1);
+    assert_true(m.reload_again); /* once more, when this one is over */
+    m.trial = NULL;
+}
+
+static int quiet_stderr = -1;
+
+static int set_up(void **state)
+{
+    char error[256];
+    (void)state;
+    m = (struct master){.control_fd = -1, .own_dir = (char[]){"/nowhere"}};
+    m.waiting_end = &m.waiting;
+    m.config = config_new();
+    config_at(m.config, "test");
+    set("workers", "idle_min", "1");
+    set("server", "state_dir", place);
+    set("tls", "required", "no");
+    if (!config_complete(m.config, error, sizeof error))
+        return -1;
+    m.throttle = throttle_new();
+    if (sd_event_new(&m.event) < 0)
+        return -1;
+    quiet_stderr = fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, 100);
+    int fd = open(log_path, O_WRONLY | O_CREAT | O_TRUNC | O_APPEND, 0600);
+    dup3(fd, STDERR_FILENO, 0);
+    close(fd);
+    log_open(LOG_TO_STDERR, LOG_DEBUG);
+    m.current = add_generation(&nursery);
+    return 0;
+}
+
+/* Children go with their parent, memory with the process. */
+static int tear_down(void **state)
+{
+    (void)state;
+    calls_mend();
+    for (struct worker *w = m.workers; w; w = w->next)
+        if (w->pid > 0) /* else it was only ordered */
+            kill(w->pid, SIGKILL);
+    for (struct auth *a = m.auths; a; a = a->next)
+        kill(a->pid, SIGKILL);
+    for (struct generation *g = m.generations; g; g = g->next)
+        if (g->pid > 0)
+            kill(g->pid, SIGKILL);
+    while (waitpid(-1, NULL, WNOHANG) > 0)
+        ;
+    dup3(quiet_stderr, STDERR_FILENO, 0);
+    close(quiet_stderr);
+    return 0;
+}
+
+static int set_up_group(void **state)
+{
+    (void)state;
+    if (!mkdtemp(place))
+        return -1;
+    snprintf(log_path, sizeof log_path, "%s/log", place);
+    return 0;
+}
+
+static int tear_down_group(void **state)
+{
+    (void)state;
+    granted_remove(place);
+    return 0;
+}
+
+#define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        TEST(test_trace),
+        TEST(test_finish),
+        TEST(test_tick),
+        TEST(test_crowded),
+        TEST(test_who_waits_gives_way),
+        TEST(test_no_spool),
+        TEST(test_claimed_addresses),
+        TEST(test_summary),
+        TEST(test_edge),
+        TEST(test_login_without_outcome),
+        TEST(test_takeover),
+        TEST(test_login_waits_too_long),
+        TEST(test_spare_auths),
+        TEST(test_nursery_says),
+        TEST(test_no_nursery),
+        TEST(test_generation_overtaken),
+        TEST(test_reload_refused),
+    };
+    alarm(120); /* what waits for ever is no test */
+    return cmocka_run_group_tests(tests, set_up_group, tear_down_group);
+}
