@@ -12,6 +12,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <libgen.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -70,14 +71,12 @@ static bool is_unchanged(const char *path, struct timespec changed)
 static int finish_file(const char *unfinished, const char *path, struct timespec stamp)
 {
     struct timespec times[2] = {{.tv_nsec = UTIME_OMIT}, stamp};
-    char *folder = base_strdup(path), *slash = strrchr(folder, '/');
+    char *folder = base_strdup(path);
     int error = 0, fd = open(unfinished, O_RDWR | O_CLOEXEC | O_NOFOLLOW);
     if (fd < 0 || futimens(fd, times) < 0 || fsync(fd) < 0 || rename(unfinished, path) < 0)
         error = errno;
     base_close(fd);
-    if (slash)
-        *(slash > folder ? slash : slash + 1) = '\0';
-    fd = error ? -1 : open(slash ? folder : ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    fd = error ? -1 : open(dirname(folder), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (!error && (fd < 0 || fsync(fd) < 0))
         error = errno;
     base_close(fd);

@@ -92,7 +92,7 @@ static int show_one(struct ctl *ctl, struct ctl_maildrop *maildrop, bool many)
     printf("%-16s ", "user");
     print_name(maildrop->name);
     printf("\n%-16s ", "directory");
-    print_name(path ? path : "");
+    print_name(path);
     printf("\n%-16s %ju, %ju octets\n", "messages", (uintmax_t)state.totals.messages,
            (uintmax_t)state.totals.octets);
     printf("%-16s %ju, %ju octets\n", "restorable", (uintmax_t)state.restorable,

@@ -227,11 +227,12 @@ static const struct advice {
     [STORE_REFUSED] = {EX_CONFIG, "see poplarctl(8)"},
     [STORE_MEMORY] = {EX_OSERR, "out of memory"},
 };
+_Static_assert(ARRAY_SIZE(advice) == STORE_MEMORY + 1, "each outcome has its own");
 
 int ctl_open_failed(const struct ctl_maildrop *maildrop, enum store_outcome outcome,
                     const char *doing)
 {
-    const struct advice *a = outcome < ARRAY_SIZE(advice) ? &advice[outcome] : &advice[STORE_OK];
+    const struct advice *a = &advice[outcome];
     const char *detail = maildrop_error(maildrop->store);
     return ctl_fail(a->status, "maildrop of %s: %s%s%s%s%s; %s", maildrop->name, doing ? doing : "",
                     doing ? ": " : "", maildrop_outcome_name(outcome), detail[0] ? ": " : "",

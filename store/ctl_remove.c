@@ -88,11 +88,9 @@ static int remove_locked(const char *path)
 static int delete_maildrop(const struct ctl *ctl, const char *name)
 {
     int lock = -1;
-    char *path = ctl_drops_path(ctl, name);
-    if (!path || !ctl_open_exists(ctl, name)) {
-        free(path);
+    if (!ctl_open_exists(ctl, name))
         return ctl_fail(EX_NOUSER, "%s: no maildrop", name);
-    }
+    char *path = ctl_drops_path(ctl, name);
     int status = become_store_user(ctl);
     if (!status)
         status = ctl_drops_lock(name, path, true, &lock);

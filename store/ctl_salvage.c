@@ -82,7 +82,7 @@ static int make_copy(struct salvaging *s)
 static void remove_copy(const struct salvaging *s)
 {
     static const char *const files[] = {"", "-wal", "-shm"};
-    if (!s->folder || !s->folder[0])
+    if (!s->folder[0])
         return;
     for (size_t i = 0; i < ARRAY_SIZE(files); i++) {
         char *path = base_format("%s/copy%s", s->folder, files[i]);

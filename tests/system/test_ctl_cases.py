@@ -160,6 +160,33 @@ def test_batches_of_many_octets(p, tmp_path):
     assert told(p, "mailbox", "check", "alice")["sound"]
 
 
+@pytest.mark.accounts
+def test_an_account_that_is_refused_now(p):
+    """Its mail can be looked at and deleted, and no more can come by poplarctl."""
+    p.write_config(auth_canonical="nss", auth_require_nss="yes")
+    p.add("alice", MESSAGE)
+    p.write_config(auth_first_uid="60000")
+    assert len(told(p, "message", "list", "alice")) == 1
+    done = p.ctl("message", "add", "alice", input=MESSAGE, check=False)
+    assert done.returncode == 67 and b"is below [auth] first_uid=60000" in done.stderr
+    p.ctl("mailbox", "delete", "--yes", "alice")
+
+
+def test_files_that_are_not_what_they_must_be(p, tmp_path):
+    p.add("alice", MESSAGE)
+    file = p.maildrop("alice") / "mail.db"
+    file.rename(tmp_path / "mail.db")
+    file.symlink_to(tmp_path / "mail.db")
+    done = p.ctl("message", "list", "alice", check=False)
+    assert done.returncode == 72 and b"mail.db: a symbolic link" in done.stderr
+    lock = p.maildrop("alice") / "lock"
+    lock.unlink()
+    lock.mkdir()
+    done = p.ctl("mailbox", "delete", "--yes", "alice", check=False)
+    assert done.returncode == 72 and b"lock: Is a directory" in done.stderr
+    assert file.is_symlink()
+
+
 @preloads
 def test_rows_that_are_not_there(p):
     """Whichever: what hangs on it is damaged, or not there; never a number that is none."""
@@ -339,6 +366,30 @@ def test_several_trees(p, tmp_path):
     assert told(p, "import", "--all", tmp_path / "c")[0]["known"] == 1
     done = p.ctl("expire", "alice", "carol", check=False)
     assert done.returncode == 67 and b"2 maildrops: 0 messages expired" in done.stdout
+
+
+@preloads
+def test_a_tree_that_cannot_be_read(p, tmp_path):
+    """The same, of whatever kind; the first failure is the status."""
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    for user in ("alice", "bob"):
+        (tree / user).write_bytes(mbox(b"Subject: one\n\nbody\n"))
+    done = failing(p, f"fstatat:1:{errno.EACCES}", "import", "--all", tree)
+    assert done.returncode == 77 and done.stderr.count(b"Permission denied; passed over") == 1
+    assert done.stdout.count(b"imported 1 message,") == 1
+    done = failing(p, f"fstatat:2:{errno.EIO}", "import", "--all", tree)
+    assert done.returncode == 66 and b"Input/output error; passed over" in done.stderr
+
+
+@preloads
+def test_without_md5(p, tmp_path):
+    """A libcrypto that has none, as where FIPS is asked for: everything else is as ever."""
+    (tmp_path / "box").write_bytes(mbox(b"Subject: one\n\nbody\n"))
+    words = ["import", "--uidl=popa3d", "--dry-run", "alice", tmp_path / "box"]
+    assert b"1 keeps the UIDL" in p.ctl(*words).stdout
+    done = failing(p, "EVP_DigestInit_ex:2:0", *words)
+    assert done.returncode == 0 and b"with a new UIDL: this libcrypto has no MD5" in done.stdout
 
 
 @pytest.mark.accounts

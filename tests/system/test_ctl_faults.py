@@ -361,6 +361,7 @@ ASKING = {
     "metrics": ["metrics"],
     "metrics-json": ["--json", "metrics"],
     "debug": ["debug", "alice", "on"],
+    "debug-off": ["debug", "alice", "off"],
     "reload": ["reload"],
     "kick": ["kick", "alice"],
 }

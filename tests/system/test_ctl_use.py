@@ -178,6 +178,7 @@ def test_output_is_full_or_closed(everything, words):
     (NO_USER, "bob: no maildrop", ["mailbox", "salvage", "bob", "/nonexistent/x"]),
     (NO_USER, "cannot be a user", ["user", "a/b"]),
     (NO_USER, "cannot be a user", ["message", "list", "a/b"]),
+    (NO_USER, "cannot be a user", ["mailbox", "salvage", ".", "/nonexistent/x"]),
     (NO_USER, "cannot be a user", ["mailbox", "create", ""]),
     (NO_USER, "cannot be a user", ["mailbox", "restore", "--yes", "a/b", "/nonexistent"]),
     (NO_USER, "cannot be a user", ["mailbox", "delete", "--yes", "a/b"]),
@@ -271,7 +272,7 @@ def test_what_is_no_maildrop(everything):
     """Whatever else is below mail/ is passed over with a word, and in nobody's way."""
     p = everything
     place = p.maildrop("alice").parent
-    strange = ["%4", "%zz", "%00", "%", "%e", "bob", "%41lice", "x" * 255]
+    strange = ["%4", "%zz", "%00", "%", "%e", "bob", "%41lice", "x" * 255, "\x01" * 100]
     for name in strange + [".gone-0123456789abcdef"]:
         (place / name).mkdir()
     (p.state / "mail/file").write_text("")
@@ -314,8 +315,9 @@ def test_one_bad_maildrop_among_others(everything, tmp_path):
     # No login finds it, and nothing half is told of it.
     refused(p, DATA, "damaged maildrop", "message", "list", "bob")
     refused(p, DATA, "damaged maildrop", "mailbox", "set", "bob", "pop3=off")
-    told = p.ctl("user", "bob", check=False)
-    assert told.returncode == DATA and b"maildrop of bob" in told.stderr
+    for form in ([], ["--json"]):
+        told = p.ctl(*form, "user", "bob", check=False)
+        assert told.returncode == DATA and b"maildrop of bob" in told.stderr
     (p.maildrop("bob") / "lock").unlink()
     p.ctl("mailbox", "delete", "--yes", "bob")
     assert p.ctl("mailbox", "list").stdout.count(b"\n") == 3

@@ -76,6 +76,7 @@ static pid_t start_master(enum behaviour behaviour, enum proto_type asked, unsig
 
 static const char **given; /* words for the next command */
 static size_t n_given;
+static const char *canonical = "pam";
 
 /* Run a command with its output in a file; returns its status, `text` gets what it printed. */
 static int run(int (*command)(struct ctl *), unsigned options, char *text, size_t size)
@@ -84,7 +85,7 @@ static int run(int (*command)(struct ctl *), unsigned options, char *text, size_
         .options = options, .config = config_new(), .words = given, .n_words = n_given};
     char error[200];
     assert_true(config_set(ctl.config, "server", "", "run_dir", folder, error, sizeof error));
-    assert_true(config_set(ctl.config, "auth", "", "canonical", "pam", error, sizeof error));
+    assert_true(config_set(ctl.config, "auth", "", "canonical", canonical, error, sizeof error));
     assert_true(config_set(ctl.config, "auth", "", "require_nss", "no", error, sizeof error));
     fflush(stdout);
     int kept = dup(STDOUT_FILENO);
@@ -302,6 +303,14 @@ static void kicks(void **state)
     expect_told(&told, ctl_kick, 0, "alice", EX_NOINPUT, "2 sessions ended\n");
     expect_told(&told, ctl_kick, 0, "1234567890123456789", EX_NOINPUT, "0 sessions ended\n");
     expect_told(&told, ctl_kick, 0, "", EX_NOINPUT, "0 sessions ended\n");
+    expect_told(&told, ctl_kick, 0, "a/b", EX_NOINPUT, "0 sessions ended\n");
+    canonical = "nss"; /* users who are no more, by what the rules make of them */
+    char endless[120] = "";
+    memset(endless, '%', sizeof endless - 1);
+    expect_told(&told, ctl_kick, 0, "ALICE", EX_NOINPUT, "2 sessions ended\n");
+    expect_told(&told, ctl_kick, 0, "nobody-here", EX_NOINPUT, "0 sessions ended\n");
+    expect_told(&told, ctl_kick, 0, endless, EX_NOINPUT, "0 sessions ended\n");
+    canonical = "pam";
     told.kick_status = EX_NOINPUT; /* it left by itself */
     expect_told(&told, ctl_kick, 0, "3", EX_NOINPUT, "1 session ended\n");
     told.kick_status = EX_NOPERM;
