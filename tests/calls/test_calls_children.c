@@ -54,6 +54,9 @@ static void turn(void)
 /* A process to have a pid of, and to be killed. */
 static pid_t make_victim(void)
 {
+    int begun[2];
+    char octet;
+    assert_int_equal(pipe(begun), 0);
     pid_t pid = fork();
     assert_true(pid >= 0);
     if (pid == 0) {
@@ -62,6 +65,9 @@ static pid_t make_victim(void)
         for (;;)
             pause();
     }
+    close(begun[1]);
+    assert_int_equal(read(begun[0], &octet, 1), 0); /* it has come as far as that */
+    close(begun[0]);
     return pid;
 }
 
