@@ -119,8 +119,10 @@ $(CALLS): $(B)/tests/%: $(B)/tests/calls/%.o $(B)/tests/calls/calls.o $(B)/tests
 		$(CTL_O) $(AUTH_O) $(WORKER_O) $(STORE_O) $(TEMPLATE_O) $(CONFIGFILE_O) $(CHILD_O) $(FLOOR_O)
 	@mkdir -p $(@D)
 	$(call say,$@)
-	$(Q)$(link) $(CALL_NAMES:%=-Wl,--wrap=%) -o $@ $^ \
+	$(Q)$(link) $(CALL_NAMES:%=-Wl,--wrap=%) -o $@ $(filter %.o,$^) \
 	    -lcmocka -lsystemd -linih -ljansson -lpam -lssl -lcrypto -lsqlite3 -lseccomp -lidn
+
+$(B)/tests/test_calls_session: $(INSIDE_O)
 
 # Conversation files against a real worker.
 $(B)/tests/converse: $(patsubst %.c,$(B)/%.o,$(wildcard tests/protocol/*.c)) $(WORKER_O) $(STORE_O) \

@@ -511,9 +511,9 @@ void inside_serve(const struct inside_world *world, const void *octets, size_t s
     else
         pop3_serve(s);
     session_report(s);
+    act(true);
     while (turn_master())
         ;
-    act(true);
     self.turning = false;
     listen_to_worker();
     result->output[result->size < INSIDE_OUTPUT_MAX ? result->size : INSIDE_OUTPUT_MAX] = '\0';
