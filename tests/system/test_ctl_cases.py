@@ -299,6 +299,7 @@ def test_dry_runs(p, tmp_path):
     assert b"larger than [store] max_message (--no-limits takes it); skipped" in done.stderr
     assert told(p, "import", "--dry-run", "--no-limits", "alice", tmp_path / "box")["messages"] == 2
     assert not (p.state / "mail").exists()
+    assert told(p, "mailbox", "list") == []
     dry = told(p, "import", "--dry-run", "--delete-gone", "--no-limits", "alice", tmp_path / "box")
     assert dry["gone"] == 0 and dry["dry_run"]
     done = p.ctl("import", "alice", tmp_path / "box", check=False)
@@ -339,11 +340,13 @@ def test_lists_of_uidls(p, tmp_path):
         (maildir / name).mkdir(parents=True)
     (maildir / "new/1.a").write_bytes(b"Subject: x\n\nx\n")
     (maildir / "new/2.a").mkdir()
+    (maildir / "cur/3.a:2,T").write_bytes(b"x\n")
     for text, uidl in [("/2 1 1\n1.a 15 5:6\n", "UID5-6"), ("3 V6\n5 :1.a\n", "0000000500000006")]:
         capture.write_text(text)
         user = f"user{len(text)}"
         done = p.ctl("import", "--uidl-list", capture, user, maildir, check=False)
         assert done.returncode == 66 and b"not a regular file; skipped" in done.stderr
+        assert b"marked as trashed; skipped" in done.stderr and b"2 skipped" in done.stdout
         assert [m["uidl"] for m in told(p, "message", "list", user)] == [uidl]
     capture.write_text("1 a\n1 15\n")
     done = p.ctl("import", "--uidl-list", capture, "dave", maildir, check=False)

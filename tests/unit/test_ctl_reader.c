@@ -250,6 +250,14 @@ static void mbox_of_a_server(void **state)
                   "abc:X-UIDL: abc\nStatus: RO\n\n>From a\n|new:S: 2\n\nFrom b\n|");
     expect_stored("qpopper", CTL_UIDL_NONE,
                   "new:X-UIDL: abc\nStatus: RO\n\nFrom a\n|new:S: 2\n\nFrom b\n|");
+    put("odd",
+        FROM "X-IMAPbase: 255 3\nX-UID: 1\n\tand "
+             "more\nab\nX-Keywords-of-an-endless-name-that-goes-on: 1\n"
+             "Status\nx:\n\t\n\r\nbody\n",
+        1);
+    expect_stored("odd", CTL_UIDL_AUTO,
+                  "00000001000000ff:ab\nX-Keywords-of-an-endless-name-that-goes-on: 1\n"
+                  "Status\nx:\n\t\n\r\nbody\n|");
     put("nobody", FROM "X-UID: 7\nStatus: O\nno body", 1);
     expect_stored("nobody", CTL_UIDL_AUTO, "new:X-UID: 7\nStatus: O\nno body|");
     put("short", FROM "X-IMAP: 1 1\nX-UID: 7\nno end", 1);
