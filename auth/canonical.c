@@ -88,8 +88,7 @@ enum canonical_outcome canonical_fold(const struct config *config, const char *g
         return CANONICAL_MALFORMED;
 
     base_copy(name, PROTO_USER_MAX + 1, folded);
-    *pam_service = virtual && virtual->pam_service ? virtual->pam_service
-                                                   : config->auth.pam_service;
+    *pam_service = virtual ? virtual->pam_service : config->auth.pam_service;
     return CANONICAL_OK;
 }
 

@@ -99,8 +99,7 @@ int main(void)
     pin_service(&child, &pins, "auth", "", child.config->auth.pam_service);
     for (size_t i = 0; i < child.config->auth.n_domains; i++) {
         const struct config_domain *d = &child.config->auth.domains[i];
-        if (d->pam_service)
-            pin_service(&child, &pins, "domain", d->name, d->pam_service);
+        pin_service(&child, &pins, "domain", d->name, d->pam_service);
     }
     child_ready(&child);
     service_run(&child, root, &pins, parent);

@@ -649,6 +649,77 @@ static void test_config(void **state)
         assert_true(calls_walk(check_config, is_told_or_done) >= 30);
 }
 
+static int override; /* which of the cases below */
+
+static const struct {
+    const char *section, *key, *value, *said;
+} overrides[] = {
+    {"server", "state_dir", "/etc/passwd", "must be a directory that is"},
+    {"server", "state_dir", "/tmp", "must be a directory that is"},
+    {"server", "state_dir", "/nowhere", "make it: install -d"},
+    {"server", "worker_user", "mail", "is store_user, too"},
+    {"server", "worker_user", "root", "is root"},
+    {"server", "worker_user", "no-such-account", "no such account"},
+    {"auth", "pam_service", "no-such-service", "pam_service=no-such-service: no readable file"},
+    {"tls", "client_ca", "/nowhere/ca.pem", "client_ca=/nowhere/ca.pem: No such file"},
+};
+
+static int check_override(void)
+{
+    char error[512] = "";
+    struct config *config = configfile_read(in_place("poplar.conf"), error, sizeof error);
+    if (!config || !config_set(config, overrides[override].section, "", overrides[override].key,
+                               overrides[override].value, error, sizeof error))
+        return DONE_WRONG;
+    return check_all(config, build_dir) == 1 ? NOT_DONE : DONE_WRONG;
+}
+
+/* Services are in /etc/pam.conf where there is no directory; that is for auth to see. */
+static int check_without_pam_directory(void)
+{
+    char error[512] = "";
+    struct config *config = configfile_read(in_place("poplar.conf"), error, sizeof error);
+    if (!config || !config_set(config, "auth", "", "pam_confdir", "/nowhere", error, sizeof error))
+        return DONE_WRONG;
+    return (int)check_all(config, build_dir);
+}
+
+static int check_as_nobody(void)
+{
+    if (setresgid(65534, 65534, 65534) < 0 || setresuid(65534, 65534, 65534) < 0)
+        return DONE_WRONG;
+    return check_config();
+}
+
+static void test_check(void **state)
+{
+    struct calls_end end;
+    (void)state;
+    if (geteuid() != 0)
+        skip();
+    for (override = 0; override < (int)ARRAY_SIZE(overrides); override++) {
+        calls_try(check_override, &end);
+        if (WEXITSTATUS(end.status) != NOT_DONE || !strstr(end.said, overrides[override].said))
+            fail_msg("case %d: wait status %x: %s", override, (unsigned)end.status, end.said);
+    }
+    calls_try(check_without_pam_directory, &end);
+    assert_int_equal(end.status, 0);
+    calls_try(check_as_nobody, &end); /* nobody may read the key: that is no fault */
+    assert_non_null(strstr(end.said, "key.pem: only root can check this"));
+    assert_int_equal(end.status, 0);
+    calls_break("open", 2, EACCES); /* of root it is one */
+    calls_try(check_config, &end);
+    assert_non_null(strstr(end.said, "key.pem: Permission denied"));
+    calls_break("gethostname", 1, 0);
+    struct config *config = config_new();
+    char error[256];
+    assert_true(config_set(config, "tls", "", "required", "no", error, sizeof error));
+    assert_true(config_complete(config, error, sizeof error));
+    assert_true(calls_mend());
+    assert_string_equal(config->server.hostname, "localhost");
+    config_free(config);
+}
+
 /* The child whose first steps are taken here, by the process that tells it its configuration. */
 static int begin_child(void)
 {
@@ -992,7 +1063,8 @@ static int set_up(void **state)
              "-subj /CN=pop.example.test -keyout %s -out %s 2>/dev/null",
              in_place("key.pem"), in_place("cert.pem"));
     int probe = socket(AF_INET, SOCK_STREAM, 0);
-    if (system(command) != 0 || bind(probe, (struct sockaddr *)&address, sizeof address) < 0 ||
+    if (system(command) != 0 || chmod(in_place("key.pem"), 0600) < 0 ||
+        bind(probe, (struct sockaddr *)&address, sizeof address) < 0 ||
         getsockname(probe, (struct sockaddr *)&address, &size) < 0)
         return -1;
     port = ntohs(address.sin_port);
@@ -1024,6 +1096,7 @@ int main(void)
         cmocka_unit_test(test_built_in_addresses),
         cmocka_unit_test(test_control),
         cmocka_unit_test(test_config),
+        cmocka_unit_test(test_check),
         cmocka_unit_test(test_child),
         cmocka_unit_test(test_child_is_told_nonsense),
         cmocka_unit_test(test_child_alone),

@@ -502,3 +502,34 @@ def test_sni(server, tmp_path):
     assert served("mail.example.org") == certificate.read_text().split()
     assert served("pop.example.test") == p.certificate.read_text().split()
     assert served("other.example.net") == p.certificate.read_text().split()
+
+
+def test_programs_by_hand():
+    """What only poplard starts says so, and what prints notices that it could not."""
+    def run(program, *arguments, **options):
+        return subprocess.run([poplar.BUILD / program, *arguments], text=True, timeout=20,
+                              stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, **options)
+    for program, arguments in (("poplar-worker", ()), ("poplar-worker", ("x",)),
+                               ("poplar-worker", ("--sandbox", "x")), ("poplar-auth", ())):
+        result = run(program, *arguments)
+        assert result.returncode == os.EX_USAGE, (program, arguments, result)
+        assert "is started by poplard" in result.stderr
+    with open("/dev/full", "w") as full:
+        assert run("poplar-worker", "--sandbox", stdout=full).returncode == os.EX_IOERR
+    assert re.fullmatch(r"poplard \S+\n", run("poplard", "--version", stdout=subprocess.PIPE).stdout)
+    assert "SIGHUP reloads" in run("poplard", "--help", stdout=subprocess.PIPE).stdout
+
+
+@pytest.mark.parametrize("before", ("exec \"$@\" <&- >&- 2>&-", "ulimit -Sn 200; exec \"$@\""))
+def test_what_poplard_inherits(server, before):
+    """Descriptors 0 to 2 that are closed are no client's, and a soft limit is not the last word."""
+    p = server(start=False)
+    real = p.command
+    p.command = lambda *more: ["sh", "-c", before, "sh", *real(*more)]
+    p.start()
+    assert works(p) == 0
+    for fd in range(3):
+        assert "socket" not in os.readlink(f"/proc/{p.process.pid}/fd/{fd}")
+    limits = re.search(r"Max open files +(\d+) +(\d+)",
+                       open(f"/proc/{p.process.pid}/limits").read())
+    assert limits[1] == limits[2]

@@ -106,6 +106,48 @@ static void values_and_units(void **state)
     config_free(c);
 }
 
+static void odd_but_right(void **state)
+{
+    char error[512] = "";
+    struct config *c = read_text(*state,
+                                 "[server]\nlocal_domains= a.example , ,b.example, \n"
+                                 "[tls]\n required=no\n" /* a first key may be indented */
+                                 "[domain b.example]\npam_service=b\n"
+                                 "[domain a.example]\npam_service=a\n"
+                                 "[domain b.example]\npam_service=c\n",
+                                 error, sizeof error);
+    assert_string_equal(error, "");
+    assert_int_equal(c->server.local_domains.n, 2);
+    assert_string_equal(c->server.local_domains.items[0], "a.example");
+    assert_string_equal(c->server.local_domains.items[1], "b.example");
+    assert_int_equal(c->auth.n_domains, 2);
+    assert_string_equal(c->auth.domains[0].pam_service, "c");
+    config_free(c);
+    c = read_text(*state, " [tls]\n required=no\n", error, sizeof error);
+    config_free(c);
+}
+
+static void first_fault_is_told(void **state)
+{
+    static const struct {
+        const char *text, *said;
+    } cases[] = {
+        {"[tls]\nrequired=perhaps\nrubbish\n", ":2: "},
+        {MINIMAL "[server]\nlanguages=\n", "languages=: must be one of en, fr"},
+        {MINIMAL "[domain a.example]\npam_service=a/b\n", "must be a file name"},
+        {MINIMAL "[domain a.example]\npam_service=.a\n", "must be a file name"},
+        {MINIMAL "[domain a.example]\npam_service=\n", "must be a file name"},
+        {MINIMAL "[store]\nmax_message=99999999999999999999999\n", "max_message="},
+        {MINIMAL "[store]\nmax_message=9999999999999999999K\n", "max_message="},
+    };
+    for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+        char error[512] = "";
+        assert_null(read_text(*state, cases[i].text, error, sizeof error));
+        if (!strstr(error, cases[i].said))
+            fail_msg("no '%s' in: %s", cases[i].said, error);
+    }
+}
+
 static void later_files_win(void **state)
 {
     struct place *p = *state;
@@ -199,6 +241,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(defaults, make_place, remove_place),
         cmocka_unit_test_setup_teardown(values_and_units, make_place, remove_place),
+        cmocka_unit_test_setup_teardown(odd_but_right, make_place, remove_place),
+        cmocka_unit_test_setup_teardown(first_fault_is_told, make_place, remove_place),
         cmocka_unit_test_setup_teardown(later_files_win, make_place, remove_place),
         cmocka_unit_test_setup_teardown(refusals, make_place, remove_place),
         cmocka_unit_test_setup_teardown(long_line, make_place, remove_place),

@@ -36,6 +36,9 @@ static void probes(void **state)
     assert_true(pool_is_probe(SIGBUS, false));
     assert_false(pool_is_probe(SIGBUS, true)); /* a full disk under the shared memory file */
     assert_false(pool_is_probe(SIGKILL, false));
+    assert_false(pool_is_probe(SIGTERM, false)); /* somebody's order */
+    assert_false(pool_is_probe(SIGINT, false));
+    assert_false(pool_is_probe(SIGHUP, false));
 }
 
 static void backoff(void **state)
@@ -125,6 +128,7 @@ static void addresses(void **state)
         {"::1:110", NULL},
         {"localhost:110", NULL},
         {"", NULL},
+        {"[2001:db8:0000000000000000000000000000000000000000000000000000000000::1]:110", NULL},
     };
     for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
         struct sockaddr_storage address;
@@ -138,6 +142,26 @@ static void addresses(void **state)
         address_print(&address, true, text);
         assert_string_equal(text, cases[i].printed);
     }
+}
+
+static void prefixes(void **state)
+{
+    static char *bad[] = {"192.0.2.0/",   "192.0.2.0/24x",
+                          "192.0.2.0/33", "2001:db8::/129",
+                          "host",         "2001:db8:0000000000000000000000000000000000000::/32"};
+    static char *good[] = {"192.0.2.0/24", "192.0.2.1", "2001:db8::/32", "0.0.0.0/0"};
+    struct sockaddr_storage address;
+    socklen_t size;
+    (void)state;
+    assert_true(address_parse("192.0.2.1:1", &address, &size));
+    for (size_t i = 0; i < ARRAY_SIZE(bad); i++) {
+        const struct text_list list = {.n = 1, .items = &bad[i]};
+        assert_string_equal(address_bad_prefix(&list), bad[i]);
+        assert_false(address_listed(&list, &address)); /* nor does it name anybody */
+    }
+    const struct text_list list = {.n = ARRAY_SIZE(good), .items = good};
+    assert_null(address_bad_prefix(&list));
+    assert_true(address_listed(&list, &address));
 }
 
 static bool same(const char *a, const char *b)
@@ -191,8 +215,8 @@ int main(void)
         cmocka_unit_test(forks),     cmocka_unit_test(probes),
         cmocka_unit_test(backoff),   cmocka_unit_test(answers),
         cmocka_unit_test(victims),   cmocka_unit_test(victims_of_a_crowd),
-        cmocka_unit_test(addresses), cmocka_unit_test(sources),
-        cmocka_unit_test(escapes),
+        cmocka_unit_test(addresses), cmocka_unit_test(prefixes),
+        cmocka_unit_test(sources),   cmocka_unit_test(escapes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -56,6 +56,18 @@ static void a_few_failures(void **state)
     throttle_free(t);
 }
 
+/* Without a digest of the secret no two failures are the same. */
+static void failures_without_a_digest(void **state)
+{
+    (void)state;
+    struct throttle *t = throttle_new();
+    struct address_source s = source_of("192.0.2.1:1");
+    for (int i = 0; i < 20; i++)
+        throttle_failed(t, &s, "alice", 0, 1000);
+    assert_true(throttle_refuses(t, &s, 1000));
+    throttle_free(t);
+}
+
 static void a_forgotten_client(void **state)
 {
     (void)state;
@@ -209,6 +221,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(many_failures),
         cmocka_unit_test(a_few_failures),
+        cmocka_unit_test(failures_without_a_digest),
         cmocka_unit_test(a_forgotten_client),
         cmocka_unit_test(one_bucket_for_a_48),
         cmocka_unit_test(an_attacked_name),
