@@ -109,7 +109,7 @@ $(FAULTS): $(B)/tests/%: $(B)/tests/faults/%.o $(FAULTS_O) $(INSIDE_O) $(CTL_O) 
 	@mkdir -p $(@D)
 	$(call say,$@)
 	$(Q)$(link) -o $@ $^ -lcmocka -linih -ljansson -lpam -lssl -lcrypto -lsqlite3 -lseccomp -lidn
-refusing := malloc calloc realloc reallocarray strdup free \
+refusing := malloc calloc realloc reallocarray strdup free mmap mremap \
 	sqlite3_prepare_v2 sqlite3_prepare_v3 sqlite3_step sqlite3_exec
 $(FAULTS): private override LDFLAGS += $(refusing:%=-Wl,--wrap=%)
 

@@ -8,6 +8,7 @@
 #include <openssl/crypto.h>
 #include <sqlite3.h>
 #include <string.h>
+#include <sys/mman.h>
 
 static struct {
     bool paused;
@@ -18,6 +19,10 @@ void *__real_malloc(size_t size);
 void *__real_calloc(size_t n, size_t size);
 void *__real_realloc(void *old, size_t size);
 void __real_free(void *block);
+void *__real_mmap(void *at, size_t size, int protection, int flags, int fd, off_t offset);
+void *__real_mremap(void *old, size_t old_size, size_t size, int flags, ...);
+void *__wrap_mmap(void *at, size_t size, int protection, int flags, int fd, off_t offset);
+void *__wrap_mremap(void *old, size_t old_size, size_t size, int flags, ...);
 void *__wrap_malloc(size_t size);
 void *__wrap_calloc(size_t n, size_t size);
 void *__wrap_realloc(void *old, size_t size);
@@ -80,6 +85,19 @@ void __wrap_free(void *block)
 {
     self.live -= block != NULL;
     __real_free(block);
+}
+
+/* Whole pages from the system; who keeps count of them is the system. */
+void *__wrap_mmap(void *at, size_t size, int protection, int flags, int fd, off_t offset)
+{
+    return is_refused(DISK_OUR_MEMORY) ? MAP_FAILED
+                                       : __real_mmap(at, size, protection, flags, fd, offset);
+}
+
+/* Nobody says where they shall move to. */
+void *__wrap_mremap(void *old, size_t old_size, size_t size, int flags, ...)
+{
+    return is_refused(DISK_OUR_MEMORY) ? MAP_FAILED : __real_mremap(old, old_size, size, flags);
 }
 
 static void *sqlite_malloc(int size)
