@@ -5,9 +5,13 @@
  */
 #include "test_store.h"
 
+#include "store/check.h"
+#include "store/digest.h"
 #include "store/handle.h"
+#include "store/listing.h"
 #include "store/lock.h"
 #include "store/schema.h"
+#include <endian.h>
 #include <limits.h>
 
 static struct test_drop drop;
@@ -451,6 +455,180 @@ static void test_unreadable_database(void **state)
     assert_null(m);
 }
 
+/* Put octets in the place of a group of packed messages, as the file's owner could. */
+static void set_group(struct maildrop *m, const unsigned char *octets, size_t size)
+{
+    sqlite3_stmt *statement;
+
+    assert_int_equal(sqlite3_prepare_v2(m->db, "UPDATE listing SET entries = ?1 WHERE first = 0",
+                                        -1, &statement, NULL),
+                     SQLITE_OK);
+    sqlite3_bind_blob(statement, 1, octets, (int)size, SQLITE_STATIC);
+    assert_int_equal(sqlite3_step(statement), SQLITE_DONE);
+    sqlite3_finalize(statement);
+}
+
+static bool note_damage(void *context, const char *damage, uint64_t octets)
+{
+    (void)octets;
+    *(unsigned *)context += damage != NULL;
+    return true;
+}
+
+/* A group whose check value is right, but which says something else than its messages: a session
+ * gets neither fewer nor other messages than the totals say, and the check finds it. */
+static void test_groups_that_lie(void **state)
+{
+    static unsigned char sound[LISTING_GROUP_MAX], group[LISTING_GROUP_MAX + 100];
+    struct maildrop *m = test_drop_open(&drop);
+    size_t size = 0, lies = 0;
+
+    (void)state;
+    for (int i = 3; i < LISTING_SPAN + 2; i++)
+        assert_int_equal(test_deliver_text(m, "Subject: x\n\nbody\n"), STORE_OK);
+    assert_int_equal(listing_make(m, 0, sound, &size), STORE_OK);
+    size -= LISTING_DIGEST;
+    for (size_t i = 0; i < 60; i++) {
+        static const unsigned char values[] = {0x00, 0x01, 0x20, 0x40, 0x7f, 0x80, 0xff};
+
+        for (size_t k = 0; k < sizeof(values); k++, lies++) {
+            unsigned damages = 0;
+            uint64_t digest;
+
+            memcpy(group, sound, size);
+            group[i] = (unsigned char)(k % 2 ? values[k] : group[i] ^ values[k]);
+            digest = htole64(digest_octets(digest_number(DIGEST_START, 0), group, size));
+            memcpy(group + size, &digest, sizeof(digest));
+            set_group(m, group, size + LISTING_DIGEST);
+            assert_int_equal(list(m), STORE_OK);
+            if (memcmp(group, sound, size) != 0) {
+                assert_int_equal(check_run(m, note_damage, &damages), STORE_OK);
+                assert_true(damages > 0);
+            }
+        }
+    }
+    assert_true(lies > 400);
+    for (size_t i = 0; i < 2; i++) { /* too short, too long */
+        set_group(m, group, i ? sizeof(group) : LISTING_DIGEST - 1);
+        assert_int_equal(list(m), STORE_OK);
+    }
+    maildrop_close(m);
+}
+
+/* A group with a row that is none is given up by whoever deletes from it; what is asked of a
+ * maildrop of an older version is done without groups. */
+static void test_groups_given_up(void **state)
+{
+    struct maildrop *m = test_drop_open(&drop);
+
+    (void)state;
+    for (int i = 3; i < LISTING_SPAN + 2; i++)
+        assert_int_equal(test_deliver_text(m, "x\n"), STORE_OK);
+    maildrop_close(m);
+    spoil("UPDATE message SET uidl = x'00' WHERE id = 2");
+    m = test_drop_open(&drop);
+    assert_int_equal(list(m), STORE_OK); /* as it was packed */
+    assert_int_equal(maildrop_commit(m, NULL, 0, (int64_t[]){5}, 1, 0), STORE_OK);
+    assert_int_equal(list(m), STORE_DAMAGED);
+    m->minor = 2;
+    assert_int_equal(maildrop_commit(m, NULL, 0, (int64_t[]){6}, 1, 0), STORE_OK);
+    assert_int_equal(test_totals(m).messages, LISTING_SPAN);
+    maildrop_close(m);
+}
+
+/* All messages are in groups when an older maildrop gets its groups. */
+static void test_groups_of_an_older_version(void **state)
+{
+    struct maildrop *m = test_drop_open(&drop);
+    int64_t last[3];
+
+    (void)state;
+    for (int i = 3; i < LISTING_SPAN + 2; i++)
+        assert_int_equal(test_deliver(m, "x", 1, &last[i % 3]), STORE_OK);
+    assert_int_equal(maildrop_commit(m, NULL, 0, last, 3, 0), STORE_OK);
+    maildrop_close(m);
+    test_outside(&drop, TEST_VERSION_1_0);
+    m = test_drop_open(&drop);
+    assert_int_equal(list(m), STORE_OK);
+    assert_int_equal(test_totals(m).messages, LISTING_SPAN - 1);
+    maildrop_close(m);
+}
+
+/* Whether sessions are switched off. */
+static void test_switch(void **state)
+{
+    struct maildrop *m;
+    bool off;
+
+    (void)state;
+    for (int value = 1; value >= 0; value--) {
+        char sql[80];
+
+        snprintf(sql, sizeof(sql), "INSERT OR REPLACE INTO setting VALUES ('pop3', %d)", value);
+        test_outside(&drop, sql);
+        m = test_drop_open(&drop);
+        assert_int_equal(maildrop_pop3_off(m, &off), STORE_OK);
+        assert_int_equal(off, value == 0);
+        maildrop_close(m);
+    }
+}
+
+/* An outside SQLite that writes for a while knows nothing of our lock: it is waited for. */
+static void test_outside_writer(void **state)
+{
+    char path[80], octet;
+    struct maildrop *m = test_drop_open(&drop);
+    int in[2], status;
+    pid_t pid;
+
+    (void)state;
+    test_drop_path(&drop, MAILDROP_DB, path);
+    assert_int_equal(pipe(in), 0);
+    pid = fork();
+    if (pid == 0) {
+        /* of another process, so that nothing of ours is in its hands */
+        dup2(in[1], 1);
+        _exit(test_run_self("writer", path, ""));
+    }
+    assert_int_equal(read(in[0], &octet, 1), 1);
+    assert_int_equal(test_deliver_text(m, "four\n"), STORE_OK);
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_int_equal(status, 0);
+    close(in[0]);
+    close(in[1]);
+    assert_int_equal(test_totals(m).messages, 4);
+    maildrop_close(m);
+}
+
+static int write_for_a_while(const char *path)
+{
+    sqlite3 *db = NULL;
+
+    if (sqlite3_open_v2(path, &db, SQLITE_OPEN_READWRITE, "unix") != SQLITE_OK ||
+        sqlite3_exec(db, "BEGIN IMMEDIATE", NULL, NULL, NULL) != SQLITE_OK || write(1, "", 1) != 1)
+        return 1;
+    lock_sleep(200);
+    return sqlite3_exec(db, "COMMIT", NULL, NULL, NULL) == SQLITE_OK ? 0 : 1;
+}
+
+/* The lock file is gone, or no file at all. */
+static void test_lock_file(void **state)
+{
+    struct maildrop *m = test_drop_open(&drop);
+    char path[80];
+
+    (void)state;
+    test_drop_path(&drop, MAILDROP_LOCK, path);
+    assert_int_equal(unlink(path), 0);
+    assert_int_equal(test_deliver_text(m, "four\n"), STORE_STALE);
+    assert_int_equal(dup2(open("/", O_PATH), m->lock_fd), m->lock_fd);
+    assert_int_equal(test_deliver_text(m, "four\n"), STORE_IO);
+    assert_string_equal(maildrop_error(m), "the lock file cannot be locked");
+    assert_int_equal(test_totals(m).messages, 3);
+    maildrop_close(m);
+    test_write_file(path, "", 0);
+}
+
 /* What each of SQLite's codes means to whoever asked. */
 static void test_outcomes(void **state)
 {
@@ -507,11 +685,19 @@ int main(int argc, char **argv)
         cmocka_unit_test_setup_teardown(test_large_wal_in_use, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_index_of_another_wal, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_unreadable_database, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_groups_that_lie, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_groups_given_up, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_groups_of_an_older_version, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_switch, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_outside_writer, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_lock_file, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_outcomes, set_up, tear_down),
     };
 
     if (argc == 4 && strcmp(argv[1], "outside") == 0)
         return test_outside_sqlite(argv[2], argv[3]);
+    if (argc == 4 && strcmp(argv[1], "writer") == 0)
+        return write_for_a_while(argv[2]);
     if (maildrop_library_init(true) != STORE_OK)
         return 1;
     return cmocka_run_group_tests(tests, NULL, NULL);
