@@ -127,6 +127,7 @@ static enum store_outcome read_all(struct maildrop *m)
     struct maildrop_message message = {0};
     struct maildrop_totals totals;
     char octets[100], *header = NULL;
+    int64_t last;
     size_t got, size;
     uint64_t header_size, body;
     bool off;
@@ -134,6 +135,7 @@ static enum store_outcome read_all(struct maildrop *m)
 
     if ((outcome = maildrop_totals(m, &totals)) != STORE_OK ||
         (outcome = maildrop_pop3_off(m, &off)) != STORE_OK ||
+        (outcome = maildrop_last_retrieved(m, totals.last_id, &last)) != STORE_OK ||
         (outcome = maildrop_snapshot(m, &totals, &snapshot)) != STORE_OK)
         return outcome;
     assert_false(off);
@@ -451,6 +453,51 @@ static void test_every_fault(void **state)
         try_scenario(&scenarios[i]);
 }
 
+/* A salvage makes lists that grow, now while it looks at one place, now at another: each time it is
+ * told that there is no memory for them. */
+static void test_salvage_memory(void **state)
+{
+    static const int sizes[] = {64, 32, 21, 14};
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
+        struct disk_fault fault = {DISK_OUR_MEMORY, 1, false, ENOMEM};
+        struct test_drop few;
+        struct maildrop *m;
+        char path[80], error[200];
+        bool met = true;
+
+        test_drop_make(&few);
+        test_drop_path(&few, MAILDROP_DB, path);
+        m = test_drop_open(&few);
+        for (int n = 0; n < sizes[i]; n++)
+            assert_int_equal(test_deliver_text(m, "Subject: few\r\n\r\n"), STORE_OK);
+        maildrop_close(m);
+        test_outside(&few, "PRAGMA wal_checkpoint(TRUNCATE)");
+        for (; met; fault.nth++) {
+            struct salvage *s = NULL;
+            enum store_outcome outcome;
+
+            disk_fail(&fault);
+            outcome = salvage_open(path, &s, error, sizeof(error));
+            disk_fail(NULL);
+            met = disk_failed();
+            if (outcome == STORE_OK)
+                assert_int_equal(salvage_count(s), sizes[i]);
+            else
+                assert_int_equal(outcome, STORE_MEMORY);
+            assert_true(met || outcome == STORE_OK);
+            salvage_close(s);
+        }
+        assert_true(fault.nth > 3);
+        for (unsigned k = 0; k < MAILDROP_FILES; k++) { /* what SQLite took away is there again */
+            test_drop_path(&few, (enum maildrop_file)k, path);
+            close(open(path, O_RDWR | O_CREAT, 0600));
+        }
+        test_drop_remove(&few);
+    }
+}
+
 /* The making of the template of all maildrops. */
 
 static bool try_template(const struct disk_fault *fault)
@@ -580,13 +627,19 @@ static void fill(struct maildrop *m)
 static void fill_groups(struct maildrop *m)
 {
     enum { LAST = 2 * LISTING_SPAN - 2 };
+    struct test_text text = {.octets = "Subject: grouped\r\n\r\n", .size = 20};
+    char uidl[MAILDROP_UIDL_MAX + 1]; /* the longest that there are */
     int64_t gone[LAST];
     size_t n = 0;
 
     assert_int_equal(maildrop_batch_begin(m), STORE_OK);
     for (int64_t id = 1; id < LAST; id++) {
-        assert_int_equal(test_deliver_text(m, "Subject: grouped\r\n\r\n"), STORE_OK);
-        if (id > 10 && id < LAST - 3)
+        snprintf(uidl, sizeof(uidl), "%070d", (int)id);
+        text.position = 0;
+        assert_int_equal(maildrop_deliver(m, &(struct maildrop_delivery){.uidl = uidl},
+                                          test_text_read, &text, NULL),
+                         STORE_OK);
+        if (id > 10 && id < LAST - 30)
             gone[n++] = id;
     }
     assert_int_equal(deliver_utf8(m), STORE_OK);
@@ -655,6 +708,7 @@ int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_every_fault),
+        cmocka_unit_test(test_salvage_memory),
         cmocka_unit_test(test_template),
         cmocka_unit_test(test_making),
     };

@@ -80,6 +80,16 @@ static enum store_outcome walk_from_below(struct maildrop *m)
     return maildrop_next(m, INT64_MIN, &message);
 }
 
+/* The last that a session retrieved, for LAST. */
+static enum store_outcome last(struct maildrop *m)
+{
+    int64_t id = 77;
+    const enum store_outcome outcome = maildrop_last_retrieved(m, INT64_MAX, &id);
+
+    assert_true(outcome == STORE_OK || id == 77);
+    return outcome;
+}
+
 static enum store_outcome top(struct maildrop *m)
 {
     char octets[100];
@@ -119,6 +129,7 @@ static void test_values_that_are_none(void **state)
         enum store_outcome (*ask[4])(struct maildrop *m); /* up to NULL */
     } cases[] = {
         {"UPDATE message SET id = -2 WHERE id = 2", {list, walk_from_below}},
+        {"UPDATE message SET id = -2, retrieved = 1 WHERE id = 2", {last}},
         {"UPDATE message SET size = 'x' WHERE id = 2", {list, walk, top, surrogate}},
         {"UPDATE message SET size = -1 WHERE id = 2", {list, walk, top, surrogate}},
         {"UPDATE message SET plain_size = 'x' WHERE id = 2", {list, surrogate}},
@@ -259,6 +270,24 @@ static void test_smaller_limit(void **state)
     limits.quota_octets = totals.octets + 5;
     text.position = 0;
     assert_int_equal(maildrop_deliver(m, &limits, test_text_read, &text, NULL), STORE_OVER_QUOTA);
+    maildrop_close(m);
+}
+
+/* Of nothing, there is nothing to walk over. */
+static void test_empty_list(void **state)
+{
+    struct maildrop *m = test_drop_open(&drop);
+    struct maildrop_snapshot *snapshot;
+    struct maildrop_walk walk;
+
+    (void)state;
+    assert_int_equal(maildrop_commit(m, NULL, 0, (int64_t[]){1, 2, 3}, 3, 0), STORE_OK);
+    snapshot = test_snapshot(m);
+    assert_int_equal(maildrop_snapshot_count(snapshot), 0);
+    walk = maildrop_snapshot_walk(snapshot);
+    assert_null(maildrop_walk_next(&walk));
+    assert_int_equal(maildrop_snapshot_position(snapshot, 5), 0);
+    maildrop_snapshot_free(snapshot);
     maildrop_close(m);
 }
 
@@ -679,6 +708,7 @@ int main(int argc, char **argv)
         cmocka_unit_test_setup_teardown(test_last_id, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_source_that_lies, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_smaller_limit, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_empty_list, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_list_in_a_batch, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_older_version, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_somebody_else_upgrades, set_up, tear_down),

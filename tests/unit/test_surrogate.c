@@ -42,6 +42,8 @@ static const struct pair {
     {"Subject: a \xc3\xa9  \xc3\xa8 b c\r\n", "Subject: a =?UTF-8?B?w6kgIMOo?= b c\r\n"},
     {"Subject: a\r\n \xc3\xa9t\xc3\xa9\r\n", "Subject: a =?UTF-8?B?w6l0w6k=?=\r\n"},
     {"X-Unknown:  one  two \xc3\xa9 \r\n", "X-Unknown: one  two =?UTF-8?Q?=C3=A9?=\r\n"},
+    {"Subject: caf\xc3\xa9s 007{Zz^}~\xc3\xa9\r\n",
+     "Subject: =?UTF-8?Q?caf=C3=A9s_007=7BZz=5E=7D=7E=C3=A9?=\r\n"},
     {"Subject:\xe2\x82\xac\r\n", "Subject: =?UTF-8?B?4oKs?=\r\n"},
     /* Names of people. */
     {"From: Ren\xc3\xa9 <rene@example.org>\r\n",
@@ -74,6 +76,8 @@ static const struct pair {
      "a=b\r\n"},
     {"Content-Disposition: inline; filename=\xc3\xa9; filename*=UTF-8''%C3%A9\r\n",
      "Content-Disposition: inline; filename*=UTF-8''%C3%A9\r\n"},
+    {"Content-Type: a/b; name=\"\xc3\xa9 07{Z^}~\"\r\n",
+     "Content-Type: a/b;\r\n name*=UTF-8''%C3%A9%2007%7BZ%5E%7D%7E\r\n"},
     {"Content-Type: text/\xc3\xa9\r\n", ""},
     {"Content-Type: text/plain; \xc3\xa9=a; b*=\xc3\xa9; \xc3\xa9\r\n",
      "Content-Type: text/plain\r\n"},

@@ -163,6 +163,18 @@ static void look_and_leave(const struct test_drop *drop)
     maildrop_leave(m);
 }
 
+/* Whose disk failed writes no more, not even this. */
+static void fail_and_leave(const struct test_drop *drop)
+{
+    struct maildrop *m = open_warm(drop, true);
+    const int64_t wal = test_drop_file_size(drop, MAILDROP_WAL);
+
+    assert_true(wal > 0);
+    m->disk_failed = true;
+    maildrop_leave(m);
+    assert_int_equal(test_drop_file_size(drop, MAILDROP_WAL), wal);
+}
+
 static void meet_damage(const struct test_drop *drop)
 {
     struct maildrop *m = NULL;
@@ -350,6 +362,7 @@ static void test_left_without_wal(void **state)
     in_child(look_and_leave, &drop);
     assert_true(test_drop_file_size(&drop, MAILDROP_WAL) > 0);
     close(writer);
+    in_child(fail_and_leave, &drop);
     in_child(look_and_leave, &drop);
     assert_int_equal(test_drop_file_size(&drop, MAILDROP_WAL), 0);
     in_child(use_warm, &drop);
