@@ -51,6 +51,7 @@ def reachable_programs():
 def pytest_configure(config):
     config.addinivalue_line("markers", "accounts: needs real system accounts in a private /etc")
     config.addinivalue_line("markers", "memory: measures memory, which a sanitizer multiplies")
+    config.addinivalue_line("markers", "unsanitized(why): not of a sanitized build")
     config.addinivalue_line("markers", "uncounted: not of a build that counts its branches")
     if poplar.NAMESPACES:
         raise_loopback()
@@ -64,6 +65,9 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.skip(reason="needs root and namespaces for accounts"))
         if item.get_closest_marker("memory") and os.environ.get("SANITIZED") == "1":
             item.add_marker(pytest.mark.skip(reason="a sanitizer multiplies memory"))
+        unsanitized = item.get_closest_marker("unsanitized")
+        if unsanitized and os.environ.get("SANITIZED") == "1":
+            item.add_marker(pytest.mark.skip(reason=unsanitized.args[0]))
         if item.get_closest_marker("uncounted") and os.environ.get("COUNTING") == "1":
             item.add_marker(pytest.mark.skip(reason="this build counts its branches"))
 

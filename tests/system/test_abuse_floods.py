@@ -126,7 +126,7 @@ def test_91_all_who_wait_are_served_when_no_more_come(floods):
         assert status(p)["refused"] == 0
 
 
-@pytest.mark.skipif(os.environ.get("SANITIZED") == "1", reason="sanitized workers start too slowly")
+@pytest.mark.unsanitized("sanitized workers start too slowly")
 @pytest.mark.parametrize("tls, n", [(False, 10_000), (True, 10_000 if LONG else 2500)],
                          ids=["clear", "tls"])
 def test_91_thousands_that_say_nothing(floods, tls, n):

@@ -123,6 +123,7 @@ def opened(trace):
 
 @pytest.mark.accounts
 @pytest.mark.uncounted  # which opens files of its own
+@pytest.mark.unsanitized("a sanitizer opens files of its own")
 @pytest.mark.skipif(not shutil.which("strace"), reason="needs strace")
 def test_profile_allows_what_is_opened(server, tmp_path):
     Path("/etc/poplar").mkdir(exist_ok=True)

@@ -21,6 +21,7 @@ from trees import PATH, TREES, Tree, needs
 from poplar import Raw, wait_until
 
 pytestmark = [pytest.mark.accounts, needs("runtime"),
+              pytest.mark.unsanitized("the tree has no sanitizer's library"),
               pytest.mark.skipif(poplar.CHROOT, reason="a container cannot be entered from a chroot")]
 
 HERE = TOP / "packaging/container"

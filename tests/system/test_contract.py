@@ -649,6 +649,7 @@ def test_worker_that_leaves_before_it_is_ready(rogues):
     r.honest_again()
 
 
+@pytest.mark.unsanitized("it takes signal 11")
 def test_crash_while_workers_start(rogues):
     """A crash ends its whole generation, also the workers that are not ready: they must not count
     as starting for ever, or none would be made any more."""

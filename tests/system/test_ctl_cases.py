@@ -16,8 +16,7 @@ from poplar import wait_until
 
 pytestmark = pytest.mark.skipif(not poplar.ROOT, reason="needs root: files of another user")
 
-preloads = pytest.mark.skipif(os.environ.get("SANITIZED") == "1",
-                              reason="a sanitizer stands where the library would")
+preloads = pytest.mark.unsanitized("a sanitizer stands where the library would")
 
 MESSAGE = b"Subject: one\r\n\r\nbody\r\n"
 

@@ -18,8 +18,7 @@ import poplar
 
 pytestmark = [
     pytest.mark.skipif(not poplar.ROOT, reason="needs root: poplarctl takes the store user's ids"),
-    pytest.mark.skipif(os.environ.get("SANITIZED") == "1",
-                       reason="a sanitizer stands where the failing calls would"),
+    pytest.mark.unsanitized("a sanitizer stands where the failing calls would"),
 ]
 
 LONG = os.environ.get("LONG") == "1"

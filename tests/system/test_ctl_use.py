@@ -383,8 +383,7 @@ LONG_WORK = {
 }
 
 
-@pytest.mark.skipif(os.environ.get("SANITIZED") == "1",
-                    reason="a sanitizer stands where the library would")
+@pytest.mark.unsanitized("a sanitizer stands where the library would")
 @pytest.mark.parametrize("name", LONG_WORK)
 def test_interrupted(everything, tmp_path, name):
     """By a signal at any of its reads, writes and statements: it ends by that signal, soon; the
@@ -422,8 +421,7 @@ def test_interrupted(everything, tmp_path, name):
     p.ctl("mailbox", "check", "--all")
 
 
-@pytest.mark.skipif(os.environ.get("SANITIZED") == "1",
-                    reason="a sanitizer stands where the library would")
+@pytest.mark.unsanitized("a sanitizer stands where the library would")
 @pytest.mark.parametrize("name", ["import", "salvage", "add", "show"])
 def test_interrupted_calls_go_on(everything, tmp_path, name):
     """EINTR is no failure."""

@@ -8,7 +8,8 @@ import pytest
 from manual import examples
 from trees import PoplarInTree, Tree, needs
 
-pytestmark = [pytest.mark.accounts, needs("directory")]
+pytestmark = [pytest.mark.accounts, needs("directory"),
+              pytest.mark.unsanitized("the tree has no sanitizer's library")]
 
 DENIED = b"-ERR [AUTH] user name or password is wrong\r\n"
 EXPIRED = b"-ERR [AUTH] the password has expired and must be changed first\r\n"

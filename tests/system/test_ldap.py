@@ -10,7 +10,8 @@ from manual import examples
 from trees import PoplarInTree, Tree, needs
 from poplar import wait_until
 
-pytestmark = [pytest.mark.accounts, needs("directory")]
+pytestmark = [pytest.mark.accounts, needs("directory"),
+              pytest.mark.unsanitized("the tree has no sanitizer's library")]
 
 DENIED = b"-ERR [AUTH] user name or password is wrong\r\n"
 EXPIRED = b"-ERR [AUTH] the password has expired and must be changed first\r\n"

@@ -16,7 +16,8 @@ from manual import examples
 from trees import PATH, PoplarInTree, Tree, needs
 from poplar import Raw, wait_until
 
-pytestmark = [pytest.mark.accounts, needs("sssd")]
+pytestmark = [pytest.mark.accounts, needs("sssd"),
+              pytest.mark.unsanitized("the tree has no sanitizer's library")]
 
 DENIED = b"-ERR [AUTH] user name or password is wrong\r\n"
 ACCOUNT = b"-ERR [AUTH] this account may not log in now\r\n"
