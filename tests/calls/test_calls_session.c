@@ -7,6 +7,8 @@
 #include "store/maildrop.h"
 #include "tests/calls/calls.h"
 #include "tests/support/inside.h"
+#include "worker/exchange.h"
+#include "worker/session.h"
 
 #include <fcntl.h>
 #include <setjmp.h>
@@ -137,6 +139,147 @@ static void test_lmtp(void **state)
          20);
 }
 
+/* What only a master or an auth process that is taken over, or another version, would say. */
+
+static struct session *session;
+static struct channel master, auth;
+static struct message m;
+
+static void begin(unsigned state)
+{
+    int ends[2];
+    session = calloc(1, sizeof *session);
+    session->config = config_new();
+    session->stream.fd = -1;
+    assert_int_equal(channel_pair(ends, true), 0);
+    channel_open(&master, ends[0], ROLE_MASTER, ROLE_WORKER, state);
+    channel_open(&session->control, ends[1], ROLE_WORKER, ROLE_MASTER, state);
+}
+
+static void finish(void)
+{
+    channel_close(&master);
+    channel_close(&session->control);
+    config_free((struct config *)(uintptr_t)session->config);
+    free(session);
+}
+
+static void say_number(enum proto_type type, uint32_t number)
+{
+    message_begin(&m, type);
+    message_put_u32(&m, number);
+    assert_int_equal(channel_send(&master, &m, true), CHANNEL_OK);
+}
+
+static void test_orders(void **state)
+{
+    (void)state;
+    begin(STATE_LOGIN);
+    assert_true(session_hear_master(session)); /* nothing */
+    say_number(PROTO_SETTLED, 0);              /* nobody asked */
+    assert_false(session_hear_master(session));
+    assert_int_equal(session->end, END_SHUTDOWN);
+    assert_non_null(strstr(session->detail, "not what may be said now"));
+    session_trace(session, "NOOP"); /* to nobody */
+    finish();
+
+    begin(STATE_MAIL);
+    say_number(PROTO_TRACE, 1);
+    say_number(PROTO_FINISH, END_KICKED);
+    assert_true(session_hear_master(session));
+    assert_true(session->stream.tracing);
+    assert_true(session_hear_master(session));
+    assert_int_equal(session->finishing, END_KICKED);
+    assert_int_equal(write(master.fd, "\xff", 1), 1);
+    assert_false(session_hear_master(session));
+    assert_non_null(strstr(session->detail, "of no known type"));
+    finish();
+}
+
+static void test_answers(void **state)
+{
+    struct channel exchange;
+    uint32_t refusal = 0;
+    (void)state;
+    begin(STATE_MAIL);
+    say_number(PROTO_TRACE, 1); /* between */
+    say_number(PROTO_LOGIN_REFUSED, REFUSED_BUSY);
+    assert_int_equal(exchange_take(session, &exchange, &refusal), ATTEMPT_REFUSED);
+    assert_int_equal(refusal, REFUSED_BUSY);
+    assert_int_equal(write(master.fd, "\xff", 1), 1);
+    assert_int_equal(exchange_take(session, &exchange, &refusal), ATTEMPT_LOST);
+    assert_int_equal(session->end, END_SHUTDOWN);
+    finish();
+
+    begin(STATE_LOGIN);
+    say_number(PROTO_SETTLED, 1);
+    assert_int_equal(exchange_take(session, &exchange, &refusal), ATTEMPT_LOST);
+    assert_non_null(strstr(session->detail, "not the answer to what was asked"));
+    finish();
+
+    begin(STATE_LOGIN); /* nobody answers, and the time to log in is over */
+    session->stream.deadline = base_now_ms() - 1;
+    assert_int_equal(exchange_take(session, &exchange, &refusal), ATTEMPT_LOST);
+    assert_int_equal(session->end, END_LOGIN_TIMEOUT);
+    finish();
+}
+
+static void verdict(uint32_t outcome, const char *user)
+{
+    message_begin(&m, PROTO_VERDICT);
+    message_put_u32(&m, outcome);
+    message_put_text(&m, user);
+    assert_int_equal(channel_send(&auth, &m, true), CHANNEL_OK);
+}
+
+static uint32_t hear_verdict(struct channel *exchange, enum exchange_files expected)
+{
+    char user[PROTO_USER_MAX + 1];
+    int files[MAILDROP_FILES];
+    uint32_t outcome = exchange_verdict(session, exchange, expected, user, files);
+    channel_close(&auth);
+    return outcome;
+}
+
+static void open_exchange(struct channel *exchange)
+{
+    int ends[2];
+    assert_int_equal(channel_pair(ends, false), 0);
+    channel_open(&auth, ends[0], ROLE_AUTH, ROLE_WORKER, STATE_EXCHANGE);
+    channel_open(exchange, ends[1], ROLE_WORKER, ROLE_AUTH, STATE_EXCHANGE);
+}
+
+/* No "yes" but a whole one. */
+static void test_verdicts(void **state)
+{
+    static char long_name[PROTO_USER_MAX + 2];
+    struct channel exchange;
+    (void)state;
+    memset(long_name, 'x', sizeof long_name - 1);
+    begin(STATE_LOGIN);
+    open_exchange(&exchange);
+    verdict(LOGIN_OUTCOMES, "alice");
+    assert_int_equal(hear_verdict(&exchange, FILES_NONE), LOGIN_UNAVAILABLE);
+    open_exchange(&exchange);
+    verdict(LOGIN_OK, long_name);
+    assert_int_equal(hear_verdict(&exchange, FILES_NONE), LOGIN_UNAVAILABLE);
+    open_exchange(&exchange);
+    verdict(LOGIN_OK, "alice"); /* without files */
+    assert_int_equal(hear_verdict(&exchange, FILES_COME), LOGIN_UNAVAILABLE);
+    open_exchange(&exchange);
+    message_begin(&m, PROTO_GRANT); /* files that nobody asked for */
+    for (int i = 0; i < MAILDROP_FILES; i++)
+        message_put_fd(&m, STDERR_FILENO);
+    assert_int_equal(channel_send(&auth, &m, true), CHANNEL_OK);
+    const unsigned before = calls_descriptors();
+    assert_int_equal(hear_verdict(&exchange, FILES_NONE), LOGIN_UNAVAILABLE);
+    assert_int_equal(calls_descriptors(), before - 2);
+    open_exchange(&exchange);
+    verdict(LOGIN_OK, "alice");
+    assert_int_equal(hear_verdict(&exchange, FILES_NONE), LOGIN_OK);
+    finish();
+}
+
 static int enter(void **state)
 {
     (void)state;
@@ -158,10 +301,10 @@ static int leave(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_pop3),
-        cmocka_unit_test(test_failed_login),
-        cmocka_unit_test(test_behind_a_proxy),
-        cmocka_unit_test(test_lmtp),
+        cmocka_unit_test(test_pop3),           cmocka_unit_test(test_failed_login),
+        cmocka_unit_test(test_behind_a_proxy), cmocka_unit_test(test_lmtp),
+        cmocka_unit_test(test_orders),         cmocka_unit_test(test_answers),
+        cmocka_unit_test(test_verdicts),
     };
     alarm(300); /* what waits for ever is no test */
     return cmocka_run_group_tests(tests, enter, leave);
