@@ -142,6 +142,8 @@ static enum store_outcome open_file(struct maildrop *m, const char *path)
     if (outcome != STORE_OK)
         return handle_fail(m, outcome, "it is not a maildrop");
     m->minor = schema_minor(m->db);
+    if (m->minor < 0)
+        return handle_fail(m, STORE_IO, "%s", sqlite3_errmsg(m->db));
     return handle_state(m, &totals);
 }
 
