@@ -21,7 +21,9 @@
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 #include <sys/wait.h>
+#include <sysexits.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -626,6 +628,84 @@ static void test_reload_refused(void **state)
     m.trial = NULL;
 }
 
+/* poplarctl. */
+
+static void visit(struct channel *ctl)
+{
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+    snprintf(address.sun_path, sizeof address.sun_path, "%s/control", place);
+    assert_int_equal(connect(fd, (struct sockaddr *)&address, sizeof address), 0);
+    channel_open(ctl, fd, ROLE_CTL, ROLE_MASTER, STATE_IDLE);
+}
+
+static void ask_for_trace(struct channel *ctl, const char *user, bool on)
+{
+    message_begin(&message, PROTO_DEBUG);
+    message_put_text(&message, user);
+    message_put_u32(&message, on);
+    say(ctl);
+}
+
+static void expect_reply(struct channel *ctl, int status)
+{
+    assert_int_equal(next_told(ctl), PROTO_REPLY);
+    assert_int_equal(message_get_u32(&message), status);
+}
+
+static void test_visitors(void **state)
+{
+    static char long_name[300];
+    struct channel ctl, unheard;
+    char error[600], name[32];
+    (void)state;
+    memset(long_name, 'x', sizeof long_name - 1);
+    set("server", "run_dir", place);
+    set("server", "store_user", "no-such-account"); /* then it is root's alone */
+    if (!control_open(&m, error, sizeof error))
+        fail_msg("%s", error);
+    visit(&ctl);
+    calls_break("accept4", 1, EMFILE); /* it waits until there is room */
+    assert_true(sd_event_run(m.event, 0) > 0);
+    assert_true(calls_mend());
+    ask_for_trace(&ctl, "alice", true);
+    expect_reply(&ctl, EX_OK);
+    ask_for_trace(&ctl, "alice", false);
+    expect_reply(&ctl, EX_OK);
+    ask_for_trace(&ctl, long_name, true);
+    expect_reply(&ctl, EX_USAGE);
+    for (int i = 0; i < 64; i++) {
+        snprintf(name, sizeof name, "user-%d", i);
+        assert_true(workers_trace(&m, name, true));
+    }
+    ask_for_trace(&ctl, "one-too-many", true);
+    expect_reply(&ctl, EX_USAGE);
+    /* Named by the kernel, and then nothing is there. */
+    calls_break("recvmsg", 1, EAGAIN);
+    ask_for_trace(&ctl, "user-1", false);
+    expect_reply(&ctl, EX_OK);
+    calls_mend();
+    visit(&unheard);
+    calls_break("sd_event_add_io", 1, 0);
+    turn();
+    assert_true(calls_mend());
+    assert_int_equal(channel_receive(&unheard, &message, false, NULL), CHANNEL_END);
+    calls_break("getsockopt", 1, 0); /* who it is is not known: no more than a guest */
+    channel_close(&unheard);
+    visit(&unheard);
+    turn();
+    assert_true(calls_mend());
+    assert_int_equal(m.guests, 1);
+    ask_for_trace(&unheard, "alice", true);
+    expect_reply(&unheard, EX_NOPERM);
+    channel_close(&unheard);
+    turn();
+    assert_int_equal(m.guests, 0);
+    channel_close(&ctl);
+    turn();
+    control_close(&m);
+}
+
 static int quiet_stderr = -1;
 
 static int set_up(void **state)
@@ -711,6 +791,7 @@ int main(void)
         TEST(test_no_nursery),
         TEST(test_generation_overtaken),
         TEST(test_reload_refused),
+        TEST(test_visitors),
     };
     alarm(120); /* what waits for ever is no test */
     return cmocka_run_group_tests(tests, set_up_group, tear_down_group);
