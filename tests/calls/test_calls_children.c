@@ -315,6 +315,47 @@ static void test_who_waits_gives_way(void **state)
     close(second);
 }
 
+/* However many sessions there may be, only so many connections wait for a worker. */
+static void test_too_many_wait(void **state)
+{
+    int first, second;
+    struct sockaddr_storage here = address_of("192.0.2.1:1");
+    (void)state;
+    set("workers", "max_sessions", "60000");
+    admit_queue(&m, connect_client(&first), DOOR_POP3, &here);
+    m.n_waiting = 1024; /* the others are not to be seen here */
+    int fd = connect_client(&second);
+    assert_true(admit_allows(&m, fd, DOOR_POP3, &here));
+    assert_true(is_told_and_closed(first, "-ERR [SYS/TEMP]"));
+    m.n_waiting = 1024;
+    assert_false(admit_allows(&m, fd, DOOR_POP3, &here));
+    assert_non_null(strstr(logged(), "too many connections wait for a worker"));
+    m.n_waiting = 0;
+    close(fd);
+    close(second);
+}
+
+/* Who is to end gets no client, and is not killed twice. */
+static void test_ended_is_not_idle(void **state)
+{
+    int client;
+    struct channel its, other;
+    struct sockaddr_storage here = address_of("192.0.2.1:1");
+    struct worker *fit = add_worker(STATE_IDLE, &other), *ended = add_worker(STATE_IDLE, &its);
+    (void)state;
+    workers_end(&m, ended);
+    workers_connection(&m, connect_client(&client), DOOR_POP3, &here);
+    assert_int_equal(next_told(&other), PROTO_ASSIGN);
+    assert_int_equal(fit->channel.state, STATE_CLIENT);
+    assert_int_equal(next_told(&its), 0);
+    set("workers", "idle_max", "1");
+    m.n_idle = 2;
+    workers_tick(&m);
+    assert_true(lives(fit->pid));
+    m.n_idle = 1;
+    close(client);
+}
+
 static void test_no_spool(void **state)
 {
     struct channel its;
@@ -598,6 +639,47 @@ static void test_generation_overtaken(void **state)
     assert_int_equal(channel_receive(&its, &message, false, NULL), CHANNEL_END);
 }
 
+/* One that is on trial is: it goes on, whatever becomes of the present one. */
+static void test_generation_on_trial(void **state)
+{
+    struct channel its, fresh_end;
+    struct generation *tried = add_generation(&its), *fresh = add_generation(&fresh_end);
+    struct trial trial = {.generation = tried, .reply_fd = -1};
+    (void)state;
+    m.serving = true;
+    m.trial = &trial;
+    generation_serve(&m, fresh);
+    assert_false(tried->retired);
+    pid_t pid = tried->pid;
+    tried->pid = 0;
+    generation_release(&m, tried); /* it is needed to say how the trial went */
+    assert_int_equal(tried->number, 2);
+    tried->pid = pid;
+    m.trial = NULL;
+}
+
+/* A long word of a worker's is not shown; when poplard stops, a failed login is the last. */
+static void test_login_while_stopping(void **state)
+{
+    struct channel worker, auth;
+    struct worker *w = add_worker(STATE_CLIENT, &worker);
+    (void)state;
+    message_begin(&message, PROTO_LOGIN_WANTED);
+    message_put_text(&message, "a version of TLS that nobody has");
+    say(&worker);
+    assert_string_equal(w->tls, "");
+    assert_int_equal(w->channel.state, STATE_LOGIN);
+    w->queued = false;
+    add_auth(STATE_BUSY, w, &auth);
+    m.stopping = true;
+    message_begin(&message, PROTO_VACANT);
+    say(&auth);
+    worker.state = STATE_LOGIN;
+    assert_int_equal(next_told(&worker), PROTO_SETTLED);
+    assert_int_equal(message_get_u32(&message), 1);
+    m.stopping = false;
+}
+
 /* poplarctl reload, when it cannot be. */
 static void test_reload_refused(void **state)
 {
@@ -790,6 +872,10 @@ int main(void)
         TEST(test_nursery_says),
         TEST(test_no_nursery),
         TEST(test_generation_overtaken),
+        TEST(test_too_many_wait),
+        TEST(test_ended_is_not_idle),
+        TEST(test_generation_on_trial),
+        TEST(test_login_while_stopping),
         TEST(test_reload_refused),
         TEST(test_visitors),
     };
