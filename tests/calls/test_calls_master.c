@@ -684,6 +684,20 @@ static int check_without_pam_directory(void)
     return (int)check_all(config, build_dir);
 }
 
+/* Where nothing else is said the services are the system's, which has none by this name. */
+static int check_system_services(void)
+{
+    static const char text[] = "[tls]\nrequired=no\n[auth]\npam_service=no-such-poplar\n"
+                               "[domain a.example]\npam_service=no-such-poplar\n";
+    char error[512] = "";
+    write_text(in_place("other.conf"), "%s", text);
+    struct config *config = configfile_read(in_place("other.conf"), error, sizeof error);
+    if (!config)
+        return say(error);
+    check_all(config, build_dir);
+    return NOT_DONE;
+}
+
 static int check_as_nobody(void)
 {
     if (setresgid(65534, 65534, 65534) < 0 || setresuid(65534, 65534, 65534) < 0)
@@ -704,6 +718,10 @@ static void test_check(void **state)
     }
     calls_try(check_without_pam_directory, &end);
     assert_int_equal(end.status, 0);
+    calls_try(check_system_services, &end);
+    assert_non_null(
+        strstr(end.said, "[auth] pam_service=no-such-poplar: no readable file /etc/pam.d/"));
+    assert_non_null(strstr(end.said, "[domain a.example] pam_service=no-such-poplar: no readable"));
     calls_try(check_as_nobody, &end); /* nobody may read the key: that is no fault */
     assert_non_null(strstr(end.said, "key.pem: only root can check this"));
     assert_int_equal(end.status, 0);

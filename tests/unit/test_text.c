@@ -12,7 +12,11 @@
 #include "daemon/base.h"
 #include "worker/line.h"
 #include "worker/text.h"
+#include <signal.h>
 #include <string.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #define EACH(language, text)                                                                       \
     for (int language = 0; language < TEXT_LANGUAGES; language++)                                  \
@@ -30,6 +34,28 @@ static void test_complete(void **state)
         assert_true(said[0] != '[' && said[0] != ' ');
         assert_true(line_is_text(said, strlen(said)));
     }
+}
+
+static void expect_defect(int language, int text)
+{
+    int status;
+    pid_t pid = fork();
+    if (pid == 0) {
+        setrlimit(RLIMIT_CORE, &(struct rlimit){0, 0});
+        close(STDERR_FILENO);
+        signal(SIGABRT, SIG_DFL);
+        text_get((enum text_language)language, (enum text)text);
+        _exit(0);
+    }
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT);
+}
+
+static void test_none(void **state)
+{
+    (void)state;
+    expect_defect(TEXT_LANGUAGES, 0);
+    expect_defect(TEXT_ENGLISH, TEXTS);
 }
 
 /* "-ERR [LOGIN-DELAY] text" and the line end in 512 octets (RFC 2449 section 4). */
@@ -87,9 +113,8 @@ static void test_languages(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_complete),
-        cmocka_unit_test(test_fits_a_reply),
-        cmocka_unit_test(test_folds_into_ascii),
+        cmocka_unit_test(test_complete),     cmocka_unit_test(test_none),
+        cmocka_unit_test(test_fits_a_reply), cmocka_unit_test(test_folds_into_ascii),
         cmocka_unit_test(test_languages),
     };
     return cmocka_run_group_tests_name("text", tests, NULL, NULL);
