@@ -637,7 +637,10 @@ static int write_for_a_while(const char *path)
         sqlite3_exec(db, "BEGIN IMMEDIATE", NULL, NULL, NULL) != SQLITE_OK || write(1, "", 1) != 1)
         return 1;
     lock_sleep(200);
-    return sqlite3_exec(db, "COMMIT", NULL, NULL, NULL) == SQLITE_OK ? 0 : 1;
+    return sqlite3_exec(db, "COMMIT", NULL, NULL, NULL) == SQLITE_OK &&
+                   sqlite3_close(db) == SQLITE_OK
+               ? 0
+               : 1;
 }
 
 /* The lock file is gone, or no file at all. */
