@@ -202,9 +202,7 @@ static enum login_outcome open_maildrop(struct service *s, struct exchange *x)
     return outcome;
 }
 
-/* The master first: who is logged in is known to it before the worker can act on it. Then the
- * files, and our copies of them go before the verdict: a session that is over in no time must leave
- * its lock behind with nobody. */
+/* The master first: who is logged in is known to it before the worker can act on it. */
 static void announce(struct service *s, struct exchange *x, enum login_outcome outcome)
 {
     struct message *m = &s->message;
@@ -215,18 +213,13 @@ static void announce(struct service *s, struct exchange *x, enum login_outcome o
     message_put_u64(m, x->digest);
     tell_master(s);
 
-    if (outcome == LOGIN_OK && x->files[0] >= 0) {
-        message_begin(m, PROTO_GRANT);
-        for (unsigned i = 0; i < MAILDROP_FILES; i++)
-            message_put_fd(m, x->files[i]);
-        channel_send(&x->worker, m, false); /* a worker that is gone needs none */
-        message_clear(m);                   /* closes them */
-    }
     message_begin(m, PROTO_VERDICT);
     message_put_u32(m, outcome);
     message_put_text(m, outcome == LOGIN_OK ? x->user : "");
-    channel_send(&x->worker, m, false);
-    message_clear(m);
+    for (unsigned i = 0; outcome == LOGIN_OK && i < MAILDROP_FILES && x->files[i] >= 0; i++)
+        message_put_fd(m, x->files[i]);
+    channel_send(&x->worker, m, false); /* a worker that is gone needs none */
+    message_clear(m);                   /* closes the files */
 }
 
 /* The master compares these to tell a forgotten client from an attack. Keyed, so that it means

@@ -85,21 +85,24 @@ enum channel_outcome channel_send(struct channel *c, const struct message *m, bo
     }
 }
 
-/* Collect descriptors and the sender's credentials; false if the kernel had to cut. A unix socket
- * has no other level than SOL_SOCKET. */
-static bool take_control(struct message *m, struct msghdr *header)
+/* Collect descriptors and the sender's credentials. The word for what is wrong with them, NULL if
+ * nothing is: where no credentials come there is room for more descriptors than any row has. A unix
+ * socket has no other level than SOL_SOCKET. */
+static const char *take_control(struct message *m, struct msghdr *header)
 {
-    bool whole = !(header->msg_flags & (MSG_CTRUNC | MSG_TRUNC));
+    bool surplus = false;
     for (struct cmsghdr *c = CMSG_FIRSTHDR(header); c; c = CMSG_NXTHDR(header, c)) {
         if (c->cmsg_type == SCM_RIGHTS) {
             size_t n = (c->cmsg_len - CMSG_LEN(0)) / sizeof(int);
             for (size_t i = 0; i < n; i++) {
                 int fd;
                 memcpy(&fd, CMSG_DATA(c) + i * sizeof fd, sizeof fd);
-                if (m->n_fds < PROTO_FDS_MAX)
+                if (m->n_fds < PROTO_FDS_MAX) {
                     m->fds[m->n_fds++] = fd;
-                else
+                } else {
                     base_close(fd);
+                    surplus = true;
+                }
             }
         } else if (c->cmsg_type == SCM_CREDENTIALS) {
             struct ucred sender;
@@ -108,7 +111,9 @@ static bool take_control(struct message *m, struct msghdr *header)
             m->sender_uid = sender.uid;
         }
     }
-    return whole;
+    if (header->msg_flags & (MSG_CTRUNC | MSG_TRUNC))
+        return "cut by the kernel";
+    return surplus ? "with a wrong number of descriptors" : NULL;
 }
 
 /* The word for what is wrong with a record, NULL if nothing is. */
@@ -163,13 +168,14 @@ enum channel_outcome channel_receive(struct channel *c, struct message *m, bool 
     if (got < 0)
         return failed();
     m->size = (size_t)got;
-    bool whole = take_control(m, &header);
+    const char *wrong = take_control(m, &header);
     if (got == 0 && m->sender == 0 && m->n_fds == 0) {
         message_clear(m);
         return CHANNEL_END;
     }
     /* An empty record looks like the end, but for what comes with it. */
-    const char *wrong = !whole ? "cut by the kernel" : got == 0 ? "empty" : find_fault(c, m);
+    if (!wrong)
+        wrong = got == 0 ? "empty" : find_fault(c, m);
     if (wrong) {
         message_clear(m);
         if (fault)

@@ -73,11 +73,9 @@ static const struct proto_rule rules[PROTO_TYPES] = {
     [PROTO_VACANT] = {PROTO_VACANT, "vacant", ROLE_AUTH, ROLE_MASTER, STATE_BUSY, 16, 0, 0, 0, ""},
     /* mechanism, user, secret */
     [PROTO_BEGIN] = {PROTO_BEGIN, "begin", ROLE_WORKER, ROLE_AUTH, STATE_EXCHANGE, 36864, 0, 0, 1, "ssb"},
-    /* Descriptors: lock, database, -wal, -shm. A record of its own, so that auth can close its
-     * copies before the verdict lets the worker go on. */
-    [PROTO_GRANT] = {PROTO_GRANT, "grant", ROLE_AUTH, ROLE_WORKER, STATE_EXCHANGE, 16, 4, 4, 1, ""},
-    /* enum login_outcome, canonical user */
-    [PROTO_VERDICT] = {PROTO_VERDICT, "verdict", ROLE_AUTH, ROLE_WORKER, STATE_EXCHANGE, 512, 0, 0, 1, "us"},
+    /* enum login_outcome, canonical user. Descriptors, all or none: lock, database, -wal, -shm. Auth
+     * has its copies for a moment longer: the session gives its lock back itself. */
+    [PROTO_VERDICT] = {PROTO_VERDICT, "verdict", ROLE_AUTH, ROLE_WORKER, STATE_EXCHANGE, 512, 0, 4, 1, "us"},
 
     /* poplarctl */
     /* fingerprint, enum status_part, from */

@@ -72,7 +72,7 @@ enum proto_type {
     PROTO_OUTCOME,       /* how it ended, told to the master before the worker */
     PROTO_VACANT,        /* the exchange is over, the auth process is free */
     PROTO_BEGIN,         /* exchange: the credentials */
-    PROTO_VERDICT,       /* exchange: the outcome */
+    PROTO_VERDICT,       /* exchange: the outcome, and the maildrop's files */
     PROTO_REAL_ADDRESS,  /* a proxy's header: whom the client really is */
     PROTO_ADDRESS_TAKEN, /* the master's yes or no to it */
     PROTO_FINISH,        /* end at the next command */
@@ -89,7 +89,6 @@ enum proto_type {
     PROTO_SESSION,       /* the same: a session */
     PROTO_ITEM,          /* the same: something that has a name */
     PROTO_KICK,          /* poplarctl: end a session */
-    PROTO_GRANT,         /* exchange: the maildrop's files, for the verdict that follows */
     PROTO_TYPES          /* one past the last */
 };
 

@@ -305,15 +305,20 @@ enum store_outcome maildrop_resume(struct maildrop *maildrop)
                : handle_fail(maildrop, STORE_STALE, "somebody else wrote to the maildrop");
 }
 
+/* Whoever passed the descriptor on may have it for a moment longer. */
+static void give_lock_back(const struct maildrop *m)
+{
+    lock_release(m->lock_fd, MAILDROP_LOCK_SESSION);
+    close(m->lock_fd);
+}
+
 void maildrop_close(struct maildrop *maildrop)
 {
     if (!maildrop)
         return;
     disconnect(maildrop);
     vfs_revoke();
-    /* Whoever passed the descriptor on may have it for a moment longer. */
-    lock_release(maildrop->lock_fd, MAILDROP_LOCK_SESSION);
-    close(maildrop->lock_fd);
+    give_lock_back(maildrop);
     free(maildrop);
 }
 
@@ -333,7 +338,7 @@ void maildrop_leave(struct maildrop *maildrop)
         return;
     fold_wal(maildrop);
     vfs_revoke();
-    close(maildrop->lock_fd);
+    give_lock_back(maildrop);
 }
 
 const char *maildrop_error(const struct maildrop *maildrop)

@@ -34,34 +34,34 @@ static void take_files(struct session *s, int files[MAILDROP_FILES])
     }
 }
 
+/* Whether so many files can come with an outcome. */
+static bool may_come(enum exchange_files expected, uint32_t outcome, unsigned n)
+{
+    return n == 0 ? outcome != LOGIN_OK || expected != FILES_COME
+                  : n == MAILDROP_FILES && outcome == LOGIN_OK && expected != FILES_NONE;
+}
+
 uint32_t exchange_verdict(struct session *s, struct channel *exchange, enum exchange_files expected,
                           char *user, int files[MAILDROP_FILES])
 {
     struct message *m = &s->record;
     uint32_t outcome = LOGIN_UNAVAILABLE;
-    bool granted = false;
     for (int i = 0; expected != FILES_NONE && i < MAILDROP_FILES; i++)
         files[i] = -1;
     enum channel_outcome got = channel_receive(exchange, m, true, NULL);
-    if (got == CHANNEL_OK && m->rule->type == PROTO_GRANT && expected != FILES_NONE) {
-        take_files(s, files);
-        granted = true;
-        message_clear(m);
-        got = channel_receive(exchange, m, true, NULL);
-    }
     if (got == CHANNEL_OK && m->rule->type == PROTO_VERDICT) {
         char named[PROTO_USER_MAX + 1];
         outcome = message_get_u32(m);
         if (!message_get_text(m, named, sizeof named) || outcome >= LOGIN_OUTCOMES ||
-            (outcome == LOGIN_OK ? expected == FILES_COME && !granted : granted))
+            !may_come(expected, outcome, m->n_fds))
             outcome = LOGIN_UNAVAILABLE;
+        if (outcome == LOGIN_OK && m->n_fds > 0)
+            take_files(s, files);
         if (outcome == LOGIN_OK && user)
             base_copy(user, PROTO_USER_MAX + 1, named);
     }
     if (got == CHANNEL_OK)
         message_clear(m);
-    for (int i = 0; granted && outcome != LOGIN_OK && i < MAILDROP_FILES; i++)
-        base_close(files[i]);
     channel_close(exchange);
     return outcome;
 }

@@ -628,10 +628,8 @@ static void hear_all(struct channel *channel, struct told *told)
             told->outcome = message_get_u64(&m) == 77;
             told->outcome_is = message_get_u32(&m);
             break;
-        case PROTO_GRANT:
-            told->grant = true;
-            break;
         case PROTO_VERDICT:
+            told->grant = m.n_fds > 0;
             told->verdict = true;
             told->verdict_is = message_get_u32(&m);
             break;

@@ -267,7 +267,9 @@ static void test_verdicts(void **state)
     verdict(LOGIN_OK, "alice"); /* without files */
     assert_int_equal(hear_verdict(&exchange, FILES_COME), LOGIN_UNAVAILABLE);
     open_exchange(&exchange);
-    message_begin(&m, PROTO_GRANT); /* files that nobody asked for */
+    message_begin(&m, PROTO_VERDICT); /* files that nobody asked for */
+    message_put_u32(&m, LOGIN_OK);
+    message_put_text(&m, "alice");
     for (int i = 0; i < MAILDROP_FILES; i++)
         message_put_fd(&m, STDERR_FILENO);
     assert_int_equal(channel_send(&auth, &m, true), CHANNEL_OK);

@@ -105,20 +105,14 @@ static void send_master(void)
 static void send_verdict(const char *user, bool files_wanted)
 {
     uint32_t verdict = self.world->verdict;
-    if (verdict == LOGIN_OK && files_wanted) {
-        message_begin(&self.m, PROTO_GRANT);
-        for (int i = 0; i < MAILDROP_FILES; i++)
-            message_put_fd(&self.m, open_file(i, O_RDWR | O_CREAT));
-        if (!self.world->auth_dies)
-            channel_send(&self.exchange, &self.m, false);
-        message_clear(&self.m); /* closes them */
-    }
     message_begin(&self.m, PROTO_VERDICT);
     message_put_u32(&self.m, verdict);
     message_put_text(&self.m, user);
+    for (int i = 0; verdict == LOGIN_OK && files_wanted && i < MAILDROP_FILES; i++)
+        message_put_fd(&self.m, open_file(i, O_RDWR | O_CREAT));
     if (!self.world->auth_dies)
         channel_send(&self.exchange, &self.m, false);
-    message_clear(&self.m);
+    message_clear(&self.m); /* closes the files */
     channel_close(&self.exchange);
     if (verdict == LOGIN_OK && self.worker.state == STATE_LOGIN && !self.world->auth_dies)
         self.worker.state = STATE_MAIL;

@@ -123,8 +123,6 @@ static void take_verdict(void)
 {
     int file = -1;
     unsigned type = receive_raw(exchange_fd, &file);
-    if (type == PROTO_GRANT) /* the verdict follows */
-        type = receive_raw(exchange_fd, &(int){-1});
     fprintf(stderr, "rogue: verdict %u, %s\n", type ? answer : 0, file < 0 ? "no files" : "files");
 }
 

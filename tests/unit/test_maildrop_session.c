@@ -7,6 +7,7 @@
 
 #include "store/lock.h"
 #include "store/surrogate.h"
+#include <sys/wait.h>
 #include <time.h>
 
 #define DAY 86400
@@ -327,19 +328,53 @@ static void test_lock_ends_with_the_session(void **state)
     assert_int_equal(lock_acquire(other, MAILDROP_LOCK_SESSION, 0), STORE_BUSY);
     maildrop_close(m);
     assert_int_equal(lock_acquire(other, MAILDROP_LOCK_SESSION, 0), STORE_OK);
+    lock_release(other, MAILDROP_LOCK_SESSION);
     close(copy);
     close(other);
+}
+
+/* Nor does a process that leaves it leave the lock with them. */
+static void test_lock_ends_with_the_process(void **state)
+{
+    char path[80];
+    int fds[MAILDROP_FILES], status;
+    struct maildrop *m = NULL;
+
+    (void)state;
+    test_drop_grant(&drop, fds);
+    assert_int_equal(lock_acquire(fds[MAILDROP_LOCK], MAILDROP_LOCK_SESSION, 0), STORE_OK);
+    const pid_t pid = fork();
+    if (pid == 0) {
+        if (maildrop_open(fds, &m) != STORE_OK)
+            _exit(1);
+        maildrop_leave(m);
+        _exit(0);
+    }
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_int_equal(status, 0);
+    test_drop_path(&drop, MAILDROP_LOCK, path);
+    const int other = open(path, O_RDWR);
+    assert_int_equal(lock_acquire(other, MAILDROP_LOCK_SESSION, 0), STORE_OK);
+    close(other);
+    for (int i = 0; i < MAILDROP_FILES; i++)
+        close(fds[i]);
 }
 
 int main(int argc, char **argv)
 {
 #define WITH_DROP(test) cmocka_unit_test_setup_teardown(test, set_up, tear_down)
     const struct CMUnitTest tests[] = {
-        WITH_DROP(test_forms),         WITH_DROP(test_surrogate),
-        WITH_DROP(test_large_headers), WITH_DROP(test_plain_totals),
-        WITH_DROP(test_retrieved),     WITH_DROP(test_expire),
-        WITH_DROP(test_expire_many),   WITH_DROP(test_expire_uses_an_index),
-        WITH_DROP(test_login_delay),   WITH_DROP(test_lock_ends_with_the_session),
+        WITH_DROP(test_forms),
+        WITH_DROP(test_surrogate),
+        WITH_DROP(test_large_headers),
+        WITH_DROP(test_plain_totals),
+        WITH_DROP(test_retrieved),
+        WITH_DROP(test_expire),
+        WITH_DROP(test_expire_many),
+        WITH_DROP(test_expire_uses_an_index),
+        WITH_DROP(test_login_delay),
+        WITH_DROP(test_lock_ends_with_the_session),
+        WITH_DROP(test_lock_ends_with_the_process),
     };
 
     if (argc == 4 && strcmp(argv[1], "outside") == 0)

@@ -56,7 +56,7 @@ struct played {
     uint32_t verdict;                          /* enum login_outcome, for every login */
     uint32_t refusal; /* enum login_refusal instead of an exchange; 0: none */
     bool dies;        /* the exchange ends without a verdict */
-    bool dies_late;   /* the same, when the files have been granted */
+    int short_by;     /* files that are not there with a yes */
     bool last;        /* PROTO_SETTLED says so */
     int stale;        /* grants to hand out with an unlinked -wal */
     unsigned asked;   /* exchanges begun */
@@ -394,21 +394,15 @@ static inline void played_verdict(struct harness *h)
         h->auth.stale--;
         harness_replace_wal(h);
     }
-    if (verdict == LOGIN_OK) {
-        message_begin(&h->m, PROTO_GRANT);
-        for (int i = 0; i < MAILDROP_FILES; i++)
-            message_put_fd(&h->m, files[i]);
-        assert_int_equal(channel_send(&h->exchange, &h->m, true), CHANNEL_OK);
-        message_clear(&h->m); /* closes them */
-    }
-    if (h->auth.dies_late) {
-        channel_close(&h->exchange);
-        return;
-    }
     message_begin(&h->m, PROTO_VERDICT);
     message_put_u32(&h->m, verdict);
     message_put_text(&h->m, h->auth.user);
+    for (int i = 0; verdict == LOGIN_OK && i < MAILDROP_FILES - h->auth.short_by; i++)
+        message_put_fd(&h->m, files[i]);
     assert_int_equal(channel_send(&h->exchange, &h->m, true), CHANNEL_OK);
+    for (int i = 0; verdict == LOGIN_OK && i < MAILDROP_FILES; i++)
+        close(files[i]);
+    h->m.n_fds = 0;
     channel_close(&h->exchange);
     if (verdict == LOGIN_OK)
         h->worker.state = STATE_MAIL;
