@@ -36,8 +36,9 @@ long syscall(long number, ...)
         return answer_seccomp(a[0], (const void *)a[2]); // NOLINT(performance-no-int-to-ptr)
     if (number == SYS_openat2) {
         const struct open_how *how = (const void *)a[2]; // NOLINT(performance-no-int-to-ptr)
-        return openat((int)a[0], (const char *)a[1],     // NOLINT(performance-no-int-to-ptr)
-                      (int)how->flags | O_NOFOLLOW, (mode_t)how->mode);
+        int more = how->resolve & RESOLVE_NO_SYMLINKS ? O_NOFOLLOW : 0;
+        return openat((int)a[0], (const char *)a[1], // NOLINT(performance-no-int-to-ptr)
+                      (int)how->flags | more, (mode_t)how->mode);
     }
     if (!real)
         *(void **)&real = dlsym(RTLD_NEXT, "syscall");
