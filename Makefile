@@ -266,7 +266,8 @@ memcheck: deps-build deps-check
 # Which branches the tests take, in all programs.
 coverage: deps-build deps-check deps-fuzz trees
 	@$(MAKE) --no-print-directory B=$(B)/coverage CC=clang CFLAGS='-O1 -g -fprofile-instr-generate \
-	    -fcoverage-mapping -mllvm -runtime-counter-relocation -Wno-unused-command-line-argument' tests
+	    -fprofile-update=atomic -fcoverage-mapping -mllvm -runtime-counter-relocation \
+	    -Wno-unused-command-line-argument' tests
 	@tests/support/coverage.sh $(B)/coverage
 
 clean:
