@@ -17,6 +17,7 @@ enum {
     TAG_FORM = 3,     /* the form begins at this bit */
     TAG_END = 32,
     OWN_SIZE = 8,
+    OWN_DIGITS = 2 * OWN_SIZE,
     ID_BITS = 43, /* of 63, SCHEMA_CHUNK_BITS are the chunks' */
 };
 
@@ -87,9 +88,9 @@ static bool is_own(int64_t id, const char *uidl, size_t length, unsigned char ow
     char text[MAILDROP_UIDL_MAX];
     uint64_t random = 0;
 
-    if (length <= 2 * OWN_SIZE)
+    if (length <= OWN_DIGITS)
         return false;
-    for (size_t i = length - 2 * OWN_SIZE; i < length; i++) {
+    for (size_t i = length - OWN_DIGITS; i < length; i++) {
         const unsigned char c = (unsigned char)uidl[i];
 
         random = random << 4 | (uint64_t)(c <= '9' ? c - '0' : c - 'a' + 10);
