@@ -246,6 +246,25 @@ void calls_hold(bool held)
     is_held = held;
 }
 
+int calls_say(const char *why)
+{
+    fprintf(stderr, "%s\n", why);
+    return CALLS_NOT_DONE;
+}
+
+void calls_told(const char *what, const struct calls_end *end)
+{
+    if (!WIFEXITED(end->status) || WEXITSTATUS(end->status) == 0 ||
+        WEXITSTATUS(end->status) == CALLS_DONE_WRONG || !*end->said)
+        fail_msg("%s: wait status %x: %s", what, (unsigned)end->status, end->said);
+}
+
+void calls_told_or_done(const char *what, const struct calls_end *end)
+{
+    if (!WIFEXITED(end->status) || WEXITSTATUS(end->status) != 0)
+        calls_told(what, end);
+}
+
 const char *calls_stop_at;
 
 void calls_try(int (*attempt)(void), struct calls_end *end)

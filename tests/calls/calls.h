@@ -31,6 +31,16 @@ struct calls_end {
     char said[4096]; /* on stderr */
 };
 
+/* Exit statuses of attempts: it did not do what it should, and said why; it did something else. */
+enum { CALLS_NOT_DONE = 10, CALLS_DONE_WRONG = 11 };
+
+/* Say on stderr what a caller of the attempt would; CALLS_NOT_DONE. */
+int calls_say(const char *why);
+/* It must have ended in order, without having done it, and have said why. */
+void calls_told(const char *what, const struct calls_end *end);
+/* The same, or it did it all the same. */
+void calls_told_or_done(const char *what, const struct calls_end *end);
+
 /* What this process calls does not count for the time being, or does again. */
 void calls_hold(bool held);
 

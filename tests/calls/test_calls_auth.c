@@ -42,7 +42,7 @@
 
 #include <cmocka.h>
 
-enum { NOT_DONE = 10, DONE_WRONG = 11, SKIPPED = 12 }; /* exit statuses of attempts */
+enum { SKIPPED = 12 }; /* an attempt's exit status */
 
 static char place[] = "/dev/shm/poplar-calls-XXXXXX"; /* in memory: what is synced costs nothing */
 static const struct passwd *store;
@@ -54,19 +54,6 @@ static const char *in_place(const char *name)
     char *at = path[next++ % 4];
     snprintf(at, sizeof path[0], "%s/%s", place, name);
     return at;
-}
-
-static int say(const char *why)
-{
-    fprintf(stderr, "%s\n", why);
-    return NOT_DONE;
-}
-
-static void is_told_or_done(const char *what, const struct calls_end *end)
-{
-    bool good = WIFEXITED(end->status) && WEXITSTATUS(end->status) != DONE_WRONG;
-    if (!good || (WEXITSTATUS(end->status) != 0 && !*end->said))
-        fail_msg("%s: wait status %x: %s", what, (unsigned)end->status, end->said);
 }
 
 static void write_text(const char *path, const char *text)
@@ -150,15 +137,15 @@ static int make_and_open(void)
     enum login_outcome outcome = grant(config, error, sizeof error);
     calls_hold(true);
     if (outcome != LOGIN_OK)
-        say(error);
+        calls_say(error);
     if (!is_tidy() && !strstr(error, "fsync")) /* what could not be removed either */
-        say("something half made is left");
+        calls_say("something half made is left");
     enum login_outcome again = grant(config, error, sizeof error);
     if (again != LOGIN_OK) {
-        say(error);
-        return DONE_WRONG;
+        calls_say(error);
+        return CALLS_DONE_WRONG;
     }
-    return outcome == LOGIN_OK ? 0 : NOT_DONE;
+    return outcome == LOGIN_OK ? 0 : CALLS_NOT_DONE;
 }
 
 static int make_new(void)
@@ -179,8 +166,8 @@ static void test_grant(void **state)
                     {EMFILE, "Too many open files"}};
     struct calls_end end;
     (void)state;
-    unsigned made = calls_walk(make_new, is_told_or_done);
-    unsigned opened = calls_walk(make_and_open, is_told_or_done);
+    unsigned made = calls_walk(make_new, calls_told_or_done);
+    unsigned opened = calls_walk(make_and_open, calls_told_or_done);
     print_message("%u and %u calls failed\n", made, opened);
     assert_true(made > 30 && opened > 10);
     for (size_t i = 0; i < ARRAY_SIZE(meanings); i++) {
@@ -222,12 +209,12 @@ static int grant_without_setuid(void)
     struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
     struct __user_cap_data_struct data[_LINUX_CAPABILITY_U32S_3] = {0};
     if (syscall(SYS_capget, &header, data) < 0)
-        return DONE_WRONG;
+        return CALLS_DONE_WRONG;
     data[0].effective &= ~(1U << CAP_SETUID | 1U << CAP_SETGID);
     data[0].permitted &= ~(1U << CAP_SETUID | 1U << CAP_SETGID);
     if (syscall(SYS_capset, &header, data) < 0)
-        return DONE_WRONG;
-    return grant(config, error, sizeof error) == LOGIN_OK ? DONE_WRONG : say(error);
+        return CALLS_DONE_WRONG;
+    return grant(config, error, sizeof error) == LOGIN_OK ? CALLS_DONE_WRONG : calls_say(error);
 }
 
 static int grant_as_another(void)
@@ -235,8 +222,8 @@ static int grant_as_another(void)
     char error[600] = "";
     struct config *config = configure();
     if (setresgid(65534, 65534, 65534) < 0 || setresuid(65534, 65534, 65534) < 0)
-        return DONE_WRONG;
-    return grant(config, error, sizeof error) == LOGIN_OK ? DONE_WRONG : say(error);
+        return CALLS_DONE_WRONG;
+    return grant(config, error, sizeof error) == LOGIN_OK ? CALLS_DONE_WRONG : calls_say(error);
 }
 
 static int grant_to_himself(void)
@@ -244,7 +231,7 @@ static int grant_to_himself(void)
     empty_state();
     if (setresgid(store->pw_gid, store->pw_gid, store->pw_gid) < 0 ||
         setresuid(store->pw_uid, store->pw_uid, store->pw_uid) < 0)
-        return DONE_WRONG;
+        return CALLS_DONE_WRONG;
     return make_and_open();
 }
 
@@ -337,16 +324,16 @@ static int check_password(void)
                               .secret = "secret",
                               .peer = "192.0.2.7"};
     if (!pam_service_find(login.service, login.confdir, problem, sizeof problem))
-        return say(problem);
+        return calls_say(problem);
     enum login_outcome outcome = pam_login_check(&login);
     if (outcome == LOGIN_OK && strcmp(login.name, "alice") != 0)
-        return DONE_WRONG;
+        return CALLS_DONE_WRONG;
     if (outcome == LOGIN_OK)
         outcome = pam_login_session(&login);
     pam_login_end(&login);
     if (outcome == LOGIN_UNAVAILABLE || outcome == LOGIN_MISCONFIGURED)
-        return *login.problem ? say(login.problem) : DONE_WRONG;
-    return outcome == LOGIN_OK ? 0 : say(proto_outcome_name(outcome));
+        return *login.problem ? calls_say(login.problem) : CALLS_DONE_WRONG;
+    return outcome == LOGIN_OK ? 0 : calls_say(proto_outcome_name(outcome));
 }
 
 static void test_pam(void **state)
@@ -354,7 +341,7 @@ static void test_pam(void **state)
     struct calls_end end;
     (void)state;
     stack("required pam_permit.so");
-    unsigned failed = calls_walk(check_password, is_told_or_done);
+    unsigned failed = calls_walk(check_password, calls_told_or_done);
     print_message("%u calls failed\n", failed);
     assert_true(failed > 10);
     calls_break("waitpid", 1, EINTR);
@@ -385,9 +372,9 @@ static void test_conversation(void **state)
         snprintf(modules, sizeof modules, "required %s/pam_poplar_test.so %s", self, questions[i]);
         stack(modules);
         if (strcmp(questions[i], "conv=mixed") != 0)
-            calls_walk(check_password, is_told_or_done);
+            calls_walk(check_password, calls_told_or_done);
         calls_try(check_password, &end);
-        is_told_or_done(questions[i], &end);
+        calls_told_or_done(questions[i], &end);
     }
     assert_non_null(strstr(end.said, "denied")); /* the last, which nobody could answer */
     stack("required pam_permit.so");
@@ -401,7 +388,7 @@ static int pin_services(void)
     calls_hold(false);
     pam_pins_add(&pins, "poplar", config->auth.pam_confdir);
     pam_pins_add(&pins, "poplar", config->auth.pam_confdir);
-    int status = pins.n == 1 ? 0 : say("no pin"); /* the login that needs it says why */
+    int status = pins.n == 1 ? 0 : calls_say("no pin"); /* the login that needs it says why */
     pam_pins_release(&pins);
     return status;
 }
@@ -409,7 +396,7 @@ static int pin_services(void)
 static void test_pins(void **state)
 {
     (void)state;
-    assert_true(calls_walk(pin_services, is_told_or_done) >= 2);
+    assert_true(calls_walk(pin_services, calls_told_or_done) >= 2);
 }
 
 /* A system that has only /etc/pam.conf. */
@@ -422,15 +409,15 @@ static int find_in_pam_conf(void)
         return SKIPPED;
     calls_break_from("stat", 1, ENOENT); /* neither of PAM's directories is there */
     if (!pam_service_find("poplar", NULL, problem, sizeof problem))
-        return say(problem);
+        return calls_say(problem);
     if (pam_service_find("half", NULL, problem, sizeof problem) ||
         !strstr(problem, "no account line"))
-        return DONE_WRONG;
+        return CALLS_DONE_WRONG;
     if (pam_service_find("missing", NULL, problem, sizeof problem) ||
         !strstr(problem, "no readable file /etc/pam.d/missing"))
-        return DONE_WRONG;
+        return CALLS_DONE_WRONG;
     calls_break_from("fopen", 1, 0);
-    return pam_service_find("poplar", NULL, problem, sizeof problem) ? DONE_WRONG : 0;
+    return pam_service_find("poplar", NULL, problem, sizeof problem) ? CALLS_DONE_WRONG : 0;
 }
 
 static void test_pam_conf(void **state)
@@ -455,14 +442,14 @@ static int differs(const char *expected)
 {
     char difference[80] = "";
     if (selfcheck_same(&recorded, difference, sizeof difference))
-        return say("nothing was noticed");
-    return strcmp(difference, expected) == 0 ? 0 : say(difference);
+        return calls_say("nothing was noticed");
+    return strcmp(difference, expected) == 0 ? 0 : calls_say(difference);
 }
 
 static int leave_directory(void)
 {
     selfcheck_record(&recorded);
-    return chdir(place) < 0 ? DONE_WRONG : differs("working directory");
+    return chdir(place) < 0 ? CALLS_DONE_WRONG : differs("working directory");
 }
 
 static int leave_mask(void)
@@ -492,7 +479,7 @@ static int replace_descriptor(void)
     dup3(open("/proc/self/status", O_RDONLY), fd, 0);
     char expected[40];
     snprintf(expected, sizeof expected, "descriptor %d", fd);
-    return selfcheck_same_fds(&recorded) ? DONE_WRONG : differs(expected);
+    return selfcheck_same_fds(&recorded) ? CALLS_DONE_WRONG : differs(expected);
 }
 
 /* The same device, another file. */
@@ -503,7 +490,7 @@ static int replace_file(void)
     selfcheck_record(&recorded);
     dup3(open(in_place("other.conf"), O_RDONLY | O_CREAT, 0600), fd, 0);
     snprintf(expected, sizeof expected, "descriptor %d", fd);
-    return selfcheck_same_fds(&recorded) ? DONE_WRONG : differs(expected);
+    return selfcheck_same_fds(&recorded) ? CALLS_DONE_WRONG : differs(expected);
 }
 
 static int close_last(void)
@@ -532,7 +519,7 @@ static int look_without_proc(void)
     calls_break_from("opendir", 1, 0);
     selfcheck_record(&recorded);
     if (!selfcheck_same(&recorded, difference, sizeof difference) || recorded.n_fds < 3)
-        return DONE_WRONG;
+        return CALLS_DONE_WRONG;
     close(STDIN_FILENO);
     return differs("descriptor 0");
 }
@@ -547,12 +534,12 @@ static int many_groups(void)
     for (size_t i = 0; i < ARRAY_SIZE(groups); i++)
         groups[i] = (gid_t)(1000 + i);
     if (setgroups(ARRAY_SIZE(groups), groups) < 0)
-        return DONE_WRONG;
+        return CALLS_DONE_WRONG;
     selfcheck_record(&recorded);
     if (!selfcheck_same(&recorded, difference, sizeof difference))
-        return DONE_WRONG;
+        return CALLS_DONE_WRONG;
     if (setgroups(ARRAY_SIZE(groups) - 1, groups) < 0)
-        return DONE_WRONG;
+        return CALLS_DONE_WRONG;
     return differs("ids, groups or capabilities");
 }
 
@@ -565,7 +552,7 @@ static int many_descriptors(void)
     return recorded.n_fds == SELFCHECK_FDS &&
                    selfcheck_same(&recorded, difference, sizeof difference)
                ? 0
-               : DONE_WRONG;
+               : CALLS_DONE_WRONG;
 }
 
 static void test_selfcheck(void **state)
@@ -673,7 +660,7 @@ static int serve_once(struct told *told)
     grant_root_close(root);
     config_free(child.config);
     if (info.si_code != CLD_EXITED)
-        return DONE_WRONG;
+        return CALLS_DONE_WRONG;
     return info.si_status;
 }
 
@@ -683,13 +670,13 @@ static int serve_login(void)
     empty_state();
     calls_hold(true);
     int status = serve_once(&told);
-    if (status == DONE_WRONG)
-        return DONE_WRONG;
+    if (status == CALLS_DONE_WRONG)
+        return CALLS_DONE_WRONG;
     /* The master knows before the worker does, and files come with "yes" only. */
     if (told.verdict && (!told.outcome || told.outcome_is != told.verdict_is))
-        return DONE_WRONG;
+        return CALLS_DONE_WRONG;
     if (told.grant && told.outcome_is != LOGIN_OK)
-        return DONE_WRONG;
+        return CALLS_DONE_WRONG;
     bool good = told.verdict && told.verdict_is == LOGIN_OK && told.grant;
     if (!good)
         fprintf(stderr, "outcome %u, verdict %u, status %d\n", told.outcome_is, told.verdict_is,
@@ -699,9 +686,9 @@ static int serve_login(void)
     if (again != 0 || !told.verdict || told.verdict_is != LOGIN_OK || !told.grant) {
         fprintf(stderr, "again: outcome %u, verdict %u, status %d\n", told.outcome_is,
                 told.verdict_is, again);
-        return DONE_WRONG;
+        return CALLS_DONE_WRONG;
     }
-    return good ? 0 : NOT_DONE;
+    return good ? 0 : CALLS_NOT_DONE;
 }
 
 static void test_service(void **state)
@@ -709,7 +696,7 @@ static void test_service(void **state)
     (void)state;
     if (geteuid() != 0)
         skip();
-    unsigned failed = calls_walk(serve_login, is_told_or_done);
+    unsigned failed = calls_walk(serve_login, calls_told_or_done);
     print_message("%u calls failed\n", failed);
     assert_true(failed > 50);
 }

@@ -36,8 +36,6 @@
 
 #include <cmocka.h>
 
-enum { NOT_DONE = 10, DONE_WRONG = 11 }; /* exit statuses of attempts */
-
 static char place[] = "/tmp/poplar-calls-XXXXXX";
 static char build_dir[2048]; /* where the programs are */
 
@@ -48,28 +46,6 @@ static const char *in_place(const char *name)
     char *at = path[next++ % 8];
     snprintf(at, sizeof path[0], "%s/%s", place, name);
     return at;
-}
-
-/* Of an attempt that did not do what it should: what its caller would say. */
-static int say(const char *why)
-{
-    fprintf(stderr, "%s\n", why);
-    return NOT_DONE;
-}
-
-/* It ended in order, without having done it, and said why. */
-static void is_told(const char *what, const struct calls_end *end)
-{
-    if (!WIFEXITED(end->status) || WEXITSTATUS(end->status) == 0 ||
-        WEXITSTATUS(end->status) == DONE_WRONG || !*end->said)
-        fail_msg("%s: wait status %x: %s", what, (unsigned)end->status, end->said);
-}
-
-/* The same, or it did it all the same. */
-static void is_told_or_done(const char *what, const struct calls_end *end)
-{
-    if (!WIFEXITED(end->status) || WEXITSTATUS(end->status) != 0)
-        is_told(what, end);
 }
 
 static void write_text(const char *path, const char *format, ...) PRINTF(2, 3);
@@ -93,22 +69,22 @@ static int start_true(void)
     siginfo_t info = {0};
     pid_t pid = spawn_child("/bin", "true", ROLE_AUTH, &channel);
     if (pid < 0)
-        return channel.fd < 0 ? say(strerror(errno)) : DONE_WRONG;
+        return channel.fd < 0 ? calls_say(strerror(errno)) : CALLS_DONE_WRONG;
     waitid(P_PID, (id_t)pid, &info, WEXITED);
     channel_close(&channel);
-    return info.si_code == CLD_EXITED ? info.si_status : DONE_WRONG;
+    return info.si_code == CLD_EXITED ? info.si_status : CALLS_DONE_WRONG;
 }
 
 static void test_spawn(void **state)
 {
     (void)state;
-    assert_true(calls_walk(start_true, is_told) >= 10);
+    assert_true(calls_walk(start_true, calls_told) >= 10);
 }
 
 static int die_with_another(void)
 {
     privileges_die_with(getppid() + 1);
-    return DONE_WRONG;
+    return CALLS_DONE_WRONG;
 }
 
 static void test_parent_gone(void **state)
@@ -217,21 +193,21 @@ static int drop_all(void)
     uid_t uid;
     gid_t gid;
     if (initgroups("nobody", nobody()->pw_gid) < 0 || !privileges_lookup("nobody", &uid, &gid))
-        return DONE_WRONG;
+        return CALLS_DONE_WRONG;
     privileges_drop(uid, gid);
-    return getuid() == uid && getgid() == gid ? 0 : DONE_WRONG;
+    return getuid() == uid && getgid() == gid ? 0 : CALLS_DONE_WRONG;
 }
 
 static int drop_to_root(void)
 {
     privileges_drop(0, 65534);
-    return DONE_WRONG;
+    return CALLS_DONE_WRONG;
 }
 
 static int drop_to_roots_group(void)
 {
     privileges_drop(65534, 0);
-    return DONE_WRONG;
+    return CALLS_DONE_WRONG;
 }
 
 /* Whoever cannot give up all of it does not live on. */
@@ -296,7 +272,7 @@ static int bound(void)
 static int bound_by_nobody(void)
 {
     if (geteuid() == 0 && setresuid(65534, 65534, 65534) < 0)
-        return DONE_WRONG;
+        return CALLS_DONE_WRONG;
     return bound();
 }
 
@@ -335,8 +311,8 @@ static int bind_lmtp(void)
     char why[256] = "";
     int fd = delivery_bind(in_place("new/lmtp"), why, sizeof why);
     if (fd < 0)
-        return say(why);
-    return fcntl(fd, F_GETFL) & O_NONBLOCK ? 0 : DONE_WRONG;
+        return calls_say(why);
+    return fcntl(fd, F_GETFL) & O_NONBLOCK ? 0 : CALLS_DONE_WRONG;
 }
 
 /* What was there before is no reason to fail, nor may it go away when it cannot be known. */
@@ -347,14 +323,14 @@ static int bind_lmtp_again(void)
     int served = delivery_bind(in_place("served"), why, sizeof why);
     int fd = delivery_bind(in_place("served"), why, sizeof why);
     if (served < 0 || lstat(in_place("served"), &st) < 0)
-        return say("not even once");
-    return fd < 0 ? say(why) : DONE_WRONG;
+        return calls_say("not even once");
+    return fd < 0 ? calls_say(why) : CALLS_DONE_WRONG;
 }
 
 static void has_remedy(const char *what, const struct calls_end *end)
 {
-    is_told_or_done(what, end);
-    if (WEXITSTATUS(end->status) == NOT_DONE && !strstr(end->said, "; ") &&
+    calls_told_or_done(what, end);
+    if (WEXITSTATUS(end->status) == CALLS_NOT_DONE && !strstr(end->said, "; ") &&
         !strstr(end->said, "Too many open files"))
         fail_msg("%s: no remedy: %s", what, end->said);
 }
@@ -418,12 +394,12 @@ static int make_spool(void)
     config_free(config);
     bool back = (uid_t)setfsuid((uid_t)-1) == geteuid();
     if (!back)
-        return DONE_WRONG;
+        return CALLS_DONE_WRONG;
     if (fd < 0)
-        return say(strerror(errno));
+        return calls_say(strerror(errno));
     return fstatat(fd, "", &st, AT_EMPTY_PATH) == 0 && st.st_nlink == 0 && (st.st_mode & 077) == 0
                ? 0
-               : DONE_WRONG;
+               : CALLS_DONE_WRONG;
 }
 
 /* Neither open() nor what takes its place works. */
@@ -433,7 +409,7 @@ static int make_no_spool(void)
     struct config *config = config_of("state_dir", in_place("state/nothing"));
     int fd = delivery_spool(config);
     config_free(config);
-    return fd < 0 ? say(strerror(errno)) : DONE_WRONG;
+    return fd < 0 ? calls_say(strerror(errno)) : CALLS_DONE_WRONG;
 }
 
 static void test_spool(void **state)
@@ -441,7 +417,7 @@ static void test_spool(void **state)
     static const int no_tmpfile[] = {EOPNOTSUPP, EISDIR, ENOENT};
     struct calls_end end;
     (void)state;
-    assert_true(calls_walk(make_spool, is_told_or_done) >= 2);
+    assert_true(calls_walk(make_spool, calls_told_or_done) >= 2);
     for (size_t i = 0; i < ARRAY_SIZE(no_tmpfile); i++) {
         calls_break("open", 1, no_tmpfile[i]);
         calls_try(make_spool, &end);
@@ -449,7 +425,7 @@ static void test_spool(void **state)
         assert_int_equal(end.status, 0);
     }
     calls_try(make_no_spool, &end);
-    is_told("no directory", &end);
+    calls_told("no directory", &end);
 }
 
 /* The sockets of a configuration. */
@@ -479,10 +455,10 @@ static int open_listeners(void)
     bool good = listen_open(config, NULL, 0, &listeners, &n, error, sizeof error);
     config_free(config);
     if (!good)
-        return n == 0 ? say(error) : DONE_WRONG;
+        return n == 0 ? calls_say(error) : CALLS_DONE_WRONG;
     listen_close(listeners, n);
     struct stat st;
-    return n == 3 && lstat(in_place("lmtp"), &st) < 0 ? 0 : DONE_WRONG;
+    return n == 3 && lstat(in_place("lmtp"), &st) < 0 ? 0 : CALLS_DONE_WRONG;
 }
 
 /* As at a reload: sockets of before, one of them passed by systemd. */
@@ -496,21 +472,21 @@ static int take_over_listeners(void)
                               .text = (char[]){"pop3"}}};
     struct listener *listeners = NULL;
     if (old[0].fd < 0)
-        return say("no socket");
+        return calls_say("no socket");
     struct config *config = config_of("hostname", "pop.example.test");
     if (!config_set(config, "tls", "", "required", "no", error, sizeof error) ||
         !config_set(config, "listen", "", "lmtp", in_place("lmtp"), error, sizeof error) ||
         !config_complete(config, error, sizeof error))
-        return DONE_WRONG;
+        return CALLS_DONE_WRONG;
     bool good = listen_open(config, old, 1, &listeners, &n, error, sizeof error);
     config_free(config);
     if (!good)
-        return say(error);
+        return calls_say(error);
     for (size_t i = 0; i < n; i++)
         if (listeners[i].fd < 0)
-            return DONE_WRONG;
+            return CALLS_DONE_WRONG;
     listen_close(listeners, n);
-    return n == 2 ? 0 : DONE_WRONG;
+    return n == 2 ? 0 : CALLS_DONE_WRONG;
 }
 
 static void test_listen(void **state)
@@ -524,8 +500,8 @@ static void test_listen(void **state)
                     {ENOMEM, "choose another address"}};
     struct calls_end end;
     (void)state;
-    assert_true(calls_walk(open_listeners, is_told_or_done) >= 10);
-    assert_true(calls_walk(take_over_listeners, is_told_or_done) >= 3);
+    assert_true(calls_walk(open_listeners, calls_told_or_done) >= 10);
+    assert_true(calls_walk(take_over_listeners, calls_told_or_done) >= 3);
     for (size_t i = 0; i < ARRAY_SIZE(remedies); i++) {
         calls_break("bind", 1, remedies[i].error);
         calls_try(open_listeners, &end);
@@ -543,10 +519,10 @@ static int open_built_in(void)
     if (!config_set(config, "tls", "", "required", "no", error, sizeof error) ||
         !config_set(config, "listen", "", "lmtp", "", error, sizeof error) ||
         !config_complete(config, error, sizeof error))
-        return DONE_WRONG;
+        return CALLS_DONE_WRONG;
     bool good = listen_open(config, NULL, 0, &listeners, &n, error, sizeof error);
     if (!good)
-        return say(error);
+        return calls_say(error);
     return (int)n == 2 ? 0 : (int)n + 20;
 }
 
@@ -573,13 +549,13 @@ static int open_control(void)
     struct stat st;
     struct master m = {.control_fd = -1, .config = config_of("run_dir", in_place("run"))};
     if (sd_event_new(&m.event) < 0)
-        return say("no event loop");
+        return calls_say("no event loop");
     if (!control_open(&m, error, sizeof error))
-        return say(error);
+        return calls_say(error);
     control_close(&m);
     config_free(m.config);
     sd_event_unref(m.event);
-    return lstat(in_place("run/control"), &st) < 0 ? 0 : DONE_WRONG;
+    return lstat(in_place("run/control"), &st) < 0 ? 0 : CALLS_DONE_WRONG;
 }
 
 static int open_control_too_long(void)
@@ -589,7 +565,7 @@ static int open_control_too_long(void)
     dir[0] = '/';
     dir[sizeof dir - 1] = '\0';
     struct master m = {.control_fd = -1, .config = config_of("run_dir", dir)};
-    return control_open(&m, error, sizeof error) ? DONE_WRONG : say(error);
+    return control_open(&m, error, sizeof error) ? CALLS_DONE_WRONG : calls_say(error);
 }
 
 static void test_control(void **state)
@@ -597,7 +573,7 @@ static void test_control(void **state)
     static const int unwritable[] = {EACCES, EPERM, EROFS, ENOENT};
     struct calls_end end;
     (void)state;
-    assert_true(calls_walk(open_control, is_told_or_done) >= 6);
+    assert_true(calls_walk(open_control, calls_told_or_done) >= 6);
     for (size_t i = 0; i < ARRAY_SIZE(unwritable); i++) {
         calls_break("bind", 1, unwritable[i]);
         calls_try(open_control, &end);
@@ -629,7 +605,7 @@ static int read_config(void)
     char error[512] = "";
     struct config *config = configfile_read(in_place("poplar.conf"), error, sizeof error);
     config_free(config);
-    return config ? 0 : say(error);
+    return config ? 0 : calls_say(error);
 }
 
 static int check_config(void)
@@ -637,16 +613,16 @@ static int check_config(void)
     char error[512] = "";
     struct config *config = configfile_read(in_place("poplar.conf"), error, sizeof error);
     if (!config)
-        return say(error);
-    return check_all(config, build_dir) == 0 ? 0 : NOT_DONE;
+        return calls_say(error);
+    return check_all(config, build_dir) == 0 ? 0 : CALLS_NOT_DONE;
 }
 
 static void test_config(void **state)
 {
     (void)state;
-    assert_true(calls_walk(read_config, is_told) >= 20);
+    assert_true(calls_walk(read_config, calls_told) >= 20);
     if (geteuid() == 0)
-        assert_true(calls_walk(check_config, is_told_or_done) >= 30);
+        assert_true(calls_walk(check_config, calls_told_or_done) >= 30);
 }
 
 static int override; /* which of the cases below */
@@ -670,8 +646,8 @@ static int check_override(void)
     struct config *config = configfile_read(in_place("poplar.conf"), error, sizeof error);
     if (!config || !config_set(config, overrides[override].section, "", overrides[override].key,
                                overrides[override].value, error, sizeof error))
-        return DONE_WRONG;
-    return check_all(config, build_dir) == 1 ? NOT_DONE : DONE_WRONG;
+        return CALLS_DONE_WRONG;
+    return check_all(config, build_dir) == 1 ? CALLS_NOT_DONE : CALLS_DONE_WRONG;
 }
 
 /* Services are in /etc/pam.conf where there is no directory; that is for auth to see. */
@@ -680,7 +656,7 @@ static int check_without_pam_directory(void)
     char error[512] = "";
     struct config *config = configfile_read(in_place("poplar.conf"), error, sizeof error);
     if (!config || !config_set(config, "auth", "", "pam_confdir", "/nowhere", error, sizeof error))
-        return DONE_WRONG;
+        return CALLS_DONE_WRONG;
     return (int)check_all(config, build_dir);
 }
 
@@ -693,15 +669,15 @@ static int check_system_services(void)
     write_text(in_place("other.conf"), "%s", text);
     struct config *config = configfile_read(in_place("other.conf"), error, sizeof error);
     if (!config)
-        return say(error);
+        return calls_say(error);
     check_all(config, build_dir);
-    return NOT_DONE;
+    return CALLS_NOT_DONE;
 }
 
 static int check_as_nobody(void)
 {
     if (setresgid(65534, 65534, 65534) < 0 || setresuid(65534, 65534, 65534) < 0)
-        return DONE_WRONG;
+        return CALLS_DONE_WRONG;
     return check_config();
 }
 
@@ -713,7 +689,8 @@ static void test_check(void **state)
         skip();
     for (override = 0; override < (int)ARRAY_SIZE(overrides); override++) {
         calls_try(check_override, &end);
-        if (WEXITSTATUS(end.status) != NOT_DONE || !strstr(end.said, overrides[override].said))
+        if (WEXITSTATUS(end.status) != CALLS_NOT_DONE ||
+            !strstr(end.said, overrides[override].said))
             fail_msg("case %d: wait status %x: %s", override, (unsigned)end.status, end.said);
     }
     calls_try(check_without_pam_directory, &end);
@@ -747,25 +724,25 @@ static int begin_child(void)
     struct channel master;
     struct config *config = listening_config();
     if (channel_pair(ends, true) < 0)
-        return say(strerror(errno));
+        return calls_say(strerror(errno));
     if (ends[1] != PROTO_FD_CONTROL && dup3(ends[1], PROTO_FD_CONTROL + 20, 0) < 0)
-        return DONE_WRONG;
+        return CALLS_DONE_WRONG;
     channel_open(&master, fcntl(ends[0], F_DUPFD, 40), ROLE_MASTER, ROLE_AUTH, STATE_STARTING);
     dup3(PROTO_FD_CONTROL + 20, PROTO_FD_CONTROL, 0);
     if (!setup_send(&master, config, &(uint64_t){42}, 7, true, error, sizeof error))
-        return say(error);
+        return calls_say(error);
     child_begin(&child, ROLE_AUTH, NULL, NULL);
     child_ready(&child);
     return child.generation == 7 && child.strict && child.digest_key == 42 &&
                    strcmp(child.config->server.hostname, "pop.example.test") == 0
                ? 0
-               : DONE_WRONG;
+               : CALLS_DONE_WRONG;
 }
 
 static void test_child(void **state)
 {
     (void)state;
-    assert_true(calls_walk(begin_child, is_told) >= 10);
+    assert_true(calls_walk(begin_child, calls_told) >= 10);
 }
 
 /* What a master of another build, or one that is taken over, may say instead. */
@@ -786,7 +763,7 @@ static int begin_told_child(void)
         if (ends[1] != PROTO_FD_CONTROL)
             dup3(ends[1], PROTO_FD_CONTROL, 0);
         child_begin(&child, ROLE_NURSERY, NULL, NULL);
-        _exit(DONE_WRONG);
+        _exit(CALLS_DONE_WRONG);
     }
     siginfo_t info = {0};
     struct message m;
@@ -795,10 +772,10 @@ static int begin_told_child(void)
         char text[1024];
         (void)message_get_u32(&m);
         if (message_get_text(&m, text, sizeof text))
-            say(text);
+            calls_say(text);
         message_clear(&m);
     }
-    return info.si_code == CLD_EXITED ? info.si_status : DONE_WRONG;
+    return info.si_code == CLD_EXITED ? info.si_status : CALLS_DONE_WRONG;
 }
 
 static char long_text[5000];
@@ -927,10 +904,10 @@ static int begin_by_hand(void)
     static struct child child;
     int ends[2];
     if (socketpair(AF_UNIX, SOCK_STREAM, 0, ends) < 0)
-        return DONE_WRONG;
+        return CALLS_DONE_WRONG;
     dup3(ends[0] == PROTO_FD_CONTROL ? ends[1] : ends[0], PROTO_FD_CONTROL, 0);
     child_begin(&child, ROLE_AUTH, NULL, NULL);
-    return DONE_WRONG;
+    return CALLS_DONE_WRONG;
 }
 
 /* Who cannot tell the master tells stderr. */

@@ -22,7 +22,7 @@
 
 #include <cmocka.h>
 
-enum { DONE_WRONG = 11, MESSAGES = 3 };
+enum { MESSAGES = 3 };
 
 static const struct inside_world *world;
 static const char *said;
@@ -49,17 +49,7 @@ static int count_messages(uint64_t *n)
 static int wrong(const char *what)
 {
     fprintf(stderr, "%s; end %u, said: %s\n", what, result.end, result.output);
-    return DONE_WRONG;
-}
-
-static const char *last_line(void)
-{
-    const char *at = result.output + strlen(result.output);
-    if (at > result.output)
-        at--;
-    while (at > result.output && at[-1] != '\n')
-        at--;
-    return at;
+    return CALLS_DONE_WRONG;
 }
 
 static int serve(void)
@@ -77,7 +67,7 @@ static int serve(void)
         bool taken = strstr(result.output, "\r\n250 2.0.0 ") != NULL;
         return n == MESSAGES + 1 || (n == MESSAGES && !taken) ? 0 : wrong("mail is missing");
     }
-    bool acknowledged = result.end == END_QUIT && strncmp(last_line(), "+OK", 3) == 0;
+    bool acknowledged = result.end == END_QUIT && strncmp(inside_last_line(&result), "+OK", 3) == 0;
     uint64_t expected = MESSAGES - (acknowledged ? result.deleted : 0);
     if (n != expected)
         return wrong("other messages are there than the client knows of");
@@ -87,7 +77,7 @@ static int serve(void)
 /* What has no memory for its end may die of it with a line; nothing else may. */
 static void is_orderly(const char *what, const struct calls_end *end)
 {
-    if (!WIFEXITED(end->status) || WEXITSTATUS(end->status) == DONE_WRONG)
+    if (!WIFEXITED(end->status) || WEXITSTATUS(end->status) == CALLS_DONE_WRONG)
         fail_msg("%s: wait status %x: %s", what, (unsigned)end->status, end->said);
 }
 

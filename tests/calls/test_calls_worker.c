@@ -38,30 +38,9 @@
 
 #include "tests/unit/certificates.h"
 
-enum { NOT_DONE = 10, DONE_WRONG = 11 }; /* exit statuses of attempts */
-
 static char place[] = "/tmp/poplar-calls-XXXXXX";
 static int chain_fd, key_fd, ca_fd; /* PEM, in memory */
 static char chain_path[100], key_path[100];
-
-static int say(const char *why)
-{
-    fprintf(stderr, "%s\n", why);
-    return NOT_DONE;
-}
-
-static void is_told(const char *what, const struct calls_end *end)
-{
-    if (!WIFEXITED(end->status) || WEXITSTATUS(end->status) == 0 ||
-        WEXITSTATUS(end->status) == DONE_WRONG || !*end->said)
-        fail_msg("%s: wait status %x: %s", what, (unsigned)end->status, end->said);
-}
-
-static void is_told_or_done(const char *what, const struct calls_end *end)
-{
-    if (!WIFEXITED(end->status) || WEXITSTATUS(end->status) != 0)
-        is_told(what, end);
-}
 
 static struct config *config_with(const char *const *settings)
 {
@@ -97,10 +76,10 @@ static int make_tls(void)
     tls_add(tls, "", "chain", chain_fd, key_fd, error, sizeof error);
     tls_add(tls, CLIENT_CA_NAME, "ca", ca_fd, -1, error, sizeof error);
     if (!tls_complete(tls, config, error, sizeof error))
-        return say(error);
+        return calls_say(error);
     if (tls_expires(tls, 0) == 0)
-        return say("no end");
-    int status = tls_expired(tls, 0, text, sizeof text) ? DONE_WRONG : 0;
+        return calls_say("no end");
+    int status = tls_expired(tls, 0, text, sizeof text) ? CALLS_DONE_WRONG : 0;
     tls_free(tls);
     config_free(config);
     return status;
@@ -109,7 +88,7 @@ static int make_tls(void)
 static void test_tls(void **state)
 {
     (void)state;
-    unsigned failed = calls_walk(make_tls, is_told_or_done);
+    unsigned failed = calls_walk(make_tls, calls_told_or_done);
     print_message("%u calls failed\n", failed);
     assert_true(failed > 40);
 }
@@ -141,7 +120,8 @@ static void test_tls_is_whole(void **state)
     for (size_t i = 0; i < ARRAY_SIZE(needed); i++) {
         calls_break(needed[i].name, 1, 0);
         calls_try(make_tls, &end);
-        if (!end.met || WEXITSTATUS(end.status) != NOT_DONE || !strstr(end.said, needed[i].said))
+        if (!end.met || WEXITSTATUS(end.status) != CALLS_NOT_DONE ||
+            !strstr(end.said, needed[i].said))
             fail_msg("%s: wait status %x: %s", needed[i].name, (unsigned)end.status, end.said);
     }
 }
@@ -201,14 +181,14 @@ static int compile_filter(void)
     char error[300] = "";
     struct filter *filter = filter_compile(false, error, sizeof error);
     filter_free(filter);
-    return filter ? 0 : say(error);
+    return filter ? 0 : calls_say(error);
 }
 
 static void is_whole(const char *what, const struct calls_end *end)
 {
     /* A name that is not resolved is one that this architecture does not have. */
     if (!strstr(what, "resolve_name"))
-        is_told(what, end);
+        calls_told(what, end);
 }
 
 static int resolve_nothing(void)
@@ -216,7 +196,8 @@ static int resolve_nothing(void)
     int number;
     const char *name;
     bool before_login;
-    return filter_call(0, &number, &name, &before_login) || filter_count() > 0 ? DONE_WRONG : 0;
+    return filter_call(0, &number, &name, &before_login) || filter_count() > 0 ? CALLS_DONE_WRONG
+                                                                               : 0;
 }
 
 static void test_filter(void **state)
@@ -228,7 +209,7 @@ static void test_filter(void **state)
     assert_true(failed > 100);
     calls_answer("pread", 1, 8); /* half of it */
     calls_try(compile_filter, &end);
-    is_told("a short read", &end);
+    calls_told("a short read", &end);
     calls_break_from("seccomp_syscall_resolve_name", 1, 0);
     calls_try(resolve_nothing, &end);
     assert_true(end.met);
@@ -242,23 +223,24 @@ static int confine(void)
     char missing[256] = "", error[600] = "", set[100];
     struct config *config = usual_config();
     if (!config_set(config, "workers", "", "landlock", landlock, set, sizeof set))
-        return DONE_WRONG;
+        return CALLS_DONE_WRONG;
     if (!confine_process(config, missing, sizeof missing, error, sizeof error))
-        return say(error);
+        return calls_say(error);
     if (*missing) {
         fprintf(stderr, "without: %s\n", missing);
-        return open("/etc/passwd", O_RDONLY) >= 0 && geteuid() == 0 ? DONE_WRONG : NOT_DONE;
+        return open("/etc/passwd", O_RDONLY) >= 0 && geteuid() == 0 ? CALLS_DONE_WRONG
+                                                                    : CALLS_NOT_DONE;
     }
     if (!confine_worker())
-        return say("no limits");
-    return open("/etc/passwd", O_RDONLY) < 0 && geteuid() != 0 ? 0 : DONE_WRONG;
+        return calls_say("no limits");
+    return open("/etc/passwd", O_RDONLY) < 0 && geteuid() != 0 ? 0 : CALLS_DONE_WRONG;
 }
 
 static void is_confined(const char *what, const struct calls_end *end)
 {
     if (WIFSIGNALED(end->status) && WTERMSIG(end->status) == SIGABRT)
         return; /* test_calls_master.c has these */
-    is_told_or_done(what, end);
+    calls_told_or_done(what, end);
 }
 
 /* A directory that nobody can be confined to, or a kernel that knows less, is told. */
@@ -305,10 +287,11 @@ static int confine_by_nothing(void)
     struct config *config =
         config_with((const char *[]){"server", "worker_user", getpwuid(65534)->pw_name, NULL});
     if (!become_nobody())
-        return DONE_WRONG;
+        return CALLS_DONE_WRONG;
     calls_break_from("syscall", 1, 0);
-    return confine_process(config, missing, sizeof missing, error, sizeof error) ? say(missing)
-                                                                                 : DONE_WRONG;
+    return confine_process(config, missing, sizeof missing, error, sizeof error)
+               ? calls_say(missing)
+               : CALLS_DONE_WRONG;
 }
 
 static int confine_without_landlock(void)
@@ -327,12 +310,12 @@ static int confine_to_roots_group(void)
 static int confine_as_nobody_known(void)
 {
     if (!become_nobody())
-        return DONE_WRONG;
+        return CALLS_DONE_WRONG;
     char missing[256], error[600];
     struct config *config =
         config_with((const char *[]){"server", "worker_user", "nobody-at-all", NULL});
-    return confine_process(config, missing, sizeof missing, error, sizeof error) ? DONE_WRONG
-                                                                                 : say(error);
+    return confine_process(config, missing, sizeof missing, error, sizeof error) ? CALLS_DONE_WRONG
+                                                                                 : calls_say(error);
 }
 
 static void test_what_is_missing(void **state)
@@ -362,7 +345,7 @@ static int tell_end_of(pid_t pid, int fd)
     struct channel master;
     struct message m;
     if (pid < 0)
-        return DONE_WRONG;
+        return CALLS_DONE_WRONG;
     waitid(P_PID, (id_t)pid, &info, WEXITED);
     channel_open(&master, fd, ROLE_MASTER, ROLE_NURSERY, STATE_STARTING);
     while (channel_receive(&master, &m, false, NULL) == CHANNEL_OK) {
@@ -375,10 +358,10 @@ static int tell_end_of(pid_t pid, int fd)
         message_clear(&m);
     }
     if (info.si_code != CLD_EXITED)
-        return info.si_status == SIGABRT ? NOT_DONE : DONE_WRONG;
+        return info.si_status == SIGABRT ? CALLS_NOT_DONE : CALLS_DONE_WRONG;
     if (info.si_status == 0 && master.state != STATE_IDLE)
         fprintf(stderr, "not ready\n");
-    return info.si_status == 0 && master.state != STATE_IDLE ? NOT_DONE : info.si_status;
+    return info.si_status == 0 && master.state != STATE_IDLE ? CALLS_NOT_DONE : info.si_status;
 }
 
 /* Nursery: set up, and asked for nothing but its end. */
@@ -390,12 +373,12 @@ static int live_as_nursery(void)
     calls_hold(true);
     struct config *config = usual_config();
     if (!config_complete(config, error, sizeof error))
-        return DONE_WRONG;
+        return CALLS_DONE_WRONG;
     if (channel_pair(ends, true) < 0)
-        return say("no pair");
+        return calls_say("no pair");
     channel_open(&master, ends[0], ROLE_MASTER, ROLE_NURSERY, STATE_STARTING);
     if (!setup_send(&master, config, NULL, 1, true, error, sizeof error))
-        return say(error);
+        return calls_say(error);
     shutdown(ends[0], SHUT_WR);
     pid_t pid = _Fork();
     if (pid == 0) {
@@ -411,7 +394,7 @@ static int live_as_nursery(void)
 static void is_no_nursery(const char *what, const struct calls_end *end)
 {
     if (!strstr(what, "resolve_name")) /* as above; what is not allowed then kills */
-        is_told_or_done(what, end);
+        calls_told_or_done(what, end);
 }
 
 static void test_nursery(void **state)
@@ -439,7 +422,7 @@ static int live_as_worker(void)
     heritage.filter = filter_compile(false, error, sizeof error);
     if (!config_set(config, "server", "", "log_level", "info", error, sizeof error) ||
         !heritage.filter || channel_pair(ends, true) < 0)
-        return DONE_WRONG;
+        return CALLS_DONE_WRONG;
     channel_open(&master, ends[0], ROLE_MASTER, ROLE_WORKER, STATE_IDLE);
     if (tell_worker)
         tell_worker(&master);
@@ -457,7 +440,7 @@ static int live_as_worker(void)
 static void is_no_worker(const char *what, const struct calls_end *end)
 {
     if (!WIFEXITED(end->status) || WEXITSTATUS(end->status) == 0 ||
-        WEXITSTATUS(end->status) == DONE_WRONG)
+        WEXITSTATUS(end->status) == CALLS_DONE_WRONG)
         fail_msg("%s: wait status %x: %s", what, (unsigned)end->status, end->said);
 }
 

@@ -54,18 +54,6 @@ static bool serve(const struct inside_world *world, const char *said, unsigned n
     return disk_failed();
 }
 
-/* What was answered to the last command; "" if nothing was. */
-static const char *last_line(void)
-{
-    const char *at = result.output + strlen(result.output);
-
-    if (at > result.output)
-        at--;
-    while (at > result.output && at[-1] != '\n')
-        at--;
-    return at;
-}
-
 static bool all_there(size_t from)
 {
     for (size_t i = 0; i < from; i++)
@@ -83,7 +71,8 @@ static bool try_session_of(const struct inside_world *world, unsigned nth, bool 
     snprintf(what, sizeof(what), "session%s, allocation %u%s",
              world->door == DOOR_POP3S ? " with TLS" : "", nth, for_ever ? " and later" : "");
     met = serve(world, session, nth, for_ever, what);
-    if (result.end == END_QUIT && strncmp(last_line(), "+OK", 3) == 0 && result.deleted == 2) {
+    if (result.end == END_QUIT && strncmp(inside_last_line(&result), "+OK", 3) == 0 &&
+        result.deleted == 2) {
         if (now.n != before.n - 2 || now.messages[0].id != before.messages[1].id)
             fail_msg("%s: QUIT was acknowledged, %zu messages of %zu are there", what, now.n,
                      before.n);

@@ -526,3 +526,13 @@ void inside_serve(const struct inside_world *world, const void *octets, size_t s
     free_numbers(false);
     munmap(s, sizeof *s);
 }
+
+const char *inside_last_line(const struct inside_result *result)
+{
+    const char *at = result->output + strlen(result->output);
+    if (at > result->output)
+        at--;
+    while (at > result->output && at[-1] != '\n')
+        at--;
+    return at;
+}

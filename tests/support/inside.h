@@ -61,6 +61,9 @@ const char *inside_folder(void);
 void inside_serve(const struct inside_world *world, const void *octets, size_t size,
                   struct inside_result *result);
 
+/* What was answered to the last command; "" if nothing was. Into the result's output. */
+const char *inside_last_line(const struct inside_result *result);
+
 /* Remove the maildrop. */
 void inside_finish(void);
 

@@ -32,14 +32,6 @@ static int tear_down(void **state)
     return 0;
 }
 
-static void spoil(const char *sql)
-{
-    char all[600];
-
-    snprintf(all, sizeof(all), "PRAGMA ignore_check_constraints=ON; %s", sql);
-    test_outside(&drop, all);
-}
-
 /* A totals row that says something else, with its check value right. */
 static void set_totals(const struct maildrop_totals *totals)
 {
@@ -119,7 +111,7 @@ static void test_rows_that_are_none(void **state)
 
     (void)state;
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
-        spoil(cases[i].sql);
+        test_spoil(&drop, cases[i].sql);
         expect_refusal(cases[i].ask, cases[i].words);
         tear_down(NULL);
         set_up(NULL);

@@ -42,14 +42,6 @@ static int tear_down(void **state)
     return 0;
 }
 
-static void spoil(const char *sql)
-{
-    char all[600];
-
-    snprintf(all, sizeof(all), "PRAGMA ignore_check_constraints=ON; %s", sql);
-    test_outside(&drop, all);
-}
-
 static enum store_outcome list(struct maildrop *m)
 {
     const struct maildrop_totals totals = test_totals(m);
@@ -151,7 +143,7 @@ static void test_values_that_are_none(void **state)
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
         struct maildrop *m;
 
-        spoil(cases[i].sql);
+        test_spoil(&drop, cases[i].sql);
         m = test_drop_open(&drop);
         for (size_t n = 0; n < 4 && cases[i].ask[n]; n++) {
             if (cases[i].ask[n](m) != STORE_DAMAGED)
@@ -192,10 +184,10 @@ static void test_surrogate_too_large(void **state)
     assert_int_equal(entry.plain_size, entry.size);
     maildrop_snapshot_free(snapshot);
     maildrop_close(m);
-    spoil("DELETE FROM chunk WHERE place >> 20 = 2;"
-          "UPDATE chunk SET place = place - (2 << 20) WHERE place >> 20 = 4;"
-          "UPDATE message SET size = (SELECT size FROM message WHERE id = 4),"
-          " header_size = (SELECT header_size FROM message WHERE id = 4) WHERE id = 2");
+    test_spoil(&drop, "DELETE FROM chunk WHERE place >> 20 = 2;"
+                      "UPDATE chunk SET place = place - (2 << 20) WHERE place >> 20 = 4;"
+                      "UPDATE message SET size = (SELECT size FROM message WHERE id = 4),"
+                      " header_size = (SELECT header_size FROM message WHERE id = 4) WHERE id = 2");
     m = test_drop_open(&drop);
     assert_int_equal(surrogate(m), STORE_DAMAGED);
     maildrop_close(m);
@@ -210,7 +202,7 @@ static void test_totals_row(void **state)
     (void)state;
     for (size_t i = 0; i < sizeof(columns) / sizeof(columns[0]); i++) {
         snprintf(sql, sizeof(sql), "UPDATE state SET %s = 'x'", columns[i]);
-        spoil(sql);
+        test_spoil(&drop, sql);
         assert_int_equal(test_drop_try(&drop, &m), STORE_DAMAGED);
         assert_string_equal(maildrop_error(NULL), "the totals row holds what are no counts");
         tear_down(NULL);
@@ -231,7 +223,7 @@ static void test_last_id(void **state)
     totals.last_id = last;
     snprintf(sql, sizeof(sql), "UPDATE state SET last_id = %lld, guard = %lld", (long long)last,
              (long long)schema_guard(&totals));
-    spoil(sql);
+    test_spoil(&drop, sql);
     m = test_drop_open(&drop);
     assert_int_equal(test_deliver_text(m, "one more\n"), STORE_DAMAGED);
     assert_string_equal(maildrop_error(m), "the last message's id is out of all bounds");
@@ -554,7 +546,7 @@ static void test_groups_given_up(void **state)
     for (int i = 3; i < LISTING_SPAN + 2; i++)
         assert_int_equal(test_deliver_text(m, "x\n"), STORE_OK);
     maildrop_close(m);
-    spoil("UPDATE message SET uidl = x'00' WHERE id = 2");
+    test_spoil(&drop, "UPDATE message SET uidl = x'00' WHERE id = 2");
     m = test_drop_open(&drop);
     assert_int_equal(list(m), STORE_OK); /* as it was packed */
     assert_int_equal(maildrop_commit(m, NULL, 0, (int64_t[]){5}, 1, 0), STORE_OK);

@@ -224,4 +224,13 @@ static inline void test_outside(const struct test_drop *drop, const char *sql)
     assert_int_equal(test_run_self("outside", path, sql), 0);
 }
 
+/* The same, also where the schema would not have it. */
+static inline void test_spoil(const struct test_drop *drop, const char *sql)
+{
+    char all[600];
+
+    snprintf(all, sizeof(all), "PRAGMA ignore_check_constraints=ON; %s", sql);
+    test_outside(drop, all);
+}
+
 #endif
