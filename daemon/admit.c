@@ -109,9 +109,9 @@ static bool make_room(struct master *m)
     base_random(&seed, sizeof seed);
     long victim = pool_victim(candidates, n, seed);
     if (victim >= 0 && holders[victim].worker) {
-        struct log_about about = workers_about(holders[victim].worker);
+        struct log_about about = worker_about(holders[victim].worker);
         tell_victim(&about);
-        workers_end(m, holders[victim].worker);
+        worker_end(holders[victim].worker);
     } else if (victim >= 0) {
         send_away(m, holders[victim].waiting);
     }

@@ -62,7 +62,7 @@ static bool switch_trace(struct visitor *v, struct message *message)
     char user[PROTO_USER_MAX + 1];
     bool named = message_get_text(message, user, sizeof user);
     bool on = named && message_get_u32(message) != 0;
-    if (!named || !workers_trace(v->master, user, on))
+    if (!named || !worker_trace_user(v->master, user, on))
         return reply(&v->channel, EX_USAGE,
                      "the users traced are too many: end another trace first");
     return reply(&v->channel, EX_OK, on ? "traced from now on" : "no longer traced");
@@ -89,13 +89,13 @@ static bool kick(struct visitor *v, struct message *message)
         w = w->next;
     if (!w)
         return reply(&v->channel, EX_NOINPUT, "there is no such session");
-    struct log_about about = workers_about(w);
+    struct log_about about = worker_about(w);
     log_line(LOG_NOTICE, LOG_EVENT_KICKED, &about, "kicked: peer=%s user=%s", w->peer_text,
              *w->user ? w->user : "-");
     if (w->channel.state & (STATE_MAIL | STATE_DONE))
-        workers_finish(v->master, w, END_KICKED);
+        worker_finish(w, END_KICKED);
     else
-        workers_end(v->master, w);
+        worker_end(w);
     return reply(&v->channel, EX_OK, "");
 }
 

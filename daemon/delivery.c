@@ -151,22 +151,3 @@ unsigned delivery_sessions_of(const struct master *m, uid_t uid)
         n += w->channel.state == STATE_DELIVERY && w->uid == uid;
     return n;
 }
-
-void delivery_asked(struct master *m, struct worker *w, struct message *message)
-{
-    char recipient[sizeof w->recipient];
-    bool fits = message_get_text(message, recipient, sizeof recipient);
-    uint32_t purpose = fits ? message_get_u32(message) : 0;
-    if (purpose < RECIPIENT_CHECK || purpose > RECIPIENT_OPEN) {
-        struct log_about about = workers_about(w);
-        log_line(LOG_ERR, LOG_EVENT_CONTRACT, &about,
-                 "killing worker %d: it asks about a recipient that cannot be", w->pid);
-        workers_end(m, w);
-        return;
-    }
-    base_copy(w->recipient, sizeof w->recipient, recipient);
-    w->service = purpose == RECIPIENT_OPEN   ? SERVE_DELIVER
-                 : purpose == RECIPIENT_TAKE ? SERVE_TAKE
-                                             : SERVE_CHECK;
-    login_wanted(m, w);
-}

@@ -20,11 +20,6 @@
 /* The orders are never many at once: the nursery's queue would hold up the loop. */
 enum { FORKS_AT_ONCE = 16 };
 
-struct context {
-    struct master *master;
-    struct generation *generation;
-};
-
 static int on_unready(sd_event_source *source, uint64_t usec, void *context)
 {
     struct generation *g = context;
@@ -41,6 +36,7 @@ struct generation *generation_spawn(struct master *m, struct config *config, boo
 {
     struct generation *g = base_alloc(sizeof *g);
     const char *dir = config->server.program_dir ? config->server.program_dir : m->own_dir;
+    g->master = m;
     g->channel.fd = -1;
     g->number = ++m->generation_number;
     g->born = base_now_ms();
@@ -54,11 +50,9 @@ struct generation *generation_spawn(struct master *m, struct config *config, boo
                  strerror(errno));
     else if (setup_send(&g->channel, config, NULL, g->number, strict, g->last_error,
                         sizeof g->last_error)) {
-        struct context *c = base_alloc(sizeof *c);
-        *c = (struct context){m, g};
-        if (!master_watch(m, &g->io, g->channel.fd, generation_hear, c))
+        if (!loop_watch(m, &g->io, g->channel.fd, generation_hear, g))
             kill(g->pid, SIGKILL);
-        master_timer(m, &g->timer, g->born + MASTER_START_MS, on_unready, g);
+        loop_timer(m, &g->timer, g->born + MASTER_START_MS, on_unready, g);
     }
     if (!g->io)
         channel_close(&g->channel);
@@ -93,7 +87,7 @@ void generation_retire(struct master *m, struct generation *g, bool crash)
     for (struct worker *w = m->workers; w; w = w->next) {
         bool logged_in = w->channel.state & (STATE_MAIL | STATE_DELIVERY | STATE_DONE);
         if (w->generation == g && crash && !logged_in)
-            workers_end(m, w);
+            worker_end(w);
     }
     generation_release(m, g);
 }
@@ -118,7 +112,7 @@ void generation_replace(struct master *m, const char *why)
     unsigned wait = pool_backoff_ms(m->nursery_failures);
     if (wait > 0 && why) {
         log_line(LOG_WARNING, LOG_EVENT_CRASH, NULL, "new nursery in %u ms: %s", wait, why);
-        master_timer(m, &m->nursery_retry, base_now_ms() + wait, on_retry, m);
+        loop_timer(m, &m->nursery_retry, base_now_ms() + wait, on_retry, m);
         return;
     }
     if (why)
@@ -196,8 +190,8 @@ static void on_log(struct generation *g, struct message *message)
 
 int generation_hear(sd_event_source *source, int fd, uint32_t events, void *context)
 {
-    struct context *c = context;
-    struct generation *g = c->generation;
+    struct generation *g = context;
+    struct master *m = g->master;
     struct message message;
     const char *fault = NULL;
     (void)source;
@@ -221,7 +215,7 @@ int generation_hear(sd_event_source *source, int fd, uint32_t events, void *cont
     }
     switch (message.rule->type) {
     case PROTO_READY:
-        on_ready(c->master, g, &message);
+        on_ready(m, g, &message);
         break;
     case PROTO_EXPIRES:
         on_expires(g, &message);
@@ -230,7 +224,7 @@ int generation_hear(sd_event_source *source, int fd, uint32_t events, void *cont
         g->awaiting_pong = false;
         break;
     case PROTO_FORK_FAILED:
-        on_fork_failed(c->master, &message);
+        on_fork_failed(m, &message);
         break;
     default:
         on_log(g, &message);

@@ -342,7 +342,7 @@ static void pause_accepting(struct master *m, int error)
 {
     log_line(LOG_ERR, LOG_EVENT_SHORT, NULL, "accept: %s; pausing", strerror(error));
     enable_all(m, SD_EVENT_OFF);
-    master_timer(m, &m->accept_pause, base_now_ms() + PAUSE_MS, on_pause_over, m);
+    loop_timer(m, &m->accept_pause, base_now_ms() + PAUSE_MS, on_pause_over, m);
 }
 
 static int on_connection(sd_event_source *source, int fd, uint32_t events, void *context)

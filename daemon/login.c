@@ -27,11 +27,6 @@ enum {
     FORGIVEN_MS = 60000   /* after so long without a failure, earlier ones are forgotten */
 };
 
-struct context {
-    struct master *master;
-    struct auth *auth;
-};
-
 static void release(struct master *m, struct auth *a)
 {
     *a->link = a->next;
@@ -66,9 +61,9 @@ void login_retire_all(struct master *m, const struct config *config)
 
 static int on_overdue(sd_event_source *source, uint64_t usec, void *context)
 {
-    struct context *c = context;
-    struct auth *a = c->auth;
-    struct log_about about = a->worker ? workers_about(a->worker) : (struct log_about){0};
+    struct auth *a = context;
+    const struct trial *trial = a->master->trial;
+    struct log_about about = a->worker ? worker_about(a->worker) : (struct log_about){0};
     const char *why = "no answer in time ([auth] timeout); a PAM module or the directory behind it "
                       "hangs";
     (void)source;
@@ -78,19 +73,16 @@ static int on_overdue(sd_event_source *source, uint64_t usec, void *context)
     else if (a->channel.fd < 0)
         why = "a PAM module closed its channel";
     base_copy(a->last_error, sizeof a->last_error, why); /* for whom a trial waits */
-    if (!c->master->trial || c->master->trial->auth != a)
+    if (!trial || trial->auth != a)
         log_line(LOG_ERR, LOG_EVENT_STALLED, &about, "killing auth process %d: %s", a->pid, why);
     a->killed = true;
     kill(a->pid, SIGKILL);
     return 0;
 }
 
-static void deadline(struct master *m, struct auth *a, uint64_t ms)
+static void deadline(struct auth *a, uint64_t ms)
 {
-    struct context *c = base_alloc(sizeof *c);
-    *c = (struct context){m, a};
-    master_timer(m, &a->timer, base_now_ms() + ms, on_overdue, c);
-    sd_event_source_set_destroy_callback(a->timer, free);
+    loop_timer(a->master, &a->timer, base_now_ms() + ms, on_overdue, a);
 }
 
 static void refuse(struct master *m, struct worker *w, enum login_refusal why)
@@ -102,7 +94,7 @@ static void refuse(struct master *m, struct worker *w, enum login_refusal why)
     message_begin(&message, PROTO_LOGIN_REFUSED);
     message_put_u32(&message, why);
     if (channel_send(&w->channel, &message, false) != CHANNEL_OK)
-        workers_end(m, w);
+        worker_end(w);
     else if (w->channel.state == STATE_LOGIN)
         w->channel.state = STATE_CLIENT; /* both count as a session */
 }
@@ -139,11 +131,11 @@ static void pair(struct master *m, struct auth *a, struct worker *w)
         a->worker = w;
         a->owes = true;
         a->channel.state = STATE_BUSY;
-        deadline(m, a, m->config->auth.timeout * 1000);
+        deadline(a, m->config->auth.timeout * 1000);
         message_begin(&message, PROTO_EXCHANGE);
         message_put_fd(&message, ends[1]);
         if (channel_send(&w->channel, &message, false) != CHANNEL_OK)
-            workers_end(m, w);
+            worker_end(w);
     } else {
         refuse(m, w, REFUSED_BUSY);
     }
@@ -292,10 +284,10 @@ void login_wanted(struct master *m, struct worker *w)
     bool owed = w->auth && w->channel.state != STATE_DELIVERY;
     if (owed || w->queued || w->failures >= MASTER_LOGIN_ATTEMPTS ||
         (w->channel.state == STATE_MAIL && ++w->grants > GRANTS_MAX)) {
-        struct log_about about = workers_about(w);
+        struct log_about about = worker_about(w);
         log_line(LOG_ERR, LOG_EVENT_CONTRACT, &about, "killing worker %d: it asks too often",
                  w->pid);
-        workers_end(m, w);
+        worker_end(w);
         return;
     }
     if (is_throttled(m, w)) {
@@ -321,7 +313,7 @@ static void login_succeeded(struct master *m, struct worker *w, const char *user
     base_escape(w->user, sizeof w->user, user);
     w->channel.state = STATE_MAIL;
     throttle_succeeded(m->throttle, &w->source, base_now_ms());
-    workers_trace_if_wanted(m, w);
+    worker_trace_if_wanted(w);
     w->timer = sd_event_source_disable_unref(w->timer);
 }
 
@@ -329,7 +321,7 @@ static void login_failed(struct master *m, struct worker *w, const char *user, u
                          uint64_t digest)
 {
     char seen[PROTO_USER_MAX * 4 + 1];
-    struct log_about about = workers_about(w);
+    struct log_about about = worker_about(w);
     unsigned filled = 0;
     bool delayed = outcome == LOGIN_DENIED || outcome == LOGIN_EXPIRED || outcome == LOGIN_ACCOUNT;
     base_escape(seen, sizeof seen, user);
@@ -348,12 +340,12 @@ static void login_failed(struct master *m, struct worker *w, const char *user, u
         log_line(LOG_NOTICE, LOG_EVENT_THROTTLED, &about,
                  "attacked: user=%s, too many logins failed; sources that go on are throttled soon",
                  *seen ? seen : "-");
-    workers_settle(m, w, delayed);
+    worker_settle(w, delayed);
 }
 
 static void kill_liar(struct auth *a, const char *what)
 {
-    struct log_about about = a->worker ? workers_about(a->worker) : (struct log_about){0};
+    struct log_about about = a->worker ? worker_about(a->worker) : (struct log_about){0};
     log_line(LOG_ERR, LOG_EVENT_CONTRACT, &about, "killing auth process %d: it %s", a->pid, what);
     a->killed = true;
     kill(a->pid, SIGKILL);
@@ -385,12 +377,12 @@ static void on_outcome(struct master *m, struct auth *a, struct message *message
     }
     a->worker = NULL; /* what follows is between the two of them */
     w->auth = NULL;
-    deadline(m, a, SETTLING_MS);
+    deadline(a, SETTLING_MS);
     if (outcome == LOGIN_BROKEN) {
-        struct log_about about = workers_about(w);
+        struct log_about about = worker_about(w);
         log_line(LOG_ERR, LOG_EVENT_CONTRACT, &about,
                  "killing worker %d: it sent a bad record to auth", w->pid);
-        workers_end(m, w);
+        worker_end(w);
         return;
     }
     if (w->channel.state == STATE_DELIVERY)
@@ -431,11 +423,11 @@ static void on_locked(struct master *m, struct auth *a, struct message *message)
         tell_retry(a, false);
         return;
     }
-    struct log_about about = workers_about(w);
+    struct log_about about = worker_about(w);
     log_line(LOG_INFO, LOG_EVENT_OTHER, &about, "gives way to session %llu of user=%s",
              (unsigned long long)session, w->user);
     a->holder = w;
-    workers_finish(m, w, END_TAKEOVER);
+    worker_finish(w, END_TAKEOVER);
 }
 
 void login_holder_gone(struct master *m, struct worker *w)
@@ -450,7 +442,7 @@ static void on_vacant(struct master *m, struct auth *a)
     a->timer = sd_event_source_disable_unref(a->timer);
     if (a->worker) { /* no outcome: the worker broke the exchange off */
         a->worker->auth = NULL;
-        workers_settle(m, a->worker, false);
+        worker_settle(a->worker, false);
     }
     a->worker = NULL;
     a->channel.state = STATE_IDLE;
@@ -481,7 +473,7 @@ static void on_ready(struct master *m, struct auth *a, struct message *message)
 
 static void on_log(struct auth *a, struct message *message)
 {
-    struct log_about about = a->worker ? workers_about(a->worker) : (struct log_about){0};
+    struct log_about about = a->worker ? worker_about(a->worker) : (struct log_about){0};
     char text[sizeof a->last_error];
     int priority = (int)message_get_u32(message) & LOG_PRIMASK;
     if (!message_get_text(message, text, sizeof text))
@@ -494,8 +486,8 @@ static void on_log(struct auth *a, struct message *message)
 
 int login_hear(sd_event_source *source, int fd, uint32_t events, void *context)
 {
-    struct context *c = context;
-    struct auth *a = c->auth;
+    struct auth *a = context;
+    struct master *m = a->master;
     struct message message;
     const char *fault = NULL;
     char broken[80];
@@ -513,7 +505,7 @@ int login_hear(sd_event_source *source, int fd, uint32_t events, void *context)
         /* fall through */
     default: /* it has ended, or ends, or has no further use */
         if (a->channel.state == STATE_BUSY)
-            deadline(c->master, a, CLOSED_MS); /* it may find out by itself, and say so */
+            deadline(a, CLOSED_MS); /* it may find out by itself, and say so */
         else
             kill(a->pid, SIGKILL);
         a->io = sd_event_source_disable_unref(a->io);
@@ -523,19 +515,19 @@ int login_hear(sd_event_source *source, int fd, uint32_t events, void *context)
     }
     switch (message.rule->type) {
     case PROTO_READY:
-        on_ready(c->master, a, &message);
+        on_ready(m, a, &message);
         break;
     case PROTO_PONG:
         a->awaiting_pong = false;
         break;
     case PROTO_OUTCOME:
-        on_outcome(c->master, a, &message);
+        on_outcome(m, a, &message);
         break;
     case PROTO_LOCKED:
-        on_locked(c->master, a, &message);
+        on_locked(m, a, &message);
         break;
     case PROTO_VACANT:
-        on_vacant(c->master, a);
+        on_vacant(m, a);
         break;
     default:
         on_log(a, &message);
@@ -547,8 +539,8 @@ int login_hear(sd_event_source *source, int fd, uint32_t events, void *context)
 struct auth *login_spawn(struct master *m, struct config *config, bool strict)
 {
     struct auth *a = base_alloc(sizeof *a);
-    struct context *c = base_alloc(sizeof *c);
     const char *dir = config->server.program_dir ? config->server.program_dir : m->own_dir;
+    a->master = m;
     a->config = config;
     a->pid = spawn_child(dir, "poplar-auth", ROLE_AUTH, &a->channel);
     if (a->pid < 0) {
@@ -556,7 +548,6 @@ struct auth *login_spawn(struct master *m, struct config *config, bool strict)
         log_line(LOG_ERR, LOG_EVENT_SHORT, NULL, "cannot start %s/poplar-auth: %s", dir,
                  strerror(errno));
         free(a);
-        free(c);
         return NULL;
     }
     a->next = m->auths;
@@ -564,8 +555,7 @@ struct auth *login_spawn(struct master *m, struct config *config, bool strict)
     if (a->next)
         a->next->link = &a->next;
     m->auths = a;
-    *c = (struct context){m, a};
-    if (!master_watch(m, &a->io, a->channel.fd, login_hear, c)) {
+    if (!loop_watch(m, &a->io, a->channel.fd, login_hear, a)) {
         kill(a->pid, SIGKILL); /* the reaping says the rest */
         return a;
     }
@@ -575,7 +565,7 @@ struct auth *login_spawn(struct master *m, struct config *config, bool strict)
     if (!setup_send(&a->channel, config, &m->digest_key, 0, strict, a->last_error,
                     sizeof a->last_error))
         kill(a->pid, SIGKILL); /* it would wait for the rest; the reaping says why */
-    deadline(m, a, MASTER_START_MS);
+    deadline(a, MASTER_START_MS);
     return a;
 }
 
@@ -595,7 +585,7 @@ void login_reaped(struct master *m, struct auth *a, int status)
     bool recycled = WIFEXITED(status) && (WEXITSTATUS(status) == PROTO_EXIT_DONE ||
                                           WEXITSTATUS(status) == PROTO_EXIT_RECYCLE);
     bool started = a->channel.state != STATE_STARTING;
-    struct log_about about = w ? workers_about(w) : (struct log_about){0};
+    struct log_about about = w ? worker_about(w) : (struct log_about){0};
 
     if (WIFSIGNALED(status) && (started || !*a->last_error))
         snprintf(why, sizeof why, "auth process %d was ended by signal %d", a->pid,
@@ -609,7 +599,7 @@ void login_reaped(struct master *m, struct auth *a, int status)
     bool ours = m->serving && a->config == m->config; /* not of a trial that failed */
     release(m, a);
     if (w)
-        workers_settle(m, w, false);
+        worker_settle(w, false);
     if (trial) {
         trial_failed(m, WIFEXITED(status) ? WEXITSTATUS(status) : EX_SOFTWARE, why);
         return;

@@ -23,6 +23,7 @@ enum {
 /* A nursery and the workers forked from it: they share an address layout. */
 struct generation {
     struct generation *next;
+    struct master *master;
     unsigned number;
     struct channel channel;
     sd_event_source *io, *timer;
@@ -40,6 +41,7 @@ struct generation {
 /* A process that serves one session, from the fork order to the reaping. */
 struct worker {
     struct worker *next, **link;
+    struct master *master;
     struct generation *generation;
     struct channel channel;
     sd_event_source *io, *timer;
@@ -73,6 +75,7 @@ struct worker {
 /* One auth process. */
 struct auth {
     struct auth *next, **link;
+    struct master *master;
     struct config *config;
     struct channel channel;
     sd_event_source *io, *timer;
@@ -163,6 +166,32 @@ struct master {
     uint64_t started_at;     /* seconds since the epoch */
 };
 
+/* loop.c: the event loop. */
+/* A timer that fires once at `at` (base_now_ms()); replaces what `timer` held. */
+void loop_timer(struct master *m, sd_event_source **timer, uint64_t at,
+                sd_event_time_handler_t handler, void *context);
+/* Hear a channel. False, with a line in the log, when the kernel has no room for that. */
+bool loop_watch(struct master *m, sd_event_source **io, int fd, sd_event_io_handler_t handler,
+                void *context);
+void loop_end_if_drained(struct master *m); /* the end of a stop: nobody is served any more */
+
+/* worker.c: one worker. */
+struct log_about worker_about(const struct worker *w); /* its session as the log sees it */
+/* A worker counts as starting, idle or a session until it is reaped. */
+unsigned *worker_counter(struct master *m, unsigned state);
+void worker_enter(struct worker *w, unsigned state);
+void worker_may_log_in(struct worker *w); /* STATE_CLIENT, for the time that a login may take */
+void worker_may_leave(struct worker *w);  /* STATE_DONE, from its summary to its end */
+void worker_end(struct worker *w);        /* kill it; the reaping follows */
+/* Ask a logged-in session to end at its next command (enum session_end: why); kill it if it does
+ * not within a second. */
+void worker_finish(struct worker *w, unsigned why);
+/* A login has an outcome that is no success: its client is told now or, when it `failed`, later. */
+void worker_settle(struct worker *w, bool failed);
+/* Begin or end the trace of one user's sessions, present and future. False: too many users. */
+bool worker_trace_user(struct master *m, const char *user, bool on);
+void worker_trace_if_wanted(struct worker *w);
+
 /* trial.c: the first start and every reload. */
 /* Read the configuration, open its sockets, start a nursery and an auth process under it. What
  * fails at once or later ends in trial_failed(). `reply_fd`: poplarctl waits there, or -1. */
@@ -174,8 +203,6 @@ void trial_failed(struct master *m, int status, const char *why);
 
 /* supervise.c: signals, reaping, housekeeping, systemd, the end. */
 int supervise_run(struct master *m); /* the exit status of poplard */
-void supervise_announce(struct master *m);
-void supervise_stop_if_drained(struct master *m);
 
 /* generation.c: nurseries. The three ..._hear() take one record from a child's channel: the loop
  * calls them, and the reaping for what a child said last. */
@@ -209,15 +236,6 @@ void workers_connection(struct master *m, int fd, enum proto_door door,
 void workers_tick(struct master *m);
 int workers_hear(sd_event_source *source, int fd, uint32_t events, void *context);
 void workers_reaped(struct master *m, struct worker *w, int status);
-void workers_end(struct master *m, struct worker *w); /* kill it; the reaping follows */
-/* Ask a logged-in session to end at its next command (enum session_end: why); kill it if it does
- * not within a second. */
-void workers_finish(struct master *m, struct worker *w, unsigned why);
-/* Begin or end the trace of one user's sessions, present and future. False: too many users. */
-bool workers_trace(struct master *m, const char *user, bool on);
-void workers_trace_if_wanted(struct master *m, struct worker *w);
-/* A login has an outcome that is no success: its client is told now or, when it `failed`, later. */
-void workers_settle(struct master *m, struct worker *w, bool failed);
 /* The master stops: sessions that are there only to be told of a failure end now. */
 void workers_end_refused(struct master *m);
 
@@ -253,24 +271,10 @@ uid_t delivery_peer(int fd);
 int delivery_spool(const struct config *config);
 /* Sessions that a uid has with us. */
 unsigned delivery_sessions_of(const struct master *m, uid_t uid);
-/* PROTO_RECIPIENT: note what it asks, then login_wanted(). */
-void delivery_asked(struct master *m, struct worker *w, struct message *message);
 
 /* control.c: poplarctl's socket: root's; to look, store_user's group's too. */
 bool control_open(struct master *m, char *error, size_t error_size);
 void control_close(struct master *m);
 void control_reply(int fd, int status, const char *text); /* closes fd; -1 is legal */
-
-/* The session as the log sees it. */
-struct log_about workers_about(const struct worker *w);
-
-/* Hear a channel; `context` goes with the source. False, with a line in the log and `context` gone,
- * when the kernel has no room for that. */
-bool master_watch(struct master *m, sd_event_source **io, int fd, sd_event_io_handler_t handler,
-                  void *context);
-
-/* A timer that fires once at `at` (base_now_ms()); replaces what `timer` held. */
-void master_timer(struct master *m, sd_event_source **timer, uint64_t at,
-                  sd_event_time_handler_t handler, void *context);
 
 #endif

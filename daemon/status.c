@@ -8,6 +8,7 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
+#include <systemd/sd-daemon.h>
 #include <unistd.h>
 
 void status_login(struct master *m, unsigned outcome, uint64_t ms)
@@ -61,6 +62,15 @@ void status_line(struct master *m, char *text, size_t size)
              c[COUNT_SESSIONS], c[COUNT_LOGGED_IN], c[COUNT_WAITING], c[COUNT_WORKERS_IDLE],
              c[COUNT_AUTHS], c[COUNT_AUTHS_BUSY], c[COUNT_CONNECTIONS], c[COUNT_LOGIN + LOGIN_OK],
              failed, c[COUNT_REFUSED]);
+}
+
+void status_announce(struct master *m)
+{
+    char status[256];
+    m->announced = true;
+    log_started();
+    status_line(m, status, sizeof status);
+    sd_notifyf(0, "READY=1\nSTATUS=%s", status);
 }
 
 static bool put_count(struct master *m, uint64_t from, struct message *answer)
@@ -177,7 +187,7 @@ void status_summary(struct master *m, struct worker *w, struct message *message)
         snprintf(later, sizeof later, " deferred=%" PRIu64, deferred);
     else
         snprintf(user, sizeof user, " user=%s", *w->user ? w->user : "-");
-    struct log_about about = workers_about(w);
+    struct log_about about = worker_about(w);
     about.reason = proto_end_name(reason);
     log_line(*detail ? LOG_WARNING : LOG_INFO, LOG_EVENT_SESSION, &about,
              "session ended: peer=%s door=%s%s reason=%s %s=%" PRIu64 " %s=%" PRIu64

@@ -14,6 +14,8 @@ void status_summary(struct master *m, struct worker *w, struct message *message)
 
 /* The state in one line, for systemd. */
 void status_line(struct master *m, char *text, size_t size);
+/* Tell systemd that clients are served from now on. */
+void status_announce(struct master *m);
 
 /* The entry at `from`, or the next after it, of a part of the state (enum status_part), as a record
  * for poplarctl. False: there is none, and nothing was written. */

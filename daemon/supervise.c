@@ -25,40 +25,6 @@ enum {
     PROVEN_MS = 10000 /* a nursery this old ends a row of failures */
 };
 
-void master_timer(struct master *m, sd_event_source **timer, uint64_t at,
-                  sd_event_time_handler_t handler, void *context)
-{
-    sd_event_source_disable_unref(*timer);
-    *timer = NULL;
-    int result =
-        sd_event_add_time(m->event, timer, CLOCK_MONOTONIC, at * 1000, 1000, handler, context);
-    if (result < 0) /* every deadline hangs on it */
-        fatal(EX_OSERR, "a timer cannot be set: %s", strerror(-result));
-}
-
-bool master_watch(struct master *m, sd_event_source **io, int fd, sd_event_io_handler_t handler,
-                  void *context)
-{
-    int result = sd_event_add_io(m->event, io, fd, EPOLLIN, handler, context);
-    if (result >= 0) {
-        sd_event_source_set_destroy_callback(*io, free);
-        return true;
-    }
-    log_line(LOG_ERR, LOG_EVENT_OTHER, NULL, "a child's channel cannot be watched: %s",
-             strerror(-result));
-    free(context);
-    return false;
-}
-
-void supervise_announce(struct master *m)
-{
-    char status[256];
-    m->announced = true;
-    log_started();
-    status_line(m, status, sizeof status);
-    sd_notifyf(0, "READY=1\nSTATUS=%s", status);
-}
-
 /* Take a record, if one is there. As in the loop, the source lives until its handler returns. */
 static bool hear(sd_event_source *io, int fd, sd_event_io_handler_t handler)
 {
@@ -197,7 +163,7 @@ static int on_tick(sd_event_source *source, uint64_t usec, void *context)
         base_copy(m->status, sizeof m->status, status);
     }
     feed_watchdog(m, now);
-    master_timer(m, &m->tick, now + TICK_MS, on_tick, m);
+    loop_timer(m, &m->tick, now + TICK_MS, on_tick, m);
     return 0;
 }
 
@@ -215,15 +181,9 @@ static int on_grace_over(sd_event_source *source, uint64_t usec, void *context)
     (void)source;
     (void)usec;
     for (struct worker *w = m->workers; w; w = w->next)
-        workers_end(m, w);
+        worker_end(w);
     sd_event_exit(m->event, m->exit_status);
     return 0;
-}
-
-void supervise_stop_if_drained(struct master *m)
-{
-    if (m->stopping && m->n_sessions == 0 && m->n_waiting == 0)
-        sd_event_exit(m->event, m->exit_status);
 }
 
 static int on_stop(sd_event_source *source, const struct signalfd_siginfo *info, void *context)
@@ -241,9 +201,8 @@ static int on_stop(sd_event_source *source, const struct signalfd_siginfo *info,
     log_line(LOG_NOTICE, LOG_EVENT_STOPPED, NULL, "stopping, %u sessions under way", m->n_sessions);
     workers_tick(m); /* who was accepted is served, also who still waits for a worker */
     workers_end_refused(m);
-    master_timer(m, &m->tick, base_now_ms() + m->config->server.stop_grace * 1000, on_grace_over,
-                 m);
-    supervise_stop_if_drained(m);
+    loop_timer(m, &m->tick, base_now_ms() + m->config->server.stop_grace * 1000, on_grace_over, m);
+    loop_end_if_drained(m);
     return 0;
 }
 
@@ -263,7 +222,7 @@ static void end_children(struct master *m)
 {
     uint64_t until = base_now_ms() + LAST_REAP_MS;
     for (struct worker *w = m->workers; w; w = w->next)
-        workers_end(m, w);
+        worker_end(w);
     for (struct auth *a = m->auths; a; a = a->next)
         channel_close(&a->channel);
     for (struct generation *g = m->generations; g; g = g->next)
@@ -301,7 +260,7 @@ int supervise_run(struct master *m)
     m->started_at = (uint64_t)time(NULL);
     m->waiting_end = &m->waiting;
     m->control_fd = -1;
-    master_timer(m, &m->tick, base_now_ms() + TICK_MS, on_tick, m);
+    loop_timer(m, &m->tick, base_now_ms() + TICK_MS, on_tick, m);
 
     trial_begin(m, -1);
     int result = sd_event_loop(m->event);

@@ -17,48 +17,14 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum {
-    CROWDED_LOGIN_MS = 10000, /* the time to log in while every slot is taken */
-    FINISH_MS = 1000,         /* what a session gets to end for another of its user */
-    TRACED_MAX = 64,          /* users whose sessions are traced at a time */
-    LATE_MS = 15000,          /* what a worker gets beyond its own deadline before it is killed */
-    LEAVING_MS = 5000         /* from its summary to its end */
-};
-
-struct context {
-    struct master *master;
-    struct worker *worker;
-};
-
-struct log_about workers_about(const struct worker *w)
-{
-    return (struct log_about){.session = w->session,
-                              .peer = w->peer_text,
-                              .user = w->user,
-                              .door = w->session ? proto_door_name(w->door) : NULL};
-}
-
-/* A worker counts as starting, idle or a session until it is reaped. */
-static unsigned *counter(struct master *m, unsigned state)
-{
-    return state == STATE_STARTING ? &m->n_starting
-           : state == STATE_IDLE   ? &m->n_idle
-                                   : &m->n_sessions;
-}
-
-static void enter(struct master *m, struct worker *w, unsigned state)
-{
-    --*counter(m, w->channel.state);
-    ++*counter(m, state);
-    w->channel.state = state;
-}
+enum { CROWDED_LOGIN_MS = 10000 }; /* the time to log in while every slot is taken */
 
 static void release(struct master *m, struct worker *w)
 {
     struct generation *g = w->generation;
     login_forget(m, w);
     login_holder_gone(m, w);
-    --*counter(m, w->channel.state);
+    --*worker_counter(m, w->channel.state);
     *w->link = w->next;
     if (w->next)
         w->next->link = w->link;
@@ -69,46 +35,7 @@ static void release(struct master *m, struct worker *w)
     g->workers--;
     if (g->retired)
         generation_release(m, g);
-    supervise_stop_if_drained(m);
-}
-
-void workers_end(struct master *m, struct worker *w)
-{
-    w->ended_by_us = true;
-    if (w->pid > 0)
-        kill(w->pid, SIGKILL);
-    else /* not ready: it ends when it finds its channel closed, we let go at end-of-file */
-        shutdown(w->channel.fd, SHUT_RDWR);
-    (void)m;
-}
-
-static int on_late(sd_event_source *source, uint64_t usec, void *context)
-{
-    struct context *c = context;
-    struct log_about about = workers_about(c->worker);
-    (void)source;
-    (void)usec;
-    if (c->worker->channel.state & (STATE_CLIENT | STATE_LOGIN | STATE_DONE)) {
-        log_line(LOG_WARNING, LOG_EVENT_STALLED, &about, "killing worker %d: %s", c->worker->pid,
-                 c->worker->channel.state == STATE_DONE ? "still there after the end of its session"
-                                                        : "not logged in after the time to log in");
-        workers_end(c->master, c->worker);
-    }
-    return 0;
-}
-
-static void set_timer(struct master *m, struct worker *w, uint64_t at,
-                      sd_event_time_handler_t handler)
-{
-    struct context *c = base_alloc(sizeof *c);
-    *c = (struct context){m, w};
-    master_timer(m, &w->timer, at, handler, c);
-    sd_event_source_set_destroy_callback(w->timer, free);
-}
-
-static void late_timer(struct master *m, struct worker *w)
-{
-    set_timer(m, w, w->started + m->config->session.login_timeout * 1000 + LATE_MS, on_late);
+    loop_end_if_drained(m);
 }
 
 /* Hand a connection to an idle worker. The descriptor is the worker's from here on. */
@@ -158,12 +85,13 @@ static void assign(struct master *m, struct worker *w, int fd, enum proto_door d
     explicit_bzero(message.data, message.size);
     base_close(fd);
     base_close(spool);
-    enter(m, w, lmtp ? STATE_DELIVERY : STATE_CLIENT);
     m->counts[COUNT_CONNECTIONS]++;
+    if (lmtp)
+        worker_enter(w, STATE_DELIVERY);
+    else
+        worker_may_log_in(w);
     if (sent != CHANNEL_OK)
-        workers_end(m, w);
-    else if (!lmtp)
-        late_timer(m, w);
+        worker_end(w);
 }
 
 static struct worker *idle_worker(struct master *m)
@@ -195,7 +123,7 @@ static void release_surplus(struct master *m)
     unsigned surplus = pool_to_release(m->config->workers.idle_max, m->n_idle);
     for (struct worker *w = m->workers; w && surplus > 0; w = w->next)
         if (w->channel.state == STATE_IDLE && !w->ended_by_us) {
-            workers_end(m, w);
+            worker_end(w);
             surplus--;
         }
 }
@@ -205,7 +133,7 @@ static void release_stranded(struct master *m)
 {
     for (struct worker *w = m->workers; w; w = w->next)
         if (w->channel.state == STATE_IDLE && w->generation->retired && !w->ended_by_us)
-            workers_end(m, w);
+            worker_end(w);
 }
 
 void workers_tick(struct master *m)
@@ -215,7 +143,7 @@ void workers_tick(struct master *m)
     if (m->n_sessions + m->n_waiting >= m->config->workers.max_sessions)
         for (struct worker *w = m->workers; w; w = w->next)
             if (w->channel.state == STATE_CLIENT && now - w->started > CROWDED_LOGIN_MS)
-                workers_end(m, w);
+                worker_end(w);
     m->arrived_peak = m->arrived;
     m->arrived = 0;
     release_surplus(m);
@@ -256,7 +184,7 @@ static void on_ready(struct master *m, struct worker *w, struct message *message
                  imposture);
         if (is_child(message->sender))
             kill(message->sender, SIGKILL);
-        workers_end(m, w);
+        worker_end(w);
         return;
     }
     w->pid = message->sender;
@@ -264,9 +192,9 @@ static void on_ready(struct master *m, struct worker *w, struct message *message
         log_line(LOG_ERR, LOG_EVENT_CONTRACT, NULL,
                  "killing worker %d: it is of another version than its nursery", w->pid);
     else if (!w->ended_by_us) /* else meanwhile */
-        enter(m, w, STATE_IDLE);
+        worker_enter(w, STATE_IDLE);
     if (w->channel.state != STATE_IDLE) {
-        workers_end(m, w);
+        worker_end(w);
         return;
     }
     if (m->waiting && w->generation == m->current) {
@@ -276,13 +204,13 @@ static void on_ready(struct master *m, struct worker *w, struct message *message
     }
     generation_fill(m); /* the nursery's queue may have been full when the last client came */
     if (!m->announced)
-        supervise_announce(m);
+        status_announce(m);
 }
 
 static void on_log(struct worker *w, struct message *message)
 {
     char text[1024];
-    struct log_about about = workers_about(w);
+    struct log_about about = worker_about(w);
     int priority = (int)message_get_u32(message) & LOG_PRIMASK;
     if (message_get_text(message, text, sizeof text)) {
         char seen[1024];
@@ -298,13 +226,13 @@ static void on_real_address(struct master *m, struct worker *w, struct message *
 {
     char local[PROTO_ADDRESS_MAX], peer[PROTO_ADDRESS_MAX];
     struct sockaddr_storage address;
-    struct log_about about = workers_about(w);
+    struct log_about about = worker_about(w);
     socklen_t size;
     if (!w->proxied || !message_get_text(message, local, sizeof local) ||
         !message_get_text(message, peer, sizeof peer) || !address_parse(peer, &address, &size)) {
         log_line(LOG_ERR, LOG_EVENT_CONTRACT, &about, "killing worker %d: it claims an address",
                  w->pid);
-        workers_end(m, w);
+        worker_end(w);
         return;
     }
     address_unmap(&address);
@@ -322,7 +250,27 @@ static void on_real_address(struct master *m, struct worker *w, struct message *
     message_put_u32(message, taken);
     message_put_text(message, w->peer_text);
     if (channel_send(&w->channel, message, false) != CHANNEL_OK)
-        workers_end(m, w);
+        worker_end(w);
+}
+
+/* A recipient is text to pass on to auth, which decides. */
+static void on_recipient(struct master *m, struct worker *w, struct message *message)
+{
+    char recipient[sizeof w->recipient];
+    bool fits = message_get_text(message, recipient, sizeof recipient);
+    uint32_t purpose = fits ? message_get_u32(message) : 0;
+    if (purpose < RECIPIENT_CHECK || purpose > RECIPIENT_OPEN) {
+        struct log_about about = worker_about(w);
+        log_line(LOG_ERR, LOG_EVENT_CONTRACT, &about,
+                 "killing worker %d: it asks about a recipient that cannot be", w->pid);
+        worker_end(w);
+        return;
+    }
+    base_copy(w->recipient, sizeof w->recipient, recipient);
+    w->service = purpose == RECIPIENT_OPEN   ? SERVE_DELIVER
+                 : purpose == RECIPIENT_TAKE ? SERVE_TAKE
+                                             : SERVE_CHECK;
+    login_wanted(m, w);
 }
 
 static void dispatch(struct master *m, struct worker *w, struct message *message)
@@ -334,7 +282,7 @@ static void dispatch(struct master *m, struct worker *w, struct message *message
     case PROTO_LOGIN_WANTED:
         if (!message_get_text(message, w->tls, sizeof w->tls))
             w->tls[0] = '\0';
-        enter(m, w, STATE_LOGIN);
+        worker_enter(w, STATE_LOGIN);
         login_wanted(m, w);
         break;
     case PROTO_GRANT_AGAIN:
@@ -344,14 +292,13 @@ static void dispatch(struct master *m, struct worker *w, struct message *message
         on_real_address(m, w, message);
         break;
     case PROTO_RECIPIENT:
-        delivery_asked(m, w, message);
+        on_recipient(m, w, message);
         break;
     case PROTO_SUMMARY:
         status_summary(m, w, message);
         w->summarised = true;
         login_forget(m, w);
-        enter(m, w, STATE_DONE);
-        set_timer(m, w, base_now_ms() + LEAVING_MS, on_late);
+        worker_may_leave(w);
         break;
     default:
         on_log(w, message);
@@ -369,9 +316,9 @@ static bool set_edge(struct worker *w)
 
 int workers_hear(sd_event_source *source, int fd, uint32_t events, void *context)
 {
-    struct context *c = context;
-    struct worker *w = c->worker;
-    struct log_about about = workers_about(w);
+    struct worker *w = context;
+    struct master *m = w->master;
+    struct log_about about = worker_about(w);
     struct message message;
     const char *fault = NULL;
     bool expected = w->ended_by_us;
@@ -380,7 +327,7 @@ int workers_hear(sd_event_source *source, int fd, uint32_t events, void *context
     (void)events;
     switch (channel_receive(&w->channel, &message, false, &fault)) {
     case CHANNEL_OK:
-        dispatch(c->master, w, &message);
+        dispatch(m, w, &message);
         message_clear(&message);
         return set_edge(w) ? 0 : workers_hear(source, fd, events, context);
     case CHANNEL_AGAIN:
@@ -390,7 +337,7 @@ int workers_hear(sd_event_source *source, int fd, uint32_t events, void *context
             kill(message.sender, SIGKILL);
         log_line(LOG_ERR, LOG_EVENT_CONTRACT, &about, "killing worker %d: it sent a record %s",
                  w->pid ? w->pid : message.sender, fault);
-        workers_end(c->master, w);
+        worker_end(w);
         break;
     default:
         /* It has ended, or ends, or has no further use. After a summary it has its time. */
@@ -401,8 +348,8 @@ int workers_hear(sd_event_source *source, int fd, uint32_t events, void *context
     w->io = sd_event_source_disable_unref(w->io);
     channel_close(&w->channel);
     if (w->pid == 0) { /* never ready: its exit status is nobody's */
-        c->master->nursery_failures += !expected;
-        release(c->master, w);
+        m->nursery_failures += !expected;
+        release(m, w);
     }
     return 0;
 }
@@ -410,7 +357,7 @@ int workers_hear(sd_event_source *source, int fd, uint32_t events, void *context
 void workers_add(struct master *m, struct generation *g, int channel_fd)
 {
     struct worker *w = base_alloc(sizeof *w);
-    struct context *c = base_alloc(sizeof *c);
+    w->master = m;
     w->generation = g;
     g->workers++;
     channel_open(&w->channel, channel_fd, ROLE_MASTER, ROLE_WORKER, STATE_STARTING);
@@ -420,8 +367,7 @@ void workers_add(struct master *m, struct generation *g, int channel_fd)
     if (w->next)
         w->next->link = &w->next;
     m->workers = w;
-    *c = (struct context){m, w};
-    if (!master_watch(m, &w->io, channel_fd, workers_hear, c))
+    if (!loop_watch(m, &w->io, channel_fd, workers_hear, w))
         release(m, w); /* with its channel goes the worker, whose pid is not known yet */
     else
         (void)set_edge(w); /* without it, it is named more often than need be */
@@ -430,7 +376,7 @@ void workers_add(struct master *m, struct generation *g, int channel_fd)
 void workers_reaped(struct master *m, struct worker *w, int status)
 {
     struct generation *g = w->generation;
-    struct log_about about = workers_about(w);
+    struct log_about about = worker_about(w);
     bool logged_in = w->channel.state & (STATE_MAIL | STATE_DELIVERY | STATE_DONE);
     bool signalled = WIFSIGNALED(status);
     bool probe = signalled && !w->ended_by_us && pool_is_probe(WTERMSIG(status), logged_in);
@@ -462,114 +408,9 @@ void workers_reaped(struct master *m, struct worker *w, int status)
     generation_fill(m);
 }
 
-static int on_unfinished(sd_event_source *source, uint64_t usec, void *context)
-{
-    struct context *c = context;
-    (void)source;
-    (void)usec;
-    workers_end(c->master, c->worker);
-    return 0;
-}
-
-void workers_finish(struct master *m, struct worker *w, unsigned why)
-{
-    struct message message;
-    if (w->finishing)
-        return;
-    w->finishing = true;
-    message_begin(&message, PROTO_FINISH);
-    message_put_u32(&message, why);
-    if (w->channel.fd < 0 || channel_send(&w->channel, &message, false) != CHANNEL_OK)
-        workers_end(m, w);
-    else
-        set_timer(m, w, base_now_ms() + FINISH_MS, on_unfinished);
-}
-
-static void tell_trace(struct worker *w, bool on)
-{
-    struct message message;
-    message_begin(&message, PROTO_TRACE);
-    message_put_u32(&message, on);
-    if (w->channel.fd >= 0)
-        (void)channel_send(&w->channel, &message, false); /* a trace is not worth a session */
-}
-
-static size_t find_traced(const struct master *m, const char *user)
-{
-    size_t i = 0;
-    while (i < m->traced.n && strcmp(m->traced.items[i], user) != 0)
-        i++;
-    return i;
-}
-
-void workers_trace_if_wanted(struct master *m, struct worker *w)
-{
-    if (find_traced(m, w->canonical) < m->traced.n)
-        tell_trace(w, true);
-}
-
-bool workers_trace(struct master *m, const char *user, bool on)
-{
-    size_t at = find_traced(m, user);
-    if (on && at == m->traced.n) {
-        if (at >= TRACED_MAX)
-            return false;
-        m->traced.items = base_realloc(m->traced.items, (at + 1) * sizeof *m->traced.items);
-        m->traced.items[m->traced.n++] = base_strdup(user);
-    } else if (!on && at < m->traced.n) {
-        free(m->traced.items[at]);
-        m->traced.items[at] = m->traced.items[--m->traced.n];
-    }
-    for (struct worker *w = m->workers; w; w = w->next)
-        if (w->channel.state == STATE_MAIL && strcmp(w->canonical, user) == 0)
-            tell_trace(w, on);
-    return true;
-}
-
-static void send_settled(struct master *m, struct worker *w)
-{
-    struct message message;
-    w->refused = false;
-    message_begin(&message, PROTO_SETTLED);
-    message_put_u32(&message, m->stopping || w->failures >= MASTER_LOGIN_ATTEMPTS);
-    if (channel_send(&w->channel, &message, false) != CHANNEL_OK) {
-        workers_end(m, w);
-        return;
-    }
-    enter(m, w, STATE_CLIENT);
-    late_timer(m, w);
-}
-
-static int on_settle(sd_event_source *source, uint64_t usec, void *context)
-{
-    struct context *c = context;
-    (void)source;
-    (void)usec;
-    struct master *m = c->master; /* the timer, and with it the context, is replaced below */
-    send_settled(m, c->worker);
-    return 0;
-}
-
-void workers_settle(struct master *m, struct worker *w, bool failed)
-{
-    if (w->channel.state != STATE_LOGIN || w->channel.fd < 0)
-        return;
-    if (!failed) {
-        send_settled(m, w);
-        return;
-    }
-    unsigned char jitter;
-    base_random(&jitter, sizeof jitter);
-    w->failures++;
-    w->refused = true;
-    uint64_t at =
-        pool_answer_at(w->asked, base_now_ms(), m->config->auth.failure_delay * 1000, jitter % 6U);
-    set_timer(m, w, at, on_settle);
-}
-
 void workers_end_refused(struct master *m)
 {
     for (struct worker *w = m->workers; w; w = w->next)
         if (w->refused)
-            workers_end(m, w);
+            worker_end(w);
 }

@@ -28,12 +28,6 @@
 
 #include <cmocka.h>
 
-/* As the master's files have it: what a source of events is about. */
-struct context {
-    struct master *master;
-    void *child;
-};
-
 static char place[] = "/tmp/poplar-calls-XXXXXX";
 static struct master m;
 static struct channel nursery; /* our end of the current generation's */
@@ -95,12 +89,11 @@ static struct generation *add_generation(struct channel *its)
 {
     int ends[2];
     struct generation *g = base_alloc(sizeof *g);
-    struct context *c = base_alloc(sizeof *c);
     assert_int_equal(channel_pair(ends, true), 0);
-    *c = (struct context){&m, g};
+    g->master = &m;
     channel_open(&g->channel, ends[0], ROLE_MASTER, ROLE_NURSERY, STATE_IDLE);
     channel_open(its, ends[1], ROLE_NURSERY, ROLE_MASTER, STATE_IDLE);
-    assert_true(master_watch(&m, &g->io, ends[0], generation_hear, c));
+    assert_true(loop_watch(&m, &g->io, ends[0], generation_hear, g));
     g->ready = true;
     g->number = ++m.generation_number;
     g->pid = make_victim();
@@ -135,12 +128,11 @@ static struct auth *add_auth(unsigned state, struct worker *w, struct channel *i
 {
     int ends[2];
     struct auth *a = base_alloc(sizeof *a);
-    struct context *c = base_alloc(sizeof *c);
     assert_int_equal(channel_pair(ends, true), 0);
-    *c = (struct context){&m, a};
+    a->master = &m;
     channel_open(&a->channel, ends[0], ROLE_MASTER, ROLE_AUTH, state);
     channel_open(its, ends[1], ROLE_AUTH, ROLE_MASTER, state);
-    assert_true(master_watch(&m, &a->io, ends[0], login_hear, c));
+    assert_true(loop_watch(&m, &a->io, ends[0], login_hear, a));
     a->config = m.config;
     a->pid = make_victim();
     a->vacant_since = base_now_ms();
@@ -190,18 +182,18 @@ static void test_trace(void **state)
     base_copy(w->canonical, sizeof w->canonical, "user-7");
     for (int i = 0; i < 64; i++) {
         snprintf(name, sizeof name, "user-%d", i);
-        assert_true(workers_trace(&m, name, true));
+        assert_true(worker_trace_user(&m, name, true));
     }
     assert_int_equal(next_told(&its), PROTO_TRACE);
     assert_int_equal(message_get_u32(&message), 1);
-    assert_false(workers_trace(&m, "one-too-many", true));
-    assert_true(workers_trace(&m, "user-7", true)); /* he is already */
-    assert_true(workers_trace(&m, "nobody", false));
+    assert_false(worker_trace_user(&m, "one-too-many", true));
+    assert_true(worker_trace_user(&m, "user-7", true)); /* he is already */
+    assert_true(worker_trace_user(&m, "nobody", false));
     assert_int_equal(m.traced.n, 64);
-    assert_true(workers_trace(&m, "user-7", false));
+    assert_true(worker_trace_user(&m, "user-7", false));
     assert_int_equal(m.traced.n, 63);
     channel_close(&w->channel); /* what cannot be told is not */
-    assert_true(workers_trace(&m, "user-7", true));
+    assert_true(worker_trace_user(&m, "user-7", true));
 }
 
 static void test_finish(void **state)
@@ -210,17 +202,17 @@ static void test_finish(void **state)
     struct worker *w = add_worker(STATE_MAIL, &its), *deaf = add_worker(STATE_MAIL, &other);
     struct worker *gone = add_worker(STATE_MAIL, &other);
     (void)state;
-    workers_finish(&m, w, END_KICKED);
-    workers_finish(&m, w, END_TAKEOVER);
+    worker_finish(w, END_KICKED);
+    worker_finish(w, END_TAKEOVER);
     assert_int_equal(next_told(&its), PROTO_FINISH);
     assert_int_equal(message_get_u32(&message), END_KICKED);
     assert_int_equal(next_told(&its), 0); /* once */
     calls_break("sendmsg", 1, ENOBUFS);
-    workers_finish(&m, deaf, END_KICKED);
+    worker_finish(deaf, END_KICKED);
     assert_true(calls_mend());
     assert_true(is_killed(deaf->pid));
     channel_close(&gone->channel);
-    workers_finish(&m, gone, END_KICKED);
+    worker_finish(gone, END_KICKED);
     assert_true(is_killed(gone->pid));
     assert_true(lives(w->pid));
 }
@@ -295,7 +287,7 @@ static void test_who_waits_gives_way(void **state)
     set("workers", "max_sessions", "4");
     add_worker(STATE_MAIL, &its);
     struct worker *ended = add_worker(STATE_CLIENT, &its);
-    workers_end(&m, ended);
+    worker_end(ended);
     admit_queue(&m, connect_client(&mail), DOOR_LMTP, &here);
     admit_queue(&m, connect_client(&first), DOOR_POP3, &here);
     int fd = connect_client(&second);
@@ -343,7 +335,7 @@ static void test_ended_is_not_idle(void **state)
     struct sockaddr_storage here = address_of("192.0.2.1:1");
     struct worker *fit = add_worker(STATE_IDLE, &other), *ended = add_worker(STATE_IDLE, &its);
     (void)state;
-    workers_end(&m, ended);
+    worker_end(ended);
     workers_connection(&m, connect_client(&client), DOOR_POP3, &here);
     assert_int_equal(next_told(&other), PROTO_ASSIGN);
     assert_int_equal(fit->channel.state, STATE_CLIENT);
@@ -601,8 +593,7 @@ static void test_nursery_says(void **state)
     generation_ping(m.current);
     assert_true(calls_mend());
     assert_false(m.current->awaiting_pong);
-    struct context c = {&m, m.current};
-    assert_int_equal(generation_hear(NULL, 0, 0, &c), 0); /* nothing is there */
+    assert_int_equal(generation_hear(NULL, 0, 0, m.current), 0); /* nothing is there */
     assert_true(lives(m.current->pid));
 }
 
@@ -758,7 +749,7 @@ static void test_visitors(void **state)
     expect_reply(&ctl, EX_USAGE);
     for (int i = 0; i < 64; i++) {
         snprintf(name, sizeof name, "user-%d", i);
-        assert_true(workers_trace(&m, name, true));
+        assert_true(worker_trace_user(&m, name, true));
     }
     ask_for_trace(&ctl, "one-too-many", true);
     expect_reply(&ctl, EX_USAGE);

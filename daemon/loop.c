@@ -1,0 +1,36 @@
+/*
+ * loop.c - what the master's files ask of its event loop. Runs in the master.
+ */
+#include "daemon/base.h"
+#include "daemon/master.h"
+
+#include <string.h>
+#include <sys/epoll.h>
+#include <sysexits.h>
+
+void loop_timer(struct master *m, sd_event_source **timer, uint64_t at,
+                sd_event_time_handler_t handler, void *context)
+{
+    sd_event_source_disable_unref(*timer);
+    *timer = NULL;
+    int result =
+        sd_event_add_time(m->event, timer, CLOCK_MONOTONIC, at * 1000, 1000, handler, context);
+    if (result < 0) /* every deadline hangs on it */
+        fatal(EX_OSERR, "a timer cannot be set: %s", strerror(-result));
+}
+
+bool loop_watch(struct master *m, sd_event_source **io, int fd, sd_event_io_handler_t handler,
+                void *context)
+{
+    int result = sd_event_add_io(m->event, io, fd, EPOLLIN, handler, context);
+    if (result < 0)
+        log_line(LOG_ERR, LOG_EVENT_OTHER, NULL, "a child's channel cannot be watched: %s",
+                 strerror(-result));
+    return result >= 0;
+}
+
+void loop_end_if_drained(struct master *m)
+{
+    if (m->stopping && m->n_sessions == 0 && m->n_waiting == 0)
+        sd_event_exit(m->event, m->exit_status);
+}
