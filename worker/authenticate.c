@@ -167,8 +167,8 @@ static enum command_outcome try(struct session *s, enum sasl_mechanism mechanism
     char user[PROTO_USER_MAX + 1];
     bool token = sasl_has_token(mechanism);
     bool fits = token ? c->secret_size <= s->config->auth.token_max
-                      : login_password_fits(c->secret, c->secret_size);
-    if (!login_name_fits(c->user, c->user_size)) {
+                      : line_is_password(c->secret, c->secret_size);
+    if (!line_is_user(c->user, c->user_size)) {
         session_error(s, CODE_AUTH, TEXT_NAME_UNFIT);
     } else if (c->secret_size == 0) {
         session_error(s, CODE_AUTH, TEXT_PASSWORD_EMPTY);
@@ -221,7 +221,7 @@ static enum command_outcome run_login(struct session *s, char *initial)
     enum response got = begin(s, initial, "Username:", &response);
     if (got != RESPONSE_OK)
         return refuse(s, got);
-    if (!login_name_fits(response.at, response.size)) {
+    if (!line_is_user(response.at, response.size)) {
         session_error(s, CODE_AUTH, TEXT_NAME_UNFIT);
         return COMMAND_DONE;
     }

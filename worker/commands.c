@@ -110,7 +110,7 @@ static enum command_outcome run_user(struct session *s, const struct command_arg
         session_error(s, CODE_AUTH, TEXT_TLS_FIRST);
         return COMMAND_DONE;
     }
-    if (!login_name_fits(a->text, a->size)) {
+    if (!line_is_user(a->text, a->size)) {
         session_error(s, CODE_NONE, TEXT_NAME_UNFIT);
         return COMMAND_DONE;
     }
@@ -131,7 +131,7 @@ static enum command_outcome run_pass(struct session *s, const struct command_arg
         session_error(s, CODE_NONE, TEXT_NAME_FIRST);
     else if (a->size == 0)
         session_error(s, CODE_AUTH, TEXT_PASSWORD_EMPTY);
-    else if (!login_password_fits(a->text, a->size))
+    else if (!line_is_password(a->text, a->size))
         session_error(s, CODE_AUTH, TEXT_PASSWORD_UNFIT);
     else
         login_try(

@@ -3,6 +3,7 @@
  * anybody: all arithmetic on them is here and in wire.c.
  */
 #include "worker/line.h"
+#include "daemon/proto.h"
 
 #include <string.h>
 
@@ -137,6 +138,19 @@ bool line_is_text(const char *text, size_t size)
             return false;
     }
     return true;
+}
+
+bool line_is_user(const char *name, size_t size)
+{
+    return size > 0 && size <= PROTO_USER_MAX && line_is_text(name, size) &&
+           !memchr(name, '/', size) && !(size == 1 && name[0] == '.') &&
+           !(size == 2 && name[0] == '.' && name[1] == '.');
+}
+
+bool line_is_password(const char *secret, size_t size)
+{
+    return size > 0 && size <= PROTO_PASSWORD_MAX && !memchr(secret, '\0', size) &&
+           !memchr(secret, '\r', size) && !memchr(secret, '\n', size);
 }
 
 size_t line_word(const char *text, size_t size)

@@ -66,6 +66,13 @@ void line_take(struct line_input *in, size_t size);
 /* Whether this is well-formed UTF-8 without control characters. */
 bool line_is_text(const char *text, size_t size);
 
+/* Whether this may go to auth as a user name: text of 1 to PROTO_USER_MAX octets, no '/', neither
+ * "." nor "..". */
+bool line_is_user(const char *name, size_t size);
+
+/* Whether this may go to auth as a password: 1 to PROTO_PASSWORD_MAX octets, no NUL, CR, LF. */
+bool line_is_password(const char *secret, size_t size);
+
 /* Octets before the first blank. */
 size_t line_word(const char *text, size_t size);
 

@@ -30,19 +30,6 @@ static const struct answer {
     [LOGIN_STORE_PERM] = {CODE_SYS_PERM, TEXT_STORE_PERM},
 };
 
-bool login_name_fits(const char *name, size_t size)
-{
-    return size > 0 && size <= PROTO_USER_MAX && line_is_text(name, size) &&
-           !memchr(name, '/', size) && !(size == 1 && name[0] == '.') &&
-           !(size == 2 && name[0] == '.' && name[1] == '.');
-}
-
-bool login_password_fits(const char *secret, size_t size)
-{
-    return size > 0 && size <= PROTO_PASSWORD_MAX && !memchr(secret, '\0', size) &&
-           !memchr(secret, '\r', size) && !memchr(secret, '\n', size);
-}
-
 /* Ask the master for an exchange. */
 static bool ask_master(struct session *s, enum proto_type type)
 {
@@ -166,7 +153,7 @@ static bool prepare(struct session *s, struct login_credentials *c, char *user, 
     size_t size;
     if (!utf8_is_ascii(c->user, strlen(c->user))) {
         if (!utf8_prepare(c->user, strlen(c->user), user, PROTO_USER_MAX, &size) ||
-            !login_name_fits(user, size)) {
+            !line_is_user(user, size)) {
             session_error(s, CODE_AUTH, TEXT_NAME_UNFIT);
             return false;
         }
@@ -175,7 +162,7 @@ static bool prepare(struct session *s, struct login_credentials *c, char *user, 
     }
     if (s->utf8 && !utf8_is_ascii(c->secret, c->secret_size)) {
         if (!utf8_prepare(c->secret, c->secret_size, secret, PROTO_PASSWORD_MAX, &size) ||
-            !login_password_fits(secret, size)) {
+            !line_is_password(secret, size)) {
             session_error(s, CODE_AUTH, TEXT_PASSWORD_UNFIT);
             return false;
         }

@@ -7,13 +7,6 @@
 
 #include "worker/session.h"
 
-/* Whether this may go to auth as a user name: 1 to PROTO_USER_MAX octets, no control characters,
- * no '/', neither "." nor "..". Pure. */
-bool login_name_fits(const char *name, size_t size);
-
-/* Whether this may go to auth as a password: 1 to PROTO_PASSWORD_MAX octets, no NUL, CR, LF. */
-bool login_password_fits(const char *secret, size_t size);
-
 /* What a client logs in with. The mechanism is "PASS", or one of AUTH's in capitals; the secret is
  * in the input buffer. */
 struct login_credentials {

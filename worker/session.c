@@ -5,7 +5,6 @@
 #include "worker/session.h"
 #include "daemon/base.h"
 #include "worker/client_ca.h"
-#include "worker/login.h"
 
 #include <poll.h>
 #include <stdio.h>
@@ -246,7 +245,7 @@ void session_start_tls(struct session *s)
     if (!s->config->tls.client_ca ||
         !client_ca_name(tls, s->config->tls.client_name == 1, s->client_name,
                         sizeof s->client_name) ||
-        !login_name_fits(s->client_name, strlen(s->client_name)))
+        !line_is_user(s->client_name, strlen(s->client_name)))
         s->client_name[0] = '\0';
 }
 

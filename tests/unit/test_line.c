@@ -228,6 +228,30 @@ static void test_text(void **state)
         assert_int_equal(line_is_text(cases[i].octets, cases[i].size), cases[i].good);
 }
 
+static void test_names_and_passwords(void **state)
+{
+    char longest[PROTO_PASSWORD_MAX + 1];
+    memset(longest, 'a', sizeof longest);
+    (void)state;
+    assert_true(line_is_user("alice", 5));
+    assert_true(line_is_user("...", 3));
+    assert_true(line_is_user(longest, PROTO_USER_MAX));
+    assert_false(line_is_user(longest, PROTO_USER_MAX + 1));
+    assert_false(line_is_user("", 0));
+    assert_false(line_is_user(".", 1));
+    assert_false(line_is_user("..", 2));
+    assert_false(line_is_user("a/b", 3));
+    assert_false(line_is_user("a\nb", 3));
+
+    assert_true(line_is_password("/. \t\x7f\xff", 6));
+    assert_true(line_is_password(longest, PROTO_PASSWORD_MAX));
+    assert_false(line_is_password(longest, PROTO_PASSWORD_MAX + 1));
+    assert_false(line_is_password("", 0));
+    assert_false(line_is_password("a\0b", 3));
+    assert_false(line_is_password("a\rb", 3));
+    assert_false(line_is_password("a\nb", 3));
+}
+
 static void test_numbers(void **state)
 {
     static const struct {
@@ -312,6 +336,7 @@ int main(void)
         cmocka_unit_test(test_room),
         cmocka_unit_test(test_a_line_without_end),
         cmocka_unit_test(test_text),
+        cmocka_unit_test(test_names_and_passwords),
         cmocka_unit_test(test_numbers),
         cmocka_unit_test(test_words),
         cmocka_unit_test(test_commands),
