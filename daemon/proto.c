@@ -40,7 +40,7 @@ static const struct proto_rule rules[PROTO_TYPES] = {
     /* TLS version, for people to see; empty: none */
     [PROTO_LOGIN_WANTED] = {PROTO_LOGIN_WANTED, "login-wanted", ROLE_WORKER, ROLE_MASTER, STATE_CLIENT, 64, 0, 0, 0, "s"},
     [PROTO_GRANT_AGAIN] = {PROTO_GRANT_AGAIN, "grant-again", ROLE_WORKER, ROLE_MASTER, STATE_MAIL, 16, 0, 0, 0, ""},
-    /* the recipient's address without brackets and quotes, enum recipient_purpose */
+    /* the recipient's address without brackets and quotes, enum proto_service */
     [PROTO_RECIPIENT] = {PROTO_RECIPIENT, "recipient", ROLE_WORKER, ROLE_MASTER, STATE_DELIVERY, 512, 0, 0, 0, "su"},
     /* Descriptor: the worker's end of the exchange. */
     [PROTO_EXCHANGE] = {PROTO_EXCHANGE, "exchange", ROLE_MASTER, ROLE_WORKER, ASKING, 16, 1, 1, 0, ""},

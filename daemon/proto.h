@@ -119,7 +119,7 @@ struct proto_rule {
     const char *fields; /* u: 32 bits; q: 64 bits; s: text without NUL; b: octets */
 };
 
-/* What PROTO_SERVE asks for. */
+/* What PROTO_SERVE asks for; PROTO_RECIPIENT for the three of LMTP. */
 enum proto_service {
     SERVE_LOGIN = 1, /* check credentials, then open the maildrop */
     SERVE_GRANT,     /* open the maildrop of a user who is logged in already */
@@ -127,13 +127,6 @@ enum proto_service {
     SERVE_TAKE,      /* LMTP: the same, and open the maildrop, if there is one yet */
     SERVE_DELIVER,   /* LMTP: the same, and open the maildrop, made if need be */
     SERVICES         /* one past the last */
-};
-
-/* What PROTO_RECIPIENT asks for: SERVE_CHECK, SERVE_TAKE, SERVE_DELIVER. */
-enum recipient_purpose {
-    RECIPIENT_CHECK = 1,
-    RECIPIENT_TAKE,
-    RECIPIENT_OPEN,
 };
 
 /* How a login ended (PROTO_OUTCOME, PROTO_VERDICT). Texts for people are the worker's. */

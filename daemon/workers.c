@@ -258,8 +258,8 @@ static void on_recipient(struct master *m, struct worker *w, struct message *mes
 {
     char recipient[sizeof w->recipient];
     bool fits = message_get_text(message, recipient, sizeof recipient);
-    uint32_t purpose = fits ? message_get_u32(message) : 0;
-    if (purpose < RECIPIENT_CHECK || purpose > RECIPIENT_OPEN) {
+    uint32_t service = fits ? message_get_u32(message) : 0;
+    if (service < SERVE_CHECK || service > SERVE_DELIVER) {
         struct log_about about = worker_about(w);
         log_line(LOG_ERR, LOG_EVENT_CONTRACT, &about,
                  "killing worker %d: it asks about a recipient that cannot be", w->pid);
@@ -267,9 +267,7 @@ static void on_recipient(struct master *m, struct worker *w, struct message *mes
         return;
     }
     base_copy(w->recipient, sizeof w->recipient, recipient);
-    w->service = purpose == RECIPIENT_OPEN   ? SERVE_DELIVER
-                 : purpose == RECIPIENT_TAKE ? SERVE_TAKE
-                                             : SERVE_CHECK;
+    w->service = service;
     login_wanted(m, w);
 }
 

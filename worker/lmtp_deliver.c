@@ -86,18 +86,17 @@ void lmtp_idle(struct lmtp *l)
 
 /* How auth answers, or LOGIN_UNAVAILABLE where it cannot; on LOGIN_OK `name` is whose it is, and
  * what files came are held. The session may have ended. */
-static uint32_t ask(struct lmtp *l, const char *recipient, enum recipient_purpose purpose,
+static uint32_t ask(struct lmtp *l, const char *recipient, enum proto_service service,
                     char name[PROTO_USER_MAX + 1])
 {
-    static const enum exchange_files expected[] = {[RECIPIENT_CHECK] = FILES_NONE,
-                                                   [RECIPIENT_TAKE] = FILES_MAY_COME,
-                                                   [RECIPIENT_OPEN] = FILES_COME};
+    static const enum exchange_files expected[] = {
+        [SERVE_CHECK] = FILES_NONE, [SERVE_TAKE] = FILES_MAY_COME, [SERVE_DELIVER] = FILES_COME};
     struct session *s = l->s;
     struct channel exchange;
     uint32_t refusal;
     message_begin(&s->record, PROTO_RECIPIENT);
     message_put_text(&s->record, recipient);
-    message_put_u32(&s->record, purpose);
+    message_put_u32(&s->record, service);
     enum channel_outcome sent = channel_send(&s->control, &s->record, true);
     if (sent != CHANNEL_OK) {
         session_lost_master(s, sent, NULL);
@@ -106,7 +105,7 @@ static uint32_t ask(struct lmtp *l, const char *recipient, enum recipient_purpos
     if (exchange_take(s, &exchange, &refusal) != ATTEMPT_VERDICT)
         return LOGIN_UNAVAILABLE;
     int files[MAILDROP_FILES] = {-1, -1, -1, -1};
-    uint32_t verdict = exchange_verdict(s, &exchange, expected[purpose], name, files);
+    uint32_t verdict = exchange_verdict(s, &exchange, expected[service], name, files);
     if (verdict == LOGIN_OK && files[MAILDROP_LOCK] >= 0)
         hold(l, recipient, name, files);
     return verdict;
@@ -136,7 +135,7 @@ enum lmtp_reply lmtp_check_recipient(struct lmtp *l, struct lmtp_recipient *to)
     bool first = l->n == 0;
     if (first)
         lmtp_release(l);
-    uint32_t verdict = ask(l, to->path.mailbox, first ? RECIPIENT_TAKE : RECIPIENT_CHECK, to->name);
+    uint32_t verdict = ask(l, to->path.mailbox, first ? SERVE_TAKE : SERVE_CHECK, to->name);
     if (verdict != LOGIN_OK)
         tell_log(l, LOG_NOTICE, "refused to=<%s> from=<%s> reason=%s", to->path.text,
                  l->mail.from.text, proto_outcome_name(verdict));
@@ -260,7 +259,7 @@ enum lmtp_reply lmtp_deliver(struct lmtp *l, const struct lmtp_recipient *to)
     for (int again = 0; outcome == STORE_STALE && again <= GRANTS_AGAIN_MAX; again++) {
         char name[PROTO_USER_MAX + 1];
         lmtp_release(l);
-        uint32_t verdict = ask(l, to->path.mailbox, RECIPIENT_OPEN, name);
+        uint32_t verdict = ask(l, to->path.mailbox, SERVE_DELIVER, name);
         if (verdict != LOGIN_OK) {
             tell_log(l, LOG_WARNING, "not delivered to=<%s> from=<%s> reason=%s", to->path.text,
                      l->mail.from.text, proto_outcome_name(verdict));

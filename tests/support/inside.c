@@ -165,7 +165,7 @@ static void answer_recipient(void)
 {
     char recipient[PROTO_RECIPIENT_MAX + 1];
     must(message_get_text(&self.m, recipient, sizeof recipient), "a recipient's size");
-    bool opens = message_get_u32(&self.m) != RECIPIENT_CHECK;
+    bool opens = message_get_u32(&self.m) != SERVE_CHECK;
     if (self.world->refusal == 0) {
         send_exchange("alice", opens);
         return;

@@ -488,22 +488,23 @@ def test_grants_at_once(rogues):
     r.honest_again()
 
 
-ASK, TAKE, OPEN = 1, 2, 3  # enum recipient_purpose
+LOGIN, GRANT, ASK, TAKE, OPEN = 1, 2, 3, 4, 5  # enum proto_service
 
 
-def asking(name, purpose):
+def asking(name, service):
     """A worker asks about a recipient, and waits for the verdict."""
-    return [f"send {record('recipient', name, purpose)}", f"await {ROW['exchange'].type}",
+    return [f"send {record('recipient', name, service)}", f"await {ROW['exchange'].type}",
             "verdict"]
 
 
-@pytest.mark.parametrize("name, purpose", [
-    (b"alice", 0), (b"alice", OPEN + 1), (b"alice", 0xffffffff), (b"x" * 321, ASK)])
-def test_recipients_that_nobody_would_ask_for(rogues, name, purpose):
+@pytest.mark.parametrize("name, service", [
+    (b"alice", 0), (b"alice", LOGIN), (b"alice", GRANT), (b"alice", OPEN + 1),
+    (b"alice", 0xffffffff), (b"x" * 321, ASK)])
+def test_recipients_that_nobody_would_ask_for(rogues, name, service):
     """The record is well-formed; what it asks for is nothing that there is."""
     r = rogues("poplar-worker")
     p = r.start()
-    r.tell("worker client", f"send {record('recipient', name, purpose)}")
+    r.tell("worker client", f"send {record('recipient', name, service)}")
     with deliverer(p):
         pid = r.taken()
         r.punished(pid, "a recipient")
@@ -552,12 +553,12 @@ def test_deliverer_that_claims_another_user(rogues):
     maildrop that this client could not deliver to."""
     r = rogues("poplar-worker", delivery_trusted="root", auth_canonical="pam")
     p = r.start()
-    for uid, purpose, said in ((0, OPEN, "verdict 0, files"),
+    for uid, service, said in ((0, OPEN, "verdict 0, files"),
                                (0, TAKE, "verdict 0, files"), (0, ASK, "verdict 0, no files"),
                                (65534, ASK, "verdict 12, no files"),
                                (65534, TAKE, "verdict 12, no files"),
                                (65534, OPEN, "verdict 12, no files")):
-        r.tell("worker client", *asking(b"alice", purpose), f"send {record('grant-again')}")
+        r.tell("worker client", *asking(b"alice", service), f"send {record('grant-again')}")
         os.seteuid(uid)
         try:
             with deliverer(p):
