@@ -49,7 +49,7 @@ _Noreturn static void give_up(struct child *child, const char *error)
 
 static void take_setting(struct child *child, struct message *m)
 {
-    char where[1024], section[32], name[256], key[64], value[PROTO_MESSAGE_MAX / 4], error[512];
+    char where[1024], section[32], name[256], key[64], value[PROTO_VALUE_MAX + 1], error[512];
     if (!message_get_text(m, where, sizeof where) ||
         !message_get_text(m, section, sizeof section) || !message_get_text(m, name, sizeof name) ||
         !message_get_text(m, key, sizeof key) || !message_get_text(m, value, sizeof value))

@@ -4,6 +4,7 @@
  */
 #include "daemon/config.h"
 #include "daemon/base.h"
+#include "daemon/proto.h"
 
 #include <ctype.h>
 #include <errno.h>
@@ -456,6 +457,9 @@ bool config_set(struct config *config, const char *section, const char *name, co
     const char *blank = *name ? " " : "";
     if (!known_section(section, *name != '\0'))
         return refuse_section(section, name, error, error_size);
+    if (strlen(value) > PROTO_VALUE_MAX) /* no child could be told of it */
+        return base_refuse(error, error_size, "[%s%s%s] %s: longer than %d octets", section, blank,
+                           name, key, PROTO_VALUE_MAX);
     for (size_t i = 0; i < ARRAY_SIZE(named); i++) {
         if (strcmp(named[i].section, section) != 0 || strcmp(named[i].key, key) != 0)
             continue;
@@ -598,12 +602,13 @@ bool config_key(size_t n, struct config_key *key)
 {
     if (n < ARRAY_SIZE(settings)) {
         *key = (struct config_key){settings[n].section, settings[n].key,
-                                   settings[n].standard ? settings[n].standard : ""};
+                                   settings[n].standard ? settings[n].standard : "",
+                                   settings[n].kind == KIND_LIST};
         return true;
     }
     n -= ARRAY_SIZE(settings);
     if (n >= ARRAY_SIZE(named))
         return false;
-    *key = (struct config_key){named[n].section, named[n].key, ""};
+    *key = (struct config_key){named[n].section, named[n].key, "", false};
     return true;
 }

@@ -149,6 +149,7 @@ bool config_complete(struct config *config, char *error, size_t error_size);
 /* Walk the table, for the man page's test and for --help: one line a key. */
 struct config_key {
     const char *section, *key, *standard; /* the default, as it would be written in a file */
+    bool list;                            /* its value may go on on further lines */
 };
 /* The n-th key; false past the last. */
 bool config_key(size_t n, struct config_key *key);

@@ -29,7 +29,8 @@ struct reading {
     int failed_line;
     char *error;
     size_t error_size;
-    /* The setting whose value may still grow. */
+    char *heading; /* of the section that lines are in; inih cuts it short */
+    /* The setting whose value may still grow; key NULL: none. */
     char *section, *key, *value;
     int value_line;
 };
@@ -41,6 +42,46 @@ static void complain(struct reading *r, int line, const char *what)
         r->failed_line = line;
     }
     r->failed = true;
+}
+
+/* Hand the collected setting to the table. */
+static void finish_setting(struct reading *r)
+{
+    char what[512];
+    if (r->key && !r->failed) {
+        char *name = r->section + strcspn(r->section, " \t");
+        if (*name)
+            *name++ = '\0';
+        name += strspn(name, " \t");
+        char *where = base_format("%s:%d", r->file, r->value_line);
+        config_at(r->config, where);
+        free(where);
+        if (!config_set(r->config, r->section, name, r->key, r->value, what, sizeof what))
+            complain(r, r->value_line, what);
+    }
+    free(r->section);
+    free(r->key);
+    free(r->value);
+    r->section = r->key = r->value = NULL;
+}
+
+/* [section], whole and without the blanks around it: no later line goes on with a value before it.
+ * What is wrong with it inih finds. */
+static void note_heading(struct reading *r)
+{
+    const char *at = r->text;
+    if (r->line == 1 && strncmp(at, "\xef\xbb\xbf", 3) == 0)
+        at += 3;
+    at += strspn(at, " \t");
+    if (*at != '[' || (r->continued && r->key))
+        return;
+    finish_setting(r);
+    at += 1 + strspn(at + 1, " \t");
+    size_t length = strcspn(at, "]\r\n");
+    while (length > 0 && isblank((unsigned char)at[length - 1]))
+        length--;
+    free(r->heading);
+    r->heading = base_format("%.*s", (int)length, at);
 }
 
 /* inih's way to read a line; here the lines are counted and their length is checked. */
@@ -61,44 +102,46 @@ static char *next_line(char *buffer, int size, void *stream)
         return NULL;
     }
     r->continued = isblank((unsigned char)r->text[0]);
+    note_heading(r);
     base_copy(buffer, (size_t)size, r->text);
     return buffer;
 }
 
-/* Hand the collected setting to the table. */
-static void finish_setting(struct reading *r)
+/* What stands in the way of going on with the value before; NULL: nothing. Who indents all lines
+ * would else lose settings without a word. */
+static const char *find_swallowed(const struct reading *r, const char *value)
 {
-    char what[512];
-    if (r->key && !r->failed) {
-        char *name = strchr(r->section, ' ');
-        if (name) {
-            *name++ = '\0';
-            name += strspn(name, " \t");
-        }
-        char *where = base_format("%s:%d", r->file, r->value_line);
-        config_at(r->config, where);
-        free(where);
-        if (!config_set(r->config, r->section, name ? name : "", r->key, r->value, what,
-                        sizeof what))
-            complain(r, r->value_line, what);
+    struct config_key row;
+    size_t section = strcspn(r->section, " \t");
+    bool list = false, swallowed = false;
+    for (size_t n = 0; config_key(n, &row); n++) {
+        size_t length = strlen(row.key);
+        if (strncmp(row.section, r->section, section) != 0 || row.section[section])
+            continue;
+        list |= strcmp(row.key, r->key) == 0 && row.list;
+        swallowed |= strncmp(row.key, value, length) == 0 &&
+                     value[length + strspn(value + length, " \t")] == '=';
     }
-    free(r->section);
-    free(r->key);
-    free(r->value);
-    r->section = r->key = r->value = NULL;
+    if (!list)
+        return "begins with a blank, but what it would go on with is no list";
+    return swallowed ? "begins with a blank, and so goes on with the list before" : NULL;
 }
 
 static int on_setting(void *context, const char *section, const char *key, const char *value)
 {
     struct reading *r = context;
+    (void)section;
     if (r->continued && r->key && strcmp(key, r->key) == 0) {
+        const char *fault = find_swallowed(r, value);
         char *longer = base_format("%s, %s", r->value, value);
         free(r->value);
         r->value = longer;
+        if (fault)
+            complain(r, r->line, fault);
         return 1;
     }
     finish_setting(r);
-    r->section = base_strdup(section);
+    r->section = base_strdup(r->heading ? r->heading : "");
     r->key = base_strdup(key);
     r->value = base_strdup(value);
     r->value_line = r->line;
@@ -126,26 +169,43 @@ static bool read_file(struct config *config, const char *file, char *error, size
         complain(&r, bad_line, "neither [section] nor key=value");
     else if (bad_line < 0 || ferror(r.stream))
         complain(&r, r.line, "cannot be read");
+    free(r.heading);
     free(r.text);
     fclose(r.stream);
     return !r.failed;
 }
 
+/* A directory that cannot be read is not one without files in it. */
+static int on_unreadable(const char *path, int why)
+{
+    (void)path;
+    return why != ENOENT;
+}
+
+/* All of FILE.d that ends in .conf, in the order of the names. */
+static bool read_more(struct config *config, const char *file, char *error, size_t error_size)
+{
+    glob_t more = {0};
+    char *pattern = base_format("%s.d/*.conf", file);
+    int found = glob(pattern, 0, on_unreadable, &more);
+    bool good = found == 0 || found == GLOB_NOMATCH;
+    if (!good)
+        snprintf(error, error_size, "%s.d: %s", file,
+                 strerror(found == GLOB_NOSPACE ? ENOMEM : errno));
+    for (size_t i = 0; good && i < more.gl_pathc; i++)
+        good = read_file(config, more.gl_pathv[i], error, error_size);
+    globfree(&more);
+    free(pattern);
+    return good;
+}
+
 struct config *configfile_read(const char *file, char *error, size_t error_size)
 {
     struct config *config = config_new();
-    glob_t more = {0};
-    char *pattern = base_format("%s.d/*.conf", file);
-    bool good = read_file(config, file, error, error_size);
-
-    int found = good ? glob(pattern, 0, NULL, &more) : GLOB_NOMATCH;
-    for (size_t i = 0; good && found == 0 && i < more.gl_pathc; i++)
-        good = read_file(config, more.gl_pathv[i], error, error_size);
+    bool good =
+        read_file(config, file, error, error_size) && read_more(config, file, error, error_size);
     config_at(config, file);
-    good = good && config_complete(config, error, error_size);
-    globfree(&more);
-    free(pattern);
-    if (good)
+    if (good && config_complete(config, error, error_size))
         return config;
     config_free(config);
     return NULL;

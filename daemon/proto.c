@@ -12,7 +12,7 @@ static const struct proto_rule rules[PROTO_TYPES] = {
     /* type, name, from, to, states, octets, fds, once, fields */
 
     /* Set-up: where it was read (file:line), section, name ([tls NAME]; may be empty), key, value. */
-    [PROTO_SETTING] = {PROTO_SETTING, "setting", ROLE_MASTER, ROLE_NURSERY | ROLE_AUTH, STATE_STARTING, 8192, 0, 0, 0, "sssss"},
+    [PROTO_SETTING] = {PROTO_SETTING, "setting", ROLE_MASTER, ROLE_NURSERY | ROLE_AUTH, STATE_STARTING, 36864, 0, 0, 0, "sssss"},
     /* name ([tls NAME]; empty for [tls]), certificate path for messages; descriptors: chain, key. By
      * the name " ca", which no section can have, both are the file of [tls] client_ca. */
     [PROTO_CERTIFICATE] = {PROTO_CERTIFICATE, "certificate", ROLE_MASTER, ROLE_NURSERY, STATE_STARTING, 8192, 2, 2, 0, "ss"},

@@ -97,6 +97,7 @@ enum {
     PROTO_FDS_MAX = 4,         /* descriptors in a record */
     PROTO_FIELDS_MAX = 12,     /* fields in a row */
 
+    PROTO_VALUE_MAX = 32000,   /* octets in the value of a setting */
     PROTO_USER_MAX = 250,      /* octets in a user name */
     PROTO_RECIPIENT_MAX = 320, /* octets in a recipient's address, RFC 5321 section 4.5.3.1 */
     PROTO_PASSWORD_MAX = 500,  /* octets in a password; a token may have [auth] token_max */

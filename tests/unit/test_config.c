@@ -209,6 +209,64 @@ static void refusals(void **state)
     }
 }
 
+/* inih cuts a section's name after 49 octets, and takes an indented line after it for more of the
+ * setting before when that has the same key. */
+static void names_of_sections(void **state)
+{
+    static const struct {
+        const char *text, *complaint; /* of the last line */
+    } cases[] = {
+        {"[domain a.customer.of.a.provider.with.a.long.name.example.org]\npam_service=a/b\n",
+         "poplar.conf:2: [domain a.customer.of.a.provider.with.a.long.name.example.org] "
+         "pam_service"},
+        {"[domain a.test]\n  pam_service=a\n  [domain b.test]\n  pam_service=b/c\n",
+         "poplar.conf:3: begins with a blank, but what it would go on with is no list"},
+        {"[server]\n  hostname=a\n  log_level=debug\n",
+         "poplar.conf:3: begins with a blank, but what it would go on with is no list"},
+        {"[delivery]\n  trusted=root\n  accept = any\n",
+         "poplar.conf:3: begins with a blank, and so goes on with the list before"},
+        {"[domain a.test]\n pam_service=a\n[domain b.test]\n pam_service=b/c\n",
+         "poplar.conf:4: [domain b.test] pam_service=b/c"},
+        {"[domain a.test]\npam_service=a\n[domain a.test]\n pam_service=b/c\n",
+         "poplar.conf:4: [domain a.test] pam_service=b/c"},
+        {"[domain \t b.test ]\npam_service=b/c\n",
+         "poplar.conf:2: [domain b.test] pam_service=b/c"},
+        {"[ server ]\nhostname=\n", "poplar.conf:2: [server] hostname=: must not be empty"},
+        {"\xef\xbb\xbf[server]\nhostname=\n", "poplar.conf:2: [server] hostname=: must not"},
+        {"[server\nhostname=x\n", "poplar.conf:1: neither [section] nor key=value"},
+    };
+    for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+        char error[512] = "";
+        assert_null(read_text(*state, cases[i].text, error, sizeof error));
+        if (!strstr(error, cases[i].complaint))
+            fail_msg("'%s' lacks '%s'", error, cases[i].complaint);
+    }
+}
+
+/* A list may be long, but what a child cannot be told is refused here. */
+static void long_values(void **state)
+{
+    char error[512] = "";
+    for (size_t lines = 500; lines <= 5000; lines += 4500) {
+        char *text = base_strdup(MINIMAL "[server]\nlocal_domains=");
+        for (size_t i = 0; i < lines; i++) {
+            char *longer = base_format("%sd%zu.customer.example.org\n  ", text, i);
+            free(text);
+            text = longer;
+        }
+        struct config *c = read_text(*state, text, error, sizeof error);
+        if (lines == 500) {
+            assert_string_equal(error, "");
+            assert_int_equal(c->server.local_domains.n, 500);
+        } else {
+            assert_null(c);
+            assert_non_null(strstr(error, "poplar.conf:4: [server] local_domains: longer than"));
+        }
+        config_free(c);
+        free(text);
+    }
+}
+
 static void long_line(void **state)
 {
     char text[400] = "[server]\nhostname=", error[512] = "";
@@ -245,6 +303,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(first_fault_is_told, make_place, remove_place),
         cmocka_unit_test_setup_teardown(later_files_win, make_place, remove_place),
         cmocka_unit_test_setup_teardown(refusals, make_place, remove_place),
+        cmocka_unit_test_setup_teardown(names_of_sections, make_place, remove_place),
+        cmocka_unit_test_setup_teardown(long_values, make_place, remove_place),
         cmocka_unit_test_setup_teardown(long_line, make_place, remove_place),
         cmocka_unit_test_setup_teardown(missing_file, make_place, remove_place),
         cmocka_unit_test(keys_can_be_walked),
