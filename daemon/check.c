@@ -33,6 +33,39 @@ bool check_prefixes(const struct config *config, char *error, size_t size)
     return true;
 }
 
+static bool check_addresses(const struct config *config, const char *key,
+                            const struct text_list *addresses, char *error, size_t size)
+{
+    for (size_t i = 0; i < addresses->n; i++) {
+        struct sockaddr_storage address;
+        socklen_t length;
+        if (!address_parse(addresses->items[i], &address, &length))
+            return base_refuse(
+                error, size,
+                "%s: [listen] %s=%s: must be ADDRESS:PORT, [IPv6]:PORT or *:PORT, in digits",
+                config_where(config, "listen", "", key), key, addresses->items[i]);
+    }
+    return true;
+}
+
+bool check_doors(const struct config *config, char *error, size_t size)
+{
+    bool given_tls = config_is_given(config, "listen", "", "pop3s") && config->listen.pop3s.n > 0;
+    bool certificate = config->tls.certificates[0].certificate != NULL;
+    if (!certificate && config->tls.required == TLS_REQUIRED_YES)
+        return base_refuse(error, size,
+                           "%s: [tls] certificate and key are not set: name a certificate, or "
+                           "allow logins without TLS by [tls] required=not-on-loopback",
+                           config->where);
+    if (!certificate && given_tls)
+        return base_refuse(error, size,
+                           "%s: [listen] pop3s: needs a certificate: set [tls] certificate and "
+                           "key, or remove pop3s",
+                           config_where(config, "listen", "", "pop3s"));
+    return check_addresses(config, "pop3", &config->listen.pop3, error, size) &&
+           check_addresses(config, "pop3s", &config->listen.pop3s, error, size);
+}
+
 bool check_programs(const struct config *config, const char *own_dir, char *error, size_t size)
 {
     static const char *const programs[] = {"poplar-worker", "poplar-auth"};
@@ -147,6 +180,7 @@ unsigned check_all(const struct config *config, const char *own_dir)
     unsigned faults = 0;
     uid_t worker = (uid_t)-1, store;
     tell(&faults, check_prefixes(config, error, sizeof error), error);
+    tell(&faults, check_doors(config, error, sizeof error), error);
     tell(&faults, check_programs(config, own_dir, error, sizeof error), error);
     tell(&faults,
          check_account(config, "worker_user", config->server.worker_user, &worker, error,

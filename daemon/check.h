@@ -10,6 +10,8 @@
 
 /* Each is true, or false with one line in `error` that names the setting and the remedy. */
 bool check_prefixes(const struct config *config, char *error, size_t size);
+/* Whether addresses of [listen] can be read, and what needs a certificate has one. */
+bool check_doors(const struct config *config, char *error, size_t size);
 /* Whether the children's programs are there to be started; `own_dir` is where unless configured. */
 bool check_programs(const struct config *config, const char *own_dir, char *error, size_t size);
 

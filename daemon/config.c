@@ -390,12 +390,18 @@ const char *config_where(const struct config *config, const char *section, const
     return BUILT_IN;
 }
 
+bool config_is_given(const struct config *config, const char *section, const char *name,
+                     const char *key)
+{
+    return strcmp(config_where(config, section, name, key), BUILT_IN) != 0;
+}
+
 /* The settings' place in a file: the first of these keys that was given. */
 static const char *where_given(const struct config *config, const char *section, const char *name,
                                const char *key, const char *other_key)
 {
-    const char *where = config_where(config, section, name, key);
-    return strcmp(where, BUILT_IN) == 0 ? config_where(config, section, name, other_key) : where;
+    bool first = config_is_given(config, section, name, key);
+    return config_where(config, section, name, first ? key : other_key);
 }
 
 static bool known_section(const char *section, bool with_name)
@@ -568,7 +574,7 @@ bool config_complete(struct config *config, char *error, size_t error_size)
                  strlen(config->server.hostname));
         list_add(&config->server.local_domains, "localhost", strlen("localhost"));
     }
-    if (strcmp(config_where(config, "listen", "", "lmtp"), BUILT_IN) == 0) {
+    if (!config_is_given(config, "listen", "", "lmtp")) {
         char *path = base_format("%s/lmtp.sock", config->server.run_dir);
         list_clear(&config->listen.lmtp);
         list_add(&config->listen.lmtp, path, strlen(path));

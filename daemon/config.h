@@ -138,6 +138,10 @@ bool config_set(struct config *config, const char *section, const char *name, co
 /* Where the keys set from now on were read ("FILE:LINE"), for later complaints. */
 void config_at(struct config *config, const char *where);
 
+/* Whether a file says it; what is built in may be left out where it cannot be. */
+bool config_is_given(const struct config *config, const char *section, const char *name,
+                     const char *key);
+
 /* Where a key was set: "FILE:LINE", or "built-in default". Valid until the next config_set(). */
 const char *config_where(const struct config *config, const char *section, const char *name,
                          const char *key);

@@ -3,6 +3,7 @@
  * Runs in the master, as root (ports below 1024).
  */
 #include "daemon/base.h"
+#include "daemon/check.h"
 #include "daemon/master.h"
 
 #include <errno.h>
@@ -142,12 +143,8 @@ static bool open_one(struct opening *o, enum proto_door door, const char *key, c
     struct sockaddr_storage address;
     socklen_t size;
     const char *where = config_where(o->config, "listen", "", key);
-    if (!address_parse(text, &address, &size)) {
-        return base_refuse(
-            o->error, o->error_size,
-            "%s: [listen] %s=%s: must be ADDRESS:PORT, [IPv6]:PORT or *:PORT, in digits", where,
-            key, text);
-    }
+    if (!address_parse(text, &address, &size))
+        bug("an address that was checked is none");
     int fd = inherit(o, door, text);
     if (fd < 0)
         fd = bind_address(&address, size);
@@ -223,18 +220,12 @@ static bool reuse_passed(struct opening *o)
     return true;
 }
 
-/* Whether a file says it; of what is built in, one may be left out. */
-static bool is_given(const struct opening *o, const char *key)
-{
-    return config_where(o->config, "listen", "", key)[0] == '/';
-}
-
 /* The key of sockets that systemd passed as well; NULL when there is none. */
 static const char *find_twice(const struct opening *o)
 {
     if (is_passed(o, false) && o->config->listen.explicit_addresses)
-        return is_given(o, "pop3") ? "pop3" : "pop3s";
-    return is_passed(o, true) && is_given(o, "lmtp") ? "lmtp" : NULL;
+        return config_is_given(o->config, "listen", "", "pop3") ? "pop3" : "pop3s";
+    return is_passed(o, true) && config_is_given(o->config, "listen", "", "lmtp") ? "lmtp" : NULL;
 }
 
 /* What of the configuration does not go together, or not with what systemd passed. Told before a
@@ -244,24 +235,19 @@ static bool check(const struct opening *o)
     bool passed_tls = false;
     for (size_t i = 0; i < o->n; i++)
         passed_tls |= o->made[i].door == DOOR_POP3S;
-    bool given_tls = is_given(o, "pop3s") && o->config->listen.pop3s.n > 0;
     bool certificate = o->config->tls.certificates[0].certificate != NULL;
     const char *twice = find_twice(o);
-    if (!certificate && o->config->tls.required == TLS_REQUIRED_YES)
-        snprintf(o->error, o->error_size,
-                 "%s: [tls] certificate and key are not set: name a certificate, or allow logins "
-                 "without TLS by [tls] required=not-on-loopback",
-                 o->config->where);
-    else if (twice)
+    if (!check_doors(o->config, o->error, o->error_size))
+        return false;
+    if (twice)
         snprintf(o->error, o->error_size,
                  "%s: [listen] is set, and systemd passed sockets too: keep one of the two",
                  config_where(o->config, "listen", "", twice));
-    else if (!certificate && (passed_tls || given_tls))
+    else if (!certificate && passed_tls)
         snprintf(o->error, o->error_size,
-                 "%s: [listen] pop3s%s: needs a certificate: set [tls] certificate and key, or "
-                 "remove pop3s",
-                 passed_tls ? o->config->where : config_where(o->config, "listen", "", "pop3s"),
-                 passed_tls ? " (from systemd)" : "");
+                 "%s: [listen] pop3s (from systemd): needs a certificate: set [tls] certificate "
+                 "and key, or remove pop3s",
+                 o->config->where);
     else
         return true;
     return false;
