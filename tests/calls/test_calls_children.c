@@ -806,21 +806,53 @@ static int set_up(void **state)
     return 0;
 }
 
-/* Children go with their parent, memory with the process. */
+/* What every kind of child has, but for the memory of it. */
+static void end_child(pid_t pid, struct channel *channel, sd_event_source *io,
+                      sd_event_source *timer)
+{
+    if (pid > 0) /* else it was only ordered, or is gone */
+        kill(pid, SIGKILL);
+    sd_event_source_disable_unref(io);
+    sd_event_source_disable_unref(timer);
+    channel_close(channel);
+}
+
 static int tear_down(void **state)
 {
     (void)state;
     calls_mend();
-    for (struct worker *w = m.workers; w; w = w->next)
-        if (w->pid > 0) /* else it was only ordered */
-            kill(w->pid, SIGKILL);
-    for (struct auth *a = m.auths; a; a = a->next)
-        kill(a->pid, SIGKILL);
-    for (struct generation *g = m.generations; g; g = g->next)
-        if (g->pid > 0)
-            kill(g->pid, SIGKILL);
+    for (struct worker *w = m.workers, *next; w; w = next) {
+        next = w->next;
+        end_child(w->pid, &w->channel, w->io, w->timer);
+        free(w);
+    }
+    for (struct auth *a = m.auths, *next; a; a = next) {
+        next = a->next;
+        end_child(a->pid, &a->channel, a->io, a->timer);
+        free(a);
+    }
+    for (struct generation *g = m.generations, *next; g; g = next) {
+        next = g->next;
+        end_child(g->pid, &g->channel, g->io, g->timer);
+        free(g->expires);
+        free(g);
+    }
     while (waitpid(-1, NULL, WNOHANG) > 0)
         ;
+    while (m.waiting) {
+        struct waiting *w = admit_next(&m);
+        close(w->fd);
+        free(w);
+    }
+    while (m.traced.n > 0)
+        free(m.traced.items[--m.traced.n]);
+    free(m.traced.items);
+    sd_event_source_disable_unref(m.nursery_retry);
+    sd_event_source_disable_unref(m.tick);
+    control_close(&m);
+    throttle_free(m.throttle);
+    config_free(m.config);
+    sd_event_unref(m.event);
     dup3(quiet_stderr, STDERR_FILENO, 0);
     close(quiet_stderr);
     return 0;
