@@ -1,10 +1,11 @@
 /*
  * base.c - the floor under all processes: dying, memory, time, randomness, text for logs.
- * Runs in every process, with whatever privilege that has; touches no file.
+ * Runs in every process, with whatever privilege that has; touches no file but /dev/null.
  */
 #include "daemon/base.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -68,6 +69,14 @@ void base_close(int fd)
     if (fd >= 0)
         close(fd);
     errno = saved;
+}
+
+void base_hold_standard(void)
+{
+    for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++)
+        if (fcntl(fd, F_GETFD) < 0 &&
+            open("/dev/null", fd == STDIN_FILENO ? O_WRONLY : O_RDONLY) != fd)
+            fatal(EX_OSERR, "/dev/null: %s", strerror(errno));
 }
 
 uint64_t base_now_ms(void)

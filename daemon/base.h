@@ -27,6 +27,11 @@ char *base_format(const char *format, ...) PRINTF(1, 2);
 /* Close if not -1, and leave errno alone. */
 void base_close(int fd);
 
+/* For a program that anybody may start: take those of descriptors 0 to 2 that are closed, or what
+ * is opened next gets the number, and what is printed goes into it. Reading and writing fail on
+ * them as before. */
+void base_hold_standard(void);
+
 /* CLOCK_MONOTONIC, in milliseconds. */
 uint64_t base_now_ms(void);
 

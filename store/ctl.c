@@ -47,6 +47,7 @@ int main(int argc, char **argv)
     const struct ctl_command *command;
     char error[512];
 
+    base_hold_standard();
     int status = ctl_command_parse(&ctl, argc - 1, argv + 1, &command, error, sizeof error);
     if (status)
         ctl_fail(status, "%s", error);

@@ -320,6 +320,7 @@ int main(int argc, char **argv)
     struct options options = {0};
     struct server server;
     char sender[SENDER_SIZE] = "";
+    base_hold_standard();
     parse_options(argc, argv, &options);
     signal(SIGPIPE, SIG_IGN);
     char *path = find_socket(&options);
