@@ -7,7 +7,7 @@
 #include <stdbool.h>
 
 /* From now on SIGINT, SIGTERM and SIGHUP are only noted, each once: a second one ends the program
- * at once, which loses nothing but what is not committed. */
+ * at once, which loses nothing but what is not committed. Those that are ignored stay so. */
 void ctl_signals_catch(void);
 
 /* Whether one was met. */
