@@ -9,6 +9,7 @@
 #include "store/ctl_json.h"
 #include "store/ctl_progress.h"
 #include "store/ctl_signals.h"
+#include "store/lock.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -22,6 +23,9 @@
 #include <unistd.h>
 
 enum { SETTLED = 2 }; /* seconds after which two changes have two different times */
+
+/* The octet of an unfinished backup that is locked by who writes it. */
+static const enum maildrop_lock_byte unfinished_lock = MAILDROP_LOCK_SESSION;
 
 /* Shows pages; Ctrl-C stops between two steps. */
 static bool show_progress(void *context, uint64_t done, uint64_t pages)
@@ -84,19 +88,56 @@ static int finish_file(const char *unfinished, const char *path, struct timespec
     return error;
 }
 
+static bool is_at(const char *path, int fd)
+{
+    struct stat named, opened;
+    return lstat(path, &named) == 0 && fstat(fd, &opened) == 0 && named.st_ino == opened.st_ino &&
+           named.st_dev == opened.st_dev;
+}
+
+/* Remove what an earlier one left behind. False and errno, EAGAIN where somebody is at work on it.
+ */
+static bool remove_leftover(const char *path)
+{
+    int fd = open(path, O_RDWR | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+    bool busy = fd >= 0 && lock_acquire(fd, unfinished_lock, 0) == STORE_BUSY, removed = true;
+    if (busy)
+        errno = EAGAIN;
+    else if (fd < 0 || is_at(path, fd)) /* else it was just finished, and renamed */
+        removed = unlink(path) == 0 || errno == ENOENT;
+    base_close(fd);
+    return removed && !busy;
+}
+
+/* Make what is going to be the backup. It is locked for as long as it is open, since two at once
+ * would rename each other's; SQLite locks other octets of it. -1 and errno, as above. */
+static int make_unfinished(const char *path)
+{
+    int fd;
+    do
+        fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+    while (fd < 0 && errno == EEXIST && remove_leftover(path));
+    if (fd >= 0 && (lock_acquire(fd, unfinished_lock, 0) == STORE_BUSY || !is_at(path, fd))) {
+        close(fd); /* another took it for a leftover before it was locked */
+        fd = -1;
+        errno = EAGAIN;
+    }
+    return fd;
+}
+
 static int write_backup(struct ctl_maildrop *maildrop, const char *path, struct timespec stamp,
                         const char *verb)
 {
     struct ctl_progress progress;
     char *unfinished = base_format("%s.unfinished", path);
     int status = 0, error;
-    unlink(unfinished);
-    int fd = open(unfinished, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+    int fd = make_unfinished(unfinished);
     if (fd < 0) {
-        status = ctl_write_failed(unfinished, errno);
+        status = errno == EAGAIN
+                     ? ctl_fail(EX_TEMPFAIL, "%s: another poplarctl writes it; try again", path)
+                     : ctl_write_failed(unfinished, errno);
         goto out;
     }
-    close(fd);
     ctl_progress_begin(&progress, verb, 0);
     enum store_outcome outcome =
         backup_write(maildrop->store, unfinished, show_progress, &progress);
@@ -107,6 +148,7 @@ static int write_backup(struct ctl_maildrop *maildrop, const char *path, struct 
         status = ctl_write_failed(path, error);
     if (status)
         unlink(unfinished);
+    close(fd);
 out:
     free(unfinished);
     return status;
