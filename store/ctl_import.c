@@ -131,20 +131,29 @@ static ssize_t pass_on(void *context, void *buffer, size_t size)
     return got;
 }
 
+/* Whether a message is known; if not, a batch is open for it. Nobody else writes then: until that
+ * was so another import may have brought it. */
+static enum store_outcome look(struct import *im, const struct ctl_candidate *candidate,
+                               const char **known)
+{
+    struct maildrop *store = im->maildrop.store;
+    enum store_outcome outcome = ctl_known_look(store, candidate, known);
+    if (outcome != STORE_OK || *known || im->in_batch || is_dry(im) ||
+        (outcome = maildrop_batch_begin(store)) != STORE_OK)
+        return outcome;
+    im->in_batch = true;
+    im->batch_ms = base_now_ms();
+    return ctl_known_look(store, candidate, known);
+}
+
 static enum store_outcome deliver(struct import *im, const struct ctl_item *item,
                                   const struct ctl_inspected *found,
                                   const struct ctl_candidate *candidate)
 {
     struct maildrop_delivery delivery = im->limits;
-    enum store_outcome outcome = STORE_OK;
+    enum store_outcome outcome;
     delivery.received = item->received;
     delivery.uidl = candidate->uidl[0] ? candidate->uidl : NULL;
-    if (!im->in_batch) {
-        if ((outcome = maildrop_batch_begin(im->maildrop.store)) != STORE_OK)
-            return outcome;
-        im->in_batch = true;
-        im->batch_ms = base_now_ms();
-    }
     if (!ctl_reader_rewind(im->reader, found, delivery.uidl))
         return STORE_SOURCE;
     outcome = maildrop_deliver(im->maildrop.store, &delivery, pass_on, im, NULL);
@@ -214,7 +223,7 @@ static bool import_message(struct import *im, const struct ctl_item *item)
         ctl_tally_count(im->tally.there, "a server's own data, no message", item->name);
         return true;
     }
-    enum store_outcome outcome = ctl_known_look(im->maildrop.store, &candidate, &known);
+    enum store_outcome outcome = look(im, &candidate, &known);
     if (outcome == STORE_OK && known) {
         im->tally.known++;
         im->nameless += !candidate.uidl[0];
