@@ -69,7 +69,10 @@ static void add(struct ctl_maildir *maildir, size_t *room, int directory, bool i
     *entry = (struct ctl_maildir_entry){.in_new = in_new, .name = base_strdup(name)};
     entry->seconds = ctl_maildir_seconds(name);
     /* What cannot be looked at now is reported when its turn comes to be opened. */
-    if (fstatat(directory, name, &about, AT_SYMLINK_NOFOLLOW) == 0 && S_ISREG(about.st_mode)) {
+    if (fstatat(directory, name, &about, AT_SYMLINK_NOFOLLOW) < 0)
+        return;
+    entry->inode = about.st_ino;
+    if (S_ISREG(about.st_mode)) {
         entry->mtime = about.st_mtime;
         entry->size = (uint64_t)about.st_size;
         maildir->octets += entry->size;
@@ -94,17 +97,58 @@ static bool list_folder(struct ctl_maildir *maildir, size_t *room, bool in_new)
     return error == 0;
 }
 
+/* By the names without flags; what was gone again comes last. */
+static int compare_bases(const void *a, const void *b)
+{
+    const struct ctl_maildir_entry *x = a, *y = b;
+    size_t length = ctl_uidl_base_length(x->name), other = ctl_uidl_base_length(y->name);
+    int order = strncmp(x->name, y->name, length < other ? length : other);
+    if (order || length != other)
+        return order ? order : length < other ? -1 : 1;
+    return (x->inode == 0) - (y->inode == 0);
+}
+
+/* Whether two entries of one name, next to each other in that order, are one message that was met
+ * twice on its way. Two files of one name are none that a server makes, but two messages. */
+static bool is_met_again(const struct ctl_maildir_entry *first,
+                         const struct ctl_maildir_entry *next)
+{
+    return (next->inode == 0 || next->inode == first->inode) &&
+           ctl_uidl_base_length(first->name) == ctl_uidl_base_length(next->name) &&
+           strncmp(first->name, next->name, ctl_uidl_base_length(next->name)) == 0;
+}
+
+/* A server that is in use moves messages from new to cur and changes their flags, which are in
+ * their names: some were listed twice. */
+static void drop_repeated(struct ctl_maildir *maildir)
+{
+    struct ctl_maildir_entry *entries = maildir->entries;
+    size_t kept = 0;
+    if (maildir->n_entries > 0)
+        qsort(entries, maildir->n_entries, sizeof *entries, compare_bases);
+    for (size_t i = 0; i < maildir->n_entries; i++) {
+        if (kept == 0 || !is_met_again(&entries[kept - 1], &entries[i])) {
+            entries[kept++] = entries[i];
+            continue;
+        }
+        maildir->octets -= entries[i].size;
+        free(entries[i].name);
+    }
+    maildir->n_entries = kept;
+}
+
 bool ctl_maildir_list(struct ctl_maildir *maildir, int directory, const char **failed_at)
 {
     size_t room = 0;
     *maildir = (struct ctl_maildir){.directories = {-1, -1}};
-    for (int i = 0; i < 2; i++) {
+    for (int i = 1; i >= 0; i--) { /* new first: what moves meanwhile is met in cur */
         *failed_at = folders[i];
         maildir->directories[i] =
             openat(directory, folders[i], O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
         if (maildir->directories[i] < 0 || !list_folder(maildir, &room, i))
             return false;
     }
+    drop_repeated(maildir);
     if (maildir->n_entries > 0)
         qsort(maildir->entries, maildir->n_entries, sizeof *maildir->entries, ctl_maildir_compare);
     return true;

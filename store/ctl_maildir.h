@@ -20,6 +20,7 @@ struct ctl_maildir_entry {
     int64_t seconds; /* at the beginning of the name; 0: none */
     int64_t mtime;
     uint64_t size;
+    uint64_t inode;              /* 0: it was gone again when it was looked at */
     const struct ctl_uidl *uidl; /* what a list says of it, owned by the list; NULL: nothing */
     uint64_t order;              /* the list's; before all else */
 };
