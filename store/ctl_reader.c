@@ -137,25 +137,37 @@ static const char *begin_file(struct ctl_reader *reader, enum ctl_format wanted,
     return "is locked by another program: try again when that is done";
 }
 
+/* A list that lies beside the messages; NULL if there is none, and `error` filled if it is there
+ * and cannot be read. */
+static char *read_beside(const struct ctl_reader *reader, const char *name, char *error,
+                         size_t error_size)
+{
+    char *octets = ctl_uidl_read_file(reader->fd, name);
+    if (!octets && errno != ENOENT)
+        snprintf(error, error_size, "%s: %s", name,
+                 errno == EINVAL || errno == ELOOP ? "not a regular file" : strerror(errno));
+    return octets;
+}
+
 /* Read the list of UIDLs that a server keeps beside a Maildir, or the one that was given. */
 static const char *read_list(struct ctl_reader *reader, const struct ctl_reader_how *how)
 {
     static char wrong[200];
     char error[150] = "";
-    bool good = true;
     char *octets = how->list ? base_strdup(how->list) : NULL;
     enum ctl_uidl_kind kind =
         how->list ? (how->list[0] == '/' ? CTL_UIDL_COURIER : CTL_UIDL_DOVECOT) : how->uidl;
     /* Dovecot's tells the order also where the UIDLs are the names. */
     bool for_order = kind == CTL_UIDL_FILENAME;
     if (!octets && (kind == CTL_UIDL_AUTO || kind == CTL_UIDL_DOVECOT || for_order)) {
-        octets = ctl_uidl_read_file(reader->fd, "dovecot-uidlist");
+        octets = read_beside(reader, "dovecot-uidlist", error, sizeof error);
         kind = octets ? CTL_UIDL_DOVECOT : kind;
     }
-    if (!octets && (kind == CTL_UIDL_AUTO || kind == CTL_UIDL_COURIER)) {
-        octets = ctl_uidl_read_file(reader->fd, "courierpop3dsizelist");
+    if (!octets && !*error && (kind == CTL_UIDL_AUTO || kind == CTL_UIDL_COURIER)) {
+        octets = read_beside(reader, "courierpop3dsizelist", error, sizeof error);
         kind = octets ? CTL_UIDL_COURIER : kind;
     }
+    bool good = !*error;
     if (octets && kind == CTL_UIDL_DOVECOT)
         good = ctl_uidl_read_dovecot(octets, how->uidl_format, &reader->list, error, sizeof error);
     else if (octets)
