@@ -191,6 +191,8 @@ static int find_source(struct salvaging *s, char name[PROTO_USER_MAX + 1])
         if (stat(given, &about) < 0)
             return ctl_fail(EX_NOINPUT, "%s: %s", given, strerror(errno));
         bool directory = S_ISDIR(about.st_mode);
+        if (!directory && !S_ISREG(about.st_mode)) /* which has no end, perhaps */
+            return ctl_fail(EX_NOINPUT, "%s: is neither a file nor a directory", given);
         s->source =
             directory ? base_strdup(given) : base_format("%.*s", (int)(slash - given), given);
         s->file = directory ? s->file : slash + 1;

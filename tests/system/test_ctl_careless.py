@@ -1,0 +1,199 @@
+"""poplarctl and poplar-deliver started carelessly: by what has closed its standard descriptors, under
+nohup, two at once, on a Maildir that a server moves about in."""
+
+import os
+import shutil
+import signal
+import subprocess
+
+import pytest
+
+import poplar
+from poplar import wait_until
+
+pytestmark = pytest.mark.skipif(not poplar.ROOT, reason="needs root: files of another user")
+
+preloads = pytest.mark.unsanitized("a sanitizer stands where the library would")
+
+MESSAGE = b"Subject: one\r\n\r\nbody\r\n"
+LOCKS_OF_THE_MBOX = 2  # import's: to see that it is one, and to read it
+
+
+@pytest.fixture
+def p(server):
+    return server(start=False, tls_required="not-on-loopback")
+
+
+def mbox(*messages):
+    return b"".join(b"From x@example.test Sat Jan  1 00:00:00 2022\n" + m + b"\n" for m in messages)
+
+
+def subjects(p, user):
+    listed = p.ctl("message", "list", user).stdout.splitlines()[1:-1]
+    return [p.ctl("message", "show", user, row.split()[1]).stdout.split(b"\n")[0].decode()
+            for row in listed]
+
+
+def start(p, *words, **options):
+    return subprocess.Popen([poplar.BUILD / "poplarctl", "--config", p.config, *words],
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
+
+
+class Held:
+    """poplarctl, held at the Nth call of a kind until it is let go."""
+
+    def __init__(self, p, call, *words, number=1):
+        self.process = start(p, *words, env=os.environ | {
+            "LD_PRELOAD": str(poplar.BUILD / "tests/failing.so"),
+            "FAILING": f"{call}:{number}:-{signal.SIGSTOP.value}"})
+        wait_until(lambda: p.proc_status(self.process.pid)["State"][0] == "T", "it is held")
+
+    def go_on(self):
+        self.process.send_signal(signal.SIGCONT)
+        out, err = self.process.communicate(timeout=60)
+        return self.process.returncode, out.decode(), err.decode()
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
+def test_standard_descriptors_closed(p, tmp_path, closed):
+    """What is printed goes nowhere, and not into what is opened under such a number."""
+    p.add("alice", MESSAGE)
+    box = tmp_path / "maildir"
+    for folder in ("cur", "new"):
+        (box / folder).mkdir(parents=True)
+    (box / "new/1.link").symlink_to("/etc/passwd")  # which is told on stderr
+    (box / "new/2.x").write_bytes(b"Subject: two\n\nx\n")
+    for words, status in ((["import", "alice", box], 66), (["message", "list", "alice"], 0),
+                          (["export", "alice", tmp_path / "out"], 0),
+                          (["mailbox", "backup", "alice", tmp_path / "file"], 0)):
+        done = subprocess.run(["sh", "-c", f'exec "$@" {closed}', "sh", poplar.BUILD / "poplarctl",
+                               "--config", p.config, *words], capture_output=True)
+        printing = words[0] != "mailbox" and ">&-" in closed.split()
+        assert done.returncode == (74 if printing else status), (words, done)
+    assert (p.maildrop("alice") / "lock").stat().st_size == 0
+    assert sorted(f.read_bytes() for f in (tmp_path / "out/new").iterdir()) == [
+        b"Subject: one\n\nbody\n", b"Subject: two\n\nx\n"]
+    p.ctl("mailbox", "check", "alice")
+    p.ctl("mailbox", "restore", "--yes", "bob", tmp_path / "file")
+
+
+def test_deliver_without_input(server):
+    """No message is not an empty one, and what the server says is none either."""
+    p = server(delivery_accept="any")
+    done = subprocess.run(["sh", "-c", 'exec "$@" <&-', "sh", poplar.BUILD / "poplar-deliver",
+                           "--socket", p.lmtp, "alice"], capture_output=True, timeout=60)
+    assert (done.returncode, done.stderr) == (
+        75, b"poplar-deliver: the message cannot be read: Bad file descriptor\n")
+
+
+@preloads
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT], ids=lambda s: s.name)
+def test_what_is_ignored_stays_so(p, tmp_path, number):
+    """nohup, and a script's '&', mean that it goes on."""
+    (tmp_path / "box").write_bytes(mbox(*(b"Subject: %d\n\nx\n" % n for n in range(3))))
+    before = signal.signal(number, signal.SIG_IGN)
+    try:
+        held = Held(p, "fdatasync", "import", "alice", tmp_path / "box")
+    finally:
+        signal.signal(number, before)
+    held.process.send_signal(number)
+    status, out, err = held.go_on()
+    assert status == 0 and out.startswith("imported 3 messages") and err == ""
+
+
+@preloads
+def test_two_imports_at_once(p, tmp_path):
+    """No message comes twice, whichever was first."""
+    (tmp_path / "box").write_bytes(mbox(*(b"Subject: %d\n\nx\n" % n for n in range(3))))
+    (tmp_path / "uidls").write_bytes(mbox(*(b"X-UIDL: u%d\nSubject: of %d\n\nx\n" % (n, n)
+                                            for n in range(3))))
+    p.ctl("mailbox", "create", "alice")
+    for box in ("box", "uidls"):
+        before = len(subjects(p, "alice"))
+        # It has looked, and found nothing: next it would begin its first batch.
+        held = Held(p, "lock", "import", "alice", tmp_path / box, number=LOCKS_OF_THE_MBOX + 1)
+        p.ctl("import", "alice", tmp_path / box)
+        status, out, err = held.go_on()
+        assert (status, err) == (0, "") and "imported 0 messages" in out
+        assert "3 there already" in out
+        assert len(subjects(p, "alice")) == before + 3
+
+
+@preloads
+def test_two_backups_at_once(p, tmp_path):
+    """One of them writes the file, the other says so; what a killed one left is no hindrance."""
+    for n in range(3):
+        p.add("alice", MESSAGE)
+    file = tmp_path / "file"
+    held = Held(p, "sqlite3_backup_step", "mailbox", "backup", "alice", file)
+    done = p.ctl("mailbox", "backup", "alice", file, check=False)
+    assert done.returncode == 75 and b"try again" in done.stderr, done
+    status, _, err = held.go_on()
+    assert (status, err) == (0, "")
+    p.ctl("mailbox", "restore", "--yes", "bob", file)
+    held = Held(p, "sqlite3_backup_step", "mailbox", "backup", "alice", file)
+    held.process.kill()
+    held.process.communicate()
+    assert sorted(f.name for f in tmp_path.glob("file*")) == ["file", "file.unfinished"]
+    p.ctl("mailbox", "backup", "alice", file)
+    assert [f.name for f in tmp_path.glob("file*")] == ["file"]
+    (tmp_path / "file.unfinished").symlink_to("/nonexistent")
+    p.ctl("mailbox", "backup", "alice", file)
+    (tmp_path / "file.unfinished").mkdir()
+    done = p.ctl("mailbox", "backup", "alice", file, check=False)
+    assert done.returncode == 73 and b"file.unfinished: " in done.stderr, done
+
+
+@preloads
+def test_a_message_that_is_seen_meanwhile(p, tmp_path):
+    """A server moves it from new/ to cur/ just between the two: it comes, and comes once."""
+    box = tmp_path / "maildir"
+    for folder in ("cur", "new"):
+        (box / folder).mkdir(parents=True)
+    for n in range(3):
+        (box / f"new/{n}.x").write_bytes(b"Subject: %d\n\nx\n" % n)
+    (box / "cur/3.x:2,S").write_bytes(b"Subject: 3\n\nx\n")
+    (box / "cur/4.x:2,S").write_bytes(b"Subject: 4\n\nx\n")
+    (box / "new/4.x").write_bytes(b"Subject: another of this name\n\nx\n")
+    held = Held(p, "fdopendir", "import", "alice", box, number=4)  # the survey is the first look
+    (box / "new/1.x").rename(box / "cur/1.x:2,S")
+    status, out, err = held.go_on()
+    assert (status, err) == (0, "") and out.startswith("imported 6 messages"), out
+    assert sorted(subjects(p, "alice")) == [
+        *(f"Subject: {n}" for n in range(5)), "Subject: another of this name"]
+
+
+@pytest.mark.parametrize("name", ["dovecot-uidlist", "courierpop3dsizelist"])
+def test_a_list_that_cannot_be_read(p, tmp_path, name):
+    """It is no reason to give every message a new UIDL."""
+    box = tmp_path / "maildir"
+    for folder in ("cur", "new"):
+        (box / folder).mkdir(parents=True)
+    (box / "new/1.x").write_bytes(b"Subject: one\n\nx\n")
+    (tmp_path / "list").write_text("3 V7 N2\n1 :1.x\n")
+    for make in (lambda at: at.symlink_to(tmp_path / "list"), lambda at: at.mkdir()):
+        make(box / name)
+        done = p.ctl("import", "alice", box, check=False)
+        assert done.returncode == 65 and name.encode() in done.stderr, done
+        assert b"--uidl=none does without" in done.stderr and b"nothing was imported" in done.stderr
+        (box / name).unlink() if (box / name).is_symlink() else shutil.rmtree(box / name)
+    (box / name).mkdir()
+    p.ctl("import", "--uidl=none", "alice", box)
+
+
+def test_a_limit_past_all_bounds(p):
+    p.add("alice", MESSAGE)
+    for key in ("quota_octets", "quota_messages"):
+        p.ctl("mailbox", "set", "alice", f"{key}={2**63 - 1}")
+        for value in (2**63, 2**64 - 1):
+            done = p.ctl("mailbox", "set", "alice", f"{key}={value}", check=False)
+            assert done.returncode == 64 and b"too large" in done.stderr, done
+    p.add("alice", MESSAGE)
+
+
+def test_salvage_of_no_file(p, tmp_path):
+    """A device has no end."""
+    os.mkfifo(tmp_path / "fifo")
+    for source in ("/dev/null", tmp_path / "fifo"):
+        done = p.ctl("mailbox", "salvage", source, tmp_path / "out", check=False, timeout=60)
+        assert done.returncode == 66 and b"neither a file nor a directory" in done.stderr, done
