@@ -295,16 +295,21 @@ static enum store_outcome deliver_in_batch(struct intake *in,
                                            maildrop_source *source, void *context)
 {
     struct maildrop *m = in->m;
-    enum store_outcome outcome = m->batch_outcome;
+    enum store_outcome saved, outcome;
 
+    if (m->batch_outcome != STORE_OK)
+        return m->batch_outcome;
     handle_begin_call(m);
-    if (outcome != STORE_OK || (outcome = handle_run(m, STATEMENT_SAVE)) != STORE_OK)
-        return outcome;
-    outcome = deliver(in, delivery, source, context);
+    outcome = saved = handle_run(m, STATEMENT_SAVE);
+    if (saved == STORE_OK)
+        outcome = deliver(in, delivery, source, context);
+    /* Without a transaction the next savepoint would be one, and its release a commit. */
     if (outcome != STORE_OK && sqlite3_get_autocommit(m->db)) {
         m->batch_outcome = outcome;
         return outcome;
     }
+    if (saved != STORE_OK)
+        return saved;
     if (outcome != STORE_OK && handle_run(m, STATEMENT_UNDO) != STORE_OK)
         m->batch_outcome = outcome;
     if (handle_run(m, STATEMENT_RELEASE) != STORE_OK) {

@@ -21,7 +21,7 @@
 #include "tests/faults/witness.h"
 #include <errno.h>
 
-enum { NOW = 1000000000, DAY = 86400, LIMIT = 3000, SEED = 4711 };
+enum { NOW = 1000000000, DAY = 86400, LIMIT = 3000, SEED = 4711, BEGINNING = 20 };
 
 static struct test_drop drop;
 
@@ -362,11 +362,13 @@ static void look_at_once(struct maildrop *m, enum store_outcome outcome,
         fail_msg("%s: %s, but it is seen", what, maildrop_outcome_name(outcome));
 }
 
-/* The call to fail after this one: each one of a kind of which there are few. */
+/* The call to fail after this one: each one of a kind of which there are few, and of those with
+ * which a change begins. */
 static unsigned next_call(const struct disk_fault *fault)
 {
     const bool few =
-        fault->call == DISK_OUR_MEMORY || (fault->call == DISK_STATEMENT && !fault->for_ever);
+        fault->call == DISK_OUR_MEMORY ||
+        (!fault->for_ever && (fault->call == DISK_STATEMENT || fault->nth < BEGINNING));
     const char *all = getenv("LONG");
 
     if (few || (all && strcmp(all, "1") == 0))
