@@ -252,7 +252,16 @@ class Poplar:
         return found
 
     def nursery(self):
-        return self.filtered(1)
+        """A worker that was just born has no more filters than it, but was never exec'd."""
+        return [pid for pid in self.filtered(1) if not self.is_forked(pid)]
+
+    @staticmethod
+    def is_forked(pid):
+        """Whether a process runs what its parent ran: PF_FORKNOEXEC of Linux's sched.h."""
+        with contextlib.suppress(OSError):
+            stat = Path(f"/proc/{pid}/stat").read_text()
+            return bool(int(stat.rsplit(")", 1)[1].split()[6]) & 0x40)
+        return True
 
     def filtered(self, n):
         """The children with so many filters more than the master."""
