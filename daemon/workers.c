@@ -38,8 +38,9 @@ static void release(struct master *m, struct worker *w)
     loop_end_if_drained(m);
 }
 
-/* Hand a connection to an idle worker. The descriptor is the worker's from here on. */
-static void assign(struct master *m, struct worker *w, int fd, enum proto_door door,
+/* Hand a connection to an idle worker. The descriptor is the worker's from here on; false: it has
+ * ended meanwhile, and the descriptor is still the caller's. */
+static bool assign(struct master *m, struct worker *w, int fd, enum proto_door door,
                    const struct sockaddr_storage *peer)
 {
     struct sockaddr_storage local = {0};
@@ -53,7 +54,7 @@ static void assign(struct master *m, struct worker *w, int fd, enum proto_door d
         log_line(LOG_ERR, LOG_EVENT_SHORT, NULL,
                  "refused a delivery: no spool file in [server] state_dir: %s", strerror(errno));
         admit_refuse(m, fd, door);
-        return;
+        return true;
     }
     getsockname(fd, (struct sockaddr *)&local, &size);
     address_unmap(&local);
@@ -83,8 +84,13 @@ static void assign(struct master *m, struct worker *w, int fd, enum proto_door d
         message_put_fd(&message, spool);
     enum channel_outcome sent = channel_send(&w->channel, &message, false);
     explicit_bzero(message.data, message.size);
-    base_close(fd);
     base_close(spool);
+    if (sent == CHANNEL_END) {
+        w->session = 0;
+        w->peer_text[0] = '\0';
+        return false;
+    }
+    base_close(fd);
     m->counts[COUNT_CONNECTIONS]++;
     if (lmtp)
         worker_enter(w, STATE_DELIVERY);
@@ -92,14 +98,18 @@ static void assign(struct master *m, struct worker *w, int fd, enum proto_door d
         worker_may_log_in(w);
     if (sent != CHANNEL_OK)
         worker_end(w);
+    return true;
 }
 
-static struct worker *idle_worker(struct master *m)
+/* Hand it to any that is idle; false if there is none. */
+static bool assign_to_any(struct master *m, int fd, enum proto_door door,
+                          const struct sockaddr_storage *peer)
 {
     for (struct worker *w = m->workers; w; w = w->next)
-        if (w->channel.state == STATE_IDLE && w->generation == m->current && !w->ended_by_us)
-            return w;
-    return NULL;
+        if (w->channel.state == STATE_IDLE && w->channel.fd >= 0 && w->generation == m->current &&
+            !w->ended_by_us && assign(m, w, fd, door, peer))
+            return true;
+    return false;
 }
 
 void workers_connection(struct master *m, int fd, enum proto_door door,
@@ -110,10 +120,7 @@ void workers_connection(struct master *m, int fd, enum proto_door door,
         admit_refuse(m, fd, door);
         return;
     }
-    struct worker *w = m->waiting ? NULL : idle_worker(m);
-    if (w)
-        assign(m, w, fd, door, peer);
-    else
+    if (m->waiting || !assign_to_any(m, fd, door, peer))
         admit_queue(m, fd, door, peer);
     generation_fill(m);
 }
@@ -199,7 +206,8 @@ static void on_ready(struct master *m, struct worker *w, struct message *message
     }
     if (m->waiting && w->generation == m->current) {
         struct waiting *waiting = admit_next(m);
-        assign(m, w, waiting->fd, waiting->door, &waiting->peer);
+        if (!assign(m, w, waiting->fd, waiting->door, &waiting->peer))
+            admit_queue(m, waiting->fd, waiting->door, &waiting->peer);
         free(waiting);
     }
     generation_fill(m); /* the nursery's queue may have been full when the last client came */

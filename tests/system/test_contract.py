@@ -11,6 +11,7 @@ import signal
 import socket
 import struct
 import subprocess
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -602,15 +603,20 @@ def a_line(r):
 
 
 def test_101_flood_of_log_records(rogues):
-    """101: limited and counted; the master does its work meanwhile."""
+    """Limited, and each line that is left out counted; the master does its work meanwhile. Where it
+    is too slow for more than it would log, all are there."""
     r = rogues("poplar-worker")
     p = r.start()
-    r.tell("worker idle", *[f"send {record('log', 4, b'flood')}"] * 5000, "exit 0")
-    flooder = r.taken()
-    assert b"sessions" in p.ctl("status").stdout
-    wait_until(lambda: r.gone(flooder), "the flood is sent")
-    wait_until(lambda: a_line(r) and r.lines(r"\d+ log lines dropped"), "the count")
-    assert len(r.lines("flood")) < 5000
+    records, start = 5000, time.monotonic()
+    r.tell("worker client", *[f"send {record('log', 4, b'flood')}"] * records)
+
+    def told():
+        return len(r.lines("flood")) + sum(map(int, r.lines(r"(\d+) log lines dropped")))
+    with p.connect(tls=False, greeting=False).sock:
+        r.taken()
+        assert b"sessions" in p.ctl("status").stdout
+        wait_until(lambda: a_line(r) and told() >= records, lambda: f"the count: {told()}", 60)
+    assert len(r.lines("flood")) <= 500 * (time.monotonic() - start + 1)
     r.honest_again()
 
 

@@ -102,6 +102,29 @@ def test_82_95_kill_a_child(server, victim):
                "everything is there again")
 
 
+def test_95_clients_of_workers_that_are_gone(server):
+    """A connection that comes while the master has not heard yet of the end of its idle workers is
+    served by those that replace them."""
+    p = server(tls_required="not-on-loopback")
+    for _ in range(5):
+        idle = wait_until(lambda: len(p.workers()) >= 4 and p.workers(), "idle workers")
+        os.kill(p.process.pid, signal.SIGSTOP)
+        try:
+            for pid in idle:
+                os.kill(pid, signal.SIGKILL)
+            clients = [poplar.Raw(socket.create_connection(("127.0.0.1", p.port), 20))
+                       for _ in range(4)]
+            wait_until(lambda: all(p.proc_status(pid)["State"][0] == "Z" for pid in idle),
+                       "they have ended")
+        finally:
+            os.kill(p.process.pid, signal.SIGCONT)
+        for client in clients:
+            assert client.line().startswith(b"+OK")
+            assert client.ask(b"QUIT").startswith(b"+OK")
+            client.close()
+    assert b"session ended: peer= " not in p.log_file.read_bytes()
+
+
 def works_or_in_use(server):
     try:
         return works(server)
