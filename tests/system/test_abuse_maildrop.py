@@ -305,14 +305,16 @@ def test_96_killed_master(server):
     for v in visitors:
         v.start()
     kills = 1000 if LONG else 15
-    for _ in range(kills):
-        before = len(greeted)
-        p.stop(signal.SIGKILL)
-        p.start()
-        wait_until(lambda: len(greeted) > before + 4, "clients are greeted")
-    stop.set()
-    for v in visitors:
-        v.join()
+    try:
+        for _ in range(kills):
+            before = len(greeted)
+            p.stop(signal.SIGKILL)
+            p.start()
+            wait_until(lambda: len(greeted) > before + 4, "clients are greeted")
+    finally:
+        stop.set()
+        for v in visitors:
+            v.join()
     assert not refused, refused[0]
     print(f"{kills} kills: {len(greeted)} greeted, {len(lost)} cut off, none refused")
     assert count(p) == 1
