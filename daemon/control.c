@@ -142,11 +142,15 @@ static int on_visitor(sd_event_source *source, int fd, uint32_t events, void *co
     struct master *m = context;
     struct ucred peer;
     socklen_t size = sizeof peer;
-    (void)source;
     (void)events;
     int client = accept4(fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
-    if (client < 0)
+    if (client < 0) {
+        if (errno != EAGAIN && errno != EINTR) {
+            log_line(LOG_ERR, LOG_EVENT_SHORT, NULL, "control socket: %s", strerror(errno));
+            sd_event_source_set_enabled(source, SD_EVENT_OFF); /* until control_tick() */
+        }
         return 0;
+    }
     bool known = getsockopt(client, SOL_SOCKET, SO_PEERCRED, &peer, &size) == 0;
     bool guest = !known || (peer.uid != 0 && peer.uid != geteuid());
     if (guest && m->guests >= GUESTS_MAX) {
@@ -220,17 +224,22 @@ bool control_open(struct master *m, char *error, size_t error_size)
     m->control_fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (m->control_fd < 0)
         return say(m->config, error, error_size);
-    if (connect(m->control_fd, (struct sockaddr *)&address, sizeof address) == 0) {
+    if (connect(m->control_fd, (struct sockaddr *)&address, sizeof address) == 0 ||
+        errno == EAGAIN) /* more wait there than it has heard yet */
         return base_refuse(
             error, error_size,
             "%s: [server] run_dir=%s: another poplard serves there: stop it, or set run_dir",
             config_where(m->config, "server", "", "run_dir"), dir);
-    }
     unlink(address.sun_path); /* of a poplard that is gone; bind() says what cannot be removed */
     if (bind_for_group(m, &address) < 0 || listen(m->control_fd, 16) < 0 ||
         sd_event_add_io(m->event, &m->control_io, m->control_fd, EPOLLIN, on_visitor, m) < 0)
         return say(m->config, error, error_size);
     return true;
+}
+
+void control_tick(struct master *m)
+{
+    sd_event_source_set_enabled(m->control_io, SD_EVENT_ON);
 }
 
 void control_close(struct master *m)

@@ -130,6 +130,12 @@ static void pair(struct master *m, struct auth *a, struct worker *w)
         w->auth = a;
         a->worker = w;
         a->owes = true;
+        a->attempt = (struct attempt){.service = service,
+                                      .session = w->session,
+                                      .door = w->door,
+                                      .peer = w->peer,
+                                      .asked = w->asked};
+        base_copy(a->attempt.peer_text, sizeof a->attempt.peer_text, w->peer_text);
         a->channel.state = STATE_BUSY;
         deadline(a, m->config->auth.timeout * 1000);
         message_begin(&message, PROTO_EXCHANGE);
@@ -317,30 +323,39 @@ static void login_succeeded(struct master *m, struct worker *w, const char *user
     w->timer = sd_event_source_disable_unref(w->timer);
 }
 
-static void login_failed(struct master *m, struct worker *w, const char *user, unsigned outcome,
-                         uint64_t digest)
+static bool is_delayed(unsigned outcome)
+{
+    return outcome == LOGIN_DENIED || outcome == LOGIN_EXPIRED || outcome == LOGIN_ACCOUNT;
+}
+
+/* Told to the log and to the throttle, whatever has become of the worker: who could leave before
+ * the outcome would have his guesses for nothing. */
+static void count_failure(struct master *m, const struct attempt *t, const char *user,
+                          unsigned outcome, uint64_t digest)
 {
     char seen[PROTO_USER_MAX * 4 + 1];
-    struct log_about about = worker_about(w);
     unsigned filled = 0;
-    bool delayed = outcome == LOGIN_DENIED || outcome == LOGIN_EXPIRED || outcome == LOGIN_ACCOUNT;
     base_escape(seen, sizeof seen, user);
-    about.user = seen;
-    about.reason = proto_outcome_name(outcome);
-    log_line(delayed || outcome == LOGIN_IN_USE ? LOG_NOTICE : LOG_ERR, LOG_EVENT_LOGIN_FAILED,
-             &about, "login failed: peer=%s user=%s reason=%s", w->peer_text, *seen ? seen : "-",
-             about.reason);
-    if (outcome == LOGIN_DENIED && !address_listed(&m->config->auth.throttle_exempt, &w->peer))
-        filled = throttle_failed(m->throttle, &w->source, user, digest, base_now_ms());
+    struct log_about about = {.session = t->session,
+                              .peer = t->peer_text,
+                              .user = seen,
+                              .door = proto_door_name(t->door),
+                              .reason = proto_outcome_name(outcome)};
+    log_line(is_delayed(outcome) || outcome == LOGIN_IN_USE ? LOG_NOTICE : LOG_ERR,
+             LOG_EVENT_LOGIN_FAILED, &about, "login failed: peer=%s user=%s reason=%s",
+             t->peer_text, *seen ? seen : "-", about.reason);
+    if (outcome == LOGIN_DENIED && !address_listed(&m->config->auth.throttle_exempt, &t->peer)) {
+        struct address_source source = address_source(&t->peer);
+        filled = throttle_failed(m->throttle, &source, user, digest, base_now_ms());
+    }
     if (filled & THROTTLE_SOURCE)
         log_line(LOG_NOTICE, LOG_EVENT_THROTTLED, &about,
                  "throttled: peer=%s failed too often, its logins are refused for a while",
-                 w->peer_text);
+                 t->peer_text);
     if (filled & THROTTLE_USER)
         log_line(LOG_NOTICE, LOG_EVENT_THROTTLED, &about,
                  "attacked: user=%s, too many logins failed; sources that go on are throttled soon",
                  *seen ? seen : "-");
-    worker_settle(w, delayed);
 }
 
 static void kill_liar(struct auth *a, const char *what)
@@ -351,49 +366,53 @@ static void kill_liar(struct auth *a, const char *what)
     kill(a->pid, SIGKILL);
 }
 
-static void on_outcome(struct master *m, struct auth *a, struct message *message)
+/* The outcome of what was asked for `w`; NULL: that one is gone, and only guesses count. */
+static void settle(struct master *m, const struct attempt *t, struct worker *w, const char *user,
+                   unsigned outcome, uint64_t digest)
 {
-    char user[PROTO_USER_MAX + 1];
-    uint64_t session = message_get_u64(message);
-    unsigned outcome = message_get_u32(message);
-    bool named = message_get_text(message, user, sizeof user);
-    struct worker *w = a->worker;
-    uint64_t digest = 0;
-    if (named)
-        digest = message_get_u64(message);
-    else
-        user[0] = '\0';
-    if (!a->owes) {
-        kill_liar(a, "told of a login twice");
-        return;
-    }
-    a->owes = false;
-    if (!w)
-        return; /* it is gone meanwhile */
-    if (w->session != session || outcome >= LOGIN_OUTCOMES || !named ||
-        (outcome == LOGIN_OK && !*user)) {
-        kill_liar(a, "told of a login that cannot be");
-        return;
-    }
-    a->worker = NULL; /* what follows is between the two of them */
-    w->auth = NULL;
-    deadline(a, SETTLING_MS);
-    if (outcome == LOGIN_BROKEN) {
+    if (w && outcome == LOGIN_BROKEN) {
         struct log_about about = worker_about(w);
         log_line(LOG_ERR, LOG_EVENT_CONTRACT, &about,
                  "killing worker %d: it sent a bad record to auth", w->pid);
         worker_end(w);
         return;
     }
-    if (w->channel.state == STATE_DELIVERY)
+    if (w && w->channel.state == STATE_DELIVERY)
         m->counts[COUNT_RECIPIENT + outcome]++;
-    if (w->channel.state & (STATE_MAIL | STATE_DELIVERY))
-        return; /* a grant: nobody's state changes */
-    status_login(m, outcome, base_now_ms() - w->asked);
-    if (outcome == LOGIN_OK)
+    if (t->service != SERVE_LOGIN || (!w && !is_delayed(outcome)))
+        return; /* of a grant, nobody's state changes */
+    status_login(m, outcome, base_now_ms() - t->asked);
+    if (outcome != LOGIN_OK)
+        count_failure(m, t, user, outcome, digest);
+    if (w && outcome == LOGIN_OK)
         login_succeeded(m, w, user);
-    else
-        login_failed(m, w, user, outcome, digest);
+    else if (w)
+        worker_settle(w, is_delayed(outcome));
+}
+
+static void on_outcome(struct master *m, struct auth *a, struct message *message)
+{
+    char user[PROTO_USER_MAX + 1];
+    uint64_t session = message_get_u64(message);
+    unsigned outcome = message_get_u32(message);
+    bool named = message_get_text(message, user, sizeof user);
+    uint64_t digest = named ? message_get_u64(message) : 0;
+    struct worker *w = a->worker;
+    if (!a->owes) {
+        kill_liar(a, "told of a login twice");
+        return;
+    }
+    a->owes = false;
+    if (session != a->attempt.session || outcome >= LOGIN_OUTCOMES || !named ||
+        (outcome == LOGIN_OK && !*user)) {
+        kill_liar(a, "told of a login that cannot be");
+        return;
+    }
+    a->worker = NULL; /* what follows is between the two of them */
+    if (w)
+        w->auth = NULL;
+    deadline(a, SETTLING_MS);
+    settle(m, &a->attempt, w, user, outcome, digest);
 }
 
 static void tell_retry(struct auth *a, bool retry)

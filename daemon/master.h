@@ -72,6 +72,16 @@ struct worker {
     unsigned failures, grants;
 };
 
+/* What auth was asked, by whom: a login counts though its worker is gone when it is decided. */
+struct attempt {
+    enum proto_service service;
+    uint64_t session;
+    enum proto_door door;
+    struct sockaddr_storage peer;
+    char peer_text[PROTO_ADDRESS_MAX];
+    uint64_t asked;
+};
+
 /* One auth process. */
 struct auth {
     struct auth *next, **link;
@@ -83,6 +93,7 @@ struct auth {
     bool retired, awaiting_pong, killed, served;
     bool owes;             /* the outcome of the exchange under way */
     struct worker *worker; /* whose outcome it owes; NULL if told, or that one is gone */
+    struct attempt attempt;
     struct worker *holder; /* whose end it waits for ([session] lock=takeover) */
     uint64_t vacant_since;
     char last_error[512];
@@ -274,6 +285,7 @@ unsigned delivery_sessions_of(const struct master *m, uid_t uid);
 
 /* control.c: poplarctl's socket: root's; to look, store_user's group's too. */
 bool control_open(struct master *m, char *error, size_t error_size);
+void control_tick(struct master *m); /* listen again, after a lack of descriptors */
 void control_close(struct master *m);
 void control_reply(int fd, int status, const char *text); /* closes fd; -1 is legal */
 

@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <sysexits.h>
 #include <unistd.h>
 
@@ -39,6 +40,12 @@ _Noreturn static void become(const char *dir, const char *program, int end, pid_
     unsetenv("LISTEN_FDNAMES");
     execv(path, arguments);
     fatal(EX_OSFILE, "%s: %s; set [server] program_dir", path, strerror(errno));
+}
+
+bool spawn_is_child(pid_t pid)
+{
+    siginfo_t info;
+    return pid > 0 && waitid(P_PID, (id_t)pid, &info, WEXITED | WNOHANG | WNOWAIT) == 0;
 }
 
 pid_t spawn_child(const char *dir, const char *program, enum proto_role role,

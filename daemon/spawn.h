@@ -12,4 +12,7 @@
 pid_t spawn_child(const char *dir, const char *program, enum proto_role role,
                   struct channel *channel);
 
+/* Whether this is a child of ours, not reaped yet: its pid is surely still its own. */
+bool spawn_is_child(pid_t pid);
+
 #endif

@@ -4,6 +4,7 @@
  */
 #include "daemon/base.h"
 #include "daemon/master.h"
+#include "daemon/spawn.h"
 #include "daemon/status.h"
 
 #include <errno.h>
@@ -157,6 +158,7 @@ static int on_tick(sd_event_source *source, uint64_t usec, void *context)
         }
         workers_tick(m);
         login_tick(m);
+        control_tick(m);
         status_line(m, status, sizeof status);
         if (strcmp(status, m->status) != 0)
             sd_notifyf(0, "STATUS=%s", status);
@@ -196,6 +198,8 @@ static int on_stop(sd_event_source *source, const struct signalfd_siginfo *info,
         return 0;
     }
     m->stopping = true;
+    if (m->trial) /* it would open the doors again */
+        trial_failed(m, EX_TEMPFAIL, "poplard is stopping");
     sd_notify(0, "STOPPING=1\nSTATUS=Waiting for sessions to end");
     listen_detach(m);
     log_line(LOG_NOTICE, LOG_EVENT_STOPPED, NULL, "stopping, %u sessions under way", m->n_sessions);
@@ -230,7 +234,7 @@ static void end_children(struct master *m)
     while (base_now_ms() < until && (waitpid(-1, NULL, WNOHANG) >= 0 || errno == EINTR))
         usleep(1000);
     for (struct auth *a = m->auths; a; a = a->next)
-        if (kill(a->pid, 0) == 0)
+        if (spawn_is_child(a->pid))
             kill(a->pid, SIGKILL);
 }
 
@@ -244,6 +248,8 @@ int supervise_run(struct master *m)
         sigaddset(&blocked, signals[i]);
     sigprocmask(SIG_BLOCK, &blocked, NULL);
     signal(SIGPIPE, SIG_IGN);
+    /* Whoever started us may have ignored it: children would then vanish without a word. */
+    signal(SIGCHLD, SIG_DFL);
     if (sd_event_new(&m->event) < 0)
         bug("no event loop");
     add_signal(m, SIGCHLD, on_child);

@@ -22,6 +22,15 @@ static void free_trial(struct trial *t)
     free(t);
 }
 
+/* Who asked while another was under way may have changed the files since that one read them. */
+static void try_again(struct master *m)
+{
+    bool wanted = m->reload_again;
+    m->reload_again = false;
+    if (wanted)
+        trial_begin(m, -1);
+}
+
 void trial_failed(struct master *m, int status, const char *why)
 {
     struct trial *t = m->trial;
@@ -40,6 +49,7 @@ void trial_failed(struct master *m, int status, const char *why)
     free_trial(t);
     if (m->serving) {
         sd_notifyf(0, "READY=1\nSTATUS=Reload failed, the old configuration stays: %s", why);
+        try_again(m);
     } else {
         sd_notifyf(0, "STATUS=%s", why);
         m->exit_status = status > 0 && status < 127 ? status : EX_SOFTWARE;
@@ -147,8 +157,6 @@ void trial_step(struct master *m)
     struct trial *t = m->trial;
     if (!t->generation || !t->generation->ready || !t->auth || t->auth->channel.state != STATE_IDLE)
         return;
-    if (commit(m, t) && m->reload_again) {
-        m->reload_again = false;
-        trial_begin(m, -1);
-    }
+    if (commit(m, t))
+        try_again(m);
 }

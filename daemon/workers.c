@@ -6,6 +6,7 @@
 #include "daemon/base.h"
 #include "daemon/master.h"
 #include "daemon/pool.h"
+#include "daemon/spawn.h"
 #include "daemon/status.h"
 
 #include <errno.h>
@@ -158,18 +159,11 @@ void workers_tick(struct master *m)
     generation_fill(m);
 }
 
-/* Not reaped yet, so that its pid is surely still its own. */
-static bool is_child(pid_t pid)
-{
-    siginfo_t info;
-    return pid > 0 && waitid(P_PID, (id_t)pid, &info, WEXITED | WNOHANG | WNOWAIT) == 0;
-}
-
 /* The pid behind a ready message is the kernel's word; still, a process may have sent it that was
  * never forked as a worker. The word for what it is instead, NULL for a worker. */
 static const char *find_imposture(const struct master *m, pid_t pid)
 {
-    if (!is_child(pid))
+    if (!spawn_is_child(pid))
         return "not the master's child";
     for (const struct worker *w = m->workers; w; w = w->next)
         if (w->pid == pid)
@@ -189,7 +183,7 @@ static void on_ready(struct master *m, struct worker *w, struct message *message
     if (imposture) {
         log_line(LOG_ERR, LOG_EVENT_CONTRACT, NULL, "dropping worker %d: it is %s", message->sender,
                  imposture);
-        if (is_child(message->sender))
+        if (spawn_is_child(message->sender))
             kill(message->sender, SIGKILL);
         worker_end(w);
         return;
@@ -339,7 +333,8 @@ int workers_hear(sd_event_source *source, int fd, uint32_t events, void *context
     case CHANNEL_AGAIN:
         return 0;
     case CHANNEL_BAD:
-        if (w->pid == 0 && is_child(message.sender)) /* not ready: known from this record only */
+        if (w->pid == 0 &&
+            spawn_is_child(message.sender)) /* not ready: known from this record only */
             kill(message.sender, SIGKILL);
         log_line(LOG_ERR, LOG_EVENT_CONTRACT, &about, "killing worker %d: it sent a record %s",
                  w->pid ? w->pid : message.sender, fault);

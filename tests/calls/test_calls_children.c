@@ -741,6 +741,9 @@ static void test_visitors(void **state)
     calls_break("accept4", 1, EMFILE); /* it waits until there is room */
     assert_true(sd_event_run(m.event, 0) > 0);
     assert_true(calls_mend());
+    assert_non_null(strstr(logged(), "control socket: Too many open files"));
+    assert_int_equal(sd_event_run(m.event, 0), 0); /* nobody looks until the tick */
+    control_tick(&m);
     ask_for_trace(&ctl, "alice", true);
     expect_reply(&ctl, EX_OK);
     ask_for_trace(&ctl, "alice", false);

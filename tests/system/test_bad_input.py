@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -427,6 +428,17 @@ def test_second_poplard(broken, tmp_path):
                 served=(broken.port, broken.tls_port))
         refused(second, CANTCREAT, place(second, f"run_dir={broken.run}"),
                 "another poplard serves there", "stop it")
+        # A first one that is busy, with others waiting to be heard, is not a dead one.
+        os.kill(broken.process.pid, signal.SIGSTOP)
+        with contextlib.ExitStack() as waiting:
+            with contextlib.suppress(BlockingIOError):
+                for _ in range(100):
+                    s = waiting.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
+                    s.setblocking(False)
+                    s.connect(str(broken.run / "control"))
+            refused(second, CANTCREAT, place(second, f"run_dir={broken.run}"),
+                    "another poplard serves there", "stop it")
+        os.kill(broken.process.pid, signal.SIGCONT)
         client = broken.login()
         client.quit()
         assert b"idle workers" in broken.ctl("status").stdout

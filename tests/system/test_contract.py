@@ -468,6 +468,28 @@ def test_summary_while_waiting_for_an_auth_process(rogues):
     r.honest_again()
 
 
+def test_guesses_of_who_has_gone(rogues):
+    """A summary ends the session for the master, not the login under way: what auth says of that
+    counts, though there is nobody left to be told. Else each connection had a guess for nothing."""
+    r = rogues("poplar-worker")
+    r.server.write_config(auth_throttle_exempt=None)
+    p = r.start()
+    p.stack("auth required pam_deny.so\naccount required pam_permit.so\n")
+    for n in range(20):
+        r.tell("worker client", f"send {record('login-wanted')}", f"await {ROW['exchange'].type}",
+               f"send {record('summary')}",
+               f"exchange {record('begin', b'PASS', b'alice', b'wrong%d' % n)}", "verdict", "exit 0")
+        with p.connect(tls=False, greeting=False).sock as sock:
+            r.taken()
+            assert sock.recv(100) == b""
+        wait_until(lambda: len(r.lines("login failed: peer=127.0.0.1:[0-9]+ user=alice")) == n + 1,
+                   "it is told and counted")
+    p.wait_log("throttled: peer=127.0.0.1")
+    r.server.write_config(auth_throttle_exempt="127.0.0.0/8")
+    p.stack("auth required pam_permit.so\naccount required pam_permit.so\n")
+    r.honest_again()
+
+
 def test_grants_without_end(rogues):
     """PROTO_GRANT_AGAIN: some are honest, more are not."""
     r = rogues("poplar-worker")

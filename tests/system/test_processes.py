@@ -1,6 +1,7 @@
 """The processes: what a worker is in /proc, what happens when any of them is killed, reload, stop,
 limits. The numbers in the names are those of the list of abuse cases."""
 
+import json
 import os
 import re
 import signal
@@ -428,6 +429,60 @@ def test_a_nursery_of_the_configuration_before(server, tmp_path):
             assert b"second.example.test" in sock.recv(200)
 
 
+def held_back(programs, go, then):
+    """An auth process that waits until the file is there, in the place of ours."""
+    fresh = programs / "fresh"
+    fresh.write_text(f"#!/bin/sh\nuntil [ -e {go} ]; do sleep 0.05; done\nexec {then}\n")
+    fresh.chmod(0o755)
+    fresh.rename(programs / "poplar-auth")
+
+
+@pytest.fixture
+def slow_reload(server, tmp_path):
+    """A server of which a reload waits for a file, and then runs this as its auth process."""
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    for name in ("poplar-auth", "poplar-worker"):
+        replace_program(programs, name, hangs=False)
+
+    def make(then, **settings):
+        p = server(server_program_dir=programs, **settings)
+        held_back(programs, programs / "go", then)
+        p.process.send_signal(signal.SIGHUP)
+        p.wait_notified("STATUS=Reloading")
+        return p, programs
+    return make
+
+
+def test_stop_during_a_reload(slow_reload):
+    """The reload is off: no door opens again while sessions are let end."""
+    p, programs = slow_reload(poplar.BUILD / "poplar-auth", server_stop_grace="20s",
+                              auth_processes_min="1")
+    client = p.login()
+    p.process.send_signal(signal.SIGTERM)
+    p.wait_log("stopping, 1 sessions")
+    (programs / "go").touch()
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", p.tls_port), 5)
+    client.noop()
+    client.quit()
+    assert p.process.wait(10) == 0
+    assert "poplard: reloaded" not in p.log_text()
+
+
+def test_reload_while_another_fails(slow_reload):
+    """Who mends the configuration in the meantime, and says so, is heard."""
+    p, programs = slow_reload("false")
+    p.write_config(server_hostname="second.example.test")
+    p.process.send_signal(signal.SIGHUP)
+    replace_program(programs, "poplar-auth", hangs=False)
+    (programs / "go").touch()
+    p.wait_log("reload failed")
+    p.wait_log("poplard: reloaded")
+    with p.connect(tls=False, greeting=False).sock as sock:
+        assert b"second.example.test" in sock.recv(200)
+
+
 def test_stop_ends_sessions_after_the_grace(server):
     """Their deletions are not carried out."""
     p = server(server_stop_grace="1s")
@@ -496,6 +551,29 @@ def test_93_accept_without_descriptors_does_not_spin(server):
     assert raw.line().startswith(b"+OK")
 
 
+def test_93_control_socket_without_descriptors_does_not_spin(server):
+    """Nor over the control socket; who waits there is served once there is room."""
+    import resource
+
+    p = server()
+    before = resource.prlimit(p.process.pid, resource.RLIMIT_NOFILE)
+    soft = len(os.listdir(f"/proc/{p.process.pid}/fd"))
+    resource.prlimit(p.process.pid, resource.RLIMIT_NOFILE, (soft, before[1]))
+    asking = subprocess.Popen([poplar.BUILD / "poplarctl", "--config", p.config, "status"],
+                              stdout=subprocess.PIPE)
+
+    def ticks():
+        fields = open(f"/proc/{p.process.pid}/stat").read().rsplit(")", 1)[1].split()
+        return int(fields[11]) + int(fields[12])
+
+    p.wait_log("control socket: Too many open files")
+    used = ticks()
+    p.wait_log("(?s)control socket: Too many.*control socket: Too many")
+    assert ticks() - used < os.sysconf("SC_CLK_TCK") / 4
+    resource.prlimit(p.process.pid, resource.RLIMIT_NOFILE, before)
+    assert b"idle workers" in asking.communicate(timeout=20)[0]
+
+
 def test_one_line_a_session(server):
     p = server()
     p.add("alice", MESSAGE)
@@ -543,14 +621,20 @@ def test_programs_by_hand():
     assert "SIGHUP reloads" in run("poplard", "--help", stdout=subprocess.PIPE).stdout
 
 
-@pytest.mark.parametrize("before", ("exec \"$@\" <&- >&- 2>&-", "ulimit -Sn 200; exec \"$@\""))
+@pytest.mark.parametrize("before", ("exec \"$@\" <&- >&- 2>&-", "ulimit -Sn 200; exec \"$@\"",
+                                    "exec python3 -c 'import os, signal, sys; "
+                                    "signal.signal(signal.SIGCHLD, signal.SIG_IGN); "
+                                    "os.execv(sys.argv[1], sys.argv[1:])' \"$@\""),
+                         ids=["closed", "limited", "sigchld"])
 def test_what_poplard_inherits(server, before):
-    """Descriptors 0 to 2 that are closed are no client's, and a soft limit is not the last word."""
+    """Descriptors 0 to 2 that are closed are no client's, a soft limit is not the last word, and
+    signals that whoever started it ignored are heard."""
     p = server(start=False)
     real = p.command
     p.command = lambda *more: ["sh", "-c", before, "sh", *real(*more)]
     p.start()
     assert works(p) == 0
+    wait_until(lambda: not json.loads(p.ctl("--json", "sessions").stdout), "the session is over")
     for fd in range(3):
         assert "socket" not in os.readlink(f"/proc/{p.process.pid}/fd/{fd}")
     limits = re.search(r"Max open files +(\d+) +(\d+)",
