@@ -162,14 +162,18 @@ static enum command_outcome run_quit(struct session *s, const struct command_arg
     return COMMAND_DONE;
 }
 
-/* RFC 1939 section 6. */
+/* RFC 1939 section 6. Where nothing is to be deleted, nothing that the client asked for can fail:
+ * after an -ERR some of them fetch all messages again. That some could not be marked as retrieved
+ * is the log's business. */
 static enum command_outcome run_quit_update(struct session *s, const struct command_arguments *a)
 {
     enum store_outcome outcome = view_commit(&s->view, s->config->store.undelete_for);
     if (outcome != STORE_OK) {
-        enum text text = s->view.n_deleted > 0 ? TEXT_NOT_DELETED : TEXT_STORE_TEMP;
-        session_error(s, session_store_failed(s, outcome), text);
-        return COMMAND_DONE;
+        enum session_code code = session_store_failed(s, outcome);
+        if (s->view.n_deleted > 0) {
+            session_error(s, code, TEXT_NOT_DELETED);
+            return COMMAND_DONE;
+        }
     }
     s->deleted = s->view.n_deleted;
     return run_quit(s, a);
