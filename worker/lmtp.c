@@ -158,11 +158,12 @@ static enum lmtp_reply deliver_one(struct lmtp *l, const struct lmtp_recipient *
 }
 
 /* The whole message is here: one reply a recipient, in their order, each after its own commit and
- * sent at once (RFC 2033 section 4.2). */
+ * sent at once (RFC 2033 section 4.2). Who has left hears none, and comes again for the rest: it
+ * would be there twice. */
 static void finish_message(struct lmtp *l)
 {
     enum lmtp_reply replies[LMTP_RECIPIENTS_MAX];
-    for (size_t i = 0; i < l->n && l->s->end == 0; i++) {
+    for (size_t i = 0; i < l->n && l->s->end == 0 && l->s->stream.failure == STREAM_OK; i++) {
         const struct lmtp_recipient *same = find_same(l, i);
         replies[i] = same ? replies[same - l->to] : deliver_one(l, &l->to[i]);
         if (l->s->end != 0)

@@ -626,6 +626,21 @@ def test_auth_dies(start):
     assert c.data(MESSAGE) == [b"250 2.0.0 Delivered"]
 
 
+def test_a_client_that_does_not_wait(start):
+    """It will come again with the same mail for each recipient that it had no answer for: those who
+    did not get it yet get it then, and once."""
+    p = start()
+    c = Lmtp(p.lmtp)
+    p.add("alice", MESSAGE)
+    c.begin(b"alice", b"bob", b"carol")
+    with write_lock(p, "alice"):
+        c.send(b"DATA\r\n" + MESSAGE + b".\r\n")
+        c.close()
+    p.wait_log(r"delivered user=alice ")
+    p.wait_log(r"reason=disconnect")
+    assert not re.search(r"delivered user=(bob|carol) ", p.log_text())
+
+
 def test_damaged(start):
     """Mail does not bounce because a file is damaged; others get theirs."""
     p = start()
