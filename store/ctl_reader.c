@@ -108,12 +108,16 @@ static bool lock_mbox(int fd)
     return fcntl(fd, F_OFD_SETLK, &whole) == 0 || (errno != EAGAIN && errno != EACCES);
 }
 
-/* What keeps a regular file from being read as what it is said to be; NULL if nothing. */
-static const char *begin_file(struct ctl_reader *reader, enum ctl_format wanted, int *status)
+/* What keeps a regular file from being read as what it is said to be; NULL if nothing. In a tree it
+ * has nobody's word for being mail at all. */
+static const char *begin_file(struct ctl_reader *reader, enum ctl_format wanted, bool in_tree,
+                              int *status)
 {
     *status = EX_DATAERR;
     if (wanted == CTL_FORMAT_MAILDIR || wanted == CTL_FORMAT_CYRUS)
         return "is a file: a Maildir or a Cyrus mailbox is a directory";
+    if (wanted == CTL_FORMAT_AUTO && in_tree)
+        wanted = CTL_FORMAT_MBOX;
     if (wanted == CTL_FORMAT_AUTO && is_named_eml(reader->path))
         wanted = CTL_FORMAT_MESSAGE;
     if (reader->total == 0 && wanted != CTL_FORMAT_MESSAGE)
@@ -268,7 +272,7 @@ struct ctl_reader *ctl_reader_open(const char *path, const struct ctl_reader_how
     } else if (S_ISREG(about.st_mode)) {
         reader->total = (uint64_t)about.st_size;
         reader->mtime = about.st_mtime;
-        wrong = begin_file(reader, how->format, status);
+        wrong = begin_file(reader, how->format, how->beneath, status);
     } else if (S_ISDIR(about.st_mode)) {
         wrong = begin_directory(reader, how, status);
     } else {

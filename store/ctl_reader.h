@@ -25,7 +25,8 @@ struct ctl_reader_how {
     const char *uidl_format; /* NULL: the old server's own */
     const char *list;        /* octets of a dovecot-uidlist or courierpop3dsizelist, to be used
                               * instead of one beside the messages; NULL: none */
-    bool beneath;            /* no symbolic link on the way: the path leads through users' files */
+    bool beneath;            /* it was found in a tree: no symbolic link on the way, which leads
+                              * through users' files, and a file is an mbox */
 };
 
 enum ctl_read {

@@ -181,6 +181,19 @@ def test_a_list_that_cannot_be_read(p, tmp_path, name):
     p.ctl("import", "--uidl=none", "alice", box)
 
 
+def test_a_tree_with_files_that_are_no_mail(p, tmp_path):
+    """In a tree a file is an mbox: nobody's notes become the mail of somebody who is called so."""
+    (tmp_path / "home/bob").mkdir(parents=True)
+    (tmp_path / "home/alice").write_bytes(mbox(b"Subject: one\n\nx\n"))
+    (tmp_path / "home/bob/notes.txt").write_text("buy milk\n")
+    (tmp_path / "home/bob/saved.eml").write_text("Subject: a message\n\nx\n")
+    for dry in ([], ["--dry-run"]):
+        done = p.ctl("import", "--all", *dry, tmp_path / "home", check=False)
+        assert done.returncode == 65 and b"alice: " in done.stdout, done
+        assert done.stderr.count(b"is no mbox: it does not begin with") == 2, done
+    assert [row.split()[-1] for row in p.ctl("mailbox", "list").stdout.splitlines()[1:]] == [b"alice"]
+
+
 def test_a_limit_past_all_bounds(p):
     p.add("alice", MESSAGE)
     for key in ("quota_octets", "quota_messages"):
