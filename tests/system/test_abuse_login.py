@@ -4,6 +4,7 @@ abuse cases. LONG=1 also measures."""
 
 import base64
 import fcntl
+import itertools
 import json
 import os
 import random
@@ -352,6 +353,40 @@ def test_47_50_measured(server, accounts, sources):
           f"{statistics.median(took) * 1000:.0f} ms, at most {took[-1] * 1000:.0f} ms; "
           f"{denied} denied")
     assert took[-1] < 32 * usual + 1  # its share of the processors, had all processes work
+
+
+@pytest.mark.accounts
+@pytest.mark.skipif(not LONG, reason="measures: LONG=1")
+def test_48_50_measured(server, accounts):
+    """One source fails a thousand times and more, on four connections at a time; from elsewhere a
+    good login takes at most twice what it takes alone."""
+    accounts("gwen", "right")
+    p = server(pam_unix=True, tls_required="not-on-loopback", auth_failure_delay="1s")
+    enough, attempts = threading.Event(), itertools.count(1)
+
+    def guess():
+        while (turn := next(attempts)) <= 1000 // 3 or not enough.is_set():
+            fail(p, "127.0.0.66", 3, secret=f"{turn}-%d")
+
+    def good(n):
+        return Timed(p, f"127.9.0.{n + 2}", b"gwen", b"right").begin().finish()
+
+    alone = [good(n) for n in range(30)]
+    guessers = [threading.Thread(target=guess) for n in range(4)]
+    for guesser in guessers:
+        guesser.start()
+    try:
+        p.wait_log("throttled: peer=127.0.0.66")
+        meanwhile = [good(n) for n in range(30)]
+    finally:
+        enough.set()
+        for guesser in guessers:
+            guesser.join()
+    assert all(logged_in(one.answer) for one in alone + meanwhile)
+    usual, took = (statistics.median(one.took for one in ones) for ones in (alone, meanwhile))
+    print(f"alone {usual * 1000:.0f} ms, meanwhile {took * 1000:.0f} ms (medians); of some "
+          f"{next(attempts) * 3} failures {failures(p)} reached auth")
+    assert took <= 2 * usual
 
 
 class Trial:

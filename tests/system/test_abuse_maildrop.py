@@ -25,6 +25,8 @@ MESSAGE = b"Subject: one\r\n\r\nbody\r\n"
 needs_strace = pytest.mark.skipif(not poplar.ROOT or not shutil.which("strace"),
                                   reason="needs root and strace")
 
+DOORS = pytest.mark.parametrize("tls", [False, True], ids=["clear", "tls"])
+
 
 @pytest.fixture
 def store(server):
@@ -68,16 +70,17 @@ def traced(pid, *expressions):
 
 # QUIT.
 
-def doomed(p, messages):
+def doomed(p, messages, tls=False):
     """A session that has deleted all."""
-    raw = log_in(p)
+    raw = log_in(p, tls=tls)
     for n in range(1, messages + 1):
         assert raw.ask(b"DELE %d" % n).startswith(b"+OK")
     return raw
 
 
 @needs_strace
-def test_85_killed_at_each_system_call_of_quit(store):
+@DOORS
+def test_85_killed_at_each_system_call_of_quit(store, tls):
     """All of it or nothing, and nothing of it where it was not acknowledged."""
     p = store()
     messages = 3
@@ -90,7 +93,7 @@ def test_85_killed_at_each_system_call_of_quit(store):
     done = False
     while not done:
         n += 1
-        raw = doomed(p, messages)
+        raw = doomed(p, messages, tls)
         pid = worker_of(p, "alice")
         with traced(pid, f"inject=all:signal=KILL:when={n}", "signal=none"):
             raw.send(b"QUIT\r\n")
@@ -216,7 +219,7 @@ def multiply(drop, messages):
 
 
 @pytest.mark.skipif(not poplar.ROOT, reason="needs root to see a worker's memory")
-@pytest.mark.parametrize("tls", [False, True], ids=["clear", "tls"])
+@DOORS
 @pytest.mark.memory
 def test_76_list_of_a_million(store, tls):
     """A tenth of that in the short run. LIST and UIDL are complete; what they take of memory is
