@@ -4,7 +4,9 @@ list of abuse cases."""
 
 import base64
 import glob
+import json
 import os
+import poplib
 import re
 import select
 import signal
@@ -656,6 +658,30 @@ def test_34_renamed_user(stack):
     assert attempt(p, "mask").startswith(b"-ERR [IN-USE] ")
     client.quit()
     assert sorted(os.path.basename(f) for f in maildrops(p)) == ["alice", "bob"]
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["stls", "tls"])
+def test_34_renamed_user_to_the_administrator(stack, tls):
+    """And whose session it is for takeover, poplarctl sessions, kick and debug."""
+    p = stack(f"auth [success=ignore default=1] pam_succeed_if.so quiet user = mask\n"
+              f"auth required {MODULE} rename=bob\nauth required pam_permit.so\n" + PERMIT,
+              session_lock="takeover")
+    p.ctl("debug", "bob", "on")
+    for name, other in (("mask", "bob"), ("bob", "mask")):
+        first = p.login(name, tls=tls)
+        assert [s["user"] for s in json.loads(p.ctl("--json", "sessions").stdout)] == ["bob"]
+        second = p.login(other, tls=tls)
+        with pytest.raises((poplib.error_proto, OSError)):
+            first.noop()
+        assert p.ctl("kick", "mask").stdout == b"0 sessions ended\n"
+        assert second.noop().startswith(b"+OK")
+        p.ctl("kick", "bob")
+        with pytest.raises((poplib.error_proto, OSError)):
+            second.noop()
+    wait_until(lambda: p.log_text().count("session ended: ") == 4, "all have ended")
+    ended = re.findall("session ended: .*", p.log_text())
+    assert all(" user=bob " in line for line in ended), ended
+    assert p.log_text().count("C: NOOP") == 2
 
 
 @pytest.mark.parametrize("name, drop", [

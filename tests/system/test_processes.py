@@ -7,12 +7,13 @@ import re
 import signal
 import socket
 import subprocess
+import threading
 import time
 
 import pytest
 
 import poplar
-from poplar import make_certificate, wait_until
+from poplar import log_in, make_certificate, wait_until
 
 MESSAGE = b"Subject: one\r\n\r\nbody\r\n"
 
@@ -286,6 +287,51 @@ def test_99_storm_of_reloads(server):
     client.quit()
     wait_until(lambda: len(p.nursery()) == 1, "one nursery")
     assert works(p) == 1
+
+
+def test_99_sessions_in_a_storm_of_reloads(server):
+    """Who had just connected, who fetches a message, who is idle, in the clear and by TLS: they go
+    on. Who comes meanwhile is served."""
+    p = server(tls_required="not-on-loopback", workers_max_per_source="200",
+               auth_throttle_exempt="127.0.0.0/8")
+    large = MESSAGE + b"0123456789abcdef0123456789abcdef\r\n" * 200_000
+    for user in ("alice", "bob"):
+        p.add(user, large)
+    waiting = [p.connect(tls) for tls in (False, True)]
+    fetching = [log_in(p, "alice"), log_in(p, "bob", tls=True)]
+    idle = [log_in(p, "carol"), log_in(p, "dora", tls=True)]
+    for raw in fetching:
+        raw.send(b"RETR 1\r\n")
+        assert raw.line().startswith(b"+OK")
+    over = threading.Event()
+
+    def storm():
+        while not over.wait(0.02):
+            p.process.send_signal(signal.SIGHUP)
+
+    reloads = threading.Thread(target=storm)
+    reloads.start()
+    try:
+        n = 0
+        while n < 40 or len(re.findall("poplard: reloaded", p.log_text())) < 5:
+            raw = log_in(p, f"user{n % 5}", tls=n % 2 == 1)
+            assert raw.ask(b"STAT").startswith(b"+OK 0 ")
+            assert raw.ask(b"QUIT").startswith(b"+OK")
+            raw.close()
+            n += 1
+    finally:
+        over.set()
+        reloads.join()
+    for user, raw in zip(("erin", "fred"), waiting):
+        assert raw.ask(b"USER " + user.encode()).startswith(b"+OK")
+        assert raw.ask(b"PASS secret").startswith(b"+OK")
+    for raw in fetching:
+        assert b"".join(raw.multi()) == large
+    for raw in (*waiting, *fetching, *idle):
+        assert raw.ask(b"NOOP").startswith(b"+OK")
+        assert raw.ask(b"QUIT").startswith(b"+OK")
+        raw.close()
+    wait_until(lambda: len(p.nursery()) == 1, "one nursery")
 
 
 def test_reload_moves_a_door(server):
