@@ -83,27 +83,31 @@ enum { TYPES_ALL = 3 };
 
 static int type_bit(const char *word)
 {
+    if (word && *word == '-') /* of a module that may be missing */
+        word++;
     for (size_t i = 0; i < ARRAY_SIZE(types); i++)
         if (is_word(word, types[i]))
             return 1 << i;
     return 0;
 }
 
-/* Which of these types an open file, with what it includes, has lines of; -1: it includes itself.
- * Closes the file. */
+/* What stands in the way of saying which lines a service has. */
+enum { LINES_CIRCLE = -1, LINES_UNREADABLE = -2 };
+
+/* Which of these types an open file, with what it includes, has lines of, or one of the above.
+ * Read to its end: libpam takes an error for the end, and what it then lacks from "other". Closes
+ * the file. */
 static int find_lines(FILE *file, const char *confdir, int wanted, int depth)
 {
     char *line = NULL;
     size_t size = 0;
     int found = 0;
-    while (file && found >= 0 && found != wanted && getline(&line, &size, file) > 0) {
+    while (file && found >= 0 && getline(&line, &size, file) > 0) {
         char *rest = NULL;
         const char *first = strtok_r(line, " \t\r\n", &rest);
         const char *second = first ? strtok_r(NULL, " \t\r\n", &rest) : NULL;
         const char *included = NULL;
-        int here = is_word(first, "@include") ? wanted & ~found : type_bit(first) & wanted & ~found;
-        if (here == 0)
-            continue;
+        int here = is_word(first, "@include") ? wanted : type_bit(first) & wanted;
         if (is_word(first, "@include"))
             included = second;
         else if (is_word(second, "include") || is_word(second, "substack"))
@@ -111,15 +115,19 @@ static int find_lines(FILE *file, const char *confdir, int wanted, int depth)
         else
             found |= here;
         int more = 0;
-        if (included)
-            more = depth == INCLUDES_MAX ? -1
+        if (included && *first != '#')
+            more = depth == INCLUDES_MAX ? LINES_CIRCLE
                                          : find_lines(open_service(confdir, included, true),
                                                       confdir, here, depth + 1);
-        found = more < 0 ? -1 : found | more;
+        found = more < 0 ? more : found | more;
     }
+    if (file && ferror(file))
+        found = LINES_UNREADABLE;
+    int why = errno;
     if (file)
         fclose(file);
     free(line);
+    errno = why;
     return found;
 }
 
@@ -169,7 +177,10 @@ bool pam_service_find(const char *service, const char *confdir, char *problem, s
                            : find_in_pam_conf(name);
     if (found == TYPES_ALL)
         return true;
-    if (there || found & type_bit("auth"))
+    if (found == LINES_UNREADABLE)
+        snprintf(problem, size, "pam_service=%s: a file of the service cannot be read: %s", name,
+                 strerror(errno));
+    else if (there || found & type_bit("auth"))
         snprintf(problem, size,
                  "pam_service=%s: the service has no %s line (or includes itself, or what is not "
                  "there), and PAM would take those of the service other; add one",

@@ -157,96 +157,13 @@ static struct auth *idle_auth(struct master *m)
     return NULL;
 }
 
-/* Who waits for an auth process, in the order in which they are served. */
-enum standing {
-    STANDING_KNOWN,    /* logged in, or from where a login succeeded lately */
-    STANDING_STRANGER, /* or from where logins failed */
-    STANDING_DELIVERY, /* a queue waits for it, for a login a client */
-    STANDINGS
-};
-
-static unsigned rank(const struct master *m, const struct worker *w, uint64_t now)
-{
-    bool trusted = w->channel.state == STATE_MAIL ||
-                   address_listed(&m->config->auth.throttle_exempt, &w->peer);
-    return trusted ? 0 : throttle_rank(m->throttle, &w->source, now);
-}
-
-static enum standing standing(const struct master *m, const struct worker *w, uint64_t now)
-{
-    return w->door == DOOR_LMTP  ? STANDING_DELIVERY
-           : rank(m, w, now) > 0 ? STANDING_STRANGER
-                                 : STANDING_KNOWN;
-}
-
-/* How many of each standing may have an auth process now. Neither a flood of failures nor one of
- * mail over a slow directory takes more than half of what there may be: the rest is for known
- * sources. */
-static void count_slots(const struct master *m, uint64_t now, unsigned slots[STANDINGS])
-{
-    unsigned all = (unsigned)m->config->auth.processes_max;
-    slots[STANDING_KNOWN] = all;
-    slots[STANDING_STRANGER] = slots[STANDING_DELIVERY] = (all + 1) / 2;
-    for (const struct auth *a = m->auths; a; a = a->next) {
-        enum standing kind = a->worker ? standing(m, a->worker, now) : STANDING_KNOWN;
-        slots[kind] -= a->worker && slots[kind] > 0;
-    }
-}
-
-/* What a login weighs against another: failures of its source, and what that has under way. */
-static unsigned weight(const struct master *m, const struct worker *w, uint64_t now)
-{
-    unsigned n = rank(m, w, now);
-    for (const struct auth *a = m->auths; a; a = a->next)
-        n += a->worker && a->worker->door != DOOR_LMTP &&
-             address_same_source(&a->worker->source, &w->source);
-    return n;
-}
-
-/* The lightest, of these the one that waits longest; deliveries last, and by time alone. */
-static struct worker *next_queued(struct master *m)
-{
-    uint64_t now = base_now_ms();
-    unsigned slots[STANDINGS], best_weight = 0;
-    struct worker *best = NULL;
-    count_slots(m, now, slots);
-    for (struct worker *w = m->workers; w; w = w->next) {
-        if (!w->queued || w->auth || w->ended_by_us)
-            continue;
-        enum standing kind = standing(m, w, now);
-        unsigned heavy = kind == STANDING_DELIVERY ? UINT_MAX : weight(m, w, now);
-        if (slots[kind] > 0 &&
-            (!best || heavy < best_weight || (heavy == best_weight && w->asked < best->asked))) {
-            best = w;
-            best_weight = heavy;
-        }
-    }
-    return best;
-}
-
-/* Queued workers for whom another auth process would be of use. */
-static unsigned count_queued(const struct master *m)
-{
-    uint64_t now = base_now_ms();
-    unsigned slots[STANDINGS], n = 0;
-    count_slots(m, now, slots);
-    for (const struct worker *w = m->workers; w; w = w->next) {
-        enum standing kind = w->queued ? standing(m, w, now) : STANDING_KNOWN;
-        if (w->queued && slots[kind] > 0) {
-            slots[kind]--;
-            n++;
-        }
-    }
-    return n;
-}
-
 /* Start what is missing: processes_min, and one for each login that waits, up to processes_max. */
 static void grow(struct master *m)
 {
     unsigned there = 0, starting = 0, queued;
     if (m->stopping || !m->serving || base_now_ms() < m->auth_retry_at)
         return; /* before a first start is through there is no configuration to go by */
-    queued = count_queued(m);
+    queued = queue_length(m);
     for (struct auth *a = m->auths; a; a = a->next) {
         there += !a->retired;
         starting += !a->retired && a->channel.state == STATE_STARTING;
@@ -271,7 +188,7 @@ static void serve_queue(struct master *m)
 {
     for (;;) {
         struct auth *a = idle_auth(m);
-        struct worker *w = a ? next_queued(m) : NULL;
+        struct worker *w = a ? queue_next(m) : NULL;
         if (!w)
             break;
         if (is_throttled(m, w)) /* by those of its source that were served meanwhile */

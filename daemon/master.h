@@ -160,6 +160,7 @@ struct master {
     struct auth *auths;
     unsigned auth_failures;
     uint64_t auth_retry_at;
+    bool latest_first; /* whose turn it is among strangers that wait for an auth process */
     struct throttle *throttle;
     uint64_t digest_key;
 
@@ -249,6 +250,10 @@ int workers_hear(sd_event_source *source, int fd, uint32_t events, void *context
 void workers_reaped(struct master *m, struct worker *w, int status);
 /* The master stops: sessions that are there only to be told of a failure end now. */
 void workers_end_refused(struct master *m);
+
+/* queue.c: workers that are `queued` for an auth process. */
+struct worker *queue_next(struct master *m);   /* who has the next one; NULL: nobody may */
+unsigned queue_length(const struct master *m); /* those for whom another process is of use */
 
 /* login.c: auth processes and the exchanges they serve. */
 struct auth *login_spawn(struct master *m, struct config *config, bool strict);

@@ -613,6 +613,53 @@ static void test_no_nursery(void **state)
     assert_null(strstr(logged(), "another test"));
 }
 
+static struct worker *add_queued(const char *peer, struct channel *its)
+{
+    socklen_t size;
+    struct worker *w = add_worker(STATE_LOGIN, its);
+    assert_true(address_parse(peer, &w->peer, &size));
+    w->source = address_source(&w->peer);
+    w->queued = true;
+    w->asked = w->session;
+    return w;
+}
+
+/* Of the half that strangers may have, checks whose workers are gone take their part; and of
+ * strangers the oldest and the newest have their turns. */
+static void test_queue(void **state)
+{
+    struct channel its[3], busy[2];
+    struct worker *w[3];
+    struct sockaddr_storage gone, known;
+    socklen_t size;
+    (void)state;
+    set("auth", "processes_max", "3");
+    assert_true(address_parse("192.0.2.8:1", &gone, &size));
+    assert_true(address_parse("192.0.2.9:1", &known, &size));
+    struct address_source source = address_source(&known);
+    throttle_succeeded(m.throttle, &source, base_now_ms());
+    for (unsigned i = 0; i < 3; i++) {
+        char peer[32];
+        snprintf(peer, sizeof peer, "192.0.2.%u:1", i + 1);
+        w[i] = add_queued(peer, &its[i]);
+    }
+    struct worker *first = queue_next(&m), *second = queue_next(&m);
+    assert_true((first == w[0] && second == w[2]) || (first == w[2] && second == w[0]));
+    assert_int_equal(queue_length(&m), 2);
+    for (unsigned i = 0; i < 2; i++) {
+        struct auth *a = add_auth(STATE_BUSY, NULL, &busy[i]);
+        a->owes = true;
+        a->attempt = (struct attempt){.service = SERVE_LOGIN, .door = DOOR_POP3, .peer = gone};
+    }
+    assert_null(queue_next(&m));
+    assert_int_equal(queue_length(&m), 0);
+    w[1]->peer = known;
+    w[1]->source = source;
+    assert_ptr_equal(queue_next(&m), w[1]);
+    for (unsigned i = 0; i < 3; i++)
+        w[i]->queued = false;
+}
+
 /* One that was started meanwhile is not needed any more. */
 static void test_generation_overtaken(void **state)
 {
@@ -897,6 +944,7 @@ int main(void)
         TEST(test_spare_auths),
         TEST(test_nursery_says),
         TEST(test_no_nursery),
+        TEST(test_queue),
         TEST(test_generation_overtaken),
         TEST(test_too_many_wait),
         TEST(test_ended_is_not_idle),

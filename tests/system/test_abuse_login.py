@@ -302,11 +302,12 @@ def failures(p):
     return p.log_text().count("login failed")
 
 
-@pytest.mark.parametrize("sources, known", [(1, False), (10, False), (100, True)])
+@pytest.mark.parametrize("sources, known", [(1, False), (10, False), (100, True),
+                                            (100, False)])
 def test_47_50_failures_by_the_hundred(server, sources, known):
     """A hundred at once, a directory that is slow and few processes: a good login does not wait
     behind them. Sources that fail or have many under way come after others; where each has but one,
-    those from where a login succeeded before come first."""
+    those from where a login succeeded before come first, and a new one in turn with the oldest."""
     p = server(stack=f"auth required {MODULE} slow=200\nauth required {MODULE} expect=secret\n" +
                PERMIT, tls_required="not-on-loopback", workers_max_per_source="200",
                auth_processes_min="4", auth_processes_max="4")
@@ -325,6 +326,23 @@ def test_47_50_failures_by_the_hundred(server, sources, known):
         assert failures(p) <= 25
     else:
         assert answers == [DENIED] * 100
+
+
+def test_47_55_failures_of_who_hangs_up(server):
+    """Checks that nobody waits for any more take as much as others of what strangers may have: the
+    other half is for those from where a login succeeded before. And they count."""
+    p = server(stack=f"auth required {MODULE} slow=3000\nauth required {MODULE} expect=secret\n" +
+               PERMIT, tls_required="not-on-loopback", auth_processes_min="4",
+               auth_processes_max="4")
+    assert logged_in(attempt(p, "127.9.0.1"))
+    flood = [Timed(p, f"127.0.1.{1 + n}", b"user%d" % n, b"wrong").begin() for n in range(12)]
+    wait_until(lambda: b"2 busy" in p.ctl("status").stdout, "strangers have half")
+    for one in flood:
+        one.raw.close()
+    wait_until(lambda: "login failed" in p.log_text(), "some of it is done")
+    assert logged_in(attempt(p, "127.9.0.1"))
+    assert failures(p) <= 4
+    wait_until(lambda: failures(p) == 12, "all are told", 60)
 
 
 @pytest.mark.accounts

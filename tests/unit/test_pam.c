@@ -292,9 +292,36 @@ static void test_find_service(void **state)
     assert_true(pam_service_find("other", NULL, problem, sizeof problem));
 }
 
+/* What libpam would take for its end: a file that cannot be read to it, here or included. */
+static void test_service_that_cannot_be_read(void **state)
+{
+    (void)state;
+    char problem[400] = "";
+    static const char *const includes[] = {"@include ", "auth include ", "session substack "};
+    static const char unreadable[] = "/sys/class/net/lo/speed"; /* a file; EINVAL */
+    if (access(unreadable, R_OK) < 0)
+        skip();
+    for (size_t i = 0; i < ARRAY_SIZE(includes); i++) {
+        char *text =
+            base_format("auth required pam_permit.so\naccount required pam_permit.so\n%s%s\n",
+                        includes[i], unreadable);
+        write_text("poplar", text);
+        assert_false(pam_service_find("poplar", confdir, problem, sizeof problem));
+        assert_non_null(
+            strstr(problem, "pam_service=poplar: a file of the service cannot be read"));
+        free(text);
+    }
+    write_text("poplar", "-auth required pam_permit.so\n-account required pam_permit.so\n");
+    assert_true(pam_service_find("poplar", confdir, problem, sizeof problem));
+    write_text("poplar", "auth required pam_permit.so\n# include\naccount required pam_permit.so\n"
+                         "#auth include nothing\nsession include nothing\n");
+    assert_true(pam_service_find("poplar", confdir, problem, sizeof problem));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_service_that_cannot_be_read),
         cmocka_unit_test(test_outcomes),
         cmocka_unit_test(test_conversation),
         cmocka_unit_test(test_items),
