@@ -126,19 +126,24 @@ static void emit(int priority, enum log_event event, const struct log_about *abo
         to_stderr(about, text);
 }
 
+void log_tick(void)
+{
+    uint64_t second = base_now_ms() / 1000;
+    if (second == state.second)
+        return;
+    if (state.dropped > 0) {
+        char text[64];
+        snprintf(text, sizeof text, "%u log lines dropped", state.dropped);
+        emit(LOG_WARNING, LOG_EVENT_DROPPED, NULL, text);
+    }
+    state.second = second;
+    state.in_second = state.dropped = 0;
+}
+
 /* Whether this second still has room for a line. */
 static bool admit(void)
 {
-    uint64_t second = base_now_ms() / 1000;
-    if (second != state.second) {
-        if (state.dropped > 0) {
-            char text[64];
-            snprintf(text, sizeof text, "%u log lines dropped", state.dropped);
-            emit(LOG_WARNING, LOG_EVENT_DROPPED, NULL, text);
-        }
-        state.second = second;
-        state.in_second = state.dropped = 0;
-    }
+    log_tick();
     if (state.in_second < LINES_PER_SECOND) {
         state.in_second++;
         return true;

@@ -52,4 +52,7 @@ const char *log_event_id(enum log_event event);
 void log_line(int priority, enum log_event event, const struct log_about *about, const char *format,
               ...) PRINTF(4, 5);
 
+/* Once a second: log the count also where no further line comes. */
+void log_tick(void);
+
 #endif

@@ -148,6 +148,7 @@ static int on_tick(sd_event_source *source, uint64_t usec, void *context)
     uint64_t now = base_now_ms();
     (void)source;
     (void)usec;
+    log_tick();
     rotate_ticket_keys(m, now);
     if (m->serving) {
         if (m->current && now - m->current->born > PROVEN_MS)
