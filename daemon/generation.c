@@ -140,7 +140,7 @@ void generation_serve(struct master *m, struct generation *g)
         if (other != g && !other->retired && !(m->trial && m->trial->generation == other))
             generation_retire(m, other, false);
     }
-    generation_fill(m);
+    generation_fill(m, false);
 }
 
 static void on_ready(struct master *m, struct generation *g, struct message *message)
@@ -281,14 +281,14 @@ static bool order_fork(struct master *m, struct generation *g)
     return sent;
 }
 
-void generation_fill(struct master *m)
+void generation_fill(struct master *m, bool may_wait)
 {
     uint64_t limit = m->config->workers.sessions_per_layout;
     if ((m->stopping && m->n_waiting == 0) || !m->current || m->current->channel.fd < 0)
         return;
     unsigned arrived = m->arrived > m->arrived_peak ? m->arrived : m->arrived_peak;
     unsigned n = pool_to_fork(m->config->workers.idle_min, m->config->workers.idle_max, arrived,
-                              m->n_waiting, m->n_idle, m->n_starting);
+                              m->n_waiting, m->n_idle, m->n_starting, may_wait);
     for (unsigned i = 0; i < n && i < FORKS_AT_ONCE; i++) {
         if (limit > 0 && m->current->forked >= limit) {
             m->current->outlived = RETIRED_SESSIONS;

@@ -226,7 +226,7 @@ int generation_hear(sd_event_source *source, int fd, uint32_t events, void *cont
 void generation_reaped(struct master *m, struct generation *g, int status);
 void generation_release(struct master *m, struct generation *g); /* free when nothing is left */
 void generation_replace(struct master *m, const char *why);
-void generation_fill(struct master *m);
+void generation_fill(struct master *m, bool may_wait); /* see pool_to_fork() */
 void generation_ping(struct generation *g);
 
 /* admit.c: connections until a worker has them. */

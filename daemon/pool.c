@@ -11,13 +11,15 @@
 enum { BACKOFF_MAX_MS = 1000 };
 
 unsigned pool_to_fork(uint64_t idle_min, uint64_t idle_max, unsigned arrived, unsigned waiting,
-                      unsigned idle, unsigned starting)
+                      unsigned idle, unsigned starting, bool may_wait)
 {
     uint64_t spare = arrived < idle_min ? idle_min : arrived;
     if (spare > idle_max)
         spare = idle_max;
     uint64_t wanted = spare + waiting;
     uint64_t there = (uint64_t)idle + starting;
+    if (may_wait && waiting == 0 && there > spare / 2)
+        return 0;
     return wanted > there ? (unsigned)(wanted - there) : 0;
 }
 

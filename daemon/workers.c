@@ -123,7 +123,7 @@ void workers_connection(struct master *m, int fd, enum proto_door door,
     }
     if (m->waiting || !assign_to_any(m, fd, door, peer))
         admit_queue(m, fd, door, peer);
-    generation_fill(m);
+    generation_fill(m, true);
 }
 
 static void release_surplus(struct master *m)
@@ -156,7 +156,7 @@ void workers_tick(struct master *m)
     m->arrived = 0;
     release_surplus(m);
     release_stranded(m);
-    generation_fill(m);
+    generation_fill(m, false);
 }
 
 /* The pid behind a ready message is the kernel's word; still, a process may have sent it that was
@@ -204,7 +204,7 @@ static void on_ready(struct master *m, struct worker *w, struct message *message
             admit_queue(m, waiting->fd, waiting->door, &waiting->peer);
         free(waiting);
     }
-    generation_fill(m); /* the nursery's queue may have been full when the last client came */
+    generation_fill(m, true); /* the nursery's queue may have been full when the last client came */
     if (!m->announced)
         status_announce(m);
 }
@@ -406,7 +406,7 @@ void workers_reaped(struct master *m, struct worker *w, int status)
     } else {
         generation_release(m, g);
     }
-    generation_fill(m);
+    generation_fill(m, true);
 }
 
 void workers_end_refused(struct master *m)

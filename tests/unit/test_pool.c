@@ -16,12 +16,20 @@
 static void forks(void **state)
 {
     (void)state;
-    assert_int_equal(pool_to_fork(4, 32, 0, 0, 0, 0), 4);
-    assert_int_equal(pool_to_fork(4, 32, 0, 0, 3, 1), 0);
-    assert_int_equal(pool_to_fork(4, 32, 0, 10, 0, 4), 10); /* ten wait */
-    assert_int_equal(pool_to_fork(4, 32, 20, 0, 4, 0), 16); /* a busy second */
-    assert_int_equal(pool_to_fork(4, 32, 500, 0, 0, 0), 32);
-    assert_int_equal(pool_to_fork(4, 32, 0, 0, 40, 0), 0);
+    assert_int_equal(pool_to_fork(4, 32, 0, 0, 0, 0, false), 4);
+    assert_int_equal(pool_to_fork(4, 32, 0, 0, 3, 1, false), 0);
+    assert_int_equal(pool_to_fork(4, 32, 0, 10, 0, 4, false), 10); /* ten wait */
+    assert_int_equal(pool_to_fork(4, 32, 20, 0, 4, 0, false), 16); /* a busy second */
+    assert_int_equal(pool_to_fork(4, 32, 500, 0, 0, 0, false), 32);
+    assert_int_equal(pool_to_fork(4, 32, 0, 0, 40, 0, false), 0);
+    /* not before half are used up, unless somebody waits */
+    assert_int_equal(pool_to_fork(4, 32, 0, 0, 3, 0, true), 0);
+    assert_int_equal(pool_to_fork(4, 32, 0, 0, 1, 2, true), 0);
+    assert_int_equal(pool_to_fork(4, 32, 0, 0, 2, 0, true), 2);
+    assert_int_equal(pool_to_fork(4, 32, 0, 1, 3, 0, true), 2);
+    assert_int_equal(pool_to_fork(1, 32, 0, 0, 0, 0, true), 1);
+    assert_int_equal(pool_to_fork(4, 32, 500, 0, 17, 0, true), 0);
+    assert_int_equal(pool_to_fork(4, 32, 500, 0, 16, 0, true), 16);
     assert_int_equal(pool_to_release(32, 40), 8);
     assert_int_equal(pool_to_release(32, 32), 0);
 }
