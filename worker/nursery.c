@@ -145,6 +145,27 @@ static void serve(struct child *child, const struct heritage *heritage)
     }
 }
 
+/* What a worker allocates is then together at the end, in pages that nobody had before, not spread
+ * over holes in pages that the kernel has to copy for each. Where malloc() is none that fills holes
+ * first, it is asked for so much and no more. */
+static void fill_holes(void)
+{
+    enum { LARGEST = 65536, EXACT = 1024, STEP = 16, ENOUGH = 1 << 20 };
+    static void *kept; /* of what was taken, the last: each holds the one before it */
+    void **taken = malloc(LARGEST);
+    const uintptr_t end = (uintptr_t)taken;
+    size_t left = ENOUGH;
+    free(taken);
+    for (size_t size = LARGEST; size >= STEP; size = size > EXACT ? size / 2 : size - STEP) {
+        while ((taken = malloc(size)) != NULL && (uintptr_t)taken < end && left >= size) {
+            *taken = kept;
+            kept = taken;
+            left -= size;
+        }
+        free(taken);
+    }
+}
+
 void nursery_live(void)
 {
     struct child child;
@@ -163,6 +184,7 @@ void nursery_live(void)
     heritage.filter = filter;
     confine(&child);
     malloc_trim(0); /* a fork copies what is mapped, free or not */
+    fill_holes();
     if (!filter_load_nursery(filter))
         give_up(&child, EX_OSERR, "the kernel takes no seccomp filter");
     child_ready(&child);
