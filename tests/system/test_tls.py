@@ -8,6 +8,7 @@ import socket
 import ssl
 import struct
 import subprocess
+import time
 
 import pytest
 
@@ -401,6 +402,58 @@ def test_70_tickets_after_a_crash(server, version):
     os.kill(wait_until(p.workers, "an idle worker")[0], signal.SIGSEGV)
     wait_until(lambda: p.nursery() and p.nursery() != nursery, "a new nursery")
     wait_until(lambda: not visit(p, context, session)[0], "other keys")
+
+
+def age_of_ticket_key(p):
+    """Where the master keeps since when it has the present key: behind that key and the one before,
+    which are random. Told by values that can be such a time, in its own memory."""
+    now = time.monotonic_ns() // 1_000_000
+    with open(f"/proc/{p.process.pid}/maps") as maps, open(f"/proc/{p.process.pid}/mem", "rb") as mem:
+        for line in maps:
+            where, access = line.split()[:2]
+            start, end = (int(x, 16) for x in where.split("-"))
+            if access[:2] != "rw":
+                continue
+            mem.seek(start)
+            octets = mem.read(end - start)
+            for at in range(160, len(octets) - 8, 8):
+                value, = struct.unpack_from("<Q", octets, at)
+                keys = octets[at - 160 : at]
+                if now - 60_000 <= value <= now and len(set(keys)) > 80:
+                    return start + at
+    raise AssertionError("no key in the master's memory")
+
+
+@pytest.mark.skipif(not poplar.ROOT, reason="needs root to make another process look older")
+@pytest.mark.unsanitized("too much memory to look through")
+@VERSIONS
+def test_70_ticket_past_its_window(server, version):
+    """Keys change once an hour, the one before is taken as well: a ticket of two hours ago makes a
+    full handshake, and gets another. An hour passes in the master's memory."""
+    p = server()
+    context = context_of(p, version)
+    place = age_of_ticket_key(p)
+
+    def an_hour_passes():
+        with open(f"/proc/{p.process.pid}/mem", "r+b", buffering=0) as mem:
+            mem.seek(place)
+            born, = struct.unpack("<Q", mem.read(8))
+            past = struct.pack("<Q", born - 3_600_000)
+            mem.seek(place)
+            mem.write(past)
+
+            def rotated():
+                mem.seek(place)
+                return mem.read(8) != past
+            wait_until(rotated, "another key")
+
+    _, session = visit(p, context)
+    an_hour_passes()
+    assert visit(p, context, session)[0]
+    an_hour_passes()
+    reused, fresh = visit(p, context, session)
+    assert not reused
+    assert visit(p, context, fresh)[0]
 
 
 @VERSIONS
