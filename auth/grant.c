@@ -357,12 +357,13 @@ static enum login_outcome make_maildrop(struct grant *g)
         goto out;
     }
     dir = open_beneath(hash_dir, unfinished, O_RDONLY | O_DIRECTORY);
-    bool renamed =
-        dir >= 0 && fill_maildrop(dir) &&
-        renameat2(hash_dir, unfinished, hash_dir, strrchr(g->path, '/') + 1, RENAME_NOREPLACE) == 0;
+    /* A directory takes the place of an empty one at most: no flag is needed, which not every file
+     * system knows. */
+    bool renamed = dir >= 0 && fill_maildrop(dir) &&
+                   renameat(hash_dir, unfinished, hash_dir, strrchr(g->path, '/') + 1) == 0;
     if (!renamed)
         remove_unfinished(hash_dir, unfinished, dir);
-    if (renamed ? fsync(hash_dir) < 0 : errno != EEXIST)
+    if (renamed ? fsync(hash_dir) < 0 : errno != EEXIST && errno != ENOTEMPTY)
         outcome = refuse_errno(g, "");
 out:
     base_close(dir);

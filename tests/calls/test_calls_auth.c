@@ -181,6 +181,15 @@ static void test_grant(void **state)
         calls_try(make_and_open, &end);
         assert_non_null(strstr(end.said, "held by another session"));
     }
+    for (unsigned i = 0; i < 2; i++) { /* somebody else was first */
+        calls_break("renameat", 1, i ? EEXIST : ENOTEMPTY);
+        calls_try(make_new, &end);
+        assert_true(end.met);
+        assert_int_equal(end.status, 0);
+    }
+    calls_break_from("renameat2", 1, EINVAL); /* a file system that knows no flags to it, ZFS say */
+    calls_try(make_new, &end);
+    assert_int_equal(end.status, 0);
     calls_break("write", 1, EINTR);
     calls_try(make_new, &end);
     assert_true(end.met);

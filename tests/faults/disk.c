@@ -185,12 +185,12 @@ int mkdirat(int dir, const char *path, mode_t mode)
     return 0;
 }
 
-int renameat2(int from, const char *path, int to, const char *name, unsigned flags)
+int renameat(int from, const char *path, int to, const char *name)
 {
-    REAL(renameat2);
+    REAL(renameat);
     if (from != to)
         abort(); /* nobody does */
-    if (disk_is_wrong(DISK_NAME) || real(from, path, to, name, flags) < 0)
+    if (disk_is_wrong(DISK_NAME) || real(from, path, to, name) < 0)
         return -1;
     disk_note_renamed(from, path, name);
     return 0;
