@@ -121,10 +121,20 @@ static int bind_address(const struct sockaddr_storage *address, socklen_t size)
     return -1;
 }
 
+/* Of two addresses as configured. */
+static bool same_port(const char *a, const char *b)
+{
+    const char *port_a = strrchr(a, ':'), *port_b = strrchr(b, ':');
+    return port_a && port_b && strcmp(port_a, port_b) == 0;
+}
+
 static const char *remedy(const struct opening *o, const char *text, int error)
 {
     switch (error) {
     case EADDRINUSE:
+        for (size_t i = 0; i < o->n_old; i++)
+            if (same_port(o->old[i].text, text))
+                return "this poplard has the port, by another address: restart it";
         for (size_t i = 0; i < o->n; i++)
             if (strcmp(o->made[i].text, text) == 0)
                 return "it is named twice under [listen]";

@@ -165,8 +165,9 @@ static void grow(struct master *m)
         return; /* before a first start is through there is no configuration to go by */
     queued = queue_length(m);
     for (struct auth *a = m->auths; a; a = a->next) {
-        there += !a->retired;
-        starting += !a->retired && a->channel.state == STATE_STARTING;
+        bool ours = !a->retired && a->config == m->config; /* not of a trial */
+        there += ours;
+        starting += ours && a->channel.state == STATE_STARTING;
     }
     while (there < m->config->auth.processes_max &&
            (there < m->config->auth.processes_min || starting < queued)) {

@@ -26,6 +26,23 @@ bool privileges_lookup(const char *user, uid_t *uid, gid_t *gid)
     return true;
 }
 
+/* Of the capabilities that this process has, keep no more than these. */
+static void confine_capabilities(const int *keep)
+{
+    struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
+    struct __user_cap_data_struct has[_LINUX_CAPABILITY_U32S_3] = {0}, may[ARRAY_SIZE(has)] = {0};
+    for (; *keep >= 0; keep++)
+        may[*keep / 32].permitted |= 1U << *keep % 32;
+    bool good = syscall(SYS_capget, &header, has) == 0;
+    for (size_t i = 0; i < ARRAY_SIZE(has); i++) {
+        has[i].effective &= may[i].permitted;
+        has[i].permitted &= may[i].permitted;
+        has[i].inheritable &= may[i].permitted;
+    }
+    if (!good || syscall(SYS_capset, &header, has) < 0)
+        fatal(EX_OSERR, "capset: %s", strerror(errno));
+}
+
 void privileges_bound(const int *keep)
 {
     if (geteuid() != 0)
@@ -37,14 +54,7 @@ void privileges_bound(const int *keep)
         if (*kept < 0 && prctl(PR_CAPBSET_DROP, capability) < 0 && errno != EPERM)
             fatal(EX_OSERR, "cannot drop capability %d: %s", capability, strerror(errno));
     }
-}
-
-static void clear_capabilities(void)
-{
-    struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
-    struct __user_cap_data_struct none[_LINUX_CAPABILITY_U32S_3] = {0};
-    if (syscall(SYS_capset, &header, none) < 0)
-        fatal(EX_OSERR, "capset: %s", strerror(errno));
+    confine_capabilities(keep);
 }
 
 void privileges_drop(uid_t uid, gid_t gid)
@@ -53,7 +63,7 @@ void privileges_drop(uid_t uid, gid_t gid)
         bug("asked to drop privileges to root");
     if (setgroups(0, NULL) < 0 || setresgid(gid, gid, gid) < 0 || setresuid(uid, uid, uid) < 0)
         fatal(EX_OSERR, "cannot become uid %u: %s", (unsigned)uid, strerror(errno));
-    clear_capabilities();
+    confine_capabilities((const int[]){-1});
 
     uid_t uids[3];
     gid_t gids[3];

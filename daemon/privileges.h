@@ -11,8 +11,8 @@
 /* Account name to ids. False if there is none. */
 bool privileges_lookup(const char *user, uid_t *uid, gid_t *gid);
 
-/* Keep only these capabilities (CAP_ numbers, ended by -1) in the bounding set. Without root:
- * nothing. */
+/* Keep only these capabilities (CAP_ numbers, ended by -1), here and in the bounding set, which is
+ * what children can have. Without root: nothing. */
 void privileges_bound(const int *keep);
 
 /* Become uid and gid for good, without groups and capabilities, then try to get back what was

@@ -14,6 +14,7 @@ enum {
     KNOWN_MS = 24 * 3600 * 1000, /* a login that succeeded is remembered for so long */
     SOURCE_LIMIT = 20,
     USER_LIMIT = 50,
+    KNOWN_WORTH = 5,  /* failures */
     ATTACKED_COST = 5 /* of a failure against a name whose bucket is full */
 };
 
@@ -65,21 +66,23 @@ static const struct bucket *find(const struct bucket *table, uint64_t key)
     return NULL;
 }
 
-/* Whether `a` is less worth remembering than `b`. */
-static bool less(const struct bucket *a, const struct bucket *b)
+/* What it is worth to remember a bucket: its failures, as long as they count, and a login that
+ * succeeded as much as a few of them. */
+static uint64_t worth(const struct bucket *b, uint64_t now)
 {
-    return a->empty != b->empty ? a->empty < b->empty : a->known < b->known;
+    return (b->empty > now ? b->empty - now : 0) +
+           (b->known > now ? (uint64_t)KNOWN_WORTH * DRAIN_MS : 0);
 }
 
 /* The bucket of a key, in place of the least of its slots when it is new. */
-static struct bucket *obtain(struct bucket *table, uint64_t key, const char *name)
+static struct bucket *obtain(struct bucket *table, uint64_t key, const char *name, uint64_t now)
 {
     struct bucket *least = &table[key % SLOTS];
     for (size_t i = 0; i < PROBES; i++) {
         struct bucket *b = &table[(key + i) % SLOTS];
         if (b->key == key)
             return b;
-        if (less(b, least))
+        if (worth(b, now) < worth(least, now))
             least = b;
     }
     *least = (struct bucket){.key = key};
@@ -87,11 +90,12 @@ static struct bucket *obtain(struct bucket *table, uint64_t key, const char *nam
     return least;
 }
 
-static struct bucket *obtain_source(struct throttle *throttle, const struct address_source *source)
+static struct bucket *obtain_source(struct throttle *throttle, const struct address_source *source,
+                                    uint64_t now)
 {
     char name[PROTO_ADDRESS_MAX];
     address_print_source(source, name);
-    return obtain(throttle->sources, hash(throttle, source, sizeof *source), name);
+    return obtain(throttle->sources, hash(throttle, source, sizeof *source), name, now);
 }
 
 static uint64_t level(const struct bucket *b, uint64_t now)
@@ -129,15 +133,15 @@ unsigned throttle_rank(const struct throttle *throttle, const struct address_sou
 void throttle_succeeded(struct throttle *throttle, const struct address_source *source,
                         uint64_t now)
 {
-    obtain_source(throttle, source)->known = now + KNOWN_MS;
+    obtain_source(throttle, source, now)->known = now + KNOWN_MS;
 }
 
 unsigned throttle_failed(struct throttle *throttle, const struct address_source *source,
                          const char *user, uint64_t digest, uint64_t now)
 {
     uint64_t name = hash(throttle, user, strlen(user));
-    struct bucket *s = obtain_source(throttle, source);
-    struct bucket *u = obtain(throttle->users, name, user);
+    struct bucket *s = obtain_source(throttle, source, now);
+    struct bucket *u = obtain(throttle->users, name, user, now);
     uint64_t attempt = digest ? name ^ digest : 0;
     if (attempt && s->digest == attempt)
         return 0;

@@ -66,6 +66,18 @@ def test_worker_in_proc(server):
     client.quit()
 
 
+@root_only
+def test_capabilities_of_who_stays_root(server):
+    """Master and auth have none that poplard has given up."""
+    p = server()
+    for pid in (p.process.pid, *p.auths()):
+        status = p.proc_status(pid)
+        bounds = int(status["CapBnd"], 16)
+        assert bounds & 1 << 21 == 0  # CAP_SYS_ADMIN
+        for capabilities in ("CapInh", "CapPrm", "CapEff", "CapAmb"):
+            assert int(status[capabilities], 16) & ~bounds == 0, (pid, capabilities)
+
+
 def test_idle_worker_holds_nothing(server):
     p = server()
     pid = wait_until(lambda: p.workers(), "an idle worker")[0]
@@ -344,6 +356,19 @@ def test_reload_moves_a_door(server):
     assert p.login(tls=False).quit()
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", old), 5)
+
+
+def test_reload_widens_a_door(server):
+    """Which cannot be while the narrow one is open; that is told, and nothing changes."""
+    p = server()
+    p.write_config(listen_pop3=f"*:{p.port}")
+    result = p.ctl("reload", check=False)
+    assert result.returncode == os.EX_CONFIG
+    assert b"this poplard has the port, by another address: restart it" in result.stderr
+    assert works(p) == 0
+    p.stop()
+    p.start()
+    assert works(p) == 0
 
 
 def test_stop_lets_sessions_end(server):

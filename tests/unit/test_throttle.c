@@ -134,6 +134,38 @@ static void bounded_table(void **state)
     throttle_free(t);
 }
 
+static void from_everywhere(struct throttle *t, uint64_t now)
+{
+    for (unsigned i = 0; i < 50000; i++) {
+        char text[64];
+        snprintf(text, sizeof text, "10.%u.%u.%u:1", i >> 16, i >> 8 & 255, i & 255);
+        struct address_source s = source_of(text);
+        throttle_failed(t, &s, "x", i + 1, now);
+    }
+}
+
+/* Where a login succeeded is not forgotten over a failure each from many places, be they of now or
+ * of an hour ago. */
+static void known_in_a_full_table(void **state)
+{
+    (void)state;
+    struct throttle *t = throttle_new();
+    struct address_source first = source_of("192.0.2.1:1"), second = source_of("192.0.2.2:1");
+    throttle_succeeded(t, &first, 1000);
+    from_everywhere(t, 1000);
+    assert_int_equal(throttle_rank(t, &first, 1000), 0);
+    throttle_succeeded(t, &second, 3600000);
+    for (unsigned i = 0; i < 1000; i++) {
+        char text[64];
+        snprintf(text, sizeof text, "172.16.%u.%u:1", i >> 8, i & 255);
+        struct address_source s = source_of(text);
+        throttle_succeeded(t, &s, 3600000);
+    }
+    assert_int_equal(throttle_rank(t, &first, 3600000), 0);
+    assert_int_equal(throttle_rank(t, &second, 3600000), 0);
+    throttle_free(t);
+}
+
 static void who_comes_first(void **state)
 {
     (void)state;
@@ -226,6 +258,7 @@ int main(void)
         cmocka_unit_test(one_bucket_for_a_48),
         cmocka_unit_test(an_attacked_name),
         cmocka_unit_test(bounded_table),
+        cmocka_unit_test(known_in_a_full_table),
         cmocka_unit_test(who_comes_first),
         cmocka_unit_test(prefixes),
         cmocka_unit_test(shown),
