@@ -14,7 +14,7 @@ enum {
     KNOWN_MS = 24 * 3600 * 1000, /* a login that succeeded is remembered for so long */
     SOURCE_LIMIT = 20,
     USER_LIMIT = 50,
-    KNOWN_WORTH = 5,  /* failures */
+    KNOWN_WORTH = 10, /* failures: two from each of so many places, against an attacked name */
     ATTACKED_COST = 5 /* of a failure against a name whose bucket is full */
 };
 
