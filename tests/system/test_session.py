@@ -10,6 +10,7 @@ import socket
 import ssl
 import struct
 import subprocess
+import time
 
 import pytest
 
@@ -177,6 +178,23 @@ def test_3_62_one_octet_at_a_time(server, tls):
     assert answer is not None, "still open after 20 seconds"
     if tls is not None:
         assert answer.startswith(b"-ERR")
+    p.wait_log("reason=login-timeout")
+    raw.close()
+
+
+@DOORS
+def test_3_commands_without_a_login(server, tls):
+    """Nor does a client that talks all the time, and never logs in."""
+    p = server(session_login_timeout="2s")
+    raw = p.connect(tls)
+    said = 0
+    with contextlib.suppress(OSError):
+        while raw.ask(b"CAPA").startswith(b"+OK"):
+            raw.multi()
+            said += 1
+            time.sleep(0.05)
+            assert said < 400, "still open after 20 seconds"
+    assert said > 5
     p.wait_log("reason=login-timeout")
     raw.close()
 
