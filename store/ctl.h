@@ -52,6 +52,11 @@ int ctl_fail(int status, const char *format, ...) PRINTF(2, 3);
 /* Say that a file cannot be written; EX_TEMPFAIL where there is no room, else EX_CANTCREAT. */
 int ctl_write_failed(const char *path, int error);
 
+/* Whether [store] expire_after takes a message that was received then away at the next login; 0:
+ * now. And what is said of so many of them to whoever just brought them. */
+bool ctl_is_overdue(const struct ctl *ctl, int64_t received);
+void ctl_note_overdue(const char *name, uint64_t n);
+
 /* read() and write(), whatever signals come; written is all of it, or false and errno. */
 ssize_t ctl_read(int fd, void *buffer, size_t size);
 bool ctl_write_all(int fd, const char *octets, size_t size);

@@ -18,10 +18,12 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sysexits.h>
+#include <unistd.h>
 
 enum {
     BATCH_MESSAGES = 200,
@@ -47,7 +49,8 @@ struct import {
     bool in_batch;
     uint64_t batch_ms; /* when it began */
     struct ctl_tally tally;
-    uint64_t batch_messages, batch_octets, batch_kept;
+    uint64_t batch_messages, batch_octets, batch_kept, batch_overdue;
+    uint64_t overdue;  /* messages that came, and go at the next login */
     uint64_t nameless; /* messages that are known, but not by a UIDL of the old server */
     int status;        /* of the first thing that went wrong */
 };
@@ -63,21 +66,13 @@ static void went_wrong(struct import *im, int status)
         im->status = status;
 }
 
-static void skip(struct import *im, const struct ctl_item *item, const char *why, int status)
-{
-    ctl_progress_hide(&im->progress);
-    ctl_note("%s: %s; skipped", item->name, why);
-    im->tally.skipped++;
-    if (status)
-        went_wrong(im, status);
-}
-
 static void settle_batch(struct import *im)
 {
     im->tally.messages += im->batch_messages;
     im->tally.octets += im->batch_octets;
     im->tally.kept += im->batch_kept;
-    im->batch_messages = im->batch_octets = im->batch_kept = 0;
+    im->overdue += im->batch_overdue;
+    im->batch_messages = im->batch_octets = im->batch_kept = im->batch_overdue = 0;
     im->in_batch = false;
 }
 
@@ -95,6 +90,25 @@ static bool end_batch(struct import *im)
     ctl_progress_hide(&im->progress);
     went_wrong(im, ctl_open_failed(&im->maildrop, outcome, "commit"));
     return false;
+}
+
+/* What is said may have to wait until somebody reads it, and meanwhile nobody else could write. */
+static bool may_say(struct import *im)
+{
+    struct pollfd said = {.fd = STDERR_FILENO, .events = POLLOUT};
+    return !im->in_batch || poll(&said, 1, 0) != 0 || end_batch(im);
+}
+
+/* False: stop. */
+static bool skip(struct import *im, const struct ctl_item *item, const char *why, int status)
+{
+    bool go_on = may_say(im);
+    ctl_progress_hide(&im->progress);
+    ctl_note("%s: %s; skipped", item->name, why);
+    im->tally.skipped++;
+    if (status)
+        went_wrong(im, status);
+    return go_on;
 }
 
 /* The store cannot take this message. What the batch holds is sound unless the disk failed, and
@@ -194,6 +208,7 @@ static bool took(struct import *im, const struct ctl_item *item, const struct ct
 {
     im->batch_messages++;
     im->batch_octets += found->octets;
+    im->batch_overdue += ctl_is_overdue(im->ctl, item->received);
     if (candidate->uidl[0])
         im->batch_kept++;
     else
@@ -215,8 +230,7 @@ static bool import_message(struct import *im, const struct ctl_item *item)
     const char *known;
     if (!inspect(im, &found)) {
         im->number++;
-        skip(im, item, strerror(ctl_reader_error(im->reader)), EX_NOINPUT);
-        return true;
+        return skip(im, item, strerror(ctl_reader_error(im->reader)), EX_NOINPUT);
     }
     find_uidl(im, &found, &candidate);
     if (found.internal) {
@@ -236,11 +250,9 @@ static bool import_message(struct import *im, const struct ctl_item *item)
     case STORE_OK:
         return took(im, item, &found, &candidate);
     case STORE_TOO_LARGE:
-        skip(im, item, "larger than [store] max_message (--no-limits takes it)", EX_DATAERR);
-        return true;
+        return skip(im, item, "larger than [store] max_message (--no-limits takes it)", EX_DATAERR);
     case STORE_SOURCE:
-        skip(im, item, strerror(ctl_reader_error(im->reader)), EX_NOINPUT);
-        return true;
+        return skip(im, item, strerror(ctl_reader_error(im->reader)), EX_NOINPUT);
     default:
         return give_up(im, item, outcome);
     }
@@ -265,7 +277,7 @@ static bool import_path(struct import *im, const char *path)
         if (what == CTL_READ_MESSAGE)
             go_on = import_message(im, item);
         else
-            skip(im, item, item->reason, what == CTL_READ_FAILED ? EX_NOINPUT : 0);
+            go_on = skip(im, item, item->reason, what == CTL_READ_FAILED ? EX_NOINPUT : 0);
     }
     if (im->reader)
         im->before += ctl_reader_total(im->reader);
@@ -422,6 +434,8 @@ static int run(struct import *im, const char *user, bool many)
         ctl_progress_hide(&im->progress);
         if (im->ctl->options & CTL_DELETE_GONE)
             delete_gone(im);
+        ctl_open_close(&im->maildrop); /* printing may take as long as it likes */
+        ctl_note_overdue(im->maildrop.name, im->overdue);
         status = ctl_tally_print(&im->tally, im->ctl->options & CTL_JSON, is_dry(im),
                                  many ? im->maildrop.name : NULL);
         status = im->status ? im->status : status;

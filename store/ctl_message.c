@@ -51,7 +51,8 @@ static int open_input(uint64_t max_message, FILE **spooled, int *fd)
     struct stat about;
     *spooled = NULL;
     *fd = STDIN_FILENO;
-    if (fstat(*fd, &about) == 0 && S_ISREG(about.st_mode) && about.st_size > 0)
+    if (fstat(*fd, &about) == 0 && S_ISREG(about.st_mode) &&
+        lseek(*fd, 0, SEEK_CUR) < about.st_size) /* else somebody has read it, and it is spooled */
         return 0;
     if (isatty(*fd))
         ctl_note("reading the message from the terminal, Ctrl-D ends it");
@@ -228,6 +229,18 @@ static int parse_ids(const struct ctl *ctl, int64_t **ids, size_t *n)
     return 0;
 }
 
+/* What was restored, and goes again at the next login. */
+static void look_at_restored(const struct ctl *ctl, const struct ctl_maildrop *maildrop,
+                             const int64_t *ids, size_t n)
+{
+    struct maildrop_message message;
+    uint64_t overdue = 0;
+    for (size_t i = 0; i < n; i++)
+        if (maildrop_next(maildrop->store, ids[i] - 1, &message) == STORE_OK)
+            overdue += ctl_is_overdue(ctl, message.received);
+    ctl_note_overdue(maildrop->name, overdue);
+}
+
 /* Delete or restore: what a client sees changes, so no session may be there. */
 static int change(const struct ctl *ctl, bool restore)
 {
@@ -244,6 +257,8 @@ static int change(const struct ctl *ctl, bool restore)
         outcome = maildrop_commit(maildrop.store, NULL, 0, ids, n, ctl->config->store.undelete_for);
     if (outcome != STORE_OK)
         status = ctl_open_failed(&maildrop, outcome, restore ? "restore" : "delete");
+    if (!status && restore)
+        look_at_restored(ctl, &maildrop, ids, n);
     if (!status && ctl->options & CTL_JSON)
         status = ctl_json_print(json_pack("{s:I}", restore ? "restored" : "deleted", (json_int_t)n),
                                 false);

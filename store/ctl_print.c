@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sysexits.h>
+#include <time.h>
 #include <unistd.h>
 
 static void say(const char *format, va_list arguments) __attribute__((format(printf, 1, 0)));
@@ -42,6 +43,22 @@ int ctl_write_failed(const char *path, int error)
 {
     return ctl_fail(error == ENOSPC || error == EDQUOT ? EX_TEMPFAIL : EX_CANTCREAT, "%s: %s", path,
                     strerror(error));
+}
+
+bool ctl_is_overdue(const struct ctl *ctl, int64_t received)
+{
+    const int64_t age = received > 0 ? (int64_t)time(NULL) - received : 0;
+    return ctl->config->store.expire_after > 0 && age > 0 &&
+           (uint64_t)age > ctl->config->store.expire_after;
+}
+
+void ctl_note_overdue(const char *name, uint64_t n)
+{
+    if (n > 0)
+        ctl_note(
+            "%s: %ju of them %s older than [store] expire_after, and go%s at the next login; to "
+            "keep them, raise it first",
+            name, (uintmax_t)n, n == 1 ? "is" : "are", n == 1 ? "es" : "");
 }
 
 ssize_t ctl_read(int fd, void *buffer, size_t size)

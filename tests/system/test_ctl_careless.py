@@ -1,10 +1,13 @@
 """poplarctl and poplar-deliver started carelessly: by what has closed its standard descriptors, under
 nohup, two at once, on a Maildir that a server moves about in."""
 
+import fcntl
 import os
 import shutil
 import signal
 import subprocess
+import time
+from pathlib import Path
 
 import pytest
 
@@ -119,6 +122,31 @@ def test_two_imports_at_once(p, tmp_path):
         assert len(subjects(p, "alice")) == before + 3
 
 
+def test_nobody_reads_what_is_said(p, tmp_path):
+    """As in a pager: whoever else has mail for the maildrop does not wait for that."""
+    box = tmp_path / "maildir"
+    for folder in ("cur", "new"):
+        (box / folder).mkdir(parents=True)
+    for n in range(400):
+        (box / f"new/{n}.x").write_bytes(b"Subject: %d\n\nx\n" % n)
+        (box / f"new/{n}.y").symlink_to("/etc/passwd")  # of each something is said
+    p.ctl("mailbox", "create", "alice")
+    reader, writer = os.pipe()
+    fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
+    with subprocess.Popen([poplar.BUILD / "poplarctl", "--config", p.config, "import", "alice", box],
+                          stdout=subprocess.PIPE, stderr=writer) as process:
+        os.close(writer)
+        wait_until(lambda: Path(f"/proc/{process.pid}/wchan").read_text().startswith("pipe_") or
+                   Path(f"/proc/{process.pid}/syscall").read_text().startswith("1 0x2 "), "it waits")
+        added = p.ctl("message", "add", "alice", input=MESSAGE, check=False)
+        with os.fdopen(reader, "rb") as said:
+            lines = said.read().splitlines()
+        assert process.stdout.read().startswith(b"imported 400 messages")
+    assert added.returncode == 0, added
+    assert process.returncode == 66 and len(lines) == 400
+    assert len(subjects(p, "alice")) == 401
+
+
 @preloads
 def test_two_backups_at_once(p, tmp_path):
     """One of them writes the file, the other says so; what a killed one left is no hindrance."""
@@ -192,6 +220,43 @@ def test_a_tree_with_files_that_are_no_mail(p, tmp_path):
         assert done.returncode == 65 and b"alice: " in done.stdout, done
         assert done.stderr.count(b"is no mbox: it does not begin with") == 2, done
     assert [row.split()[-1] for row in p.ctl("mailbox", "list").stdout.splitlines()[1:]] == [b"alice"]
+
+
+def test_input_that_is_used_up(p, tmp_path):
+    """A file of which everything was read before is as empty as any other."""
+    (tmp_path / "file").write_bytes(MESSAGE)
+    p.ctl("mailbox", "create", "alice")
+    with open(tmp_path / "file", "rb") as file:
+        file.seek(0, os.SEEK_END)
+        done = p.ctl("message", "add", "alice", stdin=file, check=False)
+    assert done.returncode == 65 and b"standard input: empty" in done.stderr, done
+    assert subjects(p, "alice") == []
+
+
+def test_mail_that_is_past_its_time(p, tmp_path):
+    """What comes in older than expire_after, or is restored so, would be gone at the next login
+    without anybody having seen it: whoever brings it is told."""
+    p.write_config(store_expire_after="30d")
+    for days in (1, 29, 31, 400):
+        path = tmp_path / f"{days}.eml"
+        path.write_bytes(b"Subject: %d\n\nx\n" % days)
+        os.utime(path, (time.time() - days * 86400,) * 2)
+    boxes = sorted(tmp_path.glob("*.eml"))
+    for words in (["--dry-run"], []):
+        done = p.ctl("import", *words, "alice", *boxes)
+        assert done.stderr == (b"poplarctl: alice: 2 of them are older than [store] expire_after, and "
+                               b"go at the next login; to keep them, raise it first\n"), done
+    assert p.ctl("import", "alice", *boxes).stderr == b""  # they are there
+    p.ctl("expire")
+    ids = [row.split()[1] for row in
+           p.ctl("message", "list", "--deleted", "alice").stdout.splitlines()[1:-1]]
+    assert len(ids) == 2
+    done = p.ctl("message", "restore", "alice", *ids)
+    assert done.stderr == (b"poplarctl: alice: 2 of them are older than [store] expire_after, and "
+                           b"go at the next login; to keep them, raise it first\n"), done
+    p.write_config(store_expire_after="0")
+    p.ctl("message", "delete", "alice", *ids)
+    assert p.ctl("message", "restore", "alice", *ids).stderr == b""
 
 
 def test_a_limit_past_all_bounds(p):
