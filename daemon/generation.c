@@ -42,7 +42,8 @@ struct generation *generation_spawn(struct master *m, struct config *config, boo
     g->born = base_now_ms();
     g->n_expires = config->tls.n_certificates;
     g->expires = base_alloc(g->n_expires * sizeof *g->expires);
-    g->pid = spawn_child(dir, "poplar-worker", ROLE_NURSERY, &g->channel);
+    g->pid = spawn_child(dir, "poplar-worker", m->outdated && !strict ? m->programs.worker : -1,
+                         ROLE_NURSERY, &g->channel);
     g->next = m->generations;
     m->generations = g;
     if (g->pid < 0)
@@ -148,7 +149,7 @@ static void on_ready(struct master *m, struct generation *g, struct message *mes
     if (message_get_u64(message) != proto_fingerprint()) {
         snprintf(g->last_error, sizeof g->last_error,
                  "poplar-worker is of another version than the running poplard: restart poplard");
-        log_line(LOG_ERR, LOG_EVENT_CONTRACT, NULL, "%s", g->last_error);
+        m->outdated |= !m->trial || m->trial->generation != g;
         kill(g->pid, SIGKILL);
         return;
     }

@@ -396,6 +396,7 @@ static void on_ready(struct master *m, struct auth *a, struct message *message)
     if (message_get_u64(message) != proto_fingerprint()) {
         base_copy(a->last_error, sizeof a->last_error,
                   "poplar-auth is of another version than the running poplard: restart poplard");
+        m->outdated |= !m->trial || m->trial->auth != a;
         kill(a->pid, SIGKILL);
         return;
     }
@@ -479,7 +480,8 @@ struct auth *login_spawn(struct master *m, struct config *config, bool strict)
     const char *dir = config->server.program_dir ? config->server.program_dir : m->own_dir;
     a->master = m;
     a->config = config;
-    a->pid = spawn_child(dir, "poplar-auth", ROLE_AUTH, &a->channel);
+    a->pid = spawn_child(dir, "poplar-auth", m->outdated && !strict ? m->programs.auth : -1,
+                         ROLE_AUTH, &a->channel);
     if (a->pid < 0) {
         m->auth_retry_at = base_now_ms() + pool_backoff_ms(++m->auth_failures);
         log_line(LOG_ERR, LOG_EVENT_SHORT, NULL, "cannot start %s/poplar-auth: %s", dir,

@@ -118,12 +118,19 @@ struct waiting {
     uint64_t since;
 };
 
+/* The children's programs, open: a package may put others in their places, which speak another
+ * contract. -1: not there. */
+struct programs {
+    int worker, auth;
+};
+
 /* A new configuration on trial: a nursery and an auth process run under it, nothing else changed
  * yet. Also the first start. */
 struct trial {
     struct config *config;
     struct generation *generation;
     struct auth *auth;
+    struct programs programs;
     struct listener *listeners;
     size_t n_listeners;
     int reply_fd; /* poplarctl's connection that waits, or -1 */
@@ -138,6 +145,8 @@ struct master {
     bool serving;   /* a configuration was committed */
     bool announced; /* READY=1 said of it */
     bool stopping, reload_again;
+    struct programs programs; /* that the configuration was tried with */
+    bool outdated;            /* others have their places: these are started */
     int exit_status;
 
     struct listener *listeners;

@@ -15,7 +15,17 @@
 #include <sysexits.h>
 #include <unistd.h>
 
-_Noreturn static void become(const char *dir, const char *program, int end, pid_t master)
+/* Close what is above descriptor 3, but for one that is close-on-exec, if it is not -1. */
+static bool close_others(int kept)
+{
+    const unsigned first = PROTO_FD_CONTROL + 1, last = ~0U;
+    if (kept < 0)
+        return close_range(first, last, 0) == 0;
+    return ((unsigned)kept == first || close_range(first, (unsigned)kept - 1, 0) == 0) &&
+           close_range((unsigned)kept + 1, last, 0) == 0;
+}
+
+_Noreturn static void become(const char *dir, const char *program, int kept, int end, pid_t master)
 {
     char *path = base_format("%s/%s", dir, program);
     char *arguments[] = {path, NULL};
@@ -28,7 +38,7 @@ _Noreturn static void become(const char *dir, const char *program, int end, pid_
     /* `end` is above 3, the other end's number or more: dup2 clears its close-on-exec. */
     if (dup2(end, PROTO_FD_CONTROL) < 0)
         fatal(EX_OSERR, "descriptor 3: %s", strerror(errno));
-    if (close_range(PROTO_FD_CONTROL + 1, ~0U, 0) < 0)
+    if (!close_others(kept))
         fatal(EX_OSERR, "close_range: %s", strerror(errno));
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);
@@ -38,8 +48,19 @@ _Noreturn static void become(const char *dir, const char *program, int end, pid_
     unsetenv("LISTEN_FDS");
     unsetenv("LISTEN_PID");
     unsetenv("LISTEN_FDNAMES");
-    execv(path, arguments);
+    if (kept < 0)
+        execv(path, arguments);
+    else
+        fexecve(kept, arguments, environ);
     fatal(EX_OSFILE, "%s: %s; set [server] program_dir", path, strerror(errno));
+}
+
+int spawn_keep(const char *dir, const char *program)
+{
+    char *path = base_format("%s/%s", dir, program);
+    int fd = open(path, O_PATH | O_CLOEXEC);
+    free(path);
+    return fd;
 }
 
 bool spawn_is_child(pid_t pid)
@@ -48,19 +69,20 @@ bool spawn_is_child(pid_t pid)
     return pid > 0 && waitid(P_PID, (id_t)pid, &info, WEXITED | WNOHANG | WNOWAIT) == 0;
 }
 
-pid_t spawn_child(const char *dir, const char *program, enum proto_role role,
+pid_t spawn_child(const char *dir, const char *program, int kept, enum proto_role role,
                   struct channel *channel)
 {
     int ends[2];
     char *path = base_format("%s/%s", dir, program);
-    bool there = access(path, X_OK) == 0; /* a child that cannot exec has nobody to tell */
+    bool there =
+        kept >= 0 || access(path, X_OK) == 0; /* a child that cannot exec has nobody to tell */
     free(path);
     if (!there || channel_pair(ends, true) < 0)
         return -1;
     pid_t master = getpid();
     pid_t pid = fork();
     if (pid == 0)
-        become(dir, program, ends[1], master);
+        become(dir, program, kept, ends[1], master);
     base_close(ends[1]);
     if (pid < 0)
         base_close(ends[0]);

@@ -267,6 +267,7 @@ int supervise_run(struct master *m)
     m->started_at = (uint64_t)time(NULL);
     m->waiting_end = &m->waiting;
     m->control_fd = -1;
+    m->programs = (struct programs){-1, -1};
     loop_timer(m, &m->tick, base_now_ms() + TICK_MS, on_tick, m);
 
     trial_begin(m, -1);

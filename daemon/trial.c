@@ -6,6 +6,7 @@
 #include "daemon/check.h"
 #include "daemon/configfile.h"
 #include "daemon/master.h"
+#include "daemon/spawn.h"
 
 #include <errno.h>
 #include <signal.h>
@@ -15,8 +16,23 @@
 #include <sysexits.h>
 #include <systemd/sd-daemon.h>
 
+static void close_programs(struct programs *p)
+{
+    base_close(p->worker);
+    base_close(p->auth);
+    *p = (struct programs){-1, -1};
+}
+
+static void keep_programs(const struct master *m, struct trial *t)
+{
+    const char *dir = t->config->server.program_dir;
+    t->programs.worker = spawn_keep(dir ? dir : m->own_dir, "poplar-worker");
+    t->programs.auth = spawn_keep(dir ? dir : m->own_dir, "poplar-auth");
+}
+
 static void free_trial(struct trial *t)
 {
+    close_programs(&t->programs);
     listen_close(t->listeners, t->n_listeners);
     config_free(t->config);
     free(t);
@@ -80,6 +96,7 @@ void trial_begin(struct master *m, int reply_fd)
     }
     struct trial *t = m->trial = base_alloc(sizeof *t);
     t->reply_fd = reply_fd;
+    t->programs = (struct programs){-1, -1};
     if (m->serving)
         sd_notifyf(0, "RELOADING=1\nMONOTONIC_USEC=%llu\nSTATUS=Reloading",
                    (unsigned long long)base_now_ms() * 1000);
@@ -95,6 +112,7 @@ void trial_begin(struct master *m, int reply_fd)
         trial_failed(m, EX_OSFILE, error);
         return;
     }
+    keep_programs(m, t);
     t->generation = generation_spawn(m, t->config, true);
     t->auth = login_spawn(m, t->config, true);
     if (t->generation->channel.fd < 0)
@@ -123,6 +141,9 @@ static bool commit(struct master *m, struct trial *t)
     log_open(t->config->server.log_to, t->config->server.log_level);
     m->listeners = t->listeners;
     m->n_listeners = t->n_listeners;
+    close_programs(&m->programs);
+    m->programs = t->programs;
+    m->outdated = false;
     m->trial = NULL;
     m->serving = true;
     m->announced = false;

@@ -67,7 +67,7 @@ static int start_true(void)
 {
     struct channel channel = {.fd = -1};
     siginfo_t info = {0};
-    pid_t pid = spawn_child("/bin", "true", ROLE_AUTH, &channel);
+    pid_t pid = spawn_child("/bin", "true", -1, ROLE_AUTH, &channel);
     if (pid < 0)
         return channel.fd < 0 ? calls_say(strerror(errno)) : CALLS_DONE_WRONG;
     waitid(P_PID, (id_t)pid, &info, WEXITED);

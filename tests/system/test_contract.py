@@ -378,6 +378,12 @@ def test_records_of_poplarctl(rogues):
 
 # What only the master can see to be wrong, or to be a lie.
 
+def works(p):
+    client = p.login()
+    assert client.retr(1)[1]
+    client.quit()
+
+
 def abuse(r, *lines, moment="worker client"):
     """Run a script in a worker with a client; the worker is killed."""
     r.tell(moment, *lines)
@@ -801,6 +807,28 @@ def test_97_crash_loop_of_auth_processes_backs_off(rogues):
         times.append(len(r.lines("killing auth process")))
     assert times == [1, 2, 3, 4]
     p.wait_log("(?s)in 100 ms.*in 200 ms.*in 400 ms.*new auth process in 800 ms")
+    r.honest_again()
+
+
+@pytest.mark.parametrize("program", ["poplar-worker", "poplar-auth"])
+def test_upgrade_without_a_restart(rogues, program):
+    """A package was upgraded underneath and nobody restarted poplard: it says so, once, and goes on
+    with its own programs, which it has kept open; also when they have to be started anew."""
+    r = rogues()
+    p = r.start()
+    works(p)
+    role = "nursery" if program == "poplar-worker" else "auth"
+    r.put(program, real=False)
+    r.tell(f"{role} starting", f"send {record('ready', 1)}")
+    for n in range(3):
+        running = p.nursery() if role == "nursery" else p.auths()
+        for pid in running:
+            os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: set(p.nursery() if role == "nursery" else p.auths()) - set(running),
+                   lambda: f"another one\n{p.log_text()}")
+        works(p)
+    r.taken()
+    assert len(r.lines(f"poplard: {program} is of another version than the running poplard")) == 1
     r.honest_again()
 
 
