@@ -62,6 +62,11 @@ bool check_doors(const struct config *config, char *error, size_t size)
                            "%s: [listen] pop3s: needs a certificate: set [tls] certificate and "
                            "key, or remove pop3s",
                            config_where(config, "listen", "", "pop3s"));
+    for (size_t i = 0; i < config->listen.lmtp.n; i++)
+        if (config->listen.lmtp.items[i][0] != '/')
+            return base_refuse(error, size, "%s: [listen] lmtp=%s: must be an absolute path",
+                               config_where(config, "listen", "", "lmtp"),
+                               config->listen.lmtp.items[i]);
     return check_addresses(config, "pop3", &config->listen.pop3, error, size) &&
            check_addresses(config, "pop3s", &config->listen.pop3s, error, size);
 }

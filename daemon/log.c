@@ -7,6 +7,7 @@
 #include "daemon/log.h"
 #include "daemon/config.h"
 
+#include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -72,8 +73,20 @@ void log_open(unsigned to, unsigned level)
     state.level = level;
 }
 
+/* Both libraries throw away what they cannot send, and do not say so. */
+static void look_for_sink(void)
+{
+    const char *name = state.to == LOG_TO_JOURNAL ? "journal" : "syslog";
+    const char *sink = state.to == LOG_TO_JOURNAL ? "/run/systemd/journal/socket" : "/dev/log";
+    if (state.to != LOG_TO_STDERR && access(sink, F_OK) < 0)
+        fprintf(stderr,
+                "poplard: [server] log_to=%s: %s: %s; until it is there nothing is logged\n", name,
+                sink, strerror(errno));
+}
+
 void log_started(void)
 {
+    look_for_sink();
     state.started = true;
 }
 

@@ -198,6 +198,8 @@ void loop_end_if_drained(struct master *m); /* the end of a stop: nobody is serv
 
 /* worker.c: one worker. */
 struct log_about worker_about(const struct worker *w); /* its session as the log sees it */
+/* The log's line of a session that had no last word of its own. */
+void worker_tell_end(const struct worker *w);
 /* A worker counts as starting, idle or a session until it is reaped. */
 unsigned *worker_counter(struct master *m, unsigned state);
 void worker_enter(struct worker *w, unsigned state);

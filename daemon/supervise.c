@@ -226,8 +226,10 @@ static void add_signal(struct master *m, int number, sd_event_signal_handler_t h
 static void end_children(struct master *m)
 {
     uint64_t until = base_now_ms() + LAST_REAP_MS;
-    for (struct worker *w = m->workers; w; w = w->next)
+    for (struct worker *w = m->workers; w; w = w->next) {
         worker_end(w);
+        worker_tell_end(w);
+    }
     for (struct auth *a = m->auths; a; a = a->next)
         channel_close(&a->channel);
     for (struct generation *g = m->generations; g; g = g->next)
@@ -249,6 +251,7 @@ int supervise_run(struct master *m)
         sigaddset(&blocked, signals[i]);
     sigprocmask(SIG_BLOCK, &blocked, NULL);
     signal(SIGPIPE, SIG_IGN);
+    signal(SIGXFSZ, SIG_IGN); /* children too: a file that is too large is an error, no crash */
     /* Whoever started us may have ignored it: children would then vanish without a word. */
     signal(SIGCHLD, SIG_DFL);
     if (sd_event_new(&m->event) < 0)

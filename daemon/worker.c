@@ -26,6 +26,16 @@ struct log_about worker_about(const struct worker *w)
                               .door = w->session ? proto_door_name(w->door) : NULL};
 }
 
+void worker_tell_end(const struct worker *w)
+{
+    struct log_about about = worker_about(w);
+    if (w->summarised || w->session == 0)
+        return;
+    about.reason = w->ended_by_us ? "ended" : "lost";
+    log_line(LOG_NOTICE, LOG_EVENT_SESSION, &about, "session ended: peer=%s user=%s reason=%s",
+             w->peer_text, *w->user ? w->user : "-", about.reason);
+}
+
 unsigned *worker_counter(struct master *m, unsigned state)
 {
     return state == STATE_STARTING ? &m->n_starting

@@ -388,21 +388,20 @@ void workers_reaped(struct master *m, struct worker *w, int status)
     if (signalled && !w->ended_by_us)
         log_line(LOG_ERR, LOG_EVENT_CRASH, &about, "worker %d was ended by signal %d%s%s", pid,
                  WTERMSIG(status), *w->user ? ", user=" : "", w->user);
-    else if (!w->summarised && w->session) {
-        about.reason = w->ended_by_us ? "ended" : "lost";
-        log_line(LOG_NOTICE, LOG_EVENT_SESSION, &about, "session ended: peer=%s user=%s reason=%s",
-                 w->peer_text, *w->user ? w->user : "-", about.reason);
-    }
+    else
+        worker_tell_end(w);
     g->workers++; /* keep the generation past the worker's release */
     release(m, w);
     g->workers--;
-    if (probe && !g->retired) {
+    if (probe) {
+        bool served = !g->retired;
         base_random(m->ticket_key, sizeof m->ticket_key);
         base_random(m->old_ticket_key, sizeof m->old_ticket_key);
-        m->nursery_failures += base_now_ms() - g->born < 1000;
-        m->counts[COUNT_RETIRED + RETIRED_CRASH]++;
-        generation_retire(m, g, true);
-        generation_replace(m, "a worker crashed");
+        m->nursery_failures += served && base_now_ms() - g->born < 1000;
+        m->counts[COUNT_RETIRED + RETIRED_CRASH] += served;
+        generation_retire(m, g, true); /* who shares the layout ends, also of one retired before */
+        if (served)
+            generation_replace(m, "a worker crashed");
     } else {
         generation_release(m, g);
     }

@@ -674,6 +674,7 @@ def test_check_of_what_is_good(broken):
     ({"listen_pop3": "localhost:110"}, ("pop3=localhost:110: must be ADDRESS:PORT",)),
     ({"tls_certificate": None, "tls_key": None, "listen_pop3s": None},
      (": [tls] certificate and key are not set",)),
+    ({"listen_lmtp": "lmtp.sock"}, ("lmtp=lmtp.sock: must be an absolute path",)),
     ({"auth_throttle_exempt": "localhost"}, ("throttle_exempt=localhost: must be an address",)),
 ], ids=lambda value: next(iter(value)) if isinstance(value, dict) else "")
 def test_check_finds(broken, settings, words):

@@ -253,3 +253,13 @@ def test_jail_is_understood(regex, tmp_path):
     text = dump()
     assert "['add', 'poplar', 'systemd']" in text
     assert "login failed: peer=" in text and "MESSAGE_ID=" in text
+
+
+@pytest.mark.parametrize("to, missing", [("journal", "/run/systemd/journal/socket"),
+                                         ("syslog", "/dev/log")])
+def test_a_log_that_is_not_there(server, to, missing):
+    """Lines would go nowhere, and nobody know: that at least is told where the starter looks."""
+    if os.path.exists(missing):
+        pytest.skip("it is here")
+    p = server(server_log_to=to)
+    p.wait_log(f"log_to={to}: {missing}: No such file or directory; until it is there nothing")

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import signal
+import smtplib
 import socket
 import subprocess
 import threading
@@ -184,6 +185,24 @@ def test_105_crash_retires_the_generation(server):
     client.quit()
     assert works(p) == 1
     p.wait_log("a worker crashed")
+
+
+def test_105_crash_in_a_generation_that_is_retired(server):
+    """After a reload too: who shares the layout of the crashed one and is not logged in ends."""
+    p = server()
+    client = p.login()
+    before = set(p.serving())
+    crashing = p.connect(tls=False)
+    crasher, = set(p.serving()) - before
+    sibling = p.connect(tls=False)
+    p.ctl("reload")
+    stays = p.connect(tls=False)
+    os.kill(crasher, signal.SIGSEGV)
+    assert crashing.rest() == b""
+    assert sibling.rest() == b""
+    assert stays.ask(b"NOOP").startswith(b"-ERR")
+    client.noop()
+    client.quit()
 
 
 def test_97_crash_loop_backs_off(server):
@@ -562,6 +581,7 @@ def test_stop_ends_sessions_after_the_grace(server):
     client.dele(1)
     p.stop()
     assert p.status == 0
+    assert re.search("session ended: peer=127.0.0.1:[0-9]+ user=alice reason=ended", p.log_text())
     with pytest.raises(Exception):
         client.noop()
     p.start()
@@ -643,6 +663,24 @@ def test_93_control_socket_without_descriptors_does_not_spin(server):
     assert ticks() - used < os.sysconf("SC_CLK_TCK") / 4
     resource.prlimit(p.process.pid, resource.RLIMIT_NOFILE, before)
     assert b"idle workers" in asking.communicate(timeout=20)[0]
+
+
+def test_a_limit_on_the_size_of_files(server):
+    """What cannot be stored for one is refused as for want of room, and is no crash."""
+    import resource
+
+    p = server(start=False)
+    real = p.command
+    p.command = lambda *more: ["prlimit", "--fsize=1000000", *real(*more)]
+    p.start()
+    with smtplib.LMTP(str(p.lmtp)) as lmtp:
+        with pytest.raises(smtplib.SMTPResponseException) as refused:
+            lmtp.sendmail("x@example.test", ["alice"], b"Subject: large\r\n\r\n" +
+                          b"0123456789\r\n" * 200000)
+    assert 400 <= refused.value.smtp_code < 500
+    p.add("bob", MESSAGE)
+    assert works(p, "bob") == 1
+    assert "signal" not in p.log_text()
 
 
 def test_one_line_a_session(server):
