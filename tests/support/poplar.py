@@ -22,6 +22,9 @@ BUILD = Path(os.environ.get("POPLAR_BUILD", "build")).resolve()
 ROOT = os.geteuid() == 0
 NAMESPACES = os.environ.get("POPLAR_NAMESPACES") == "1"
 CHROOT = os.environ.get("POPLAR_CHROOT") == "1"
+MEMCHECK = os.environ.get("MEMCHECK") == "1"
+# Bounds tell who hangs from who lives; valgrind lives slowly.
+PATIENCE = 10 if MEMCHECK else 1
 CORPUS = Path(__file__).resolve().parent.parent / "corpus"
 
 # A message of the corpus may be one long line.
@@ -44,6 +47,7 @@ def on_the_wire(octets):
 def wait_until(condition, what, seconds=20):
     """Poll until the condition gives something true; that is returned. `what` is words, or gives
     them once they are needed."""
+    seconds *= PATIENCE
     deadline = time.monotonic() + seconds
     while True:
         result = condition()
@@ -146,6 +150,8 @@ class Poplar:
             "tls": {"certificate": self.certificate, "key": self.key},
             "auth": {"failure_delay": "0"},
         }
+        if MEMCHECK:
+            values["server"]["program_dir"] = BUILD
         if not self.pam_unix:
             values["auth"] |= {"pam_confdir": self.confdir, "canonical": "pam",
                                "require_nss": "no"}
@@ -202,7 +208,7 @@ class Poplar:
         if self.process:
             if self.process.poll() is None:
                 self.process.send_signal(signal_number)
-            self.status = self.process.wait(20)
+            self.status = self.process.wait(20 * PATIENCE)
             self.process = None
             self.listener.join()
             self.notify.close()
@@ -299,7 +305,7 @@ class Poplar:
     def tls_context(self):
         return ssl.create_default_context(cafile=str(self.certificate))
 
-    def pop3(self, tls=True, timeout=20):
+    def pop3(self, tls=True, timeout=20 * PATIENCE):
         """poplib, over TLS from the first octet or by STLS."""
         if tls:
             return poplib.POP3_SSL("127.0.0.1", self.tls_port, timeout=timeout,
@@ -316,8 +322,8 @@ class Poplar:
 
     def connect(self, tls=True, greeting=True, source=None):
         """A socket for octets, from any address of loopback; the greeting read and gone."""
-        raw = Raw(socket.create_connection(("127.0.0.1", self.tls_port if tls else self.port), 20,
-                                           (source, 0) if source else None))
+        raw = Raw(socket.create_connection(("127.0.0.1", self.tls_port if tls else self.port),
+                                           20 * PATIENCE, (source, 0) if source else None))
         if tls:
             raw.start_tls(self.tls_context())
         if greeting:
@@ -345,7 +351,7 @@ class Raw:
 
     def __init__(self, sock):
         self.sock = sock
-        self.sock.settimeout(20)
+        self.sock.settimeout(20 * PATIENCE)
         self.buffer = b""
 
     def start_tls(self, context, name="pop.example.test"):

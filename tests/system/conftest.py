@@ -12,7 +12,10 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "support"))
 
+import memcheck  # noqa: E402
 import poplar  # noqa: E402
+
+SANITIZED = os.environ.get("SANITIZED") == "1"
 
 ACCOUNTS = {"alice": "secret", "bob": "bob's own pass word", "carol": "carolcarol"}
 
@@ -48,26 +51,37 @@ def reachable_programs():
     poplar.BUILD = build
 
 
+def programs_under_valgrind(config):
+    config.memcheck = memcheck.Memcheck(Path(os.environ["POPLAR_SCRATCH"]), poplar.BUILD)
+    poplar.BUILD = config.memcheck.programs
+
+
 def pytest_configure(config):
     config.addinivalue_line("markers", "accounts: needs real system accounts in a private /etc")
-    config.addinivalue_line("markers", "memory: measures memory, which a sanitizer multiplies")
-    config.addinivalue_line("markers", "unsanitized(why): not of a sanitized build")
+    config.addinivalue_line("markers", "memory: measures memory, which sanitizers and valgrind multiply")
+    config.addinivalue_line("markers", "unsanitized(why): not of a sanitized build, nor under valgrind")
+    config.addinivalue_line("markers", "native(why): not under valgrind")
     config.addinivalue_line("markers", "uncounted: not of a build that counts its branches")
     if poplar.NAMESPACES:
         raise_loopback()
         private_etc()
         reachable_programs()
+    config.memcheck = None
+    if poplar.MEMCHECK:
+        programs_under_valgrind(config)
 
 
 def pytest_collection_modifyitems(items):
     for item in items:
         if item.get_closest_marker("accounts") and not poplar.NAMESPACES:
             item.add_marker(pytest.mark.skip(reason="needs root and namespaces for accounts"))
-        if item.get_closest_marker("memory") and os.environ.get("SANITIZED") == "1":
-            item.add_marker(pytest.mark.skip(reason="a sanitizer multiplies memory"))
-        unsanitized = item.get_closest_marker("unsanitized")
-        if unsanitized and os.environ.get("SANITIZED") == "1":
-            item.add_marker(pytest.mark.skip(reason=unsanitized.args[0]))
+        if item.get_closest_marker("memory") and (SANITIZED or poplar.MEMCHECK):
+            item.add_marker(pytest.mark.skip(reason="sanitizers and valgrind multiply memory"))
+        for mark, left_out in (("unsanitized", SANITIZED or poplar.MEMCHECK),
+                               ("native", poplar.MEMCHECK)):
+            marker = item.get_closest_marker(mark)
+            if marker and left_out:
+                item.add_marker(pytest.mark.skip(reason=marker.args[0]))
         if item.get_closest_marker("uncounted") and os.environ.get("COUNTING") == "1":
             item.add_marker(pytest.mark.skip(reason="this build counts its branches"))
 
@@ -77,6 +91,25 @@ def open_directories(tmp_path):
     """Some clients run as other users: the way to a test's own directory is open to them."""
     for directory in (tmp_path, tmp_path.parent):
         directory.chmod(0o755)
+
+
+def fail_on_errors(config):
+    if config.memcheck:
+        errors = config.memcheck.errors()
+        assert not errors, errors
+
+
+@pytest.fixture(autouse=True, scope="module")
+def no_memory_errors_at_the_end(pytestconfig):
+    """Nor of servers that end after the last test."""
+    yield
+    fail_on_errors(pytestconfig)
+
+
+@pytest.fixture(autouse=True)
+def no_memory_errors(pytestconfig):
+    yield
+    fail_on_errors(pytestconfig)
 
 
 @pytest.fixture
