@@ -256,9 +256,9 @@ sanitized: deps-build deps-check trees
 	    LDFLAGS='$(B)/sanitized/tests/support/sanitizer.o -Wl,--no-as-needed -lcrypt -Wl,--as-needed'
 	@SANITIZED=1 tests/support/check.sh $(B)/sanitized
 
-# Every test program under valgrind, with its sessions, deliveries and logins. Without the fortified
+# The test programs, and the real ones in the system tests, under valgrind. Without the fortified
 # functions: valgrind takes memmove's for memcpy's.
-memcheck: deps-build deps-check
+memcheck: deps-build deps-check trees
 	@$(MAKE) --no-print-directory B=$(B)/memcheck CFLAGS='-O1 -g -U_FORTIFY_SOURCE' \
 	    tests $(B)/memcheck/tests/valgrind.so
 	@MEMCHECK=1 tests/support/check.sh $(B)/memcheck

@@ -9,8 +9,9 @@ PROGRAMS = ("poplard", "poplar-auth", "poplar-worker", "poplarctl", "poplar-deli
 
 SCRIPT = """#!/bin/sh
 LD_PRELOAD="${{LD_PRELOAD:-}} {build}/tests/valgrind.so"
-export LD_PRELOAD
-exec {valgrind} -q --vgdb=no --child-silent-after-fork=no --log-file={logs}/{program}.$$ \\
+MEMCHECK_SLOWNESS=5 # the server's own bounds; tests have more patience
+export LD_PRELOAD MEMCHECK_SLOWNESS
+exec {valgrind} -q --vgdb=no --read-inline-info=no --child-silent-after-fork=no --log-file={logs}/{program}.$$ \\
     {build}/{program} "$@"
 """
 

@@ -3,18 +3,33 @@
  * openat2(2) and Landlock: these calls go past it to the kernel. A filter is loaded with nothing
  * forbidden in it, since valgrind lives in the same process and makes calls of its own; what a
  * filter refuses is seen in every other build. The limit of descriptors valgrind keeps for itself.
+ *
+ * Programs are slow under valgrind, and so is their time where MEMCHECK_SLOWNESS says how much, for
+ * what they give one another a bounded time.
  */
 #include <dlfcn.h>
 #include <errno.h>
+#include <limits.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
+#include <poll.h>
 #include <stdarg.h>
 #include <stdbool.h>
+#include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
+#include <sys/timerfd.h>
+#include <time.h>
 #include <unistd.h>
 #include <valgrind/valgrind.h>
+
+#define REAL(name)                                                                                 \
+    if (!real)                                                                                     \
+    *(void **)&real = dlsym(RTLD_NEXT, #name)
+
+enum { SECOND = 1000000000 };
 
 /* Runs outside of valgrind's simulation, on its stack: there is no thread-local storage, hence
  * neither errno nor a stack protector, and nothing of the C library. */
@@ -88,8 +103,7 @@ long syscall(long number, ...)
         errno = (int)-result;
         return -1;
     }
-    if (!real)
-        *(void **)&real = dlsym(RTLD_NEXT, "syscall");
+    REAL(syscall);
     return real(number, a[0], a[1], a[2], a[3], a[4], a[5]);
 }
 
@@ -98,7 +112,54 @@ int setrlimit(__rlimit_resource_t which, const struct rlimit *limit)
     static int (*real)(__rlimit_resource_t, const struct rlimit *);
     if (which == RLIMIT_NOFILE && RUNNING_ON_VALGRIND)
         return 0;
-    if (!real)
-        *(void **)&real = dlsym(RTLD_NEXT, "setrlimit");
+    REAL(setrlimit);
     return real(which, limit);
+}
+
+static unsigned slowness(void)
+{
+    static unsigned factor;
+    if (factor == 0) {
+        const char *told = RUNNING_ON_VALGRIND ? getenv("MEMCHECK_SLOWNESS") : NULL;
+        int n = told ? atoi(told) : 1;
+        factor = n > 1 ? (unsigned)n : 1;
+    }
+    return factor;
+}
+
+int clock_gettime(clockid_t clock, struct timespec *now)
+{
+    static int (*real)(clockid_t, struct timespec *);
+    REAL(clock_gettime);
+    int result = real(clock, now);
+    if (result == 0 && clock == CLOCK_MONOTONIC) {
+        int64_t slow = (now->tv_sec * SECOND + now->tv_nsec) / slowness();
+        *now = (struct timespec){.tv_sec = slow / SECOND, .tv_nsec = slow % SECOND};
+    }
+    return result;
+}
+
+static struct timespec from_slow(const struct timespec *at)
+{
+    int64_t fast = (at->tv_sec * SECOND + at->tv_nsec) * slowness();
+    return (struct timespec){.tv_sec = fast / SECOND, .tv_nsec = fast % SECOND};
+}
+
+/* Poplar's timers are all of the clock above. */
+int timerfd_settime(int fd, int flags, const struct itimerspec *to, struct itimerspec *before)
+{
+    static int (*real)(int, int, const struct itimerspec *, struct itimerspec *);
+    REAL(timerfd_settime);
+    const struct itimerspec fast = {.it_interval = from_slow(&to->it_interval),
+                                    .it_value = from_slow(&to->it_value)};
+    return real(fd, flags, &fast, before);
+}
+
+int poll(struct pollfd *fds, nfds_t n, int timeout)
+{
+    static int (*real)(struct pollfd *, nfds_t, int);
+    REAL(poll);
+    if (timeout > 0)
+        timeout = timeout < INT_MAX / (int)slowness() ? timeout * (int)slowness() : INT_MAX;
+    return real(fds, n, timeout);
 }

@@ -44,6 +44,7 @@ def worker_of(server, before):
     return wait_until(find, "a worker with a client")
 
 
+@pytest.mark.native("valgrind has descriptors of its own")
 def test_worker_in_proc(server):
     """No capability, a filter, no new privileges, nothing open but its channel and its client."""
     p = server()
@@ -79,6 +80,7 @@ def test_capabilities_of_who_stays_root(server):
             assert int(status[capabilities], 16) & ~bounds == 0, (pid, capabilities)
 
 
+@pytest.mark.native("valgrind has descriptors of its own")
 def test_idle_worker_holds_nothing(server):
     p = server()
     pid = wait_until(lambda: p.workers(), "an idle worker")[0]
