@@ -77,6 +77,7 @@ def fail(p, source, times, user=b"alice", secret="wrong%d"):
 # The throttle.
 
 @DOORS
+@pytest.mark.native("a thousand failures take longer than one is remembered")
 def test_48_a_thousand_failures(guarded, tls):
     """Twenty reach auth, then that source waits, and its right password does too. Others do not.
     Time forgives: one failure in a quarter of a minute."""
@@ -304,6 +305,7 @@ def failures(p):
 
 @pytest.mark.parametrize("sources, known", [(1, False), (10, False), (100, True),
                                             (100, False)])
+@pytest.mark.native("who comes first is decided by milliseconds")
 def test_47_50_failures_by_the_hundred(server, sources, known):
     """A hundred at once, a directory that is slow and few processes: a good login does not wait
     behind them. Sources that fail or have many under way come after others; where each has but one,

@@ -207,6 +207,7 @@ def test_105_crash_in_a_generation_that_is_retired(server):
     client.quit()
 
 
+@pytest.mark.native("a nursery takes longer than the three seconds")
 def test_97_crash_loop_backs_off(server):
     """Every crash of the nursery comes later than the one before."""
     p = server()
@@ -234,6 +235,7 @@ def test_second_session_is_refused(server):
     assert works(p) == 1
 
 
+@pytest.mark.native("valgrind has one layout for all")
 def test_105_sessions_per_layout(server):
     """One exec a session, for those who want it: each worker has a nursery of its own."""
     p = server(workers_sessions_per_layout="1", workers_idle_min="2")
@@ -480,10 +482,10 @@ def test_processes_that_are_never_ready(tmp_path):
         nursery, = wait_until(lambda: len(recovering.nursery()) == 1 and recovering.nursery(),
                               "only the nursery has no filter")
         os.kill(nursery, signal.SIGKILL)
-        error = start.communicate(timeout=60)[1]
+        error = start.communicate(timeout=60 * poplar.PATIENCE)[1]
         assert start.returncode != 0 and "poplar-worker) was not ready in time" in error
         assert len(error.splitlines()) == 1
-        error = reload.communicate(timeout=60)[1]
+        error = reload.communicate(timeout=60 * poplar.PATIENCE)[1]
         assert reload.returncode != 0 and "auth process was not ready in time" in error
         assert works(reloading) == 0
         replace_program(programs, "poplar-worker", hangs=False)
@@ -622,6 +624,7 @@ def test_logged_in_sessions_do_not_give_way(server):
         client.quit()
 
 
+@pytest.mark.native("valgrind has descriptors of its own")
 def test_93_accept_without_descriptors_does_not_spin(server):
     """Out of descriptors the master pauses and comes back; it burns no processor meanwhile."""
     import resource
@@ -719,7 +722,8 @@ def test_sni(server, tmp_path):
 def test_programs_by_hand():
     """What only poplard starts says so, and what prints notices that it could not."""
     def run(program, *arguments, **options):
-        return subprocess.run([poplar.BUILD / program, *arguments], text=True, timeout=20,
+        return subprocess.run([poplar.BUILD / program, *arguments], text=True,
+                              timeout=20 * poplar.PATIENCE,
                               stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, **options)
     for program, arguments in (("poplar-worker", ()), ("poplar-worker", ("x",)),
                                ("poplar-worker", ("--sandbox", "x")), ("poplar-auth", ())):
@@ -737,6 +741,7 @@ def test_programs_by_hand():
                                     "signal.signal(signal.SIGCHLD, signal.SIG_IGN); "
                                     "os.execv(sys.argv[1], sys.argv[1:])' \"$@\""),
                          ids=["closed", "limited", "sigchld"])
+@pytest.mark.native("valgrind keeps the limit of descriptors to itself")
 def test_what_poplard_inherits(server, before):
     """Descriptors 0 to 2 that are closed are no client's, a soft limit is not the last word, and
     signals that whoever started it ignored are heard."""

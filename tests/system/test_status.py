@@ -220,7 +220,6 @@ def fail(p, user="alice", password="wrong", tls=False):
     return answer
 
 
-@pytest.mark.native("failures are forgotten sooner than they come")
 def test_throttling_shows(server):
     """In the status, the numbers and the log."""
     p = server(stack=DENY, tls_required="no")
@@ -254,7 +253,6 @@ def test_an_exempt_source_shows_nowhere(server):
     assert "throttled" not in p.log_text()
 
 
-@pytest.mark.native("failures are forgotten sooner than they come")
 def test_an_attacked_user_shows(server):
     """From many sources, none of which is throttled by itself."""
     p = server(stack=DENY, tls_required="no", listen_proxy_from="127.0.0.1")

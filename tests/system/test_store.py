@@ -764,6 +764,7 @@ def test_outside_sqlite_all_the_time(store):
 
 # Readers and deliveries.
 
+@pytest.mark.native("a hundred megabytes in two hundred deliveries")
 def test_88_slow_reader(store):
     """A client stops in the middle of a message while 200 deliveries come in: the WAL stays small,
     and the client gets the rest."""
@@ -835,6 +836,7 @@ def test_84_kill_before_quit(store):
     assert mail_of(p) == mail
 
 
+@pytest.mark.native("sixty kills and what comes before each")
 def test_85_kill_around_quit(store):
     """kill -9 at any moment around QUIT: all fifty or none, all if it was acknowledged."""
     p = store()
