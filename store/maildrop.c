@@ -94,6 +94,7 @@ static int note_wal_frames(void *context, sqlite3 *db, const char *name, int fra
     (void)db;
     (void)name;
     m->wal_frames = frames;
+    vfs_committed();
     return SQLITE_OK;
 }
 

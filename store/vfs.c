@@ -10,6 +10,7 @@
  */
 #include "store/vfs.h"
 #include "store/lock.h"
+#include "store/walindex.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <sqlite3.h>
@@ -30,6 +31,7 @@ enum meaning { GRANTED, ABSENT, FORBIDDEN, ELSEWHERE };
 static struct {
     bool installed, granted_only, live;
     bool expecting; /* a grant: only its database's number is known */
+    bool doubted;   /* nobody vouches for the index that SQLite made */
     sqlite3_vfs vfs, *unix_vfs;
     int fds[MAILDROP_FILES];
     bool taken[MAILDROP_FILES]; /* SQLite has it open */
@@ -236,9 +238,17 @@ static bool clear_shm(int fd)
            pwrite(fd, zeros, sizeof(zeros), 0) == (ssize_t)sizeof(zeros);
 }
 
+/* Best is an index that is right: then SQLite has nothing to do. It holds its lock against every
+ * other opener just now. */
+static bool renew_shm(int fd)
+{
+    self.doubted = !walindex_make(self.fds[MAILDROP_WAL], fd);
+    return !self.doubted || clear_shm(fd);
+}
+
 static int call_ftruncate(int fd, off_t size)
 {
-    if (self.live && self.fds[MAILDROP_SHM] == fd && size == SHM_CUT && clear_shm(fd))
+    if (self.live && self.fds[MAILDROP_SHM] == fd && size == SHM_CUT && renew_shm(fd))
         return 0;
     return real.ftruncate(fd, size);
 }
@@ -343,6 +353,7 @@ enum store_outcome vfs_install(bool granted_only)
     /* As the default, so that SQLite's random generator is seeded through it. */
     if (sqlite3_vfs_register(&self.vfs, 1) != SQLITE_OK)
         return STORE_REFUSED;
+    walindex_begin();
     self.installed = true;
     return STORE_OK;
 }
@@ -363,6 +374,7 @@ enum store_outcome vfs_grant(const int files[MAILDROP_FILES])
     memcpy(self.fds, files, sizeof(self.fds));
     memset(self.taken, 0, sizeof(self.taken));
     self.live = true;
+    self.doubted = false;
     return STORE_OK;
 }
 
@@ -446,27 +458,19 @@ bool vfs_is_as_noted(void)
     return same;
 }
 
-/* The start of the index in -shm: SQLite's WalIndexHdr, which a commit changes last. */
-struct wal_index {
-    uint32_t version, unused, change;
-    uint8_t ready, big_endian;
-    uint16_t page_size;
-    uint32_t frames;
-};
-
-enum { WAL_HEADER = 32, WAL_FRAME_HEADER = 24, WAL_INDEX_VERSION = 3007000 };
+void vfs_committed(void)
+{
+    if (self.doubted)
+        walindex_vouch(self.fds[MAILDROP_WAL], self.fds[MAILDROP_SHM]);
+    self.doubted = false;
+}
 
 void vfs_cut_wal(void)
 {
-    struct wal_index index;
-    ssize_t got = self.live ? pread(self.fds[MAILDROP_SHM], &index, sizeof(index), 0) : -1;
+    const int64_t end = self.live ? walindex_end(self.fds[MAILDROP_SHM]) : -1;
 
-    if (got != sizeof(index) || index.version != WAL_INDEX_VERSION || !index.ready)
+    if (end < 0)
         return; /* nobody knows; the next recovery finds out */
-    int64_t end =
-        WAL_HEADER + (int64_t)index.frames * ((int64_t)index.page_size + WAL_FRAME_HEADER);
-    if (index.frames == 0)
-        end = 0;
     if (vfs_file_size(MAILDROP_WAL) > end && ftruncate(self.fds[MAILDROP_WAL], end) < 0)
         return; /* as above: the disk has failed, and is not asked again */
 }

@@ -1,0 +1,467 @@
+/*
+ * test_walindex.c - the WAL's index made without reading the WAL: the same that SQLite makes, or
+ * none. And what a maildrop holds that is opened with an index that is old, new, or of another.
+ */
+#include "test_store.h"
+
+#include "store/handle.h"
+#include "store/walindex.h"
+#include <sys/random.h>
+
+enum { REGION = 32768, HEAD = 136, COMMIT = 48, VOUCHER = 120, PAGE = 4096, WAL_HEADER = 32 };
+enum { FRAME = 24 + PAGE };
+
+static struct test_drop drop;
+static int fds[MAILDROP_FILES]; /* our own, beside the maildrop's */
+static bool no_randomness;
+
+ssize_t getrandom(void *buffer, size_t size, unsigned flags)
+{
+    static uint64_t seed = 1;
+
+    (void)flags;
+    if (no_randomness)
+        return -1;
+    for (size_t i = 0; i < size; i++)
+        ((unsigned char *)buffer)[i] =
+            (unsigned char)((seed = seed * 6364136223846793005 + 1) >> 56);
+    return (ssize_t)size;
+}
+
+/* Reads of whole frames of the WAL, which is what SQLite's recovery does. */
+static unsigned frames_read;
+
+static ssize_t counting_read(int fd, void *octets, size_t size, off_t offset)
+{
+    frames_read += size == FRAME;
+    return pread(fd, octets, size, offset);
+}
+
+/* A text of about so many octets. */
+static void deliver(struct maildrop *m, unsigned n, size_t size)
+{
+    char *text = malloc(size + 100);
+    int length = snprintf(text, 100, "Subject: %u\r\n\r\n", n);
+
+    memset(text + length, 'x', size);
+    memcpy(text + length + size, "\r\n", 2);
+    assert_int_equal(test_deliver(m, text, (size_t)length + size + 2, NULL), STORE_OK);
+    free(text);
+}
+
+static uint64_t messages(void)
+{
+    struct maildrop *m = test_drop_open(&drop);
+    const struct maildrop_totals totals = test_totals(m);
+
+    maildrop_snapshot_free(test_snapshot(m));
+    maildrop_close(m);
+    return totals.messages;
+}
+
+static int set_up(void **state)
+{
+    (void)state;
+    test_drop_make(&drop);
+    test_drop_grant(&drop, fds);
+    no_randomness = false;
+    walindex_begin();
+    return 0;
+}
+
+static int tear_down(void **state)
+{
+    (void)state;
+    for (unsigned i = 0; i < MAILDROP_FILES; i++)
+        close(fds[i]);
+    test_drop_remove(&drop);
+    return 0;
+}
+
+/* A maildrop with some messages in its WAL, and an index that is vouched for. */
+static void fill(unsigned n)
+{
+    struct maildrop *m = test_drop_open(&drop);
+
+    for (unsigned i = 0; i < n; i++)
+        deliver(m, i, i * i * 300);
+    maildrop_close(m);
+}
+
+static void checkpoint(void)
+{
+    struct maildrop *m = test_drop_open(&drop);
+
+    handle_checkpoint(m);
+    maildrop_close(m);
+    assert_int_equal(test_drop_file_size(&drop, MAILDROP_WAL), 0);
+}
+
+static void read_index(unsigned char octets[REGION])
+{
+    assert_int_equal(pread(fds[MAILDROP_SHM], octets, REGION, 0), REGION);
+}
+
+static void write_index(const unsigned char octets[REGION])
+{
+    assert_int_equal(pwrite(fds[MAILDROP_SHM], octets, REGION, 0), REGION);
+}
+
+/* An outside SQLite that finds nobody else makes the index anew; it ends before it can remove it.
+ */
+static void index_of_sqlite(unsigned char octets[REGION])
+{
+    char path[80];
+    int status;
+    const pid_t pid = fork();
+
+    test_drop_path(&drop, MAILDROP_DB, path);
+    if (pid == 0) {
+        sqlite3 *db;
+
+        _exit(sqlite3_open_v2(path, &db, SQLITE_OPEN_READWRITE, "unix") == SQLITE_OK &&
+                      sqlite3_exec(db, "SELECT * FROM state", NULL, NULL, NULL) == SQLITE_OK
+                  ? 0
+                  : 1);
+    }
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_int_equal(status, 0);
+    read_index(octets);
+}
+
+/* All but what does not matter: the counter of changes, with the checksum that it is in, and what
+ * vouches. */
+static void assert_same_index(unsigned char *one, unsigned char *other)
+{
+    for (int copy = 0; copy < 2; copy++) {
+        memcpy(one + copy * COMMIT + 8, other + copy * COMMIT + 8, 4);
+        memcpy(one + copy * COMMIT + 40, other + copy * COMMIT + 40, 8);
+    }
+    memcpy(one + VOUCHER, other + VOUCHER, 8);
+    assert_memory_equal(one, other, REGION);
+}
+
+static bool make(void)
+{
+    return walindex_make(fds[MAILDROP_WAL], fds[MAILDROP_SHM]);
+}
+
+static void test_same_as_sqlite(void **state)
+{
+    static unsigned char ours[REGION], theirs[REGION];
+
+    (void)state;
+    for (unsigned n = 0; n < 14; n++) {
+        fill(n);
+        if (n % 5 == 4)
+            checkpoint();
+        read_index(ours);
+        index_of_sqlite(theirs);
+        write_index(ours);
+        assert_true(make());
+        read_index(ours);
+        if (test_drop_file_size(&drop, MAILDROP_WAL) == 0) /* the rest is never read */
+            memcpy(ours + HEAD, theirs + HEAD, REGION - HEAD);
+        assert_same_index(ours, theirs);
+    }
+}
+
+/* What a test does to the files, for which no index can be made then. */
+static unsigned char octet_at(int fd, off_t offset)
+{
+    unsigned char octet;
+
+    assert_int_equal(pread(fd, &octet, 1, offset), 1);
+    return octet;
+}
+
+static void change(int fd, off_t offset)
+{
+    const unsigned char other = octet_at(fd, offset) ^ 1;
+
+    assert_int_equal(pwrite(fd, &other, 1, offset), 1);
+}
+
+/* A word of both commits in the index, with the checksum made good. */
+static void change_commit(unsigned word, uint32_t by)
+{
+    uint32_t commit[COMMIT / 4], sum[2] = {0, 0};
+
+    assert_int_equal(pread(fds[MAILDROP_SHM], commit, COMMIT, 0), COMMIT);
+    commit[word] += by;
+    for (unsigned i = 0; i < 10; i += 2) {
+        sum[0] += commit[i] + sum[1];
+        sum[1] += commit[i + 1] + sum[0];
+    }
+    memcpy(&commit[10], sum, sizeof(sum));
+    for (int copy = 0; copy < 2; copy++)
+        assert_int_equal(pwrite(fds[MAILDROP_SHM], commit, COMMIT, copy * COMMIT), COMMIT);
+}
+
+static off_t frame(unsigned n)
+{
+    return WAL_HEADER + (off_t)(n - 1) * FRAME;
+}
+
+static off_t end_of_wal(void)
+{
+    return (off_t)test_drop_file_size(&drop, MAILDROP_WAL);
+}
+
+static void cut(enum maildrop_file file, off_t by)
+{
+    assert_int_equal(ftruncate(fds[file], test_drop_file_size(&drop, file) - by), 0);
+}
+
+/* One more frame at the end, as if of this WAL, or of the one before. */
+static void add_frame(bool of_this)
+{
+    static unsigned char octets[FRAME];
+    const off_t end = end_of_wal();
+
+    assert_int_equal(pread(fds[MAILDROP_WAL], octets, FRAME, frame(1)), FRAME);
+    octets[8] ^= !of_this;
+    assert_int_equal(pwrite(fds[MAILDROP_WAL], octets, FRAME, end), FRAME);
+}
+
+/* A copy in another inode. */
+static void move_wal(void)
+{
+    char path[80], aside[100];
+    test_drop_path(&drop, MAILDROP_WAL, path);
+    snprintf(aside, sizeof(aside), "%s-aside", path);
+    const off_t size = end_of_wal();
+    char *octets = malloc((size_t)size);
+
+    assert_int_equal(pread(fds[MAILDROP_WAL], octets, (size_t)size, 0), size);
+    test_write_file(aside, octets, (size_t)size);
+    assert_int_equal(rename(aside, path), 0);
+    close(fds[MAILDROP_WAL]);
+    fds[MAILDROP_WAL] = open(path, O_RDWR | O_CLOEXEC);
+    free(octets);
+}
+
+enum { VERSION = 0, READY = 3, FRAMES = 4, PAGES = 5, SUM = 6, SALT = 8 };
+
+static void no_key(void)
+{
+    no_randomness = true;
+    walindex_begin();
+}
+
+static void spoil(unsigned how)
+{
+    const int wal = fds[MAILDROP_WAL], shm = fds[MAILDROP_SHM];
+    const off_t last = end_of_wal() - FRAME;
+
+    switch (how) {
+    case 0:
+        return walindex_begin();
+    case 1:
+        return no_key();
+    case 2:
+        return move_wal();
+    case 3:
+        return cut(MAILDROP_SHM, 1);
+    case 4:
+        return change(shm, VOUCHER);
+    case 5: /* a writer died between the two */
+        return change(shm, 8);
+    case 6:
+        return change(shm, COMMIT + 16);
+    case 7: /* both changed, and the checksum not */
+        change(shm, 16);
+        return change(shm, COMMIT + 16);
+    case 8:
+        return change_commit(VERSION, 1);
+    case 9: /* not ready */
+        return change_commit(READY, (uint32_t)-1);
+    case 10: /* the other byte order */
+        return change_commit(READY, 1 << 8);
+    case 11:
+        return change_commit(READY, 1U << 28); /* pages of 8,192 */
+    case 12:
+        return change_commit(READY, 3U << 16); /* of no power of two */
+    case 13:
+        return change_commit(FRAMES, 1);
+    case 14:
+        return change_commit(FRAMES, (uint32_t)-1);
+    case 15:
+        return change_commit(FRAMES, 1 << 20);
+    case 16:
+        return change_commit(PAGES, 1);
+    case 17:
+        return change_commit(SUM, 1);
+    case 18:
+        return change_commit(SUM + 1, 1);
+    case 19:
+        return change_commit(SALT, 1);
+    case 20:
+        return cut(MAILDROP_WAL, 1);
+    case 21:
+        return cut(MAILDROP_WAL, FRAME);
+    case 22:
+        return cut(MAILDROP_WAL, end_of_wal() - 10);
+    case 23: /* a commit that the index does not have yet */
+        return add_frame(true);
+    case 24: /* magic */
+        return change(wal, 0);
+    case 25: /* version */
+        return change(wal, 7);
+    case 26: /* page size */
+        return change(wal, 10);
+    case 27: /* counter of checkpoints, for the checksum alone */
+        return change(wal, 12);
+    case 28: /* salt */
+        return change(wal, 16);
+    case 29: /* checksum */
+        return change(wal, 31);
+    case 30: /* a salt in the middle */
+        return change(wal, frame(2) + 8);
+    case 31:
+        assert_int_equal(pwrite(wal, "\0\0\0", 4, frame(2)), 4); /* page 0 */
+        return;
+    case 32: /* the last frame */
+        return change(wal, last + 7);
+    case 33:
+        return change(wal, last + 19);
+    case 34:
+        return change(wal, last + 23);
+    default:
+        fail();
+    }
+}
+
+enum { SPOILINGS = 35 };
+
+/* Each is noticed; and what the maildrop then shows is what SQLite makes of the WAL. */
+static void test_not_believed(void **state)
+{
+    (void)state;
+    for (unsigned how = 0; how < SPOILINGS; how++) {
+        tear_down(NULL);
+        set_up(NULL);
+        fill(5);
+        assert_true(make());
+        spoil(how);
+        if (make())
+            fail_msg("spoiling %u goes unnoticed", how);
+    }
+}
+
+/* What comes after the commits in a WAL that began anew is of the one before. */
+static void test_remains_of_an_older_wal(void **state)
+{
+    (void)state;
+    fill(5);
+    add_frame(false);
+    assert_true(make());
+    assert_int_equal(messages(), 5);
+    cut(MAILDROP_WAL, FRAME - 10);
+    assert_true(make());
+    assert_int_equal(messages(), 5);
+}
+
+/* A maildrop that was closed, or whose last opener was killed, is opened without reading its WAL.
+ */
+static void test_wal_is_not_read(void **state)
+{
+    sqlite3_vfs *vfs = sqlite3_vfs_find("unix");
+    const sqlite3_syscall_ptr before = vfs->xGetSystemCall(vfs, "pread64");
+
+    (void)state;
+    assert_int_equal(vfs->xSetSystemCall(vfs, "pread", (sqlite3_syscall_ptr)counting_read),
+                     SQLITE_OK);
+    assert_int_equal(vfs->xSetSystemCall(vfs, "pread64", (sqlite3_syscall_ptr)counting_read),
+                     SQLITE_OK);
+    fill(5);
+    frames_read = 0;
+    assert_int_equal(messages(), 5);
+    assert_int_equal(frames_read, 0);
+
+    walindex_begin(); /* another nursery */
+    assert_int_equal(messages(), 5);
+    assert_true(frames_read > 5);
+    frames_read = 0;
+    assert_int_equal(messages(), 5); /* nobody has vouched for what the disk may not have */
+    assert_true(frames_read > 5);
+    fill(1);
+    frames_read = 0;
+    assert_int_equal(messages(), 6);
+    assert_int_equal(frames_read, 0);
+    vfs->xSetSystemCall(vfs, "pread", before);
+    vfs->xSetSystemCall(vfs, "pread64", before);
+}
+
+/* The index of one moment beside the WAL of another: what the WAL has is what is there. */
+static void test_index_of_another_time(void **state)
+{
+    enum { TIMES = 8 };
+    static unsigned char index[TIMES][REGION];
+    static char wal[TIMES][400000];
+    static ssize_t size[TIMES];
+    static char db[TIMES][200000];
+    static ssize_t db_size[TIMES];
+
+    (void)state;
+    for (unsigned i = 0; i < TIMES; i++) {
+        fill(1);
+        if (i == 4)
+            checkpoint();
+        read_index(index[i]);
+        size[i] = pread(fds[MAILDROP_WAL], wal[i], sizeof(wal[i]), 0);
+        db_size[i] = pread(fds[MAILDROP_DB], db[i], sizeof(db[i]), 0);
+        assert_true(size[i] < (ssize_t)sizeof(wal[i]) && db_size[i] < (ssize_t)sizeof(db[i]));
+    }
+    for (unsigned i = 0; i < TIMES; i++) {
+        for (unsigned j = 0; j < TIMES; j++) {
+            assert_int_equal(ftruncate(fds[MAILDROP_WAL], 0), 0);
+            assert_int_equal(pwrite(fds[MAILDROP_WAL], wal[i], (size_t)size[i], 0), size[i]);
+            assert_int_equal(pwrite(fds[MAILDROP_DB], db[i], (size_t)db_size[i], 0), db_size[i]);
+            write_index(index[j]);
+            if (messages() != i + 1)
+                fail_msg("of %u messages the index of %u shows other", i + 1, j + 1);
+        }
+    }
+}
+
+/* Where the frames end is told from the index alone; test_vfs.c has the rest. */
+static void test_cannot_be_written(void **state)
+{
+    char path[80];
+    struct stat before, after;
+
+    (void)state;
+    for (unsigned n = 0; n < 6; n += 5) {
+        fill(n);
+        test_drop_path(&drop, MAILDROP_SHM, path);
+        const int reading = open(path, O_RDONLY | O_CLOEXEC);
+        assert_int_equal(fstat(reading, &before), 0);
+        assert_false(walindex_make(fds[MAILDROP_WAL], reading));
+        walindex_vouch(fds[MAILDROP_WAL], reading);
+        assert_int_equal(fstat(reading, &after), 0);
+        assert_int_equal(before.st_mtim.tv_nsec, after.st_mtim.tv_nsec);
+        assert_false(walindex_make(-1, reading));
+        walindex_vouch(-1, fds[MAILDROP_SHM]);
+        assert_false(walindex_make(fds[MAILDROP_WAL], -1));
+        close(reading);
+    }
+}
+
+int main(int argc, char **argv)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(test_same_as_sqlite, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_not_believed, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_remains_of_an_older_wal, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_wal_is_not_read, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_index_of_another_time, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_cannot_be_written, set_up, tear_down),
+    };
+
+    if (argc == 4 && strcmp(argv[1], "outside") == 0)
+        return test_outside_sqlite(argv[2], argv[3]);
+    if (maildrop_library_init(false) != STORE_OK)
+        return 1;
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
