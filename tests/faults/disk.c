@@ -115,9 +115,10 @@ void disk_install(void)
         const char *name;
         sqlite3_syscall_ptr ours;
     } slots[] = {
-        {"pread", (sqlite3_syscall_ptr)read_at},       {"pread64", (sqlite3_syscall_ptr)read_at},
-        {"pwrite", (sqlite3_syscall_ptr)write_at},     {"pwrite64", (sqlite3_syscall_ptr)write_at},
-        {"ftruncate", (sqlite3_syscall_ptr)ftruncate},
+        {"pread", (sqlite3_syscall_ptr)read_at},
+        {"pread64", (sqlite3_syscall_ptr)read_at},
+        {"pwrite", (sqlite3_syscall_ptr)write_at},
+        {"pwrite64", (sqlite3_syscall_ptr)write_at},
     };
     sqlite3_vfs *vfs = sqlite3_vfs_find("unix");
 
@@ -148,6 +149,12 @@ int ftruncate(int fd, off_t size)
         return -1;
     disk_note_truncate(fd, size);
     return 0;
+}
+
+/* The name that SQLite calls it by: its slot is the store's. */
+int ftruncate64(int fd, off_t size)
+{
+    return ftruncate(fd, size);
 }
 
 int fsync(int fd)

@@ -2,9 +2,10 @@
  * disk.h - the disk under the store and the grant, in a test's hands: it fails where it is told to,
  * and when its power is cut, what was not synced is lost, kept or torn.
  *
- * Stands between the product and the kernel: in SQLite's slots for pread, pwrite and ftruncate, and
- * in front of libc for what the product calls itself (write, fsync, fdatasync, mkdirat, renameat2,
- * unlinkat, openat2). Clock and randomness are the test's too, so that a seed repeats a run.
+ * Stands between the product and the kernel: in SQLite's slots for pread and pwrite, and in front
+ * of libc for what the product calls itself (write, ftruncate, fsync, fdatasync, mkdirat,
+ * renameat2, unlinkat, openat2). Clock and randomness are the test's too, so that a seed repeats a
+ * run.
  *
  * Two more things may fail in the same way: SQLite's statements, and memory (memory.h).
  */
@@ -15,6 +16,8 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/types.h>
+
+enum { DISK_STEPS_MAX = 60000 }; /* of a record */
 
 enum disk_call {
     DISK_READ,
@@ -62,6 +65,9 @@ uint64_t disk_random(uint64_t *state);
 void disk_record(const char *top);
 void disk_mark(int number);
 size_t disk_stop(void);
+
+/* Called at each step of the record, when it was done and nothing that follows; NULL: nobody is. */
+void disk_watch(void (*watch)(size_t step));
 
 /* What the last mark before a step says; `none` if there is none. */
 int disk_last_mark(size_t before, int none);

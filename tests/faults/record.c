@@ -18,7 +18,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { NODES_MAX = 64, NAMES_MAX = 64, NAME_MAX_HERE = 40, STEPS_MAX = 60000, PAGE = 4096 };
+enum { NODES_MAX = 64, NAMES_MAX = 64, NAME_MAX_HERE = 40, PAGE = 4096 };
 
 enum kind { MARK, WRITE, TRUNCATE, SYNC, SYNC_FAILED, MADE, RENAMED, REMOVED };
 
@@ -52,8 +52,9 @@ static struct {
     int n_nodes;
     struct name names[NAMES_MAX]; /* when the record began */
     int n_names;
-    struct step steps[STEPS_MAX];
+    struct step steps[DISK_STEPS_MAX];
     size_t n_steps;
+    void (*watch)(size_t step);
 } record;
 
 static void must(bool good, const char *what)
@@ -106,9 +107,11 @@ static int add_node(int fd)
 
 static struct step *add_step(enum kind kind, int node)
 {
-    struct step *step = &record.steps[record.n_steps++];
+    struct step *step = &record.steps[record.n_steps];
 
-    must(record.n_steps < STEPS_MAX, "too many steps");
+    if (record.watch)
+        record.watch(record.n_steps);
+    must(++record.n_steps < DISK_STEPS_MAX, "too many steps");
     *step = (struct step){.kind = kind, .node = node};
     return step;
 }
@@ -170,6 +173,11 @@ size_t disk_stop(void)
 {
     record.on = false;
     return record.n_steps;
+}
+
+void disk_watch(void (*watch)(size_t step))
+{
+    record.watch = watch;
 }
 
 void disk_mark(int number)
@@ -264,8 +272,8 @@ struct cut {
     size_t sector; /* 0: calls are whole */
     int fill;      /* what is where a file became longer without its octets; -1: anything */
     size_t before; /* the first step that is not done */
-    bool safe[STEPS_MAX];
-    bool forgotten[STEPS_MAX]; /* a sync failed that should have made it safe */
+    bool safe[DISK_STEPS_MAX];
+    bool forgotten[DISK_STEPS_MAX]; /* a sync failed that should have made it safe */
 };
 
 /* Which steps were followed by the sync that makes them safe. */

@@ -11,6 +11,7 @@
 #include "store/backup.h"
 #include "store/listing.h"
 #include "store/manage.h"
+#include "store/walindex.h"
 #include "tests/faults/cuts.h"
 #include "tests/faults/disk.h"
 #include "tests/faults/witness.h"
@@ -21,6 +22,9 @@ enum {
     LIVES = 6,
     CHANGES = 8, /* of one life */
     CUTS_OF_LIFE = 40,
+    INDEX = 32768,
+    INDEX_HEAD = 136,
+    INDEX_VOUCHER = 120,
 };
 
 static struct test_drop drop, after_cut, aside;
@@ -35,7 +39,11 @@ static struct {
 } marks[3 * CHANGES + 1];
 static int n_marks;
 
-static unsigned cuts_done, failures;
+static unsigned cuts_done, failures, believed;
+
+/* The head of -shm at each step of the life under way. */
+static unsigned char heads[DISK_STEPS_MAX][INDEX_HEAD];
+static int index_fd; /* closed only when nobody has a lock on the file */
 
 static char backup_path[80];
 static bool was_put_back;
@@ -271,13 +279,31 @@ static void companion_come(void)
     close(ready[0]);
 }
 
+static void note_head(size_t step)
+{
+    if (pread(index_fd, heads[step], INDEX_HEAD, 0) < 0)
+        abort();
+}
+
+static void watch_index(void)
+{
+    char path[80];
+
+    test_drop_path(&drop, MAILDROP_SHM, path);
+    index_fd = open(path, O_RDONLY | O_CLOEXEC);
+    assert_true(index_fd >= 0);
+    disk_watch(note_head);
+}
+
 /* Live a life on what is in `drop`, recorded; returns how many steps it had. */
 static size_t live(uint64_t *random, bool badly)
 {
     struct maildrop *m;
+    size_t steps;
     int now = 0, sure = 0; /* what there is; the last that was acknowledged */
 
     latest = n_marks = 0;
+    watch_index();
     disk_record(drop.folder);
     m = open_again("opening");
     look(m, &states[0], "opening");
@@ -310,7 +336,10 @@ static size_t live(uint64_t *random, bool badly)
     }
     maildrop_close(m);
     companion_leave();
-    return disk_stop();
+    steps = disk_stop();
+    note_head(steps);
+    close(index_fd);
+    return steps;
 }
 
 /* The folder in which a cut's files are put; the shared memory file is whatever it is. */
@@ -324,16 +353,51 @@ static void empty_folder(const struct test_drop *folder)
     }
 }
 
-static void spoil_index(const struct test_drop *folder, uint64_t random)
+static void put_index(const struct test_drop *folder, const unsigned char octets[INDEX],
+                      size_t size)
 {
     char path[80];
-    static unsigned char octets[32768];
 
     test_drop_path(folder, MAILDROP_SHM, path);
+    test_write_file(path, octets, size);
+}
+
+/* What it was at some step before the cut, as a disk may have it that was gone for a moment only:
+ * whoever vouched for it then does so still. The rest of it is anything. */
+static void put_old_index(const struct test_drop *folder, uint64_t random,
+                          unsigned char octets[INDEX])
+{
+    const uint64_t back = disk_random(&random) % 2 ? 40 : at.step + 1;
+    size_t step = at.step - disk_random(&random) % (back < at.step ? back : at.step + 1);
+    int fds[MAILDROP_FILES];
+    uint64_t voucher;
+
+    memcpy(octets, heads[step], INDEX_HEAD);
+    put_index(folder, octets, INDEX);
+    memcpy(&voucher, octets + INDEX_VOUCHER, sizeof(voucher));
+    test_drop_grant(folder, fds);
+    for (int time = 0; time < 2; time++) { /* to see whether it will be believed, and to be so */
+        if (voucher != 0)
+            walindex_vouch(fds[MAILDROP_WAL], fds[MAILDROP_SHM]);
+        if (time == 0 && test_drop_file_size(folder, MAILDROP_WAL) > 0)
+            believed += walindex_make(fds[MAILDROP_WAL], fds[MAILDROP_SHM]);
+        if (time == 0)
+            put_index(folder, octets, INDEX);
+    }
+    for (unsigned i = 0; i < MAILDROP_FILES; i++)
+        close(fds[i]);
+}
+
+static void spoil_index(const struct test_drop *folder, uint64_t random)
+{
+    static unsigned char octets[INDEX];
+
     for (size_t i = 0; i < sizeof(octets); i++)
         octets[i] = (unsigned char)disk_random(&random);
-    if (random % 2)
-        test_write_file(path, octets, random % sizeof(octets));
+    if (random % 4 > 1)
+        put_old_index(folder, random, octets);
+    else if (random % 4 == 1)
+        put_index(folder, octets, random % sizeof(octets));
 }
 
 /* Whether this is right after a cut. */
@@ -433,7 +497,7 @@ static void run(unsigned wanted, bool badly)
 {
     const uint64_t first = number_from("CUT_SEED", 1);
 
-    cuts_done = 0;
+    cuts_done = believed = 0;
     if (getenv("CUT_SEED"))
         chain(first, badly);
     for (uint64_t seed = first; !getenv("CUT_SEED") && cuts_done < wanted; seed++)
@@ -444,7 +508,8 @@ static void test_store(void **state)
 {
     (void)state;
     run(cuts_wanted(), false);
-    printf("%u cuts\n", cuts_done);
+    printf("%u cuts, %u with an index that was believed\n", cuts_done, believed);
+    assert_true(believed > 0);
 }
 
 /* The disk fails, which sessions are told; what others are told later must hold all the same. */

@@ -6,9 +6,18 @@
 
 #include "store/handle.h"
 #include "store/walindex.h"
+#include <endian.h>
 #include <sys/random.h>
 
-enum { REGION = 32768, HEAD = 136, COMMIT = 48, VOUCHER = 120, PAGE = 4096, WAL_HEADER = 32 };
+enum {
+    REGION = 32768,
+    HEAD = 136,
+    COMMIT = 48,
+    VOUCHER = 120,
+    PAGE = 4096,
+    WAL_HEADER = 32,
+    FRAMES_MAX = 4062
+};
 enum { FRAME = 24 + PAGE };
 
 static struct test_drop drop;
@@ -182,20 +191,38 @@ static void change(int fd, off_t offset)
     assert_int_equal(pwrite(fd, &other, 1, offset), 1);
 }
 
+static void add_up(const uint32_t *words, unsigned n, uint32_t sum[2])
+{
+    sum[0] = sum[1] = 0;
+    for (unsigned i = 0; i < n; i += 2) {
+        sum[0] += words[i] + sum[1];
+        sum[1] += words[i + 1] + sum[0];
+    }
+}
+
 /* A word of both commits in the index, with the checksum made good. */
 static void change_commit(unsigned word, uint32_t by)
 {
-    uint32_t commit[COMMIT / 4], sum[2] = {0, 0};
+    uint32_t commit[COMMIT / 4];
 
     assert_int_equal(pread(fds[MAILDROP_SHM], commit, COMMIT, 0), COMMIT);
     commit[word] += by;
-    for (unsigned i = 0; i < 10; i += 2) {
-        sum[0] += commit[i] + sum[1];
-        sum[1] += commit[i + 1] + sum[0];
-    }
-    memcpy(&commit[10], sum, sizeof(sum));
+    add_up(commit, 10, &commit[10]);
     for (int copy = 0; copy < 2; copy++)
         assert_int_equal(pwrite(fds[MAILDROP_SHM], commit, COMMIT, copy * COMMIT), COMMIT);
+}
+
+/* The same in the WAL's header. */
+static void change_wal(off_t offset)
+{
+    uint32_t header[WAL_HEADER / 4], sum[2];
+
+    change(fds[MAILDROP_WAL], offset);
+    assert_int_equal(pread(fds[MAILDROP_WAL], header, WAL_HEADER, 0), WAL_HEADER);
+    add_up(header, 6, sum);
+    header[6] = htobe32(sum[0]);
+    header[7] = htobe32(sum[1]);
+    assert_int_equal(pwrite(fds[MAILDROP_WAL], header, WAL_HEADER, 0), WAL_HEADER);
 }
 
 static off_t frame(unsigned n)
@@ -258,7 +285,8 @@ static void spoil(unsigned how)
     case 0:
         return walindex_begin();
     case 1:
-        return no_key();
+        no_key();
+        return walindex_vouch(wal, shm);
     case 2:
         return move_wal();
     case 3:
@@ -270,8 +298,8 @@ static void spoil(unsigned how)
     case 6:
         return change(shm, COMMIT + 16);
     case 7: /* both changed, and the checksum not */
-        change(shm, 16);
-        return change(shm, COMMIT + 16);
+        change(shm, 8);
+        return change(shm, COMMIT + 8);
     case 8:
         return change_commit(VERSION, 1);
     case 9: /* not ready */
@@ -304,18 +332,18 @@ static void spoil(unsigned how)
         return cut(MAILDROP_WAL, end_of_wal() - 10);
     case 23: /* a commit that the index does not have yet */
         return add_frame(true);
-    case 24: /* magic */
-        return change(wal, 0);
-    case 25: /* version */
-        return change(wal, 7);
-    case 26: /* page size */
-        return change(wal, 10);
-    case 27: /* counter of checkpoints, for the checksum alone */
-        return change(wal, 12);
+    case 24: /* magic: no WAL */
+        return change_wal(0);
+    case 25: /* magic: the other byte order */
+        return change_wal(3);
+    case 26: /* version */
+        return change_wal(7);
+    case 27: /* page size */
+        return change_wal(10);
     case 28: /* salt */
-        return change(wal, 16);
-    case 29: /* checksum */
-        return change(wal, 31);
+        return change_wal(16);
+    case 29: /* what only the checksum tells */
+        return change(wal, 12);
     case 30: /* a salt in the middle */
         return change(wal, frame(2) + 8);
     case 31:
@@ -327,12 +355,14 @@ static void spoil(unsigned how)
         return change(wal, last + 19);
     case 34:
         return change(wal, last + 23);
+    case 35: /* commits that are not in the index at all */
+        return change_commit(FRAMES, -(uint32_t)((last + FRAME) / FRAME));
     default:
         fail();
     }
 }
 
-enum { SPOILINGS = 35 };
+enum { SPOILINGS = 36 };
 
 /* Each is noticed; and what the maildrop then shows is what SQLite makes of the WAL. */
 static void test_not_believed(void **state)
@@ -360,6 +390,45 @@ static void test_remains_of_an_older_wal(void **state)
     cut(MAILDROP_WAL, FRAME - 10);
     assert_true(make());
     assert_int_equal(messages(), 5);
+}
+
+/* As many frames as the first region has room for, and one more. */
+static void test_as_many_as_there_is_room_for(void **state)
+{
+    static unsigned char index[REGION];
+    unsigned char octets[24];
+    uint32_t frames;
+
+    (void)state;
+    fill(5);
+    read_index(index);
+    memcpy(&frames, index + 4 * FRAMES, sizeof(frames));
+    for (; frames < FRAMES_MAX + 1; frames++) {
+        const uint32_t page = htobe32(frames);
+
+        assert_int_equal(pread(fds[MAILDROP_WAL], octets, 24, frame(frames)), 24);
+        memcpy(octets, &page, sizeof(page));
+        assert_int_equal(pwrite(fds[MAILDROP_WAL], octets, 24, frame(frames + 1)), 24);
+        change_commit(FRAMES, 1);
+        if (frames + 1 < FRAMES_MAX)
+            continue;
+        assert_int_equal(ftruncate(fds[MAILDROP_WAL], frame(frames + 2)), 0);
+        assert_int_equal(make(), frames + 1 == FRAMES_MAX);
+    }
+    read_index(index);
+    for (unsigned n = 5; n < FRAMES_MAX; n++) { /* each is found where SQLite looks for it */
+        uint32_t page;
+        uint16_t slot;
+        unsigned at;
+
+        memcpy(&page, index + HEAD + 4 * (n - 1), sizeof(page));
+        at = page * 383 % 8192;
+        do {
+            memcpy(&slot, index + 16384 + 2 * at, sizeof(slot));
+            at = (at + 1) % 8192;
+        } while (slot != n && slot != 0);
+        assert_int_equal(slot, n);
+    }
 }
 
 /* A maildrop that was closed, or whose last opener was killed, is opened without reading its WAL.
@@ -454,6 +523,7 @@ int main(int argc, char **argv)
         cmocka_unit_test_setup_teardown(test_same_as_sqlite, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_not_believed, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_remains_of_an_older_wal, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_as_many_as_there_is_room_for, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_wal_is_not_read, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_index_of_another_time, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_cannot_be_written, set_up, tear_down),
