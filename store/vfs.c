@@ -21,8 +21,8 @@
 
 enum {
     PARKED_MAX = 48,
-    SHM_REGION = 32768, /* octets of -shm that are mapped at a time */
-    SHM_CUT = 3         /* what SQLite leaves of one that it does not believe */
+    SHM_REGION = WALINDEX_REGION,
+    SHM_CUT = 3 /* what SQLite leaves of one that it does not believe */
 };
 
 /* What a path means to us. */
@@ -31,7 +31,6 @@ enum meaning { GRANTED, ABSENT, FORBIDDEN, ELSEWHERE };
 static struct {
     bool installed, granted_only, live;
     bool expecting; /* a grant: only its database's number is known */
-    bool doubted;   /* nobody vouches for the index that SQLite made */
     sqlite3_vfs vfs, *unix_vfs;
     int fds[MAILDROP_FILES];
     bool taken[MAILDROP_FILES]; /* SQLite has it open */
@@ -242,8 +241,7 @@ static bool clear_shm(int fd)
  * other opener just now. */
 static bool renew_shm(int fd)
 {
-    self.doubted = !walindex_make(self.fds[MAILDROP_WAL], fd);
-    return !self.doubted || clear_shm(fd);
+    return walindex_make(self.fds[MAILDROP_WAL], fd) || clear_shm(fd);
 }
 
 static int call_ftruncate(int fd, off_t size)
@@ -374,7 +372,6 @@ enum store_outcome vfs_grant(const int files[MAILDROP_FILES])
     memcpy(self.fds, files, sizeof(self.fds));
     memset(self.taken, 0, sizeof(self.taken));
     self.live = true;
-    self.doubted = false;
     return STORE_OK;
 }
 
@@ -456,13 +453,6 @@ bool vfs_is_as_noted(void)
                now.st_ctim.tv_nsec == noted->st_ctim.tv_nsec;
     }
     return same;
-}
-
-void vfs_committed(void)
-{
-    if (self.doubted)
-        walindex_vouch(self.fds[MAILDROP_WAL], self.fds[MAILDROP_SHM]);
-    self.doubted = false;
 }
 
 void vfs_cut_wal(void)

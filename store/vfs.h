@@ -43,9 +43,6 @@ int64_t vfs_file_size(enum maildrop_file file);
 void vfs_note(void);
 bool vfs_is_as_noted(void);
 
-/* After a commit that wrote to the WAL and was synced. */
-void vfs_committed(void);
-
 /* After a commit that failed, under the write lock: cut -wal off where the frames end that the
  * index knows. A commit whose sync failed is whole in it, and would come true at the next recovery.
  */

@@ -9,7 +9,6 @@
 #include <endian.h>
 #include <stddef.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/random.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -20,7 +19,8 @@ enum {
     WAL_MAGIC = 0x377f0682 | BIG_ENDIAN_SUMS,
     PAGE_MIN = 512, /* 65,536 is written as 1 */
     READERS = 5,
-    FRAMES_MAX = 4062, /* that the first region has room for */
+    FRAMES_MAX = 4062,  /* that the first region has room for */
+    USUAL_FRAMES = 200, /* read at once */
     SLOTS = 8192,
     HASH = 383,
 };
@@ -46,11 +46,11 @@ struct head {
 };
 
 /* The first region of -shm, which is all of it unless the WAL is large. */
-static struct region {
+struct region {
     struct head head;
-    uint32_t pages[FRAMES_MAX];
-    uint16_t slots[SLOTS];
-} region;
+    uint32_t pages[FRAMES_MAX]; /* of each frame */
+    uint16_t slots[SLOTS];      /* frames, by hashes of their pages */
+};
 
 struct wal_header {
     uint32_t magic, version, page_size, checkpoints;
@@ -65,10 +65,17 @@ struct frame_header {
 };
 
 static_assert(offsetof(struct head, voucher) == 120 && sizeof(struct head) == 136, "the head");
-static_assert(offsetof(struct region, slots) == 16384 && sizeof(struct region) == 32768, "all");
+static_assert(offsetof(struct region, slots) == 16384 && sizeof(struct region) == WALINDEX_REGION,
+              "all");
 static_assert(sizeof(struct wal_header) == 32 && sizeof(struct frame_header) == 24, "the WAL");
 
 static uint64_t key;
+
+static uint64_t mix(uint64_t into, uint32_t word)
+{
+    into = (into ^ word) * UINT64_C(0x9e3779b97f4a7c15);
+    return into ^ into >> 32;
+}
 
 static void add_up(const void *octets, size_t size, uint32_t sum[2])
 {
@@ -83,18 +90,27 @@ static void add_up(const void *octets, size_t size, uint32_t sum[2])
     }
 }
 
+/* What vouches for the last commit of an index and the pages of all frames; 0: nothing does. Told
+ * from others by chance, not by malice. */
+static uint64_t digest(const struct commit *c, const uint32_t *pages)
+{
+    uint64_t found = key;
+    uint32_t words[sizeof(*c) / sizeof(uint32_t)];
+
+    if (key == 0 || c->frames > FRAMES_MAX)
+        return 0;
+    memcpy(words, c, sizeof(words));
+    for (size_t i = 0; i < sizeof(words) / sizeof(words[0]); i++)
+        found = mix(found, words[i]);
+    for (uint32_t i = 0; i < c->frames; i++)
+        found = mix(found, pages[i]);
+    return found;
+}
+
 void walindex_begin(void)
 {
     if (getrandom(&key, sizeof(key), 0) != (ssize_t)sizeof(key))
         key = 0;
-}
-
-/* What vouches for the index of this WAL, and of no other; 0: nothing does. */
-static uint64_t voucher(const struct stat *wal)
-{
-    const uint64_t file = (uint64_t)wal->st_ino * UINT64_C(0x9e3779b97f4a7c15) + wal->st_dev;
-
-    return key != 0 ? key ^ file : 0;
 }
 
 static int64_t offset_of(uint32_t frame, uint32_t page_size)
@@ -114,7 +130,8 @@ static bool is_whole(const struct head *found)
            memcmp(c->sum, sum, sizeof(sum)) == 0;
 }
 
-static void set_head(struct head *head, uint64_t vouches)
+/* As a recovery leaves it. */
+static void set_head(struct head *head)
 {
     const uint32_t frames = head->commit[0].frames;
 
@@ -124,18 +141,17 @@ static void set_head(struct head *head, uint64_t vouches)
     head->read_marks[1] = frames > 0 ? frames : MARK_NOT_USED;
     for (size_t i = 2; i < READERS; i++)
         head->read_marks[i] = MARK_NOT_USED;
-    head->voucher = vouches;
     head->unused = 0;
 }
 
 /* What else is in -shm, SQLite clears before it puts the first frame in. */
-static bool make_empty(int shm, uint64_t vouches)
+static bool make_empty(int shm)
 {
     struct head head = {.commit[0] = {.version = VERSION, .ready = 1}};
 
     add_up(&head, offsetof(struct commit, sum), head.commit[0].sum);
     head.commit[1] = head.commit[0];
-    set_head(&head, vouches);
+    set_head(&head);
     return pwrite(shm, &head, sizeof(head), 0) == (ssize_t)sizeof(head);
 }
 
@@ -156,81 +172,78 @@ static bool is_wal_of(const struct commit *c, const struct wal_header *wal)
            memcmp(wal->salt, c->salt, sizeof(wal->salt)) == 0;
 }
 
-static void put_in(uint32_t frame, uint32_t page)
+/* Whether the last frame is the one that the index says, and none of this WAL follows. */
+static bool is_last_frame(const struct commit *c, uint32_t page, int wal)
 {
-    unsigned slot = page * HASH % SLOTS;
+    const off_t at = offset_of(c->frames, c->page_size),
+                next = offset_of(c->frames + 1, c->page_size);
+    struct frame_header last, after;
+    ssize_t got;
 
-    while (region.slots[slot] != 0)
-        slot = (slot + 1) % SLOTS;
-    region.slots[slot] = (uint16_t)frame;
-    region.pages[frame - 1] = page;
-}
-
-/* From the headers of the frames. False, if one is not of this WAL, the last is another than the
- * index says, or there is one more. */
-static bool read_frames(const struct commit *c, const unsigned char *wal, size_t size)
-{
-    struct frame_header frame;
-
-    memset(region.slots, 0, sizeof(region.slots));
-    for (uint32_t n = 1; n <= c->frames; n++) {
-        memcpy(&frame, wal + offset_of(n, c->page_size), sizeof(frame));
-        if (memcmp(frame.salt, c->salt, sizeof(frame.salt)) != 0 || frame.page == 0)
-            return false;
-        put_in(n, be32toh(frame.page));
-    }
-    if (c->pages == 0 || be32toh(frame.pages) != c->pages || !is_sum(frame.sum, c->frame_sum))
+    if (pread(wal, &last, sizeof(last), at) != (ssize_t)sizeof(last) ||
+        be32toh(last.page) != page || be32toh(last.pages) != c->pages || c->pages == 0 ||
+        !is_sum(last.sum, c->frame_sum) || memcmp(last.salt, c->salt, sizeof(last.salt)) != 0)
         return false;
-    const size_t end = (size_t)offset_of(c->frames + 1, c->page_size);
-    if (size - end < sizeof(frame))
-        return true;
-    memcpy(&frame, wal + end, sizeof(frame));
-    return memcmp(frame.salt, c->salt, sizeof(frame.salt)) != 0;
+    got = pread(wal, &after, sizeof(after), next);
+    return got >= 0 &&
+           (got < (ssize_t)sizeof(after) || memcmp(after.salt, c->salt, sizeof(after.salt)) != 0);
 }
 
-static bool read_wal(const struct commit *c, int wal, int64_t size)
+/* Whether it is of this WAL, to its end. */
+static bool is_of(const struct region *found, int wal, int64_t size)
 {
-    const int64_t next =
-        offset_of(c->frames + 1, c->page_size) + (int64_t)sizeof(struct frame_header);
-    const size_t mapped = (size_t)(size < next ? size : next);
+    const struct commit *c = &found->head.commit[0];
     struct wal_header header;
-    bool good;
 
-    /* By far the most of a frame is its page, which is not read. */
-    unsigned char *octets = mmap(NULL, mapped, PROT_READ, MAP_SHARED, wal, 0);
-    if (octets == MAP_FAILED)
-        return false;
-    memcpy(&header, octets, sizeof(header));
-    good = is_wal_of(c, &header) && read_frames(c, octets, mapped);
-    munmap(octets, mapped);
-    return good;
+    return c->big_endian == BIG_ENDIAN_SUMS && c->page_size >= PAGE_MIN &&
+           (c->page_size & (c->page_size - 1)) == 0 &&
+           offset_of(c->frames + 1, c->page_size) <= size &&
+           pread(wal, &header, sizeof(header), 0) == (ssize_t)sizeof(header) &&
+           is_wal_of(c, &header) && is_last_frame(c, found->pages[c->frames - 1], wal);
 }
 
-/* Whether what the old index says can be true. */
-static bool is_likely(const struct head *found, int64_t size)
+/* The old index, if it is whole and somebody vouches for it. */
+static bool read_index(int shm, struct region *found)
 {
-    const struct commit *c = &found->commit[0];
-
-    return is_whole(found) && c->big_endian == BIG_ENDIAN_SUMS && c->page_size >= PAGE_MIN &&
-           (c->page_size & (c->page_size - 1)) == 0 && c->frames > 0 && c->frames <= FRAMES_MAX &&
-           offset_of(c->frames + 1, c->page_size) <= size;
-}
-
-/* Make it of the frames that the old index lists. */
-static bool make_again(int wal, int64_t size, int shm, uint64_t vouches)
-{
-    const size_t head = sizeof(region.head), slots = sizeof(region.slots);
-    const struct commit *c = &region.head.commit[0];
+    const struct commit *c = &found->head.commit[0];
+    const size_t usual = sizeof(found->head) + USUAL_FRAMES * sizeof(found->pages[0]);
     struct stat status;
+    size_t rest;
 
-    if (vouches == 0 || fstat(shm, &status) < 0 || status.st_size < (off_t)sizeof(region) ||
-        pread(shm, &region.head, head, 0) != (ssize_t)head || region.head.voucher != vouches ||
-        !is_likely(&region.head, size) || !read_wal(c, wal, size))
+    if (key == 0 || fstat(shm, &status) < 0 || status.st_size < (off_t)sizeof(*found) ||
+        pread(shm, found, usual, 0) != (ssize_t)usual || !is_whole(&found->head) ||
+        c->frames == 0 || c->frames > FRAMES_MAX)
         return false;
-    set_head(&region.head, vouches);
-    const size_t used = head + c->frames * sizeof(region.pages[0]);
+    rest = c->frames <= USUAL_FRAMES ? 0 : (c->frames - USUAL_FRAMES) * sizeof(found->pages[0]);
+    if (rest > 0 && pread(shm, found->pages + USUAL_FRAMES, rest, (off_t)usual) != (ssize_t)rest)
+        return false;
+    return found->head.voucher == digest(c, found->pages);
+}
+
+static void fill_slots(struct region *to)
+{
+    memset(to->slots, 0, sizeof(to->slots));
+    for (uint32_t frame = 1; frame <= to->head.commit[0].frames; frame++) {
+        unsigned slot = to->pages[frame - 1] * HASH % SLOTS;
+
+        while (to->slots[slot] != 0)
+            slot = (slot + 1) % SLOTS;
+        to->slots[slot] = (uint16_t)frame;
+    }
+}
+
+/* Make it of the list of frames that the old one has. */
+static bool make_again(int wal, int64_t size, int shm)
+{
+    static struct region region;
+    const size_t head = sizeof(region.head), slots = sizeof(region.slots);
+
+    if (!read_index(shm, &region) || !is_of(&region, wal, size))
+        return false;
+    set_head(&region.head);
+    fill_slots(&region);
     return pwrite(shm, region.slots, slots, offsetof(struct region, slots)) == (ssize_t)slots &&
-           pwrite(shm, &region, used, 0) == (ssize_t)used;
+           pwrite(shm, &region.head, head, 0) == (ssize_t)head;
 }
 
 bool walindex_make(int wal, int shm)
@@ -239,19 +252,16 @@ bool walindex_make(int wal, int shm)
 
     if (fstat(wal, &status) < 0)
         return false;
-    return status.st_size == 0 ? make_empty(shm, voucher(&status))
-                               : make_again(wal, status.st_size, shm, voucher(&status));
+    return status.st_size == 0 ? make_empty(shm) : make_again(wal, status.st_size, shm);
 }
 
-void walindex_vouch(int wal, int shm)
+void walindex_vouch(void *region, uint32_t frames)
 {
-    struct stat status;
+    struct region *index = region;
+    const struct commit c = index->head.commit[0];
 
-    if (fstat(wal, &status) < 0)
-        return;
-    const uint64_t vouches = voucher(&status);
-    /* If this fails, the WAL is read once more. */
-    (void)!pwrite(shm, &vouches, sizeof(vouches), offsetof(struct head, voucher));
+    /* An outside SQLite may have committed since. */
+    index->head.voucher = c.frames == frames ? digest(&c, index->pages) : 0;
 }
 
 int64_t walindex_end(int shm)

@@ -23,8 +23,7 @@ enum {
     CHANGES = 8, /* of one life */
     CUTS_OF_LIFE = 40,
     INDEX = 32768,
-    INDEX_HEAD = 136,
-    INDEX_VOUCHER = 120,
+    INDEX_LIST = 16384,
 };
 
 static struct test_drop drop, after_cut, aside;
@@ -41,8 +40,10 @@ static int n_marks;
 
 static unsigned cuts_done, failures, believed;
 
-/* The head of -shm at each step of the life under way. */
-static unsigned char heads[DISK_STEPS_MAX][INDEX_HEAD];
+/* The index at each step of the life under way: its head and list of frames. One is as the step
+ * before unless it has octets. */
+static unsigned char *indices[DISK_STEPS_MAX];
+static unsigned char last_index[INDEX_LIST];
 static int index_fd; /* closed only when nobody has a lock on the file */
 
 static char backup_path[80];
@@ -279,10 +280,20 @@ static void companion_come(void)
     close(ready[0]);
 }
 
-static void note_head(size_t step)
+static void note_index(size_t step)
 {
-    if (pread(index_fd, heads[step], INDEX_HEAD, 0) < 0)
+    unsigned char now[INDEX_LIST] = {0};
+
+    if (pread(index_fd, now, sizeof(now), 0) < 0)
         abort();
+    free(indices[step]);
+    indices[step] = NULL;
+    if (step > 0 && memcmp(now, last_index, sizeof(now)) == 0)
+        return;
+    indices[step] = malloc(sizeof(now));
+    assert_non_null(indices[step]);
+    memcpy(indices[step], now, sizeof(now));
+    memcpy(last_index, now, sizeof(now));
 }
 
 static void watch_index(void)
@@ -292,7 +303,7 @@ static void watch_index(void)
     test_drop_path(&drop, MAILDROP_SHM, path);
     index_fd = open(path, O_RDONLY | O_CLOEXEC);
     assert_true(index_fd >= 0);
-    disk_watch(note_head);
+    disk_watch(note_index);
 }
 
 /* Live a life on what is in `drop`, recorded; returns how many steps it had. */
@@ -337,7 +348,7 @@ static size_t live(uint64_t *random, bool badly)
     maildrop_close(m);
     companion_leave();
     steps = disk_stop();
-    note_head(steps);
+    note_index(steps);
     close(index_fd);
     return steps;
 }
@@ -362,30 +373,37 @@ static void put_index(const struct test_drop *folder, const unsigned char octets
     test_write_file(path, octets, size);
 }
 
-/* What it was at some step before the cut, as a disk may have it that was gone for a moment only:
- * whoever vouched for it then does so still. The rest of it is anything. */
+static const unsigned char *index_at(size_t step)
+{
+    while (!indices[step])
+        step--;
+    return indices[step];
+}
+
+/* What it was at some step before the cut, or of two such in part, as a disk may have it that was
+ * gone for a moment only: whoever vouched for it is there still. The rest of it is anything. */
 static void put_old_index(const struct test_drop *folder, uint64_t random,
                           unsigned char octets[INDEX])
 {
-    const uint64_t back = disk_random(&random) % 2 ? 40 : at.step + 1;
-    size_t step = at.step - disk_random(&random) % (back < at.step ? back : at.step + 1);
+    const size_t back = disk_random(&random) % 2 ? 40 : at.step + 1;
+    const size_t step = at.step - disk_random(&random) % (back < at.step ? back : at.step + 1);
     int fds[MAILDROP_FILES];
-    uint64_t voucher;
 
-    memcpy(octets, heads[step], INDEX_HEAD);
-    put_index(folder, octets, INDEX);
-    memcpy(&voucher, octets + INDEX_VOUCHER, sizeof(voucher));
-    test_drop_grant(folder, fds);
-    for (int time = 0; time < 2; time++) { /* to see whether it will be believed, and to be so */
-        if (voucher != 0)
-            walindex_vouch(fds[MAILDROP_WAL], fds[MAILDROP_SHM]);
-        if (time == 0 && test_drop_file_size(folder, MAILDROP_WAL) > 0)
-            believed += walindex_make(fds[MAILDROP_WAL], fds[MAILDROP_SHM]);
-        if (time == 0)
-            put_index(folder, octets, INDEX);
+    memcpy(octets, index_at(step), INDEX_LIST);
+    if (disk_random(&random) % 4 == 0) {
+        const size_t sectors = 512 * (1 + disk_random(&random) % 4);
+
+        memcpy(octets + sectors, index_at(disk_random(&random) % (step + 1)) + sectors,
+               INDEX_LIST - sectors);
     }
+    put_index(folder, octets, INDEX);
+    if (test_drop_file_size(folder, MAILDROP_WAL) <= 0)
+        return;
+    test_drop_grant(folder, fds);
+    believed += walindex_make(fds[MAILDROP_WAL], fds[MAILDROP_SHM]);
     for (unsigned i = 0; i < MAILDROP_FILES; i++)
         close(fds[i]);
+    put_index(folder, octets, INDEX);
 }
 
 static void spoil_index(const struct test_drop *folder, uint64_t random)
