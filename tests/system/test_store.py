@@ -875,6 +875,7 @@ def test_85_kill_around_quit(store):
         bye(after)
         outcomes[left] += 1  # a KeyError is a part of fifty
         assert not (acknowledged and left)
+        longest *= 1.25 if left else 0.8  # the first three may have had a slow machine
     assert outside(drop / "mail.db", "PRAGMA integrity_check") == [("ok",)]
     assert min(outcomes.values()) > 0, outcomes
 
