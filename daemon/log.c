@@ -73,8 +73,13 @@ void log_open(unsigned to, unsigned level)
     state.level = level;
 }
 
+void log_started(void)
+{
+    state.started = true;
+}
+
 /* Both libraries throw away what they cannot send, and do not say so. */
-static void look_for_sink(void)
+void log_look(void)
 {
     const char *name = state.to == LOG_TO_JOURNAL ? "journal" : "syslog";
     const char *sink = state.to == LOG_TO_JOURNAL ? "/run/systemd/journal/socket" : "/dev/log";
@@ -82,12 +87,6 @@ static void look_for_sink(void)
         fprintf(stderr,
                 "poplard: [server] log_to=%s: %s: %s; until it is there nothing is logged\n", name,
                 sink, strerror(errno));
-}
-
-void log_started(void)
-{
-    look_for_sink();
-    state.started = true;
 }
 
 static void to_stderr(const struct log_about *about, const char *text)

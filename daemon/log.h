@@ -44,6 +44,9 @@ void log_open(unsigned to, unsigned level);
 /* Until this is called errors go to stderr too: whoever started us is still looking. */
 void log_started(void);
 
+/* Say on stderr when nobody listens where the log goes. */
+void log_look(void);
+
 /* The MESSAGE_ID of an event. */
 const char *log_event_id(enum log_event event);
 

@@ -68,6 +68,7 @@ void status_announce(struct master *m)
 {
     char status[256];
     m->announced = true;
+    log_look();
     log_started();
     status_line(m, status, sizeof status);
     sd_notifyf(0, "READY=1\nSTATUS=%s", status);
