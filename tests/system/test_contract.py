@@ -639,7 +639,7 @@ def test_101_flood_of_log_records(rogues):
         r.taken()
         assert b"sessions" in p.ctl("status").stdout
         wait_until(lambda: told() >= records, lambda: f"the count: {told()}", 60)
-    assert len(r.lines("flood")) <= 500 * (time.monotonic() - start + 1)
+    assert len(r.lines("flood")) <= 500 * (time.monotonic() - start + 2)  # it begins within a second
     r.honest_again()
 
 
