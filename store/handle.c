@@ -59,7 +59,6 @@ static const char *const statement_sql[STATEMENTS] = {
     [STATEMENT_ADD_MESSAGE_1] = "INSERT INTO message(id, uidl, size, plain_size, form, header_size,"
                                 " received) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
     [STATEMENT_SETTING] = "SELECT value FROM setting WHERE name = ?1",
-    [STATEMENT_MODE] = "PRAGMA journal_mode",
     [STATEMENT_APPLICATION] = "PRAGMA application_id",
     [STATEMENT_VERSION] = "PRAGMA user_version",
     [STATEMENT_SCHEMA] = "SELECT rootpage, name, sql FROM sqlite_master",

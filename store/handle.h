@@ -52,7 +52,6 @@ enum statement {
     STATEMENT_ADD_MESSAGE,
     STATEMENT_ADD_MESSAGE_1, /* where the schema could not be brought up to minor version 2 */
     STATEMENT_SETTING,
-    STATEMENT_MODE,
     STATEMENT_APPLICATION,
     STATEMENT_VERSION,
     STATEMENT_SCHEMA,

@@ -35,14 +35,17 @@ static struct {
 
 /* What a maildrop is asked when it is opened. */
 static const enum statement opening[] = {
-    STATEMENT_BEGIN_READ,  STATEMENT_ROLLBACK, STATEMENT_STATE,  STATEMENT_MODE,
-    STATEMENT_APPLICATION, STATEMENT_VERSION,  STATEMENT_SCHEMA,
+    STATEMENT_STATE,
+    STATEMENT_APPLICATION,
+    STATEMENT_VERSION,
+    STATEMENT_SCHEMA,
 };
 
 /* What sessions need between login and QUIT. */
 static const enum statement for_sessions[] = {
-    STATEMENT_BEGIN_WRITE, STATEMENT_COMMIT,  STATEMENT_SNAPSHOT, STATEMENT_HEADER,
-    STATEMENT_CONTENT,     STATEMENT_SETTING, STATEMENT_GROUPS,
+    STATEMENT_SETTING, STATEMENT_BEGIN_READ,  STATEMENT_ROLLBACK,
+    STATEMENT_GROUPS,  STATEMENT_SNAPSHOT,    STATEMENT_HEADER,
+    STATEMENT_CONTENT, STATEMENT_BEGIN_WRITE, STATEMENT_COMMIT,
 };
 
 static const enum statement for_deliveries[] = {
@@ -186,61 +189,59 @@ struct maildrop *warm_take(const int files[MAILDROP_FILES])
     return m;
 }
 
-static enum store_outcome ask(struct maildrop *m, enum statement which, int64_t *number, bool *wal)
+/* The number that a statement's row is; the row stays. */
+static enum store_outcome ask(struct maildrop *m, enum statement which, int64_t *number)
 {
     sqlite3_stmt *statement = m->statements[which]; /* prepared by make_ready() */
     const enum store_outcome outcome = handle_step(m, statement);
 
-    if (outcome != STORE_OK)
-        return outcome == STORE_END ? handle_fail(m, STORE_DAMAGED, "mail.db is not a maildrop")
-                                    : outcome;
-    if (number)
+    if (outcome == STORE_END)
+        return handle_fail(m, STORE_DAMAGED, "mail.db is not a maildrop");
+    if (outcome == STORE_OK)
         *number = sqlite3_column_int64(statement, 0);
-    else
-        *wal = sqlite3_column_text(statement, 0) &&
-               strcmp((const char *)sqlite3_column_text(statement, 0), "wal") == 0;
-    sqlite3_reset(statement);
-    return STORE_OK;
+    return outcome;
 }
 
-static enum store_outcome check(struct maildrop *m)
+/* What PRAGMA journal_mode would say: while a read transaction is open, SQLite has either the WAL
+ * open, or no journal at all. */
+static bool is_in_wal_mode(const struct maildrop *m)
+{
+    sqlite3_file *journal = NULL;
+
+    return sqlite3_file_control(m->db, "main", SQLITE_FCNTL_JOURNAL_POINTER, &journal) ==
+               SQLITE_OK &&
+           journal && journal->pMethods;
+}
+
+/* All that a cold open asks, in one transaction, so that the locks are taken once: it lasts until
+ * the row of the version is let go. After any other outcome than STORE_OK the connection is closed
+ * next, and what SQLite said is still wanted. */
+enum store_outcome warm_check(struct maildrop *m)
 {
     int64_t application_id = 0, version = 0;
     struct maildrop_totals totals;
     uint64_t schema = 0;
     enum store_outcome outcome;
-    bool wal = false;
 
+    if ((outcome = ask(m, STATEMENT_VERSION, &version)) != STORE_OK)
+        return outcome;
     /* The schema first: what is asked next may be answered from an index that is another's. */
     if ((outcome = digest_schema(m, &schema)) != STORE_OK)
         return outcome;
     if (schema != m->schema)
         return STORE_REFUSED;
-    if ((outcome = ask(m, STATEMENT_MODE, NULL, &wal)) != STORE_OK ||
-        (outcome = ask(m, STATEMENT_APPLICATION, &application_id, NULL)) != STORE_OK ||
-        (outcome = ask(m, STATEMENT_VERSION, &version, NULL)) != STORE_OK)
+    if ((outcome = ask(m, STATEMENT_APPLICATION, &application_id)) != STORE_OK)
         return outcome;
-    outcome = wal ? schema_identity(application_id, version) : STORE_DAMAGED;
+    outcome = is_in_wal_mode(m) ? schema_identity(application_id, version) : STORE_DAMAGED;
     m->minor = (int)(version & 0xffff);
-    return outcome == STORE_OK
-               ? handle_state(m, &totals)
-               : handle_fail(m, outcome,
-                             outcome == STORE_NEWER
-                                 ? "mail.db was written by a newer version of Poplar"
-                                 : "mail.db is not a maildrop");
-}
-
-/* All that a cold open asks, in one transaction, so that the locks are taken once. */
-enum store_outcome warm_check(struct maildrop *m)
-{
-    enum store_outcome outcome = handle_run(m, STATEMENT_BEGIN_READ);
-
     if (outcome != STORE_OK)
+        return handle_fail(m, outcome,
+                           outcome == STORE_NEWER
+                               ? "mail.db was written by a newer version of Poplar"
+                               : "mail.db is not a maildrop");
+    if ((outcome = handle_state(m, &totals)) != STORE_OK)
         return outcome;
-    outcome = check(m);
-    /* After any other outcome the connection is closed next, and what SQLite said is still wanted.
-     */
-    if (outcome == STORE_OK)
-        outcome = handle_run(m, STATEMENT_ROLLBACK);
-    return outcome;
+    sqlite3_reset(m->statements[STATEMENT_APPLICATION]);
+    sqlite3_reset(m->statements[STATEMENT_VERSION]);
+    return STORE_OK;
 }
