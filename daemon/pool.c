@@ -10,12 +10,16 @@
 /* Long enough that a loop costs nothing, short enough that nobody waits for long after its end. */
 enum { BACKOFF_MAX_MS = 1000 };
 
+static uint64_t spare_workers(uint64_t idle_min, uint64_t idle_max, unsigned arrived)
+{
+    uint64_t spare = arrived < idle_min ? idle_min : arrived;
+    return spare < idle_max ? spare : idle_max;
+}
+
 unsigned pool_to_fork(uint64_t idle_min, uint64_t idle_max, unsigned arrived, unsigned waiting,
                       unsigned idle, unsigned starting, bool may_wait)
 {
-    uint64_t spare = arrived < idle_min ? idle_min : arrived;
-    if (spare > idle_max)
-        spare = idle_max;
+    uint64_t spare = spare_workers(idle_min, idle_max, arrived);
     uint64_t wanted = spare + waiting;
     uint64_t there = (uint64_t)idle + starting;
     if (may_wait && waiting == 0 && there > spare / 2)
@@ -23,9 +27,11 @@ unsigned pool_to_fork(uint64_t idle_min, uint64_t idle_max, unsigned arrived, un
     return wanted > there ? (unsigned)(wanted - there) : 0;
 }
 
-unsigned pool_to_release(uint64_t idle_max, unsigned idle)
+unsigned pool_to_release(uint64_t idle_min, uint64_t idle_max, unsigned arrived, unsigned idle)
 {
-    return idle > idle_max ? (unsigned)(idle - idle_max) : 0;
+    if (idle > idle_max)
+        return (unsigned)(idle - idle_max);
+    return idle > spare_workers(idle_min, idle_max, arrived);
 }
 
 bool pool_is_probe(int signal, bool logged_in)

@@ -16,8 +16,9 @@
 unsigned pool_to_fork(uint64_t idle_min, uint64_t idle_max, unsigned arrived, unsigned waiting,
                       unsigned idle, unsigned starting, bool may_wait);
 
-/* Idle workers to let go. */
-unsigned pool_to_release(uint64_t idle_max, unsigned idle);
+/* Idle workers to let go: what is above idle_max, or one above what pool_to_fork() would have. It
+ * is asked each second, and a busy one may be followed by another. */
+unsigned pool_to_release(uint64_t idle_min, uint64_t idle_max, unsigned arrived, unsigned idle);
 
 /* Whether a worker's death by this signal may have been an attack that looked for our address
  * layout. Not the kills of others, not a full disk under a logged-in session's shared memory. */

@@ -128,7 +128,8 @@ void workers_connection(struct master *m, int fd, enum proto_door door,
 
 static void release_surplus(struct master *m)
 {
-    unsigned surplus = pool_to_release(m->config->workers.idle_max, m->n_idle);
+    unsigned surplus = pool_to_release(m->config->workers.idle_min, m->config->workers.idle_max,
+                                       m->arrived_peak, m->n_idle);
     for (struct worker *w = m->workers; w && surplus > 0; w = w->next)
         if (w->channel.state == STATE_IDLE && !w->ended_by_us) {
             worker_end(w);

@@ -123,9 +123,13 @@ enum maildrop_use { MAILDROP_SESSIONS, MAILDROP_DELIVERIES, MAILDROP_USES };
 /* Call before a fork, once for each use, on numbers of their own: the first maildrop_open() of each
  * child then finds a connection ready, its settings made, the schema read, statements prepared, if
  * the descriptor of the database that it is granted has this number. `octets` is an empty maildrop
- * (store/files.h). */
+ * (store/files.h). For sessions the number stays taken, by what stands in for a database. */
 enum store_outcome maildrop_library_warm(const unsigned char *octets, size_t size,
                                          enum maildrop_use use, int database_fd);
+
+/* Call in such a child before it meets anybody: some of what an opening asks is asked of the
+ * stand-in, so that the memory for it is there when a client waits. Then the number is free. */
+void maildrop_library_rehearse(void);
 
 /* A short English word or phrase for logs. */
 const char *maildrop_outcome_name(enum store_outcome outcome);

@@ -89,6 +89,7 @@ static bool silence(const struct config *config)
 
 void worker_live(const struct heritage *heritage, int control_fd)
 {
+    maildrop_library_rehearse();
     if (dup2(control_fd, PROTO_FD_CONTROL) < 0 || close_range(PROTO_FD_CLIENT, ~0U, 0) < 0)
         _exit(EX_OSERR);
     privileges_die_with(heritage->master);

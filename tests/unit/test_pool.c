@@ -30,8 +30,12 @@ static void forks(void **state)
     assert_int_equal(pool_to_fork(1, 32, 0, 0, 0, 0, true), 1);
     assert_int_equal(pool_to_fork(4, 32, 500, 0, 17, 0, true), 0);
     assert_int_equal(pool_to_fork(4, 32, 500, 0, 16, 0, true), 16);
-    assert_int_equal(pool_to_release(32, 40), 8);
-    assert_int_equal(pool_to_release(32, 32), 0);
+    assert_int_equal(pool_to_release(4, 32, 0, 40), 8);
+    assert_int_equal(pool_to_release(4, 32, 32, 32), 0);
+    assert_int_equal(pool_to_release(4, 32, 500, 32), 0);
+    assert_int_equal(pool_to_release(4, 32, 20, 32), 1);
+    assert_int_equal(pool_to_release(4, 32, 0, 5), 1);
+    assert_int_equal(pool_to_release(4, 32, 0, 4), 0);
 }
 
 static void probes(void **state)

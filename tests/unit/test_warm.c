@@ -52,6 +52,7 @@ static void in_child_of(bool warm, void (*work)(const struct test_drop *),
         if (warm) {
             assert_int_equal(make_ready(MAILDROP_SESSIONS, maildrop_template_size), STORE_OK);
             assert_int_equal(make_ready(MAILDROP_DELIVERIES, maildrop_template_size), STORE_OK);
+            maildrop_library_rehearse();
         }
         maildrop_library_forget();
         work(drop);
@@ -280,6 +281,8 @@ static void use_next_number(const struct test_drop *drop)
 
     close(next);
     assert_int_equal(make_ready_at(maildrop_template_size, next), STORE_OK);
+    assert_int_not_equal(fcntl(next, F_GETFD), -1);
+    maildrop_library_rehearse();
     assert_int_equal(fcntl(next, F_GETFD), -1);
     assert_int_equal(dup2(0, next), next); /* so that no other file of the grant gets it */
     assert_int_equal(open_at(drop, next, &m), STORE_OK);

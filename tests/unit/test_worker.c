@@ -88,7 +88,7 @@ static void test_confinement(void **state)
     open_descriptors(h.worker_pid, list, sizeof list);
     assert_string_equal(list, "0 1 2 3 4 6 7 8 9");
     open_descriptors(h.nursery_pid, list, sizeof list);
-    assert_string_equal(list, "0 1 2 3");
+    assert_string_equal(list, "0 1 2 3 7"); /* an empty maildrop, for rehearsals */
     say(&h, "QUIT\r\n");
     expect(&h, "+OK");
     expect_close(&h, END_QUIT);
