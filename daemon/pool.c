@@ -22,7 +22,7 @@ unsigned pool_to_fork(uint64_t idle_min, uint64_t idle_max, unsigned arrived, un
     uint64_t spare = spare_workers(idle_min, idle_max, arrived);
     uint64_t wanted = spare + waiting;
     uint64_t there = (uint64_t)idle + starting;
-    if (may_wait && waiting == 0 && there > spare / 2)
+    if (may_wait && waiting == 0 && there > spare / 4)
         return 0;
     return wanted > there ? (unsigned)(wanted - there) : 0;
 }

@@ -10,7 +10,7 @@
 #include <stdint.h>
 
 /* Workers to fork now, so that those who wait are served and as many stand idle as came in the
- * last second, between idle_min and idle_max. `may_wait`: not before half of those are used up. A
+ * last second, between idle_min and idle_max. `may_wait`: not before three quarters are used up. A
  * fork takes the processor from the session that was just begun, and several together are cheaper.
  */
 unsigned pool_to_fork(uint64_t idle_min, uint64_t idle_max, unsigned arrived, unsigned waiting,

@@ -22,14 +22,14 @@ static void forks(void **state)
     assert_int_equal(pool_to_fork(4, 32, 20, 0, 4, 0, false), 16); /* a busy second */
     assert_int_equal(pool_to_fork(4, 32, 500, 0, 0, 0, false), 32);
     assert_int_equal(pool_to_fork(4, 32, 0, 0, 40, 0, false), 0);
-    /* not before half are used up, unless somebody waits */
-    assert_int_equal(pool_to_fork(4, 32, 0, 0, 3, 0, true), 0);
-    assert_int_equal(pool_to_fork(4, 32, 0, 0, 1, 2, true), 0);
-    assert_int_equal(pool_to_fork(4, 32, 0, 0, 2, 0, true), 2);
+    /* not before three quarters are used up, unless somebody waits */
+    assert_int_equal(pool_to_fork(4, 32, 0, 0, 2, 0, true), 0);
+    assert_int_equal(pool_to_fork(4, 32, 0, 0, 0, 2, true), 0);
+    assert_int_equal(pool_to_fork(4, 32, 0, 0, 1, 0, true), 3);
     assert_int_equal(pool_to_fork(4, 32, 0, 1, 3, 0, true), 2);
     assert_int_equal(pool_to_fork(1, 32, 0, 0, 0, 0, true), 1);
-    assert_int_equal(pool_to_fork(4, 32, 500, 0, 17, 0, true), 0);
-    assert_int_equal(pool_to_fork(4, 32, 500, 0, 16, 0, true), 16);
+    assert_int_equal(pool_to_fork(4, 32, 500, 0, 9, 0, true), 0);
+    assert_int_equal(pool_to_fork(4, 32, 500, 0, 8, 0, true), 24);
     assert_int_equal(pool_to_release(4, 32, 0, 40), 8);
     assert_int_equal(pool_to_release(4, 32, 32, 32), 0);
     assert_int_equal(pool_to_release(4, 32, 500, 32), 0);
