@@ -23,7 +23,7 @@ compile = $(CC) $(cpp) $(CPPFLAGS) -std=c17 -fPIE -fstack-protector-strong -fno-
 link = $(CC) -pie $(CFLAGS) -Wl,-z,relro,-z,now -Wl,--as-needed $(LDFLAGS)
 
 # The floor that every process stands on, and what only some of them link.
-FLOOR := base proto message channel config
+FLOOR := base proto message channel config complete textlist
 CHILD := child privileges
 CTL_FLOOR := configfile
 MASTER := $(filter-out $(FLOOR) $(CHILD) $(CTL_FLOOR) main,$(notdir $(basename $(wildcard daemon/*.c))))

@@ -1,6 +1,6 @@
 /*
- * config.c - the table of settings, and what turns text into them. Runs in the master, poplarctl
- * and, fed by the master, in nursery and auth. Opens no file.
+ * config.c - the table of settings, and what turns text into them; complete.c checks the whole.
+ * Runs in the master, poplarctl and, fed by the master, in nursery and auth. Opens no file.
  */
 #include "daemon/config.h"
 #include "daemon/base.h"
@@ -8,16 +8,12 @@
 
 #include <ctype.h>
 #include <errno.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <syslog.h>
-#include <unistd.h>
 
 /* Where a key was set that nobody set. */
 #define BUILT_IN "built-in default"
-
-enum { SHORTEST_EXPIRY = 86400 }; /* seconds: EXPIRE counts in days, and 0 means something else */
 
 enum kind {
     KIND_TEXT,   /* char * */
@@ -165,42 +161,6 @@ static const struct {
     {"domain", "pam_service", offsetof(struct config_domain, pam_service)},
 };
 
-static void add_word(char *list, size_t size, const char *word)
-{
-    size_t used = strlen(list);
-    snprintf(list + used, size - used, "%s%s", used ? ", " : "", word);
-}
-
-static void list_clear(struct text_list *list)
-{
-    for (size_t i = 0; i < list->n; i++)
-        free(list->items[i]);
-    free(list->items);
-    *list = (struct text_list){0};
-}
-
-static void list_add(struct text_list *list, const char *text, size_t length)
-{
-    list->items = base_realloc(list->items, (list->n + 1) * sizeof *list->items);
-    list->items[list->n++] = base_format("%.*s", (int)length, text);
-}
-
-/* Comma-separated; blanks around items do not count. */
-static void list_set(struct text_list *list, const char *text)
-{
-    list_clear(list);
-    while (*text) {
-        text += strspn(text, ", \t");
-        size_t length = strcspn(text, ",");
-        size_t kept = length;
-        while (kept > 0 && isblank((unsigned char)text[kept - 1]))
-            kept--;
-        if (kept > 0)
-            list_add(list, text, kept);
-        text += length;
-    }
-}
-
 /* A decimal number with an optional unit letter of `units` (each with its factor; NULL: none). */
 static bool parse_number(const char *text, const char *units, const uint64_t *factors,
                          uint64_t *value)
@@ -252,7 +212,7 @@ static bool set_word(const struct setting *s, unsigned *target, const char *valu
             *target = w->value;
             return true;
         }
-        add_word(choices, sizeof choices, w->text);
+        textlist_add_word(choices, sizeof choices, w->text);
     }
     return base_refuse(error, size, "[%s] %s=%s: must be one of %s", s->section, s->key, value,
                        choices);
@@ -283,7 +243,7 @@ static bool set_value(struct config *config, const struct setting *s, const char
     case KIND_WORD:
         return set_word(s, target, value, error, size);
     case KIND_LIST:
-        list_set(target, value);
+        textlist_set(target, value);
         return true;
     default:
         return set_number(s, target, value, error, size);
@@ -311,7 +271,7 @@ void config_free(struct config *config)
     for (size_t i = 0; i < ARRAY_SIZE(settings); i++) {
         void *target = (char *)config + settings[i].offset;
         if (settings[i].kind == KIND_LIST)
-            list_clear(target);
+            textlist_clear(target);
         else if (settings[i].kind == KIND_TEXT || settings[i].kind == KIND_PATH)
             free(*(char **)target);
     }
@@ -396,14 +356,6 @@ bool config_is_given(const struct config *config, const char *section, const cha
     return strcmp(config_where(config, section, name, key), BUILT_IN) != 0;
 }
 
-/* The settings' place in a file: the first of these keys that was given. */
-static const char *where_given(const struct config *config, const char *section, const char *name,
-                               const char *key, const char *other_key)
-{
-    bool first = config_is_given(config, section, name, key);
-    return config_where(config, section, name, first ? key : other_key);
-}
-
 static bool known_section(const char *section, bool with_name)
 {
     for (size_t i = 0; i < ARRAY_SIZE(named); i++)
@@ -432,7 +384,7 @@ static bool refuse_section(const char *section, const char *name, char *error, s
     const char *before = "", *key, *at;
     for (size_t n = 0; (at = section_at(n, &key)) != NULL; before = at, n++)
         if (strcmp(at, before) != 0 && known_section(at, false) && !strstr(known, at))
-            add_word(known, sizeof known, at);
+            textlist_add_word(known, sizeof known, at);
     return base_refuse(error, size,
                        "[%s%s%s]: no such section; there are %s, tls NAME and domain NAME", section,
                        *name ? " " : "", name, known);
@@ -451,7 +403,7 @@ static bool refuse_key(const char *section, const char *name, const char *key, c
                                blank, name, key, at);
         bool has_name = n >= ARRAY_SIZE(settings);
         if (strcmp(at, section) == 0 && (!*name || has_name))
-            add_word(known, sizeof known, k);
+            textlist_add_word(known, sizeof known, k);
     }
     return base_refuse(error, size, "[%s%s%s] %s: no such key; the section has %s", section, blank,
                        name, key, known);
@@ -489,119 +441,6 @@ bool config_set(struct config *config, const char *section, const char *name, co
         return true;
     }
     return refuse_key(section, name, key, error, error_size);
-}
-
-static bool check_certificates(const struct config *config, char *error, size_t size)
-{
-    for (size_t i = 0; i < config->tls.n_certificates; i++) {
-        const struct config_certificate *c = &config->tls.certificates[i];
-        if (!c->certificate != !c->key)
-            return base_refuse(error, size, "%s: [tls%s%s] %s is set without %s; set both",
-                               where_given(config, "tls", c->name, "key", "certificate"),
-                               *c->name ? " " : "", c->name, c->key ? "key" : "certificate",
-                               c->key ? "certificate" : "key");
-    }
-    bool any = config->tls.certificates[0].certificate != NULL;
-    if (!any && config->tls.n_certificates > 1)
-        return base_refuse(
-            error, size, "%s: [tls %s]: set certificate and key in [tls] first",
-            config_where(config, "tls", config->tls.certificates[1].name, "certificate"),
-            config->tls.certificates[1].name);
-    return true;
-}
-
-static bool is_service_name(const char *name)
-{
-    return *name && name[0] != '.' && !strchr(name, '/');
-}
-
-static bool check_services(const struct config *config, char *error, size_t size)
-{
-    if (!is_service_name(config->auth.pam_service))
-        return base_refuse(
-            error, size, "%s: [auth] pam_service=%s: must be a file name, not a path",
-            config_where(config, "auth", "", "pam_service"), config->auth.pam_service);
-    for (size_t i = 0; i < config->auth.n_domains; i++)
-        if (!is_service_name(config->auth.domains[i].pam_service))
-            return base_refuse(
-                error, size, "%s: [domain %s] pam_service=%s: must be a file name, not a path",
-                config_where(config, "domain", config->auth.domains[i].name, "pam_service"),
-                config->auth.domains[i].name, config->auth.domains[i].pam_service);
-    return true;
-}
-
-static bool check_mechanisms(const struct config *config, char *error, size_t size)
-{
-    static const char *const known[] = {"plain", "login", "external", "xoauth2", "oauthbearer"};
-    const struct text_list *list = &config->auth.mechanisms;
-    for (size_t i = 0; i < list->n; i++) {
-        char choices[64] = "";
-        bool found = false;
-        for (size_t k = 0; k < ARRAY_SIZE(known); k++) {
-            found = found || strcmp(known[k], list->items[i]) == 0;
-            add_word(choices, sizeof choices, known[k]);
-        }
-        if (!found)
-            return base_refuse(error, size, "%s: [auth] mechanisms=%s: must be one of %s",
-                               config_where(config, "auth", "", "mechanisms"), list->items[i],
-                               choices);
-    }
-    return true;
-}
-
-/* The worker has texts in these. */
-static bool check_languages(const struct config *config, char *error, size_t size)
-{
-    const struct text_list *list = &config->server.languages;
-    for (size_t i = 0; i < list->n; i++)
-        if (strcmp(list->items[i], "en") != 0 && strcmp(list->items[i], "fr") != 0)
-            return base_refuse(error, size, "%s: [server] languages=%s: must be one of en, fr",
-                               config_where(config, "server", "", "languages"), list->items[i]);
-    return list->n > 0 || base_refuse(error, size, "%s: [server] languages=: must be one of en, fr",
-                                      config_where(config, "server", "", "languages"));
-}
-
-bool config_complete(struct config *config, char *error, size_t error_size)
-{
-    if (!config->server.hostname) {
-        char name[256] = "";
-        if (gethostname(name, sizeof name - 1) < 0 || !*name)
-            base_copy(name, sizeof name, "localhost");
-        config->server.hostname = base_strdup(name);
-    }
-    if (config->server.local_domains.n == 0) {
-        list_add(&config->server.local_domains, config->server.hostname,
-                 strlen(config->server.hostname));
-        list_add(&config->server.local_domains, "localhost", strlen("localhost"));
-    }
-    if (!config_is_given(config, "listen", "", "lmtp")) {
-        char *path = base_format("%s/lmtp.sock", config->server.run_dir);
-        list_clear(&config->listen.lmtp);
-        list_add(&config->listen.lmtp, path, strlen(path));
-        free(path);
-    }
-    if (config->workers.idle_min > config->workers.idle_max)
-        return base_refuse(error, error_size,
-                           "%s: [workers] idle_min is larger than idle_max (%llu and %llu)",
-                           where_given(config, "workers", "", "idle_min", "idle_max"),
-                           (unsigned long long)config->workers.idle_min,
-                           (unsigned long long)config->workers.idle_max);
-    if (config->auth.processes_min > config->auth.processes_max)
-        return base_refuse(error, error_size,
-                           "%s: [auth] processes_min is larger than processes_max (%llu and %llu)",
-                           where_given(config, "auth", "", "processes_min", "processes_max"),
-                           (unsigned long long)config->auth.processes_min,
-                           (unsigned long long)config->auth.processes_max);
-    if (config->store.expire_after > 0 && config->store.expire_after < SHORTEST_EXPIRY)
-        return base_refuse(
-            error, error_size,
-            "%s: [store] expire_after is less than a day, which POP3 cannot announce "
-            "(RFC 2449 section 6.7): set 0 for never, or 1d and more",
-            config_where(config, "store", "", "expire_after"));
-    return check_languages(config, error, error_size) &&
-           check_services(config, error, error_size) &&
-           check_mechanisms(config, error, error_size) &&
-           check_certificates(config, error, error_size);
 }
 
 bool config_key(size_t n, struct config_key *key)

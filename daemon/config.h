@@ -8,14 +8,10 @@
 #ifndef POPLAR_DAEMON_CONFIG_H
 #define POPLAR_DAEMON_CONFIG_H
 
+#include "daemon/textlist.h"
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
-
-struct text_list {
-    size_t n;
-    char **items;
-};
 
 enum session_lock { LOCK_REFUSE, LOCK_TAKEOVER };
 enum log_to { LOG_TO_AUTO, LOG_TO_JOURNAL, LOG_TO_SYSLOG, LOG_TO_STDERR };

@@ -1,0 +1,133 @@
+/*
+ * complete.c - what a configuration lacks when its last key is read, and whether what belongs
+ * together fits. Runs where config.c does. Opens no file.
+ */
+#include "daemon/base.h"
+#include "daemon/config.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { SHORTEST_EXPIRY = 86400 }; /* seconds: EXPIRE counts in days, and 0 means something else */
+
+/* The settings' place in a file: the first of these keys that was given. */
+static const char *where_given(const struct config *config, const char *section, const char *name,
+                               const char *key, const char *other_key)
+{
+    bool first = config_is_given(config, section, name, key);
+    return config_where(config, section, name, first ? key : other_key);
+}
+
+static bool check_certificates(const struct config *config, char *error, size_t size)
+{
+    for (size_t i = 0; i < config->tls.n_certificates; i++) {
+        const struct config_certificate *c = &config->tls.certificates[i];
+        if (!c->certificate != !c->key)
+            return base_refuse(error, size, "%s: [tls%s%s] %s is set without %s; set both",
+                               where_given(config, "tls", c->name, "key", "certificate"),
+                               *c->name ? " " : "", c->name, c->key ? "key" : "certificate",
+                               c->key ? "certificate" : "key");
+    }
+    bool any = config->tls.certificates[0].certificate != NULL;
+    if (!any && config->tls.n_certificates > 1)
+        return base_refuse(
+            error, size, "%s: [tls %s]: set certificate and key in [tls] first",
+            config_where(config, "tls", config->tls.certificates[1].name, "certificate"),
+            config->tls.certificates[1].name);
+    return true;
+}
+
+static bool is_service_name(const char *name)
+{
+    return *name && name[0] != '.' && !strchr(name, '/');
+}
+
+static bool check_services(const struct config *config, char *error, size_t size)
+{
+    if (!is_service_name(config->auth.pam_service))
+        return base_refuse(
+            error, size, "%s: [auth] pam_service=%s: must be a file name, not a path",
+            config_where(config, "auth", "", "pam_service"), config->auth.pam_service);
+    for (size_t i = 0; i < config->auth.n_domains; i++)
+        if (!is_service_name(config->auth.domains[i].pam_service))
+            return base_refuse(
+                error, size, "%s: [domain %s] pam_service=%s: must be a file name, not a path",
+                config_where(config, "domain", config->auth.domains[i].name, "pam_service"),
+                config->auth.domains[i].name, config->auth.domains[i].pam_service);
+    return true;
+}
+
+static bool check_mechanisms(const struct config *config, char *error, size_t size)
+{
+    static const char *const known[] = {"plain", "login", "external", "xoauth2", "oauthbearer"};
+    const struct text_list *list = &config->auth.mechanisms;
+    for (size_t i = 0; i < list->n; i++) {
+        char choices[64] = "";
+        bool found = false;
+        for (size_t k = 0; k < ARRAY_SIZE(known); k++) {
+            found = found || strcmp(known[k], list->items[i]) == 0;
+            textlist_add_word(choices, sizeof choices, known[k]);
+        }
+        if (!found)
+            return base_refuse(error, size, "%s: [auth] mechanisms=%s: must be one of %s",
+                               config_where(config, "auth", "", "mechanisms"), list->items[i],
+                               choices);
+    }
+    return true;
+}
+
+/* The worker has texts in these. */
+static bool check_languages(const struct config *config, char *error, size_t size)
+{
+    const struct text_list *list = &config->server.languages;
+    for (size_t i = 0; i < list->n; i++)
+        if (strcmp(list->items[i], "en") != 0 && strcmp(list->items[i], "fr") != 0)
+            return base_refuse(error, size, "%s: [server] languages=%s: must be one of en, fr",
+                               config_where(config, "server", "", "languages"), list->items[i]);
+    return list->n > 0 || base_refuse(error, size, "%s: [server] languages=: must be one of en, fr",
+                                      config_where(config, "server", "", "languages"));
+}
+
+bool config_complete(struct config *config, char *error, size_t error_size)
+{
+    if (!config->server.hostname) {
+        char name[256] = "";
+        if (gethostname(name, sizeof name - 1) < 0 || !*name)
+            base_copy(name, sizeof name, "localhost");
+        config->server.hostname = base_strdup(name);
+    }
+    if (config->server.local_domains.n == 0) {
+        textlist_add(&config->server.local_domains, config->server.hostname,
+                     strlen(config->server.hostname));
+        textlist_add(&config->server.local_domains, "localhost", strlen("localhost"));
+    }
+    if (!config_is_given(config, "listen", "", "lmtp")) {
+        char *path = base_format("%s/lmtp.sock", config->server.run_dir);
+        textlist_clear(&config->listen.lmtp);
+        textlist_add(&config->listen.lmtp, path, strlen(path));
+        free(path);
+    }
+    if (config->workers.idle_min > config->workers.idle_max)
+        return base_refuse(error, error_size,
+                           "%s: [workers] idle_min is larger than idle_max (%llu and %llu)",
+                           where_given(config, "workers", "", "idle_min", "idle_max"),
+                           (unsigned long long)config->workers.idle_min,
+                           (unsigned long long)config->workers.idle_max);
+    if (config->auth.processes_min > config->auth.processes_max)
+        return base_refuse(error, error_size,
+                           "%s: [auth] processes_min is larger than processes_max (%llu and %llu)",
+                           where_given(config, "auth", "", "processes_min", "processes_max"),
+                           (unsigned long long)config->auth.processes_min,
+                           (unsigned long long)config->auth.processes_max);
+    if (config->store.expire_after > 0 && config->store.expire_after < SHORTEST_EXPIRY)
+        return base_refuse(
+            error, error_size,
+            "%s: [store] expire_after is less than a day, which POP3 cannot announce "
+            "(RFC 2449 section 6.7): set 0 for never, or 1d and more",
+            config_where(config, "store", "", "expire_after"));
+    return check_languages(config, error, error_size) &&
+           check_services(config, error, error_size) &&
+           check_mechanisms(config, error, error_size) &&
+           check_certificates(config, error, error_size);
+}
