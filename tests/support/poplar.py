@@ -18,7 +18,8 @@ import threading
 import time
 from pathlib import Path
 
-BUILD = Path(os.environ.get("POPLAR_BUILD", "build")).resolve()
+# Where programs are to be started from, and where they are: under valgrind not the same.
+BUILD = BINARIES = Path(os.environ.get("POPLAR_BUILD", "build")).resolve()
 ROOT = os.geteuid() == 0
 NAMESPACES = os.environ.get("POPLAR_NAMESPACES") == "1"
 CHROOT = os.environ.get("POPLAR_CHROOT") == "1"

@@ -7,6 +7,8 @@ import socket
 import ssl
 import threading
 
+from poplar import PATIENCE
+
 
 class Tap:
     """Listens on a port; each connection is relayed to the server's TLS door, or to its clear door
@@ -40,7 +42,7 @@ class Tap:
         """The content of every whole message that was read, dots unstuffed, in the order of all sessions."""
         contents = []
         for session in self.sessions:
-            session.join(20)
+            session.join(20 * PATIENCE)
             contents += session.retrieved()
         return contents
 
@@ -57,7 +59,7 @@ class Session(threading.Thread):
 
     def run(self):
         door = self.tap.server.tls_port if self.tap.tls else self.tap.server.port
-        self.server = socket.create_connection(("127.0.0.1", door), 20)
+        self.server = socket.create_connection(("127.0.0.1", door), 20 * PATIENCE)
         if self.tap.tls:
             self.wrap()
             self.keep_answer(1)
@@ -112,7 +114,7 @@ class Session(threading.Thread):
         ends = {self.client: self.server, self.server: self.client}
         while True:
             ready = [s for s in ends if isinstance(s, ssl.SSLSocket) and s.pending()]
-            ready = ready or select.select(list(ends), [], [], 20)[0]
+            ready = ready or select.select(list(ends), [], [], 20 * PATIENCE)[0]
             if not ready:
                 return
             for end in ready:

@@ -94,7 +94,7 @@ class Tree:
 
     def put_program(self, name):
         """One of ours, with the libraries that it was linked with, as /usr/local/bin/NAME."""
-        program = poplar.BUILD / name
+        program = poplar.BINARIES / name
         linked = subprocess.run(["ldd", program], check=True, capture_output=True, text=True).stdout
         libraries = [word for line in linked.splitlines() for word in line.split()
                      if word.startswith("/")]

@@ -48,7 +48,7 @@ def reachable_programs():
     build = Path(os.environ["POPLAR_SCRATCH"]) / "build"
     build.mkdir()
     subprocess.run(["mount", "--bind", poplar.BUILD, build], check=True)
-    poplar.BUILD = build
+    poplar.BUILD = poplar.BINARIES = build
 
 
 def programs_under_valgrind(config):

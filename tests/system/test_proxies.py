@@ -12,7 +12,7 @@ import threading
 
 import pytest
 
-from poplar import Raw, free_port, wait_until
+from poplar import PATIENCE, Raw, free_port, wait_until
 from trees import Tree, needs
 
 pytestmark = pytest.mark.accounts
@@ -58,7 +58,7 @@ def proxied(server, tmp_path):
 
 def connect(port, source, tls=None, greeting=True):
     """A client of an address of its own; tls is a context."""
-    raw = Raw(socket.create_connection(("127.0.0.1", port), 20, (source, 0)))
+    raw = Raw(socket.create_connection(("127.0.0.1", port), 20 * PATIENCE, (source, 0)))
     if tls:
         raw.start_tls(tls)
     if greeting:
@@ -146,6 +146,7 @@ def test_haproxy(proxied, haproxy, way):
 
 
 @needs("haproxy")
+@pytest.mark.native("haproxy asks more often than can be answered")
 def test_haproxy_asks_whether_poplar_lives(proxied, haproxy):
     """Its own checks come with a header too, of nobody."""
     p = proxied()
@@ -360,7 +361,8 @@ def test_nginx_limits(proxied, nginx):
 def test_poplib_behind_nginx(proxied, nginx):
     """A client that does not know."""
     p = proxied("127.0.0.1", listen_proxy_tls="assume")
-    client = poplib.POP3_SSL("127.0.0.1", nginx(p)["tls"], timeout=20, context=p.tls_context())
+    client = poplib.POP3_SSL("127.0.0.1", nginx(p)["tls"], timeout=20 * PATIENCE,
+                             context=p.tls_context())
     client.user("alice")
     client.pass_("secret")
     assert client.list()[1] == [b"1 %d" % len(LETTER)]
