@@ -57,6 +57,7 @@ class Held:
         return self.process.returncode, out.decode(), err.decode()
 
 
+@pytest.mark.native("valgrind opens the standard descriptors that are closed")
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
 def test_standard_descriptors_closed(p, tmp_path, closed):
     """What is printed goes nowhere, and not into what is opened under such a number."""
@@ -80,6 +81,7 @@ def test_standard_descriptors_closed(p, tmp_path, closed):
     p.ctl("mailbox", "restore", "--yes", "bob", tmp_path / "file")
 
 
+@pytest.mark.native("valgrind opens the standard descriptors that are closed")
 def test_deliver_without_input(server):
     """No message is not an empty one, and what the server says is none either."""
     p = server(delivery_accept="any")

@@ -137,6 +137,7 @@ PRINTING = [
 ]
 
 
+@pytest.mark.native("valgrind opens the standard descriptors that are closed")
 @pytest.mark.parametrize("words", PRINTING, ids=" ".join)
 def test_output_is_full_or_closed(everything, words):
     for form in ([], ["--json"]):
