@@ -12,9 +12,9 @@
 
 enum {
     HANDLE_PATIENCE_MS = 10000, /* for all locks of one call together */
-    /* WAL frames from which a commit is followed by a checkpoint: few, because whoever opens next
-     * reads them all. */
-    HANDLE_WAL_PAGES = 128,
+    /* WAL frames from which a commit is followed by a checkpoint, which has three syncs: not more,
+     * because who opens first reads them all if the nursery is another than at the last commit. */
+    HANDLE_WAL_PAGES = 256,
 };
 
 enum statement {
