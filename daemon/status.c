@@ -164,26 +164,33 @@ bool status_next(struct master *m, unsigned part, uint64_t from, struct message 
     }
 }
 
+/* A text of a worker's, fit for the log; empty when it is longer than any of an honest one. */
+static void take_text(struct message *message, char *seen, size_t size)
+{
+    char raw[512];
+    if (!message_get_text(message, raw, sizeof raw))
+        raw[0] = '\0';
+    base_escape(seen, size, raw);
+}
+
 void status_summary(struct master *m, struct worker *w, struct message *message)
 {
-    char tls[32], cipher[64], detail[512], seen[1024], user[sizeof w->user + 8] = "";
+    char tls[32], cipher[64], detail[1024], user[sizeof w->user + 8] = "";
     char later[32] = "";
     bool lmtp = w->door == DOOR_LMTP;
     unsigned reason = message_get_u32(message);
     uint64_t done = message_get_u64(message), other = message_get_u64(message);
     uint64_t deferred = message_get_u64(message);
     uint64_t in = message_get_u64(message), out = message_get_u64(message);
-    if (!message_get_text(message, tls, sizeof tls) ||
-        !message_get_text(message, cipher, sizeof cipher) ||
-        !message_get_text(message, detail, sizeof detail))
-        tls[0] = cipher[0] = detail[0] = '\0';
+    take_text(message, tls, sizeof tls);
+    take_text(message, cipher, sizeof cipher);
+    take_text(message, detail, sizeof detail);
     m->counts[lmtp ? COUNT_COPIES_DELIVERED : COUNT_MESSAGES_RETRIEVED] += done;
     m->counts[lmtp ? COUNT_COPIES_REFUSED : COUNT_MESSAGES_DELETED] += other;
     m->counts[COUNT_COPIES_DEFERRED] += lmtp ? deferred : 0;
     m->counts[COUNT_OCTETS_IN] += in;
     m->counts[COUNT_OCTETS_OUT] += out;
     m->counts[COUNT_ENDED + (reason < END_REASONS ? reason : 0)]++;
-    base_escape(seen, sizeof seen, detail);
     if (lmtp)
         snprintf(later, sizeof later, " deferred=%" PRIu64, deferred);
     else
@@ -196,5 +203,5 @@ void status_summary(struct master *m, struct worker *w, struct message *message)
              w->peer_text, proto_door_name(w->door), user, about.reason,
              lmtp ? "delivered" : "retrieved", done, lmtp ? "refused" : "deleted", other, later, in,
              out, base_now_ms() - w->started, *tls ? tls : "-", *cipher ? cipher : "-",
-             *detail ? " detail=\"" : "", *detail ? seen : "", *detail ? "\"" : "");
+             *detail ? " detail=\"" : "", detail, *detail ? "\"" : "");
 }
