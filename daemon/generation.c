@@ -98,6 +98,7 @@ static int on_retry(sd_event_source *source, uint64_t usec, void *context)
     struct master *m = context;
     (void)source;
     (void)usec;
+    m->nursery_retry = sd_event_source_disable_unref(m->nursery_retry);
     generation_replace(m, NULL);
     return 0;
 }
@@ -105,8 +106,8 @@ static int on_retry(sd_event_source *source, uint64_t usec, void *context)
 /* Start the nursery that follows; the present one, if any, serves until the next is ready. */
 void generation_replace(struct master *m, const char *why)
 {
-    if (m->stopping || !m->serving)
-        return;
+    if (m->stopping || !m->serving || m->nursery_retry)
+        return; /* the last: its time comes */
     for (struct generation *g = m->generations; g; g = g->next)
         if (g != m->current && !g->retired && !(m->trial && m->trial->generation == g))
             return; /* one is starting */

@@ -279,7 +279,7 @@ bool login_ping(struct master *m); /* false: the last one pinged has not answere
 
 /* listen.c */
 /* The sockets of a configuration, or those that systemd passed. Sockets of `old` with the same
- * address are taken over (their fd there becomes -1). False with one line in `error`. */
+ * address are shared until listen_replace(). False with one line in `error`. */
 bool listen_open(const struct config *config, struct listener *old, size_t n_old,
                  struct listener **listeners, size_t *n, char *error, size_t error_size);
 void listen_close(struct listener *listeners, size_t n);

@@ -613,6 +613,10 @@ static void test_no_nursery(void **state)
     assert_non_null(strstr(logged(), "starting a new nursery: a test"));
     assert_non_null(strstr(logged(), "new nursery in 100 ms: cannot start /nowhere/poplar-worker"));
     assert_non_null(m.nursery_retry);
+    unsigned tried = m.generation_number;
+    generation_replace(&m, NULL); /* as for each connection that a used-up layout cannot serve */
+    generation_replace(&m, "it is old, too");
+    assert_int_equal(m.generation_number, tried);
     m.stopping = true;
     generation_replace(&m, "another test");
     assert_null(strstr(logged(), "another test"));
