@@ -338,7 +338,7 @@ enum store_outcome maildrop_deliver(struct maildrop *maildrop,
     in->utf8_headers = delivery->utf8_headers;
     if (maildrop->in_batch) {
         outcome = deliver_in_batch(in, delivery, source, context);
-    } else if ((outcome = handle_begin_write(maildrop)) == STORE_OK) {
+    } else if ((outcome = handle_begin_delivery(maildrop)) == STORE_OK) {
         outcome = deliver(in, delivery, source, context);
         outcome = handle_end_write(maildrop, outcome);
     }
@@ -355,7 +355,7 @@ enum store_outcome maildrop_batch_begin(struct maildrop *maildrop)
 
     if (maildrop->in_batch)
         return handle_fail(maildrop, STORE_REFUSED, "a batch of deliveries is open already");
-    outcome = handle_begin_write(maildrop);
+    outcome = handle_begin_delivery(maildrop);
     maildrop->in_batch = outcome == STORE_OK;
     maildrop->batch_outcome = STORE_OK;
     return outcome;

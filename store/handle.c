@@ -354,6 +354,22 @@ enum store_outcome handle_begin_write(struct maildrop *m)
     return outcome;
 }
 
+enum store_outcome handle_begin_delivery(struct maildrop *m)
+{
+    const int64_t most = (int64_t)HANDLE_WAL_PAGES * SCHEMA_PAGE_SIZE;
+    enum store_outcome outcome = STORE_OK;
+
+    if (vfs_file_size(MAILDROP_WAL) > most && !m->disk_failed) {
+        handle_begin_call(m);
+        outcome = lock_acquire(m->lock_fd, MAILDROP_LOCK_WRITE, m->deadline);
+        if (outcome != STORE_OK)
+            return handle_fail(m, outcome, "the write lock is held by another");
+        outcome = handle_checkpoint(m);
+        lock_release(m->lock_fd, MAILDROP_LOCK_WRITE);
+    }
+    return outcome == STORE_FULL ? outcome : handle_begin_write(m);
+}
+
 enum store_outcome handle_end_write(struct maildrop *m, enum store_outcome outcome)
 {
     if (outcome == STORE_OK)
@@ -361,7 +377,9 @@ enum store_outcome handle_end_write(struct maildrop *m, enum store_outcome outco
     /* Some failures end the transaction by themselves. The words of the first one are kept. */
     if (!sqlite3_get_autocommit(m->db))
         sqlite3_exec(m->db, "ROLLBACK", NULL, NULL, NULL);
-    if (outcome == STORE_IO)
+    /* On a disk that is full, what did not fit gives its room back: it is all that deletions have.
+     */
+    if (outcome == STORE_IO || outcome == STORE_FULL)
         vfs_cut_wal();
     if (outcome == STORE_OK && m->wal_frames >= HANDLE_WAL_PAGES)
         handle_checkpoint(m);
@@ -369,8 +387,10 @@ enum store_outcome handle_end_write(struct maildrop *m, enum store_outcome outco
     return outcome;
 }
 
-void handle_checkpoint(struct maildrop *m)
+enum store_outcome handle_checkpoint(struct maildrop *m)
 {
+    const int64_t size = vfs_file_size(MAILDROP_DB), copied = vfs_backfilled();
+    enum store_outcome outcome = STORE_OK;
     int rc;
 
     /* A past deadline makes the busy handler give up at once: whoever reads just now only puts
@@ -380,5 +400,9 @@ void handle_checkpoint(struct maildrop *m)
     if (rc == SQLITE_OK)
         m->wal_frames = 0;
     else
-        handle_outcome(m, rc);
+        outcome = handle_outcome(m, rc);
+    /* As above: what was copied does not count yet, all of it is in the WAL. */
+    if (outcome == STORE_FULL && copied >= 0 && vfs_backfilled() == copied)
+        vfs_cut_database(size);
+    return outcome;
 }

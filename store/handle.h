@@ -121,6 +121,10 @@ enum store_outcome handle_setting(struct maildrop *m, const char *name, int64_t 
 /* Take the write lock and begin a write transaction; neither is held unless this is STORE_OK. */
 enum store_outcome handle_begin_write(struct maildrop *m);
 
+/* The same to add a message. Where the last commits could not be copied out of the WAL for want of
+ * room, none is added: what little is left is for deletions. */
+enum store_outcome handle_begin_delivery(struct maildrop *m);
+
 /* End it: commit if `outcome` is STORE_OK, undo otherwise; checkpoint if the WAL has grown; give
  * the write lock back. Returns what became of it. */
 enum store_outcome handle_end_write(struct maildrop *m, enum store_outcome outcome);
@@ -128,6 +132,6 @@ enum store_outcome handle_end_write(struct maildrop *m, enum store_outcome outco
 /* Copy the WAL into the database and empty it, as far as nobody reads from it, without waiting.
  * Only under the write lock: two connections that write or checkpoint at once can corrupt the
  * database in SQLite before 3.51.3 (the "WAL-reset bug"). */
-void handle_checkpoint(struct maildrop *m);
+enum store_outcome handle_checkpoint(struct maildrop *m);
 
 #endif

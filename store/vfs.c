@@ -465,6 +465,18 @@ void vfs_cut_wal(void)
         return; /* as above: the disk has failed, and is not asked again */
 }
 
+int64_t vfs_backfilled(void)
+{
+    return self.live ? walindex_copied(self.fds[MAILDROP_SHM]) : -1;
+}
+
+void vfs_cut_database(int64_t size)
+{
+    if (size > 0 && vfs_file_size(MAILDROP_DB) > size &&
+        ftruncate(self.fds[MAILDROP_DB], (off_t)size) < 0)
+        return; /* then the room stays taken */
+}
+
 ssize_t vfs_peek(void *buffer, size_t size)
 {
     ssize_t got;

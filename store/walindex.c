@@ -272,3 +272,11 @@ int64_t walindex_end(int shm)
         return -1;
     return c.frames == 0 ? 0 : offset_of(c.frames + 1, c.page_size);
 }
+
+int64_t walindex_copied(int shm)
+{
+    uint32_t copied;
+    const ssize_t got = pread(shm, &copied, sizeof(copied), offsetof(struct head, copied));
+
+    return got == (ssize_t)sizeof(copied) ? (int64_t)copied : -1;
+}

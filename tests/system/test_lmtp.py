@@ -798,6 +798,29 @@ def small_disk(start):
         subprocess.run(["umount", p.state], check=True)
 
 
+@pytest.mark.parametrize("lines", [1000, 5000])
+def test_disk_full_of_mail(small_disk, lines):
+    """Mail comes in until no more fits. What did not fit gives its room back, and the user can
+    delete."""
+    p = small_disk
+    p.use_up(3 << 20)
+    c = Lmtp(p.lmtp)
+    message = b"Subject: one\r\n\r\n" + (b"z" * 70 + b"\r\n") * lines
+    delivered = 0
+    while (reply := c.deliver(b"alice", message=message)[0]).startswith(b"250"):
+        delivered += 1
+    for _ in range(3):
+        assert reply[:5] == b"451 4"
+        reply = c.deliver(b"alice", message=message)[0]
+    with session(p) as raw:
+        assert raw.ask(b"STAT").split()[1] == b"%d" % delivered
+        for n in range(1, delivered + 1):
+            assert raw.ask(b"DELE %d" % n).startswith(b"+OK")
+    with session(p) as raw:
+        assert raw.ask(b"STAT").startswith(b"+OK 0 0")
+    assert b"alice: sound" in p.ctl("mailbox", "check", "alice").stdout
+
+
 @pytest.mark.parametrize("leave", [0, 4096, 16384])
 def test_disk_full(small_disk, leave):
     """Under the maildrop and under the message on its way; all goes on when there is room."""
