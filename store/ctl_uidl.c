@@ -135,14 +135,30 @@ static void add(struct ctl_uidl_list *list, size_t *room, const char *file_name,
     struct ctl_uidl *entry = &list->entries[list->n++];
     *entry = (struct ctl_uidl){
         .name = base_format("%.*s", (int)ctl_uidl_base_length(file_name), file_name),
-        .order = order};
+        .order = order,
+        .line = list->n};
     base_copy(entry->text, sizeof entry->text, text);
 }
 
+static int compare_lines(const void *a, const void *b)
+{
+    const struct ctl_uidl *x = a, *y = b;
+    int order = compare(a, b);
+    return order ? order : x->line < y->line ? -1 : x->line > y->line;
+}
+
+/* A server appends to its list: of a file that went and came back, what was said last holds. */
 static void sort(struct ctl_uidl_list *list)
 {
+    size_t kept = 0;
     if (list->n > 0)
-        qsort(list->entries, list->n, sizeof *list->entries, compare);
+        qsort(list->entries, list->n, sizeof *list->entries, compare_lines);
+    for (size_t i = 0; i < list->n; i++) {
+        if (kept > 0 && compare(&list->entries[kept - 1], &list->entries[i]) == 0)
+            free(list->entries[--kept].name);
+        list->entries[kept++] = list->entries[i];
+    }
+    list->n = kept;
 }
 
 void ctl_uidl_free(struct ctl_uidl_list *list)

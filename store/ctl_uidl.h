@@ -39,6 +39,7 @@ enum { CTL_UIDL_LAST = UINT32_MAX }; /* the order of messages that no list knows
 struct ctl_uidl {
     char *name;     /* of its file, without flags */
     uint64_t order; /* in which the server listed it; equal ones by their names */
+    size_t line;    /* which of the list's entries it was */
     char text[MAILDROP_UIDL_MAX + 1];
 };
 

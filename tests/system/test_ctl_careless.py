@@ -224,6 +224,21 @@ def test_a_tree_with_files_that_are_no_mail(p, tmp_path):
     assert [row.split()[-1] for row in p.ctl("mailbox", "list").stdout.splitlines()[1:]] == [b"alice"]
 
 
+def test_a_file_that_is_listed_twice(p, tmp_path):
+    """Dovecot appends to its list: of a file that went and was put back, the later line holds."""
+    box = tmp_path / "maildir"
+    for folder in ("cur", "new"):
+        (box / folder).mkdir(parents=True)
+    names = [f"{n}.x" for n in range(20)]
+    for name in names:
+        (box / "cur" / f"{name}:2,S").write_bytes(b"Subject: %s\n\nx\n" % name.encode())
+    (box / "dovecot-uidlist").write_text("3 V7 N41\n" + "".join(
+        f"{uid + 1} :{name}\n" for uid, name in enumerate(names + names[::-1])))
+    p.ctl("import", "alice", box)
+    listed = p.ctl("message", "list", "alice").stdout.split(b"\n")[1:-2]
+    assert [row.split()[-1] for row in listed] == [b"%08x00000007" % uid for uid in range(21, 41)]
+
+
 def test_input_that_is_used_up(p, tmp_path):
     """A file of which everything was read before is as empty as any other."""
     (tmp_path / "file").write_bytes(MESSAGE)
