@@ -124,6 +124,7 @@ def test_two_imports_at_once(p, tmp_path):
         assert len(subjects(p, "alice")) == before + 3
 
 
+@pytest.mark.native("it starts four hundred programs")
 def test_nobody_reads_what_is_said(p, tmp_path):
     """As in a pager: whoever else has mail for the maildrop does not wait for that."""
     box = tmp_path / "maildir"
