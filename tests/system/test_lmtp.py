@@ -717,12 +717,13 @@ def test_a_raw_file_put_back(start, files, before, between):
     c = Lmtp(p.lmtp)
     named = {}
 
-    def deliver(n):
+    def deliver(n, may_be_damaged=False):
         for _ in range(n):
             token = b"%d" % (len(sent) + 1)
             sent.append(token)
             message = b"Token: " + token + b"\r\n\r\n" + b"x" * 900 + b"\r\n"
-            assert c.deliver(b"alice", message=message) == [b"250 2.0.0 Delivered"]
+            [answer] = c.deliver(b"alice", message=message)
+            assert answer == b"250 2.0.0 Delivered" or may_be_damaged and answer[:4] == b"451 ", answer
 
     def look():
         """What a client sees. Of a damaged maildrop it is shown less, and the session may end."""
@@ -754,7 +755,9 @@ def test_a_raw_file_put_back(start, files, before, between):
     assert len(named) == before + between
     for file in files:
         shutil.copyfile(p.directory / file, drop / file)
-    deliver(before + between)  # ids go through those that were given before
+    # Ids go through those that were given before. A database without its WAL lacks what was copied
+    # into it since; when that is found out, the sender keeps the mail.
+    deliver(before + between, may_be_damaged=len(files) == 1)
     look()
     assert len(files) == 1 or len(named) == 2 * (before + between)
 
