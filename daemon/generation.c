@@ -17,8 +17,10 @@
 #include <sys/wait.h>
 #include <sysexits.h>
 
-/* The orders are never many at once: the nursery's queue would hold up the loop. */
-enum { FORKS_AT_ONCE = 16 };
+enum {
+    FORKS_AT_ONCE = 16,  /* orders: with more the nursery's queue would hold up the loop */
+    FORKS_AT_LEISURE = 2 /* under way while nobody waits: sessions need the processors, too */
+};
 
 static int on_unready(sd_event_source *source, uint64_t usec, void *context)
 {
@@ -290,8 +292,12 @@ void generation_fill(struct master *m, bool may_wait)
         return;
     unsigned arrived = m->arrived > m->arrived_peak ? m->arrived : m->arrived_peak;
     unsigned n = pool_to_fork(m->config->workers.idle_min, m->config->workers.idle_max, arrived,
-                              m->n_waiting, m->n_idle, m->n_starting, may_wait);
-    for (unsigned i = 0; i < n && i < FORKS_AT_ONCE; i++) {
+                              m->n_waiting, m->n_idle, m->n_starting, may_wait && !m->filling);
+    unsigned most = m->n_waiting > 0                   ? FORKS_AT_ONCE
+                    : m->n_starting < FORKS_AT_LEISURE ? FORKS_AT_LEISURE - m->n_starting
+                                                       : 0;
+    m->filling = n > most; /* each that is ready has the next one ordered */
+    for (unsigned i = 0; i < n && i < most; i++) {
         if (limit > 0 && m->current->forked >= limit) {
             m->current->outlived = RETIRED_SESSIONS;
             generation_replace(m, NULL);

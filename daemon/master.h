@@ -157,6 +157,7 @@ struct master {
 
     struct generation *generations, *current;
     unsigned generation_number, nursery_failures;
+    bool filling; /* workers that stand by are being forked, a few at a time */
     sd_event_source *nursery_retry;
 
     struct worker *workers;

@@ -101,14 +101,19 @@ class Group:
         """Descendants of the group's processes that are not in it."""
         if not self.directory:
             return []
-        inside = set(self.pids())
-        found = []
-        for stat in Path("/proc").glob("[0-9]*/stat"):
-            with contextlib.suppress(OSError):
-                parent = int(stat.read_text().rpartition(")")[2].split()[1])
-                if parent in inside and int(stat.parent.name) not in inside:
-                    found.append(int(stat.parent.name))
-        return [p for p in found if p not in set(self.pids())]
+
+        def outside():
+            """What has ended and is not reaped is in no group any more."""
+            inside = set(self.pids())
+            for stat in Path("/proc").glob("[0-9]*/stat"):
+                with contextlib.suppress(OSError):
+                    state, parent = stat.read_text().rpartition(")")[2].split()[:2]
+                    pid = int(stat.parent.name)
+                    if int(parent) in inside and pid not in inside and state not in "ZX":
+                        yield pid
+
+        # One that was born or ended meanwhile is not there the second time.
+        return sorted(set(outside()) & set(outside()))
 
     def remove(self):
         if self.directory:
