@@ -115,7 +115,7 @@ static int find_lines(FILE *file, const char *confdir, int wanted, int depth)
         else
             found |= here;
         int more = 0;
-        if (included && *first != '#')
+        if (included && first && *first != '#')
             more = depth == INCLUDES_MAX ? LINES_CIRCLE
                                          : find_lines(open_service(confdir, included, true),
                                                       confdir, here, depth + 1);

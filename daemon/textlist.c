@@ -15,7 +15,8 @@ void textlist_clear(struct text_list *list)
     for (size_t i = 0; i < list->n; i++)
         free(list->items[i]);
     free(list->items);
-    *list = (struct text_list){0};
+    list->items = NULL;
+    list->n = 0;
 }
 
 void textlist_add(struct text_list *list, const char *text, size_t length)
