@@ -331,7 +331,7 @@ static enum store_outcome look_again(struct maildrop *m)
     return STORE_OK;
 }
 
-enum store_outcome handle_begin_write(struct maildrop *m)
+static enum store_outcome lock_for_writing(struct maildrop *m)
 {
     enum store_outcome outcome;
 
@@ -339,10 +339,18 @@ enum store_outcome handle_begin_write(struct maildrop *m)
         return handle_fail(m, STORE_IO, "an earlier write failed: open the maildrop again");
     handle_begin_call(m);
     outcome = lock_acquire(m->lock_fd, MAILDROP_LOCK_WRITE, m->deadline);
-    if (outcome != STORE_OK)
-        return handle_fail(m, outcome,
-                           outcome == STORE_BUSY ? "the write lock is held by another"
-                                                 : "the lock file cannot be locked");
+    return outcome == STORE_OK
+               ? STORE_OK
+               : handle_fail(m, outcome,
+                             outcome == STORE_BUSY ? "the write lock is held by another"
+                                                   : "the lock file cannot be locked");
+}
+
+/* The write lock is given back unless a transaction is open then. */
+static enum store_outcome begin_locked(struct maildrop *m)
+{
+    enum store_outcome outcome;
+
     if (vfs_unlinked())
         outcome = handle_fail(m, STORE_STALE, "a file of the maildrop was removed or replaced");
     else if ((outcome = handle_run(m, STATEMENT_BEGIN_WRITE)) == STORE_OK)
@@ -354,20 +362,29 @@ enum store_outcome handle_begin_write(struct maildrop *m)
     return outcome;
 }
 
+enum store_outcome handle_begin_write(struct maildrop *m)
+{
+    const enum store_outcome outcome = lock_for_writing(m);
+
+    return outcome == STORE_OK ? begin_locked(m) : outcome;
+}
+
 enum store_outcome handle_begin_delivery(struct maildrop *m)
 {
     const int64_t most = (int64_t)HANDLE_WAL_PAGES * SCHEMA_PAGE_SIZE;
-    enum store_outcome outcome = STORE_OK;
+    enum store_outcome outcome = lock_for_writing(m);
 
-    if (vfs_file_size(MAILDROP_WAL) > most && !m->disk_failed) {
-        handle_begin_call(m);
-        outcome = lock_acquire(m->lock_fd, MAILDROP_LOCK_WRITE, m->deadline);
-        if (outcome != STORE_OK)
-            return handle_fail(m, outcome, "the write lock is held by another");
+    if (outcome != STORE_OK)
+        return outcome;
+    if (vfs_file_size(MAILDROP_WAL) > most) {
         outcome = handle_checkpoint(m);
-        lock_release(m->lock_fd, MAILDROP_LOCK_WRITE);
+        handle_begin_call(m); /* a checkpoint takes all patience away */
     }
-    return outcome == STORE_FULL ? outcome : handle_begin_write(m);
+    if (outcome == STORE_FULL || m->disk_failed) {
+        lock_release(m->lock_fd, MAILDROP_LOCK_WRITE);
+        return outcome;
+    }
+    return begin_locked(m);
 }
 
 enum store_outcome handle_end_write(struct maildrop *m, enum store_outcome outcome)
