@@ -89,6 +89,15 @@ static bool check_languages(const struct config *config, char *error, size_t siz
                                       config_where(config, "server", "", "languages"));
 }
 
+static bool check_order(const struct config *config, const char *section, const char *min_key,
+                        uint64_t min, const char *max_key, uint64_t max, char *error, size_t size)
+{
+    return min <= max ||
+           base_refuse(error, size, "%s: [%s] %s is larger than %s (%llu and %llu)",
+                       where_given(config, section, "", min_key, max_key), section, min_key,
+                       max_key, (unsigned long long)min, (unsigned long long)max);
+}
+
 bool config_complete(struct config *config, char *error, size_t error_size)
 {
     if (!config->server.hostname) {
@@ -108,18 +117,11 @@ bool config_complete(struct config *config, char *error, size_t error_size)
         textlist_add(&config->listen.lmtp, path, strlen(path));
         free(path);
     }
-    if (config->workers.idle_min > config->workers.idle_max)
-        return base_refuse(error, error_size,
-                           "%s: [workers] idle_min is larger than idle_max (%llu and %llu)",
-                           where_given(config, "workers", "", "idle_min", "idle_max"),
-                           (unsigned long long)config->workers.idle_min,
-                           (unsigned long long)config->workers.idle_max);
-    if (config->auth.processes_min > config->auth.processes_max)
-        return base_refuse(error, error_size,
-                           "%s: [auth] processes_min is larger than processes_max (%llu and %llu)",
-                           where_given(config, "auth", "", "processes_min", "processes_max"),
-                           (unsigned long long)config->auth.processes_min,
-                           (unsigned long long)config->auth.processes_max);
+    if (!check_order(config, "workers", "idle_min", config->workers.idle_min, "idle_max",
+                     config->workers.idle_max, error, error_size) ||
+        !check_order(config, "auth", "processes_min", config->auth.processes_min, "processes_max",
+                     config->auth.processes_max, error, error_size))
+        return false;
     if (config->store.expire_after > 0 && config->store.expire_after < SHORTEST_EXPIRY)
         return base_refuse(
             error, error_size,
