@@ -24,8 +24,9 @@
 #include <unistd.h>
 
 enum {
-    ATTEMPTS_MAX = 5, /* a maildrop replaced under our hands this often is not one */
-    NAME_OCTETS = 255 /* of a file name */
+    ATTEMPTS_MAX = 5,  /* a maildrop replaced under our hands this often is not one */
+    NAME_OCTETS = 255, /* of a file name */
+    RESERVE_MB = 16    /* not for mail: deleting 100,000 messages writes 9 MB */
 };
 
 struct grant_root {
@@ -408,4 +409,17 @@ enum login_outcome grant_open(const struct grant_root *root, const char *user, b
         outcome = refuse(&g, LOGIN_STORE_TEMP, "", "cannot take store_user's ids (CAP_SETUID?)");
     return_ids();
     return outcome;
+}
+
+bool grant_has_room(const struct grant_root *root, uint64_t size, char *error, size_t error_size)
+{
+    struct statfs fs;
+    if (fstatfs(root->fd, &fs) < 0 || fs.f_blocks == 0) /* it does not tell */
+        return true;
+    uint64_t left = ((uint64_t)fs.f_bavail * (uint64_t)fs.f_bsize) >> 20;
+    uint64_t wanted = RESERVE_MB + ((size + (1 << 20) - 1) >> 20);
+    return left >= wanted ||
+           base_refuse(error, error_size,
+                       "%s: %llu MB of room are left, mail is taken from %llu on", root->path,
+                       (unsigned long long)left, (unsigned long long)wanted);
 }

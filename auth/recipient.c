@@ -53,6 +53,8 @@ static enum login_outcome open_maildrop(struct search *s)
     bool may_make = config->store.create && config->delivery.accept != ACCEPT_MAILDROP;
     bool make = may_make && s->service == SERVE_DELIVER;
     int files[MAILDROP_FILES];
+    if (!grant_has_room(s->root, config->store.max_message, s->error, s->error_size))
+        return LOGIN_NO_ROOM;
     enum login_outcome outcome =
         grant_open(s->root, s->name, make, false, files, s->error, s->error_size);
     if (outcome == LOGIN_NO_MAILDROP) {

@@ -17,7 +17,7 @@
  * SERVE_CHECK it is only tried. `name` is whose it is.
  *
  * Else LOGIN_NO_USER, LOGIN_FORBIDDEN, LOGIN_UNAVAILABLE (a look-up failed: never "no such user"),
- * LOGIN_STORE_TEMP or LOGIN_STORE_PERM; `error` says what failed, for the log. */
+ * LOGIN_NO_ROOM, LOGIN_STORE_TEMP or LOGIN_STORE_PERM; `error` says what failed, for the log. */
 enum login_outcome recipient_open(const struct config *config, const struct grant_root *root,
                                   const char *address, uid_t peer, enum proto_service service,
                                   char name[PROTO_USER_MAX + 1], int files[MAILDROP_FILES],

@@ -168,6 +168,7 @@ const char *proto_outcome_name(unsigned outcome)
         [LOGIN_BROKEN] = "contract-broken",
         [LOGIN_NO_USER] = "no-such-user",
         [LOGIN_FORBIDDEN] = "not-by-this-peer",
+        [LOGIN_NO_ROOM] = "no-room",
     };
     return outcome < LOGIN_OUTCOMES ? names[outcome] : "unknown";
 }

@@ -145,6 +145,7 @@ enum login_outcome {
     LOGIN_BROKEN,        /* the worker broke the contract; the master only hears this */
     LOGIN_NO_USER,       /* delivery: there is no such recipient */
     LOGIN_FORBIDDEN,     /* delivery: not into this maildrop, not by this peer */
+    LOGIN_NO_ROOM,       /* delivery: what is left under state_dir is for deleting */
     LOGIN_OUTCOMES
 };
 

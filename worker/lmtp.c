@@ -147,7 +147,7 @@ static enum lmtp_reply find_hindrance(const struct lmtp *l)
     if (l->has_nul)
         return LMTP_NUL;
     if (l->spool.failure != SPOOL_OK)
-        return l->spool.failure == SPOOL_FULL ? LMTP_SPOOL_FULL : LMTP_TRY_LATER;
+        return l->spool.failure == SPOOL_FULL ? LMTP_NO_ROOM : LMTP_TRY_LATER;
     return LMTP_OK;
 }
 

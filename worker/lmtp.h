@@ -22,6 +22,7 @@ struct lmtp_held {
     char address[PROTO_RECIPIENT_MAX + 1]; /* by which it was asked for; "": nothing is held */
     char name[PROTO_USER_MAX + 1];         /* whose it is */
     uint64_t until;                        /* base_now_ms(); auth's word counts no longer then */
+    uint64_t octets;                       /* of mail stored by that word */
     int files[MAILDROP_FILES];             /* as granted, until it is opened */
     struct maildrop *maildrop;             /* NULL: not opened yet */
 };

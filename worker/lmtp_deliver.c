@@ -18,9 +18,10 @@
 #include <time.h>
 
 enum {
-    GRANTS_AGAIN_MAX = 3, /* times that granted files may turn out to be replaced */
-    HELD_MS = 1000,       /* of a grant: a queue's next message comes sooner */
-    HEAD_MAX = 2560       /* octets put before a message: three addresses, two names */
+    GRANTS_AGAIN_MAX = 3,  /* times that granted files may turn out to be replaced */
+    HELD_MS = 1000,        /* of a grant: a queue's next message comes sooner */
+    HELD_OCTETS = 1 << 20, /* of mail under one grant: auth looks how much room is left */
+    HEAD_MAX = 2560        /* octets put before a message: three addresses, two names */
 };
 
 /* What the store reads: our own header, then the spool. */
@@ -57,12 +58,13 @@ static void hold(struct lmtp *l, const char *address, const char *name,
     base_copy(held->name, sizeof held->name, name);
     memcpy(held->files, files, sizeof held->files);
     held->maildrop = NULL;
+    held->octets = 0;
     held->until = base_now_ms() + HELD_MS;
 }
 
 static bool is_held(const struct lmtp *l)
 {
-    return *l->held.address && base_now_ms() < l->held.until;
+    return *l->held.address && l->held.octets < HELD_OCTETS && base_now_ms() < l->held.until;
 }
 
 void lmtp_release(struct lmtp *l)
@@ -120,6 +122,8 @@ static enum lmtp_reply reply_to_verdict(uint32_t verdict)
         return LMTP_NO_SUCH_USER;
     case LOGIN_FORBIDDEN:
         return LMTP_FORBIDDEN;
+    case LOGIN_NO_ROOM:
+        return LMTP_NO_ROOM;
     default:
         return LMTP_TRY_LATER;
     }
@@ -153,7 +157,7 @@ static enum lmtp_reply reply_to_store(const struct lmtp *l, enum store_outcome o
     case STORE_TOO_LARGE:
         return LMTP_TOO_LARGE;
     case STORE_FULL:
-        return LMTP_STORE_FULL;
+        return LMTP_NO_ROOM;
     case STORE_BUSY:
         return LMTP_BUSY;
     default:
@@ -237,6 +241,7 @@ static enum store_outcome store(struct lmtp *l, const struct lmtp_recipient *to)
         outcome = maildrop_deliver(held->maildrop, &delivery, read_source, &source, NULL);
     if (outcome == STORE_OK) {
         maildrop_rest(held->maildrop);
+        held->octets += spool_size(&l->spool);
         tell_log(l, LOG_INFO, "delivered user=%s octets=%llu from=<%s> to=<%s>", held->name,
                  (unsigned long long)(source.head_size + spool_size(&l->spool)), l->mail.from.text,
                  to->path.text);

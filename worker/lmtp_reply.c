@@ -20,8 +20,7 @@ static const struct {
     [LMTP_TOO_MANY_BAD] = {"421 4.7.0 Too many bad commands", false},
     [LMTP_TRY_LATER] = {"451 4.3.0 Mail cannot be taken now, try later", false},
     [LMTP_BUSY] = {"451 4.3.2 The maildrop cannot be had now, try later", false},
-    [LMTP_STORE_FULL] = {"451 4.3.1 No room on the disk, try later", false},
-    [LMTP_SPOOL_FULL] = {"452 4.3.1 No room for this message, try later", false},
+    [LMTP_NO_ROOM] = {"452 4.3.1 No room on the disk, try later", false},
     [LMTP_QUOTA_DEFER] = {"452 4.2.2 The maildrop is full", false},
     [LMTP_TOO_MANY_RECIPIENTS] = {"452 4.5.3 Too many recipients, send again to the rest", false},
 

@@ -19,10 +19,9 @@ enum lmtp_reply {
 
     LMTP_IDLE_TOO_LONG,
     LMTP_TOO_MANY_BAD,
-    LMTP_TRY_LATER,  /* a look-up or the store failed, in whatever way */
-    LMTP_BUSY,       /* no auth process, or the maildrop is locked */
-    LMTP_STORE_FULL, /* disk full under the maildrop */
-    LMTP_SPOOL_FULL, /* disk full under the message on its way */
+    LMTP_TRY_LATER, /* a look-up or the store failed, in whatever way */
+    LMTP_BUSY,      /* no auth process, or the maildrop is locked */
+    LMTP_NO_ROOM,   /* under the maildrop or the message on its way, or only what is for deleting */
     LMTP_QUOTA_DEFER,
     LMTP_TOO_MANY_RECIPIENTS,
 

@@ -500,6 +500,36 @@ static void test_disk_full(void **state)
     umount2(state_dir, MNT_DETACH);
 }
 
+static void test_room(void **state)
+{
+    static const struct {
+        const char *type, *options;
+        uint64_t size;
+        bool has;
+    } rows[] = {
+        {"tmpfs", "size=18m", 2 << 20, true},
+        {"tmpfs", "size=18m", (2 << 20) + 1, false},
+        {"tmpfs", "size=15m", 0, false},
+        {"ramfs", "", UINT64_MAX >> 1, true}, /* it does not tell */
+    };
+    (void)state;
+    if (geteuid() != 0 || unshare(CLONE_NEWNS) < 0 ||
+        mount("none", "/", "none", MS_REC | MS_PRIVATE, NULL) < 0)
+        skip();
+    for (size_t i = 0; i < ARRAY_SIZE(rows); i++) {
+        assert_return_code(mount("none", state_dir, rows[i].type, 0, rows[i].options), errno);
+        assert_return_code(chmod(state_dir, 0700), errno);
+        assert_return_code(chown(state_dir, store_uid, (gid_t)-1), errno);
+        struct grant_root *root = try_root();
+        assert_non_null(root);
+        *error = '\0';
+        assert_int_equal(grant_has_room(root, rows[i].size, error, sizeof error), rows[i].has);
+        assert_int_equal(strstr(error, " MB of room are left") != NULL, !rows[i].has);
+        grant_root_close(root);
+        umount2(state_dir, MNT_DETACH);
+    }
+}
+
 static void expect_root_refused(const char *word)
 {
     assert_null(try_root());
@@ -553,6 +583,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_making_race, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_out_of_descriptors, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_disk_full, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_room, set_up, tear_down),
     };
     return cmocka_run_group_tests_name("grant", tests, set_up_group, tear_down_group);
 }
