@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <syslog.h>
 
 /* Where a key was set that nobody set. */
@@ -409,6 +410,20 @@ static bool refuse_key(const char *section, const char *name, const char *key, c
                        name, key, known);
 }
 
+/* Domains that differ in nothing else are one, and the second of two would never be asked. */
+static bool check_case(const struct config *config, const char *section, const char *name,
+                       char *error, size_t size)
+{
+    for (size_t i = 0; i < config->n_given; i++) {
+        const struct config_given *g = &config->given[i];
+        if (strcmp(g->section, section) == 0 && strcasecmp(g->name, name) == 0 &&
+            strcmp(g->name, name) != 0)
+            return base_refuse(error, size, "[%s %s] and [%s %s], at %s, differ only in case",
+                               section, name, section, g->name, g->where);
+    }
+    return true;
+}
+
 bool config_set(struct config *config, const char *section, const char *name, const char *key,
                 const char *value, char *error, size_t error_size)
 {
@@ -424,6 +439,8 @@ bool config_set(struct config *config, const char *section, const char *name, co
         if (strcmp(section, "tls") == 0 && value[0] != '/')
             return base_refuse(error, error_size, "[%s%s%s] %s=%s: must be an absolute path",
                                section, blank, name, key, value);
+        if (!check_case(config, section, name, error, error_size))
+            return false;
         char **target = (char **)((char *)element(config, section, name) + named[i].offset);
         free(*target);
         *target = base_strdup(value);
