@@ -124,6 +124,12 @@ struct programs {
     int worker, auth;
 };
 
+/* A poplarctl that waits for the outcome of a reload. */
+struct asker {
+    struct asker *next;
+    int fd;
+};
+
 /* A new configuration on trial: a nursery and an auth process run under it, nothing else changed
  * yet. Also the first start. */
 struct trial {
@@ -133,7 +139,7 @@ struct trial {
     struct programs programs;
     struct listener *listeners;
     size_t n_listeners;
-    int reply_fd; /* poplarctl's connection that waits, or -1 */
+    struct asker *askers;
 };
 
 struct master {
@@ -144,7 +150,9 @@ struct master {
     struct trial *trial;
     bool serving;   /* a configuration was committed */
     bool announced; /* READY=1 said of it */
-    bool stopping, reload_again;
+    bool stopping;
+    bool reload_again;        /* asked for while another was under way; once, however often */
+    struct asker *askers;     /* who waits for that */
     struct programs programs; /* that the configuration was tried with */
     bool outdated;            /* others have their places: these are started */
     int exit_status;
@@ -218,7 +226,9 @@ void worker_trace_if_wanted(struct worker *w);
 
 /* trial.c: the first start and every reload. */
 /* Read the configuration, open its sockets, start a nursery and an auth process under it. What
- * fails at once or later ends in trial_failed(). `reply_fd`: poplarctl waits there, or -1. */
+ * fails at once or later ends in trial_failed(). While another is under way it comes after that:
+ * who asks may have changed the files since that one read them. `reply_fd`: poplarctl waits there
+ * for the outcome, or -1. */
 void trial_begin(struct master *m, int reply_fd);
 /* One more part of the trial is ready; with the last it becomes what is served. */
 void trial_step(struct master *m);

@@ -38,13 +38,14 @@ static void free_trial(struct trial *t)
     free(t);
 }
 
-/* Who asked while another was under way may have changed the files since that one read them. */
-static void try_again(struct master *m)
+static void answer(struct asker **askers, int status, const char *text)
 {
-    bool wanted = m->reload_again;
-    m->reload_again = false;
-    if (wanted)
-        trial_begin(m, -1);
+    while (*askers) {
+        struct asker *a = *askers;
+        *askers = a->next;
+        control_reply(a->fd, status, text);
+        free(a);
+    }
 }
 
 void trial_failed(struct master *m, int status, const char *why)
@@ -54,7 +55,7 @@ void trial_failed(struct master *m, int status, const char *why)
     log_line(LOG_ERR, m->serving ? LOG_EVENT_RELOAD_FAILED : LOG_EVENT_NOT_STARTED, NULL, "%s%s",
              m->serving ? "reload failed, the old configuration stays: " : "", why);
     m->counts[COUNT_RELOADS_FAILED] += m->serving;
-    control_reply(t->reply_fd, status ? status : EX_SOFTWARE, why);
+    answer(&t->askers, status ? status : EX_SOFTWARE, why);
     if (t->auth) {
         t->auth->killed = true;
         kill(t->auth->pid, SIGKILL);
@@ -65,7 +66,8 @@ void trial_failed(struct master *m, int status, const char *why)
     free_trial(t);
     if (m->serving) {
         sd_notifyf(0, "READY=1\nSTATUS=Reload failed, the old configuration stays: %s", why);
-        try_again(m);
+        if (m->reload_again)
+            trial_begin(m, -1);
     } else {
         sd_notifyf(0, "STATUS=%s", why);
         m->exit_status = status > 0 && status < 127 ? status : EX_SOFTWARE;
@@ -85,17 +87,13 @@ static bool check_run_dir(const struct master *m, const struct config *config, c
                        m->config->server.run_dir);
 }
 
-void trial_begin(struct master *m, int reply_fd)
+static void begin(struct master *m)
 {
     char error[2048] = "";
-    if (m->trial || m->stopping) {
-        m->reload_again |= m->trial && reply_fd < 0;
-        control_reply(reply_fd, EX_TEMPFAIL,
-                      m->stopping ? "poplard is stopping" : "another reload is under way");
-        return;
-    }
     struct trial *t = m->trial = base_alloc(sizeof *t);
-    t->reply_fd = reply_fd;
+    t->askers = m->askers;
+    m->askers = NULL;
+    m->reload_again = false;
     t->programs = (struct programs){-1, -1};
     if (m->serving)
         sd_notifyf(0, "RELOADING=1\nMONOTONIC_USEC=%llu\nSTATUS=Reloading",
@@ -122,6 +120,21 @@ void trial_begin(struct master *m, int reply_fd)
                          : "the nursery cannot be started");
     else if (!t->auth)
         trial_failed(m, EX_OSERR, "poplar-auth cannot be started");
+}
+
+void trial_begin(struct master *m, int reply_fd)
+{
+    if (reply_fd >= 0) {
+        struct asker *a = base_alloc(sizeof *a);
+        *a = (struct asker){m->askers, reply_fd};
+        m->askers = a;
+    }
+    if (m->stopping)
+        answer(&m->askers, EX_TEMPFAIL, "poplard is stopping");
+    else if (m->trial)
+        m->reload_again = true;
+    else
+        begin(m);
 }
 
 static bool commit(struct master *m, struct trial *t)
@@ -168,7 +181,7 @@ static bool commit(struct master *m, struct trial *t)
                  "not root: everything runs as uid %u, without the separation of users",
                  (unsigned)geteuid());
     m->counts[COUNT_RELOADS] += !first;
-    control_reply(t->reply_fd, 0, "reloaded");
+    answer(&t->askers, 0, "reloaded");
     free(t);
     return true;
 }
@@ -178,6 +191,6 @@ void trial_step(struct master *m)
     struct trial *t = m->trial;
     if (!t->generation || !t->generation->ready || !t->auth || t->auth->channel.state != STATE_IDLE)
         return;
-    if (commit(m, t))
-        try_again(m);
+    if (commit(m, t) && m->reload_again)
+        trial_begin(m, -1);
 }

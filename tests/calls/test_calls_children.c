@@ -691,7 +691,7 @@ static void test_generation_on_trial(void **state)
 {
     struct channel its, fresh_end;
     struct generation *tried = add_generation(&its), *fresh = add_generation(&fresh_end);
-    struct trial trial = {.generation = tried, .reply_fd = -1};
+    struct trial trial = {.generation = tried};
     (void)state;
     m.serving = true;
     m.trial = &trial;
@@ -727,34 +727,34 @@ static void test_login_while_stopping(void **state)
     m.stopping = false;
 }
 
-/* poplarctl reload, when it cannot be. */
-static void test_reload_refused(void **state)
+/* One is under way: whoever asks is told of the next, or that there will be none. */
+static void test_reload_put_off(void **state)
 {
-    struct channel ctl;
-    struct trial under_way = {.reply_fd = -1};
+    struct channel ctl[2];
+    struct trial under_way = {.askers = NULL};
     char text[200];
     (void)state;
-    for (int i = 0; i < 2; i++) {
+    m.trial = &under_way;
+    for (size_t i = 0; i < ARRAY_SIZE(ctl); i++) {
         int ends[2];
         assert_int_equal(channel_pair(ends, true), 0);
-        channel_open(&ctl, ends[1], ROLE_CTL, ROLE_MASTER, STATE_IDLE);
-        m.trial = i == 0 ? &under_way : NULL;
-        m.stopping = i == 1;
+        channel_open(&ctl[i], ends[1], ROLE_CTL, ROLE_MASTER, STATE_IDLE);
         trial_begin(&m, ends[0]);
-        assert_false(m.reload_again);
-        assert_int_equal(next_told(&ctl), PROTO_REPLY);
-        assert_int_not_equal(message_get_u32(&message), 0);
-        assert_true(message_get_text(&message, text, sizeof text));
-        assert_string_equal(text, i == 0 ? "another reload is under way" : "poplard is stopping");
-        channel_close(&ctl);
+        assert_true(m.reload_again);
+        assert_int_equal(next_told(&ctl[i]), 0);
     }
-    trial_begin(&m, -1); /* SIGHUP while it stops */
-    assert_false(m.reload_again);
-    m.stopping = false;
-    m.trial = &under_way;
-    trial_begin(&m, -1);
-    assert_true(m.reload_again); /* once more, when this one is over */
     m.trial = NULL;
+    m.stopping = true;
+    trial_begin(&m, -1);
+    for (size_t i = 0; i < ARRAY_SIZE(ctl); i++) {
+        assert_int_equal(next_told(&ctl[i]), PROTO_REPLY);
+        assert_int_equal(message_get_u32(&message), EX_TEMPFAIL);
+        assert_true(message_get_text(&message, text, sizeof text));
+        assert_string_equal(text, "poplard is stopping");
+        channel_close(&ctl[i]);
+    }
+    assert_null(m.askers);
+    m.stopping = m.reload_again = false;
 }
 
 /* poplarctl. */
@@ -959,7 +959,7 @@ int main(void)
         TEST(test_ended_is_not_idle),
         TEST(test_generation_on_trial),
         TEST(test_login_while_stopping),
-        TEST(test_reload_refused),
+        TEST(test_reload_put_off),
         TEST(test_visitors),
     };
     alarm(120); /* what waits for ever is no test */

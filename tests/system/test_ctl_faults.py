@@ -179,20 +179,13 @@ class World:
                 holds(self)
                 if went or once and self.mail() == after:
                     continue
-                done = self.second(again or command, **options)
+                done = self.run(again or command, **options)
                 assert done.returncode == 0, (call, number, error, place, done)
                 assert self.mail() == after, (call, number, error, place)
                 holds(self)
                 if LONG or call in CHANGING:
                     self.sound()
         print(f"{tries} tries: {dict(counts)}")
-
-    def second(self, command, **options):
-        """The second try. What a server was asked for it may still be at, though nobody waits."""
-        def settled():
-            done = self.run(command, **options)
-            return done if b"another reload is under way" not in done.stderr else None
-        return poplar.wait_until(settled, "the end of a reload")
 
     def fail(self, command, failing, before, after, met=True, **options):
         """One try that fails; or goes through, then that is told."""

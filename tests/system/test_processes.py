@@ -10,6 +10,7 @@ import socket
 import subprocess
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -575,6 +576,47 @@ def test_reload_while_another_fails(slow_reload):
     p.wait_log("poplard: reloaded")
     with p.connect(tls=False, greeting=False).sock as sock:
         assert b"second.example.test" in sock.recv(200)
+
+
+def asking(p, n):
+    """So many calls of poplarctl reload, of which the server has heard: it holds their
+    connections, and expects no more from them."""
+    def unwatched():
+        proc = Path(f"/proc/{p.process.pid}")
+        watched = {fd for info in (proc / "fdinfo").iterdir()
+                   for fd in re.findall(r"tfd: +(\d+)", info.read_text())}
+        return len(set(os.listdir(proc / "fd")) - watched)
+    before = unwatched()
+    made = [subprocess.Popen([poplar.BUILD / "poplarctl", "--config", p.config, "reload"],
+                             stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(n)]
+    wait_until(lambda: unwatched() == before + n, "all are heard")
+    return made
+
+
+def test_reloads_asked_for_during_another(slow_reload):
+    """They are one, which begins after they were asked for, and whose outcome they tell."""
+    p, programs = slow_reload("false")
+    asked = asking(p, 3)
+    p.write_config(server_hostname="second.example.test")
+    replace_program(programs, "poplar-auth", hangs=False)
+    (programs / "go").touch()
+    for ctl in asked:
+        assert ctl.communicate(timeout=30) == (b"reloaded\n", b"")
+        assert ctl.returncode == 0
+    assert len(re.findall("reload failed", p.log_text())) == 1
+    assert len(re.findall("poplard: reloaded", p.log_text())) == 1
+    with p.connect(tls=False, greeting=False).sock as sock:
+        assert b"second.example.test" in sock.recv(200)
+
+
+def test_stop_with_reloads_to_come(slow_reload):
+    p, _ = slow_reload("false")
+    asked = asking(p, 2)
+    p.process.send_signal(signal.SIGTERM)
+    for ctl in asked:
+        assert ctl.communicate(timeout=30)[1] == b"poplarctl: poplard is stopping\n"
+        assert ctl.returncode == 75
+    assert p.process.wait(10) == 0
 
 
 def test_stop_ends_sessions_after_the_grace(server):
