@@ -199,12 +199,9 @@ static void on_ready(struct master *m, struct worker *w, struct message *message
         worker_end(w);
         return;
     }
-    if (m->waiting && w->generation == m->current) {
-        struct waiting *waiting = admit_next(m);
-        if (!assign(m, w, waiting->fd, waiting->door, &waiting->peer))
-            admit_queue(m, waiting->fd, waiting->door, &waiting->peer);
-        free(waiting);
-    }
+    const struct waiting *first = w->generation == m->current ? m->waiting : NULL;
+    if (first && assign(m, w, first->fd, first->door, &first->peer))
+        free(admit_next(m));
     generation_fill(m, true); /* the nursery's queue may have been full when the last client came */
     if (!m->announced)
         status_announce(m);

@@ -12,6 +12,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <netinet/in.h>
+#include <poll.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -307,6 +308,53 @@ static void test_who_waits_gives_way(void **state)
     assert_false(admit_allows(&m, fd, DOOR_POP3, &there));
     m.stopping = false;
     close(mail);
+    close(second);
+}
+
+/* Says that it is a worker and ready, and hangs up. */
+static pid_t make_short_lived(int *master_end)
+{
+    int ends[2];
+    assert_int_equal(channel_pair(ends, true), 0);
+    pid_t pid = fork();
+    assert_true(pid >= 0);
+    if (pid == 0) {
+        struct channel its;
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        channel_open(&its, ends[1], ROLE_WORKER, ROLE_MASTER, STATE_STARTING);
+        message_begin(&message, PROTO_READY);
+        message_put_u64(&message, proto_fingerprint());
+        channel_send(&its, &message, true);
+        close_range(STDERR_FILENO + 1, ~0U, 0);
+        for (;;)
+            pause();
+    }
+    close(ends[1]);
+    assert_int_equal(poll(&(struct pollfd){.fd = ends[0]}, 1, 20000), 1); /* hung up */
+    *master_end = ends[0];
+    return pid;
+}
+
+/* The worker that was ready for it has ended: a connection goes on to wait where and since when it
+ * did. */
+static void test_who_waits_keeps_the_place(void **state)
+{
+    int first, second, channel;
+    struct sockaddr_storage here = address_of("192.0.2.1:1");
+    (void)state;
+    int fd = connect_client(&first);
+    admit_queue(&m, fd, DOOR_POP3, &here);
+    admit_queue(&m, connect_client(&second), DOOR_POP3, &here);
+    uint64_t since = m.waiting->since -= 10000;
+    pid_t pid = make_short_lived(&channel);
+    workers_add(&m, m.current, channel);
+    const struct worker *w = m.workers;
+    turn();
+    assert_int_equal(w->pid, pid);
+    assert_int_equal(m.n_waiting, 2);
+    assert_int_equal(m.waiting->fd, fd);
+    assert_int_equal(m.waiting->since, since);
+    close(first);
     close(second);
 }
 
@@ -955,6 +1003,7 @@ int main(void)
         TEST(test_no_nursery),
         TEST(test_queue),
         TEST(test_generation_overtaken),
+        TEST(test_who_waits_keeps_the_place),
         TEST(test_too_many_wait),
         TEST(test_ended_is_not_idle),
         TEST(test_generation_on_trial),
