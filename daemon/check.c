@@ -71,10 +71,10 @@ bool check_doors(const struct config *config, char *error, size_t size)
            check_addresses(config, "pop3s", &config->listen.pop3s, error, size);
 }
 
-bool check_programs(const struct config *config, const char *own_dir, char *error, size_t size)
+bool check_programs(const struct config *config, char *error, size_t size)
 {
     static const char *const programs[] = {"poplar-worker", "poplar-auth"};
-    const char *dir = config->server.program_dir ? config->server.program_dir : own_dir;
+    const char *dir = config->server.program_dir;
     for (size_t i = 0; i < ARRAY_SIZE(programs); i++) {
         char *path = base_format("%s/%s", dir, programs[i]);
         bool there = access(path, X_OK) == 0;
@@ -179,14 +179,14 @@ static void check_file(const struct config *config, const char *name, const char
     base_close(fd);
 }
 
-unsigned check_all(const struct config *config, const char *own_dir)
+unsigned check_all(const struct config *config)
 {
     char error[2048];
     unsigned faults = 0;
     uid_t worker = (uid_t)-1, store;
     tell(&faults, check_prefixes(config, error, sizeof error), error);
     tell(&faults, check_doors(config, error, sizeof error), error);
-    tell(&faults, check_programs(config, own_dir, error, sizeof error), error);
+    tell(&faults, check_programs(config, error, sizeof error), error);
     tell(&faults,
          check_account(config, "worker_user", config->server.worker_user, &worker, error,
                        sizeof error),

@@ -12,12 +12,12 @@
 bool check_prefixes(const struct config *config, char *error, size_t size);
 /* Whether addresses of [listen] can be read, and what needs a certificate has one. */
 bool check_doors(const struct config *config, char *error, size_t size);
-/* Whether the children's programs are there to be started; `own_dir` is where unless configured. */
-bool check_programs(const struct config *config, const char *own_dir, char *error, size_t size);
+/* Whether the children's programs are there to be started. */
+bool check_programs(const struct config *config, char *error, size_t size);
 
 /* These, and accounts, directories, PAM services and certificates too: each fault is a line on
  * stderr. Returns how many there are. What only root can see is passed over for others, with a
  * line that is no fault. */
-unsigned check_all(const struct config *config, const char *own_dir);
+unsigned check_all(const struct config *config);
 
 #endif

@@ -6,7 +6,6 @@
 #include "daemon/master.h"
 #include "daemon/pool.h"
 #include "daemon/setup.h"
-#include "daemon/spawn.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -37,20 +36,18 @@ static int on_unready(sd_event_source *source, uint64_t usec, void *context)
 struct generation *generation_spawn(struct master *m, struct config *config, bool strict)
 {
     struct generation *g = base_alloc(sizeof *g);
-    const char *dir = config->server.program_dir ? config->server.program_dir : m->own_dir;
     g->master = m;
     g->channel.fd = -1;
     g->number = ++m->generation_number;
     g->born = base_now_ms();
     g->n_expires = config->tls.n_certificates;
     g->expires = base_alloc(g->n_expires * sizeof *g->expires);
-    g->pid = spawn_child(dir, "poplar-worker", m->outdated && !strict ? m->programs.worker : -1,
-                         ROLE_NURSERY, &g->channel);
+    g->pid = trial_spawn(m, config, strict, ROLE_NURSERY, &g->channel);
     g->next = m->generations;
     m->generations = g;
     if (g->pid < 0)
-        snprintf(g->last_error, sizeof g->last_error, "cannot start %s/poplar-worker: %s", dir,
-                 strerror(errno));
+        snprintf(g->last_error, sizeof g->last_error, "cannot start %s/poplar-worker: %s",
+                 config->server.program_dir, strerror(errno));
     else if (setup_send(&g->channel, config, NULL, g->number, strict, g->last_error,
                         sizeof g->last_error)) {
         if (!loop_watch(m, &g->io, g->channel.fd, generation_hear, g))

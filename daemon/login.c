@@ -477,15 +477,13 @@ int login_hear(sd_event_source *source, int fd, uint32_t events, void *context)
 struct auth *login_spawn(struct master *m, struct config *config, bool strict)
 {
     struct auth *a = base_alloc(sizeof *a);
-    const char *dir = config->server.program_dir ? config->server.program_dir : m->own_dir;
     a->master = m;
     a->config = config;
-    a->pid = spawn_child(dir, "poplar-auth", m->outdated && !strict ? m->programs.auth : -1,
-                         ROLE_AUTH, &a->channel);
+    a->pid = trial_spawn(m, config, strict, ROLE_AUTH, &a->channel);
     if (a->pid < 0) {
         m->auth_retry_at = base_now_ms() + pool_backoff_ms(++m->auth_failures);
-        log_line(LOG_ERR, LOG_EVENT_SHORT, NULL, "cannot start %s/poplar-auth: %s", dir,
-                 strerror(errno));
+        log_line(LOG_ERR, LOG_EVENT_SHORT, NULL, "cannot start %s/poplar-auth: %s",
+                 config->server.program_dir, strerror(errno));
         free(a);
         return NULL;
     }

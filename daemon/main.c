@@ -4,7 +4,6 @@
  */
 #include "daemon/base.h"
 #include "daemon/check.h"
-#include "daemon/configfile.h"
 #include "daemon/master.h"
 #include "daemon/privileges.h"
 
@@ -128,9 +127,9 @@ static void fill_standard_descriptors(void)
 
 /* As far as that can be told without starting anything: a certificate is not read, a port not
  * bound. */
-static int check(const struct options *options, const struct config *config, const char *own_dir)
+static int check(const struct options *options, const struct config *config)
 {
-    if (check_all(config, own_dir) > 0)
+    if (check_all(config) > 0)
         return EX_CONFIG;
     printf("%s: no errors\n", options->config_file);
     return EX_OK;
@@ -144,13 +143,14 @@ int main(int argc, char **argv)
 
     fill_standard_descriptors();
     parse_options(argc, argv, &options);
-    struct config *config = configfile_read(options.config_file, error, sizeof error);
+    m.config_file = options.config_file;
+    m.own_dir = program_dir();
+    struct config *config = trial_read(&m, error, sizeof error);
     if (!config)
         fatal(EX_CONFIG, "%s%s", error,
               options.config_given ? "" : " (--config names another file)");
-    m.own_dir = program_dir();
     if (options.check)
-        return check(&options, config, m.own_dir);
+        return check(&options, config);
     log_open(config->server.log_to, config->server.log_level);
     config_free(config); /* the trial reads it again, as every reload does */
     m.config_file = realpath(options.config_file, NULL);

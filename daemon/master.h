@@ -225,6 +225,9 @@ bool worker_trace_user(struct master *m, const char *user, bool on);
 void worker_trace_if_wanted(struct worker *w);
 
 /* trial.c: the first start and every reload. */
+/* The configuration as its file has it now, with a program_dir in any case. NULL with one line in
+ * `error`; the caller frees it. */
+struct config *trial_read(const struct master *m, char *error, size_t size);
 /* Read the configuration, open its sockets, start a nursery and an auth process under it. What
  * fails at once or later ends in trial_failed(). While another is under way it comes after that:
  * who asks may have changed the files since that one read them. `reply_fd`: poplarctl waits there
@@ -232,6 +235,10 @@ void worker_trace_if_wanted(struct worker *w);
 void trial_begin(struct master *m, int reply_fd);
 /* One more part of the trial is ready; with the last it becomes what is served. */
 void trial_step(struct master *m);
+/* Start the program of a role: on trial (`strict`) what has its name now, else what was tried. As
+ * spawn_child(). */
+pid_t trial_spawn(const struct master *m, const struct config *config, bool strict,
+                  enum proto_role role, struct channel *channel);
 /* At a start the end, with this exit status; at a reload all stays as it was. */
 void trial_failed(struct master *m, int status, const char *why);
 

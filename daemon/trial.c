@@ -23,11 +23,20 @@ static void close_programs(struct programs *p)
     *p = (struct programs){-1, -1};
 }
 
-static void keep_programs(const struct master *m, struct trial *t)
+static void keep_programs(struct trial *t)
 {
     const char *dir = t->config->server.program_dir;
-    t->programs.worker = spawn_keep(dir ? dir : m->own_dir, "poplar-worker");
-    t->programs.auth = spawn_keep(dir ? dir : m->own_dir, "poplar-auth");
+    t->programs.worker = spawn_keep(dir, "poplar-worker");
+    t->programs.auth = spawn_keep(dir, "poplar-auth");
+}
+
+pid_t trial_spawn(const struct master *m, const struct config *config, bool strict,
+                  enum proto_role role, struct channel *channel)
+{
+    bool auth = role == ROLE_AUTH;
+    int kept = auth ? m->programs.auth : m->programs.worker;
+    return spawn_child(config->server.program_dir, auth ? "poplar-auth" : "poplar-worker",
+                       m->outdated && !strict ? kept : -1, role, channel);
 }
 
 static void free_trial(struct trial *t)
@@ -87,6 +96,14 @@ static bool check_run_dir(const struct master *m, const struct config *config, c
                        m->config->server.run_dir);
 }
 
+struct config *trial_read(const struct master *m, char *error, size_t size)
+{
+    struct config *config = configfile_read(m->config_file, error, size);
+    if (config && !config->server.program_dir)
+        config->server.program_dir = base_strdup(m->own_dir);
+    return config;
+}
+
 static void begin(struct master *m)
 {
     char error[2048] = "";
@@ -98,7 +115,7 @@ static void begin(struct master *m)
     if (m->serving)
         sd_notifyf(0, "RELOADING=1\nMONOTONIC_USEC=%llu\nSTATUS=Reloading",
                    (unsigned long long)base_now_ms() * 1000);
-    t->config = configfile_read(m->config_file, error, sizeof error);
+    t->config = trial_read(m, error, sizeof error);
     if (!t->config || !check_prefixes(t->config, error, sizeof error) ||
         !check_run_dir(m, t->config, error, sizeof error) ||
         !listen_open(t->config, m->listeners, m->n_listeners, &t->listeners, &t->n_listeners, error,
@@ -106,11 +123,11 @@ static void begin(struct master *m)
         trial_failed(m, EX_CONFIG, error);
         return;
     }
-    if (!check_programs(t->config, m->own_dir, error, sizeof error)) {
+    if (!check_programs(t->config, error, sizeof error)) {
         trial_failed(m, EX_OSFILE, error);
         return;
     }
-    keep_programs(m, t);
+    keep_programs(t);
     t->generation = generation_spawn(m, t->config, true);
     t->auth = login_spawn(m, t->config, true);
     if (t->generation->channel.fd < 0)

@@ -571,7 +571,6 @@ static void test_login_waits_too_long(void **state)
     struct worker *grant = add_worker(STATE_MAIL, &other);
     (void)state;
     set("auth", "processes_max", "1");
-    set("server", "program_dir", "/nowhere");
     w->queued = true;
     w->asked = base_now_ms() - 3600000;
     login_tick(&m);
@@ -653,7 +652,6 @@ static void test_nursery_says(void **state)
 static void test_no_nursery(void **state)
 {
     (void)state;
-    set("server", "program_dir", "/nowhere");
     generation_replace(&m, "a test"); /* not before something is served */
     assert_null(strstr(logged(), "a test"));
     m.serving = true;
@@ -892,12 +890,13 @@ static int set_up(void **state)
 {
     char error[256];
     (void)state;
-    m = (struct master){.control_fd = -1, .own_dir = (char[]){"/nowhere"}};
+    m = (struct master){.control_fd = -1};
     m.waiting_end = &m.waiting;
     m.config = config_new();
     config_at(m.config, "test");
     set("workers", "idle_min", "1");
     set("server", "state_dir", place);
+    set("server", "program_dir", "/nowhere");
     set("tls", "required", "no");
     if (!config_complete(m.config, error, sizeof error))
         return -1;

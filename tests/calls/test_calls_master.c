@@ -614,7 +614,7 @@ static int check_config(void)
     struct config *config = configfile_read(in_place("poplar.conf"), error, sizeof error);
     if (!config)
         return calls_say(error);
-    return check_all(config, build_dir) == 0 ? 0 : CALLS_NOT_DONE;
+    return check_all(config) == 0 ? 0 : CALLS_NOT_DONE;
 }
 
 static void test_config(void **state)
@@ -647,7 +647,7 @@ static int check_override(void)
     if (!config || !config_set(config, overrides[override].section, "", overrides[override].key,
                                overrides[override].value, error, sizeof error))
         return CALLS_DONE_WRONG;
-    return check_all(config, build_dir) == 1 ? CALLS_NOT_DONE : CALLS_DONE_WRONG;
+    return check_all(config) == 1 ? CALLS_NOT_DONE : CALLS_DONE_WRONG;
 }
 
 /* Services are in /etc/pam.conf where there is no directory; that is for auth to see. */
@@ -657,20 +657,22 @@ static int check_without_pam_directory(void)
     struct config *config = configfile_read(in_place("poplar.conf"), error, sizeof error);
     if (!config || !config_set(config, "auth", "", "pam_confdir", "/nowhere", error, sizeof error))
         return CALLS_DONE_WRONG;
-    return (int)check_all(config, build_dir);
+    return (int)check_all(config);
 }
 
 /* Where nothing else is said the services are the system's, which has none by this name. */
 static int check_system_services(void)
 {
-    static const char text[] = "[tls]\nrequired=no\n[auth]\npam_service=no-such-poplar\n"
-                               "[domain a.example]\npam_service=no-such-poplar\n";
     char error[512] = "";
-    write_text(in_place("other.conf"), "%s", text);
+    write_text(in_place("other.conf"),
+               "[server]\nprogram_dir=%s\n[tls]\nrequired=no\n"
+               "[auth]\npam_service=no-such-poplar\n"
+               "[domain a.example]\npam_service=no-such-poplar\n",
+               build_dir);
     struct config *config = configfile_read(in_place("other.conf"), error, sizeof error);
     if (!config)
         return calls_say(error);
-    check_all(config, build_dir);
+    check_all(config);
     return CALLS_NOT_DONE;
 }
 
@@ -1009,7 +1011,7 @@ static void test_log(void **state)
 
 static int serve(void)
 {
-    struct master m = {.control_fd = -1, .own_dir = build_dir};
+    struct master m = {.control_fd = -1};
     m.config_file = in_place("poplar.conf");
     log_open(LOG_TO_STDERR, LOG_INFO);
     return supervise_run(&m);
