@@ -79,11 +79,16 @@ void base_hold_standard(void)
             fatal(EX_OSERR, "/dev/null: %s", strerror(errno));
 }
 
-uint64_t base_now_ms(void)
+uint64_t base_now_us(void)
 {
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
+    return (uint64_t)now.tv_sec * 1000000 + (uint64_t)now.tv_nsec / 1000;
+}
+
+uint64_t base_now_ms(void)
+{
+    return base_now_us() / 1000;
 }
 
 void base_random(void *octets, size_t size)

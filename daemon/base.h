@@ -32,7 +32,8 @@ void base_close(int fd);
  * them as before. */
 void base_hold_standard(void);
 
-/* CLOCK_MONOTONIC, in milliseconds. */
+/* CLOCK_MONOTONIC, in microseconds, and in milliseconds. */
+uint64_t base_now_us(void);
 uint64_t base_now_ms(void);
 
 /* Fill with random octets from getrandom(2). */

@@ -202,7 +202,7 @@ static void serve_queue(struct master *m)
 
 void login_wanted(struct master *m, struct worker *w)
 {
-    w->asked = base_now_ms();
+    w->asked = base_now_us();
     /* An auth process that died is known to the worker, by end-of-file, before it is to us: a
      * delivery that asks again then waits until that one is reaped. */
     bool owed = w->auth && w->channel.state != STATE_DELIVERY;
@@ -299,7 +299,7 @@ static void settle(struct master *m, const struct attempt *t, struct worker *w, 
         m->counts[COUNT_RECIPIENT + outcome]++;
     if (t->service != SERVE_LOGIN || (!w && !is_delayed(outcome)))
         return; /* of a grant, nobody's state changes */
-    status_login(m, outcome, base_now_ms() - t->asked);
+    status_login(m, outcome, (base_now_us() - t->asked) / 1000);
     if (outcome != LOGIN_OK)
         count_failure(m, t, user, outcome, digest);
     if (w && outcome == LOGIN_OK)
@@ -561,7 +561,7 @@ void login_tick(struct master *m)
             there--;
         }
     for (struct worker *w = m->workers; w; w = w->next)
-        if (w->queued && now - w->asked > m->config->auth.timeout * 1000)
+        if (w->queued && now - w->asked / 1000 > m->config->auth.timeout * 1000)
             refuse(m, w, REFUSED_BUSY);
     serve_queue(m);
 }

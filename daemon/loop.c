@@ -8,15 +8,20 @@
 #include <sys/epoll.h>
 #include <sysexits.h>
 
-void loop_timer(struct master *m, sd_event_source **timer, uint64_t at,
-                sd_event_time_handler_t handler, void *context)
+void loop_timer_exact(struct master *m, sd_event_source **timer, uint64_t at,
+                      sd_event_time_handler_t handler, void *context)
 {
     sd_event_source_disable_unref(*timer);
     *timer = NULL;
-    int result =
-        sd_event_add_time(m->event, timer, CLOCK_MONOTONIC, at * 1000, 1000, handler, context);
+    int result = sd_event_add_time(m->event, timer, CLOCK_MONOTONIC, at, 1, handler, context);
     if (result < 0) /* every deadline hangs on it */
         fatal(EX_OSERR, "a timer cannot be set: %s", strerror(-result));
+}
+
+void loop_timer(struct master *m, sd_event_source **timer, uint64_t at,
+                sd_event_time_handler_t handler, void *context)
+{
+    loop_timer_exact(m, timer, at * 1000, handler, context);
 }
 
 bool loop_watch(struct master *m, sd_event_source **io, int fd, sd_event_io_handler_t handler,

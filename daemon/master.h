@@ -67,7 +67,7 @@ struct worker {
     /* While STATE_LOGIN. */
     struct auth *auth; /* owes this worker an outcome; also for a grant in STATE_MAIL */
     bool queued;       /* waits for an auth process */
-    uint64_t asked;    /* when it asked */
+    uint64_t asked;    /* when it asked, base_now_us() */
     bool refused;      /* waits for the time at which its client is told that it failed */
     unsigned failures, grants;
 };
@@ -79,7 +79,7 @@ struct attempt {
     enum proto_door door;
     struct sockaddr_storage peer;
     char peer_text[PROTO_ADDRESS_MAX];
-    uint64_t asked;
+    uint64_t asked; /* base_now_us() */
 };
 
 /* One auth process. */
@@ -200,6 +200,9 @@ struct master {
 /* A timer that fires once at `at` (base_now_ms()); replaces what `timer` held. */
 void loop_timer(struct master *m, sd_event_source **timer, uint64_t at,
                 sd_event_time_handler_t handler, void *context);
+/* The same, at base_now_us(). */
+void loop_timer_exact(struct master *m, sd_event_source **timer, uint64_t at,
+                      sd_event_time_handler_t handler, void *context);
 /* Hear a channel. False, with a line in the log, when the kernel has no room for that. */
 bool loop_watch(struct master *m, sd_event_source **io, int fd, sd_event_io_handler_t handler,
                 void *context);

@@ -10,6 +10,8 @@
 /* Long enough that a loop costs nothing, short enough that nobody waits for long after its end. */
 enum { BACKOFF_MAX_MS = 1000 };
 
+enum { JITTER_MAX_US = 5000 };
+
 static uint64_t spare_workers(uint64_t idle_min, uint64_t idle_max, unsigned arrived)
 {
     uint64_t spare = arrived < idle_min ? idle_min : arrived;
@@ -59,13 +61,13 @@ unsigned pool_backoff_ms(unsigned failures)
     return wait < BACKOFF_MAX_MS ? wait : BACKOFF_MAX_MS;
 }
 
-uint64_t pool_answer_at(uint64_t arrived, uint64_t now, uint64_t delay, uint64_t jitter)
+uint64_t pool_answer_at(uint64_t arrived, uint64_t now, uint64_t delay, uint32_t random)
 {
     if (delay == 0)
         return now;
     uint64_t passed = now - arrived;
     uint64_t turns = (passed + delay - 1) / delay;
-    return arrived + (turns > 0 ? turns : 1) * delay + jitter;
+    return arrived + (turns > 0 ? turns : 1) * delay + random % (JITTER_MAX_US + 1);
 }
 
 /* How many there are of each source: open addressing, at least half of it free. */

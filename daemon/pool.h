@@ -28,10 +28,10 @@ bool pool_is_probe(int signal, bool logged_in);
  * 1,000. */
 unsigned pool_backoff_ms(unsigned failures);
 
-/* When a failed login that came in at `arrived` is answered, milliseconds: arrived + delay, or the
- * next multiple of the delay when that has passed, plus `jitter` (0-5). The answer's time then
- * tells nothing of what PAM did. */
-uint64_t pool_answer_at(uint64_t arrived, uint64_t now, uint64_t delay, uint64_t jitter);
+/* When a failed login that came in at `arrived` is answered, microseconds: arrived + delay, or the
+ * next multiple of the delay when that has passed, plus 0 to 5 ms by `random`. The answer's time
+ * then tells nothing of what PAM did. */
+uint64_t pool_answer_at(uint64_t arrived, uint64_t now, uint64_t delay, uint32_t random);
 
 /* One of the many that fill every slot, or wait for one, when another knocks. */
 struct pool_candidate {

@@ -178,11 +178,11 @@ void worker_settle(struct worker *w, bool failed)
         send_settled(w);
         return;
     }
-    unsigned char jitter;
-    base_random(&jitter, sizeof jitter);
+    uint32_t random;
+    base_random(&random, sizeof random);
     w->failures++;
     w->refused = true;
-    uint64_t at = pool_answer_at(w->asked, base_now_ms(),
-                                 w->master->config->auth.failure_delay * 1000, jitter % 6U);
-    loop_timer(w->master, &w->timer, at, on_settle, w);
+    uint64_t at = pool_answer_at(w->asked, base_now_us(),
+                                 w->master->config->auth.failure_delay * 1000000, random);
+    loop_timer_exact(w->master, &w->timer, at, on_settle, w);
 }

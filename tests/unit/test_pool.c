@@ -68,6 +68,8 @@ static void answers(void **state)
 {
     (void)state;
     assert_int_equal(pool_answer_at(1000, 1001, 2000, 3), 3003);
+    assert_int_equal(pool_answer_at(1000, 1001, 2000, 5000), 8000);
+    assert_int_equal(pool_answer_at(1000, 1001, 2000, 5001), 3000);
     assert_int_equal(pool_answer_at(1000, 2999, 2000, 0), 3000);
     assert_int_equal(pool_answer_at(1000, 3001, 2000, 0), 5000);
     assert_int_equal(pool_answer_at(1000, 1700, 0, 5), 1700);
