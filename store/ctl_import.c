@@ -167,6 +167,7 @@ static enum store_outcome deliver(struct import *im, const struct ctl_item *item
     struct maildrop_delivery delivery = im->limits;
     enum store_outcome outcome;
     delivery.received = item->received;
+    delivery.retrieved = ctl_reader_seen(im->reader, found);
     delivery.uidl = candidate->uidl[0] ? candidate->uidl : NULL;
     if (!ctl_reader_rewind(im->reader, found, delivery.uidl))
         return STORE_SOURCE;

@@ -146,10 +146,13 @@ static void value_of(const char *line, size_t size, char *value, size_t room)
 static void take_value(struct ctl_inspect *in, const char *line, size_t size)
 {
     char value[200];
-    if (in->field < FIELD_X_UIDL && in->field != FIELD_SUBJECT)
+    if (in->field < FIELD_X_UIDL && in->field != FIELD_SUBJECT && in->field != FIELD_STATUS)
         return;
     value_of(line, size, value, sizeof value);
     switch (in->field) {
+    case FIELD_STATUS:
+        in->found.seen = strchr(value, 'R') != NULL;
+        break;
     case FIELD_X_UIDL:
         if (ctl_uidl_is_valid(value))
             base_copy(in->found.x_uidl, sizeof in->found.x_uidl, value);

@@ -16,6 +16,7 @@ struct ctl_inspected {
     char x_uidl[MAILDROP_UIDL_MAX + 1]; /* "": none */
     char popa3d[17];                    /* as popa3d makes it */
     uint64_t x_uid, uidvalidity;        /* X-UID, X-IMAPbase or X-IMAP; 0: none */
+    bool seen;                          /* R in Status */
     bool internal;                      /* an mbox's first message that is none: data of a server */
 };
 

@@ -33,10 +33,10 @@ int64_t ctl_maildir_seconds(const char *name)
     return *name == '.' ? seconds : 0;
 }
 
-bool ctl_maildir_trashed(const char *name)
+bool ctl_maildir_has_flag(const char *name, char flag)
 {
     const char *flags = strstr(name, ":2,");
-    return flags && strchr(flags + 3, 'T');
+    return flags && strchr(flags + 3, flag);
 }
 
 int ctl_maildir_compare(const void *a, const void *b)

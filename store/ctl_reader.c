@@ -343,7 +343,7 @@ static enum ctl_read next_in_maildir(struct ctl_reader *reader, struct ctl_item 
     snprintf(item->name, sizeof item->name, "%s/%s/%s", reader->path, ctl_maildir_folder(entry),
              entry->name);
     item->received = ctl_maildir_received(entry);
-    if (ctl_maildir_trashed(entry->name)) {
+    if (ctl_maildir_has_flag(entry->name, 'T')) {
         snprintf(item->reason, sizeof item->reason, "marked as trashed");
         return CTL_READ_PASSED;
     }
@@ -510,6 +510,13 @@ const char *ctl_reader_uidl(struct ctl_reader *reader, const struct ctl_inspecte
     if (reader->format == CTL_FORMAT_MBOX && reader->uidl == CTL_UIDL_AUTO)
         return uidl_of_header(reader, inspected, uidl);
     return "no UIDL of an old server is known for it";
+}
+
+bool ctl_reader_seen(const struct ctl_reader *reader, const struct ctl_inspected *inspected)
+{
+    if (reader->format == CTL_FORMAT_MAILDIR)
+        return ctl_maildir_has_flag(reader->maildir.entries[reader->next - 1].name, 'S');
+    return reader->format == CTL_FORMAT_MBOX && inspected->seen;
 }
 
 int ctl_reader_error(const struct ctl_reader *reader)

@@ -70,6 +70,10 @@ bool ctl_reader_rewind(struct ctl_reader *reader, const struct ctl_inspected *in
 const char *ctl_reader_uidl(struct ctl_reader *reader, const struct ctl_inspected *inspected,
                             char uidl[MAILDROP_UIDL_MAX + 1]);
 
+/* Whether a client of the old server has seen the message at hand: the flag S of a Maildir, R in
+ * the Status of an mbox. */
+bool ctl_reader_seen(const struct ctl_reader *reader, const struct ctl_inspected *inspected);
+
 /* errno of the last ctl_reader_read() that failed. */
 int ctl_reader_error(const struct ctl_reader *reader);
 

@@ -229,14 +229,16 @@ static enum store_outcome settle_form(struct intake *in)
     }
 }
 
-static enum store_outcome add_message(struct intake *in, const char *uidl, int64_t received)
+static enum store_outcome add_message(struct intake *in, const char *uidl,
+                                      const struct maildrop_delivery *delivery)
 {
+    const int64_t now = (int64_t)time(NULL);
     const struct digest_row row = {.uidl = uidl,
                                    .size = (int64_t)in->wire.octets,
                                    .plain_size = (int64_t)in->plain_size,
                                    .form = in->form,
                                    .header_size = (int64_t)wire_header(&in->wire),
-                                   .received = received > 0 ? received : (int64_t)time(NULL)};
+                                   .received = delivery->received > 0 ? delivery->received : now};
     const bool digested = in->m->minor >= 2;
     sqlite3_stmt *statement;
     enum store_outcome outcome = handle_prepare(
@@ -251,8 +253,10 @@ static enum store_outcome add_message(struct intake *in, const char *uidl, int64
     sqlite3_bind_int64(statement, 5, row.form);
     sqlite3_bind_int64(statement, 6, row.header_size);
     sqlite3_bind_int64(statement, 7, row.received);
+    if (delivery->retrieved)
+        sqlite3_bind_int64(statement, 8, now);
     if (digested)
-        sqlite3_bind_int64(statement, 8, digest_message(in->digest, &row));
+        sqlite3_bind_int64(statement, 9, digest_message(in->digest, &row));
     outcome = handle_finish(in->m, statement);
     sqlite3_clear_bindings(statement);
     return outcome;
@@ -278,7 +282,7 @@ static enum store_outcome deliver(struct intake *in, const struct maildrop_deliv
         (outcome = set_limits(in, delivery, &totals)) != STORE_OK ||
         (outcome = take_all(in, source, context)) != STORE_OK ||
         (outcome = settle_form(in)) != STORE_OK ||
-        (outcome = add_message(in, uidl, delivery->received)) != STORE_OK ||
+        (outcome = add_message(in, uidl, delivery)) != STORE_OK ||
         (outcome = listing_grow(in->m, in->id)) != STORE_OK)
         return outcome;
     totals.messages++;

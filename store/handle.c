@@ -54,10 +54,11 @@ static const char *const statement_sql[STATEMENTS] = {
     [STATEMENT_VACUUM] = "PRAGMA incremental_vacuum(256)",
     [STATEMENT_HAS_UIDL] = "SELECT 1 FROM message WHERE uidl = ?1",
     [STATEMENT_ADD_CHUNK] = "INSERT INTO chunk(place, content) VALUES (?1, ?2)",
-    [STATEMENT_ADD_MESSAGE] = "INSERT INTO message(id, uidl, size, plain_size, form, header_size,"
-                              " received, digest) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+    [STATEMENT_ADD_MESSAGE] =
+        "INSERT INTO message(id, uidl, size, plain_size, form, header_size,"
+        " received, retrieved, digest) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
     [STATEMENT_ADD_MESSAGE_1] = "INSERT INTO message(id, uidl, size, plain_size, form, header_size,"
-                                " received) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+                                " received, retrieved) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
     [STATEMENT_SETTING] = "SELECT value FROM setting WHERE name = ?1",
     [STATEMENT_APPLICATION] = "PRAGMA application_id",
     [STATEMENT_VERSION] = "PRAGMA user_version",

@@ -77,7 +77,7 @@ struct maildrop_walk {
 };
 
 /* A message to deliver. `uidl` NULL: the store makes one. `received` in seconds since the epoch,
- * 0: now.
+ * 0: now; `retrieved`: a client has fetched it already, from another server.
  *
  * `utf8_headers`: the caller knows this for a new message as of RFC 6532, whose header may be
  * UTF-8. If it is, sessions without UTF8 get a surrogate (RFC 6858), and its size is settled here.
@@ -87,6 +87,7 @@ struct maildrop_walk {
 struct maildrop_delivery {
     const char *uidl;
     int64_t received;
+    bool retrieved;
     bool utf8_headers;
     uint64_t max_message;                  /* octets; 0: none */
     uint64_t quota_octets, quota_messages; /* 0: none; the maildrop's own settings go before them */

@@ -60,7 +60,7 @@ static void try_names(const uint8_t *data, size_t size)
     char *name = fuzz_copy(data, size, true), uidl[MAILDROP_UIDL_MAX + 1];
     const struct ctl_uidl_parts parts = {4711, 1234567890, name, "0123456789abcdef"};
     promise(ctl_maildir_seconds(name) >= 0);
-    ctl_maildir_trashed(name);
+    ctl_maildir_has_flag(name, 'T');
     promise(ctl_uidl_base_length(name) <= strlen(name));
     if (ctl_uidl_make(name, &parts, uidl))
         promise(ctl_uidl_is_valid(uidl));

@@ -287,12 +287,49 @@ static void export_spoils_nothing(void **state)
     free(new);
 }
 
+static size_t count_in(const char *name)
+{
+    glob_t found;
+    char *path = in_folder(name);
+    size_t n = glob(path, 0, NULL, &found) == 0 ? found.gl_pathc : 0;
+    globfree(&found);
+    free(path);
+    return n;
+}
+
+/* What was seen on the old server is exported as seen again. */
+static void seen_stays_seen(void **state)
+{
+    (void)state;
+    const char *parts[] = {"seen", "seen/new", "seen/cur"};
+    for (size_t i = 0; i < 3; i++) {
+        char *part = in_folder(parts[i]);
+        assert_int_equal(mkdir(part, 0700), 0);
+        free(part);
+    }
+    char *files[] = {put("seen/new/1.a", "a: 1\n\n"), put("seen/cur/2.a:2,", "a: 2\n\n"),
+                     put("seen/cur/3.a:2,FS", "a: 3\n\n"), put("seen/cur/4.a:2,", "Status: RO\n\n"),
+                     put("seen.mbox", "From a\nStatus: RO\nb: 1\n\nFrom a\nStatus: O\nb: 2\n\n"
+                                      "From a\nb: 3\nStatus: R\n\n")};
+    char *maildir = in_folder("seen"), *target = in_folder("seen.out");
+    const char *words[] = {"seen", maildir, files[4], NULL}, *to[] = {"seen", target, NULL};
+    expect(ctl_import, 0, words, 0, "imported 7 messages, 90 octets, 0 skipped, 0 there already\n");
+    expect(ctl_export, 0, to, 0, "exported 7 messages, 90 octets, 0 skipped\n");
+    assert_int_equal(count_in("seen.out/cur/*"), 3);
+    assert_int_equal(count_in("seen.out/new/*"), 4);
+    for (size_t i = 0; i < 5; i++)
+        free(files[i]);
+    free(maildir);
+    free(target);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(corpus_comes_back),       cmocka_unit_test(wrong_path_leaves_nothing),
         cmocka_unit_test(limits_keep_what_fitted), cmocka_unit_test(users_follow_the_rules),
         cmocka_unit_test(adds_one_message),        cmocka_unit_test(export_spoils_nothing),
+        cmocka_unit_test(seen_stays_seen),
     };
     return cmocka_run_group_tests(tests, enter, leave);
 }

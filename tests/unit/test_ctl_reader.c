@@ -194,9 +194,10 @@ static void names(void **state)
     assert_int_equal(ctl_maildir_seconds("1234"), 0);
     assert_int_equal(ctl_maildir_seconds("x.1"), 0);
     assert_int_equal(ctl_maildir_seconds("99999999999999999999999.x"), 0);
-    assert_true(ctl_maildir_trashed("1.x:2,FT"));
-    assert_false(ctl_maildir_trashed("1.xT:2,FS"));
-    assert_false(ctl_maildir_trashed("1.T"));
+    assert_true(ctl_maildir_has_flag("1.x:2,FT", 'T'));
+    assert_false(ctl_maildir_has_flag("1.xT:2,FS", 'T'));
+    assert_true(ctl_maildir_has_flag("1.xT:2,FS", 'S'));
+    assert_false(ctl_maildir_has_flag("1.T", 'T'));
 }
 
 /* What poplarctl does with each message: look, then read as it is to be stored. */
