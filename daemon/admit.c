@@ -16,7 +16,7 @@ enum {
     WAITING_MS = 20000, /* for so long at most */
 };
 
-static const char refusal[] = "-ERR [SYS/TEMP] Too many connections, try again later\r\n";
+static const char refusal[] = "-ERR [SYS/TEMP] Too many connections, wait and try again\r\n";
 static const char lmtp_refusal[] = "421 4.3.2 Too many connections, try again later\r\n";
 
 /* Say no on a connection, in the clear only: on a TLS port there is no way to say it. */

@@ -7,6 +7,8 @@
 #include <string.h>
 #include <strings.h>
 
+/* fetchmail and Claws Mail look for "wait" or "lock" in what a login meets: without, what will
+ * pass is a wrong password to them, and they stop asking, or ask their user. */
 static const char *const english[TEXTS] = {
     [TEXT_READY] = "ready",
     [TEXT_CAPABILITIES] = "capabilities follow",
@@ -31,16 +33,16 @@ static const char *const english[TEXTS] = {
     [TEXT_LOGIN_DENIED] = "user name or password is wrong",
     [TEXT_LOGIN_EXPIRED] = "the password has expired and must be changed first",
     [TEXT_LOGIN_ACCOUNT] = "this account may not log in now",
-    [TEXT_LOGIN_UNAVAILABLE] = "logins cannot be checked at the moment, try again later",
+    [TEXT_LOGIN_UNAVAILABLE] = "logins cannot be checked at the moment, wait and try again",
     [TEXT_LOGIN_MISCONFIGURED] = "logins are not set up on this server",
-    [TEXT_LOGIN_IN_USE] = "another session holds this maildrop",
+    [TEXT_LOGIN_IN_USE] = "another session has locked this maildrop",
     [TEXT_LOGIN_NO_MAILDROP] = "there is no maildrop for this account",
-    [TEXT_LOGIN_BUSY] = "too many logins at once, try again later",
-    [TEXT_LOGIN_THROTTLED] = "too many failed logins, try again later",
+    [TEXT_LOGIN_BUSY] = "too many logins at once, wait and try again",
+    [TEXT_LOGIN_THROTTLED] = "too many failed logins, wait and try again",
     [TEXT_LOGIN_TIMEOUT] = "logging in took too long",
     [TEXT_LOGIN_DELAY] = "the last login was only just, wait before the next",
     [TEXT_LOGIN_POP3_OFF] = "POP3 is switched off for this account",
-    [TEXT_STORE_TEMP] = "the maildrop cannot be used at the moment, try again later",
+    [TEXT_STORE_TEMP] = "the maildrop cannot be used at the moment, wait and try again",
     [TEXT_STORE_PERM] = "the maildrop cannot be used, tell the administrator",
     [TEXT_NOT_DELETED] = "the messages could not be deleted, all are still there",
     [TEXT_MESSAGES] = "messages",

@@ -20,7 +20,7 @@ PROBE = Path(__file__).resolve().parent.parent / "support/probe.py"
 DENIED = "-ERR [AUTH] user name or password is wrong"
 EXPIRED = "-ERR [AUTH] the password has expired and must be changed first"
 ACCOUNT = "-ERR [AUTH] this account may not log in now"
-UNAVAILABLE = "-ERR [SYS/TEMP] logins cannot be checked at the moment, try again later"
+UNAVAILABLE = "-ERR [SYS/TEMP] logins cannot be checked at the moment, wait and try again"
 CAPABILITIES = {"DAC_OVERRIDE": 1, "KILL": 5, "SETGID": 6, "SETUID": 7}
 # Of descriptors, as the unit says; less where not even root may raise the limit that we have.
 LIMITS = (65536, resource.getrlimit(resource.RLIMIT_NOFILE)[1])

@@ -13,7 +13,7 @@ pytestmark = [pytest.mark.accounts, needs("directory"),
 
 DENIED = b"-ERR [AUTH] user name or password is wrong\r\n"
 EXPIRED = b"-ERR [AUTH] the password has expired and must be changed first\r\n"
-UNAVAILABLE = b"-ERR [SYS/TEMP] logins cannot be checked at the moment, try again later\r\n"
+UNAVAILABLE = b"-ERR [SYS/TEMP] logins cannot be checked at the moment, wait and try again\r\n"
 
 STACK = examples("poplar-pam.7", "OTHER DIRECTORIES")[1]
 

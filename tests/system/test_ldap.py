@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.accounts, needs("directory"),
 DENIED = b"-ERR [AUTH] user name or password is wrong\r\n"
 EXPIRED = b"-ERR [AUTH] the password has expired and must be changed first\r\n"
 ACCOUNT = b"-ERR [AUTH] this account may not log in now\r\n"
-UNAVAILABLE = b"-ERR [SYS/TEMP] logins cannot be checked at the moment, try again later\r\n"
+UNAVAILABLE = b"-ERR [SYS/TEMP] logins cannot be checked at the moment, wait and try again\r\n"
 MESSAGE = b"Subject: one\r\n\r\nbody\r\n"
 STACK = examples("poplar-pam.7", "While the directory is down")[0].replace("pam_sss", "pam_ldap")
 

@@ -638,7 +638,7 @@ def test_92_max_per_source(server):
     p = server(workers_max_per_source="3")
     held = [p.connect(tls=False) for _ in range(3)]
     refused = p.connect(tls=False, greeting=False)
-    assert refused.rest() == b"-ERR [SYS/TEMP] Too many connections, try again later\r\n"
+    assert refused.rest() == b"-ERR [SYS/TEMP] Too many connections, wait and try again\r\n"
     held[0].ask(b"QUIT")
     wait_until(lambda: accepted(p), "room for one more")
 

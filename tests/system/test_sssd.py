@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.accounts, needs("sssd"),
 
 DENIED = b"-ERR [AUTH] user name or password is wrong\r\n"
 ACCOUNT = b"-ERR [AUTH] this account may not log in now\r\n"
-UNAVAILABLE = b"-ERR [SYS/TEMP] logins cannot be checked at the moment, try again later\r\n"
+UNAVAILABLE = b"-ERR [SYS/TEMP] logins cannot be checked at the moment, wait and try again\r\n"
 MESSAGE = b"Subject: one\r\n\r\nbody\r\n"
 
 SSSD = r"""
