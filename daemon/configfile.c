@@ -1,6 +1,6 @@
 /*
  * configfile.c - poplar.conf through inih, with file and line for every complaint. Runs in the
- * master (as root, at start and at reload) and in poplarctl.
+ * master (as root, at start and at reload), in poplarctl, and in poplar-deliver, run by anybody.
  */
 #include "daemon/configfile.h"
 #include "daemon/base.h"
@@ -148,11 +148,19 @@ static int on_setting(void *context, const char *section, const char *key, const
     return 1;
 }
 
-static bool read_file(struct config *config, const char *file, char *error, size_t error_size)
+static bool is_invisible(int error)
+{
+    return error == EACCES || error == ENOENT;
+}
+
+static bool read_file(struct config *config, const char *file, bool visible, char *error,
+                      size_t error_size)
 {
     struct reading r = {.config = config, .file = file, .error = error, .error_size = error_size};
     struct stat about;
     r.stream = fopen(file, "re");
+    if (!r.stream && visible && is_invisible(errno))
+        return true;
     if (!r.stream || fstat(fileno(r.stream), &about) < 0 || S_ISDIR(about.st_mode)) {
         int why = r.stream ? EISDIR : errno;
         snprintf(error, error_size, "%s: %s%s", file, strerror(why),
@@ -183,30 +191,42 @@ static int on_unreadable(const char *path, int why)
 }
 
 /* All of FILE.d that ends in .conf, in the order of the names. */
-static bool read_more(struct config *config, const char *file, char *error, size_t error_size)
+static bool read_more(struct config *config, const char *file, bool visible, char *error,
+                      size_t error_size)
 {
     glob_t more = {0};
     char *pattern = base_format("%s.d/*.conf", file);
     int found = glob(pattern, 0, on_unreadable, &more);
-    bool good = found == 0 || found == GLOB_NOMATCH;
+    bool good = found == 0 || found == GLOB_NOMATCH ||
+                (found == GLOB_ABORTED && visible && is_invisible(errno));
     if (!good)
         snprintf(error, error_size, "%s.d: %s", file,
                  strerror(found == GLOB_NOSPACE ? ENOMEM : errno));
     for (size_t i = 0; good && i < more.gl_pathc; i++)
-        good = read_file(config, more.gl_pathv[i], error, error_size);
+        good = read_file(config, more.gl_pathv[i], visible, error, error_size);
     globfree(&more);
     free(pattern);
     return good;
 }
 
-struct config *configfile_read(const char *file, char *error, size_t error_size)
+static struct config *read_all(const char *file, bool visible, char *error, size_t error_size)
 {
     struct config *config = config_new();
-    bool good =
-        read_file(config, file, error, error_size) && read_more(config, file, error, error_size);
+    bool good = read_file(config, file, visible, error, error_size) &&
+                read_more(config, file, visible, error, error_size);
     config_at(config, file);
     if (good && config_complete(config, error, error_size))
         return config;
     config_free(config);
     return NULL;
+}
+
+struct config *configfile_read(const char *file, char *error, size_t error_size)
+{
+    return read_all(file, false, error, error_size);
+}
+
+struct config *configfile_read_visible(const char *file, char *error, size_t error_size)
+{
+    return read_all(file, true, error, error_size);
 }

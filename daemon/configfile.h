@@ -1,5 +1,5 @@
 /*
- * configfile.h - reads poplar.conf and poplar.conf.d with inih. Master and poplarctl only.
+ * configfile.h - reads poplar.conf and poplar.conf.d with inih. Not for the worker.
  */
 #ifndef POPLAR_DAEMON_CONFIGFILE_H
 #define POPLAR_DAEMON_CONFIGFILE_H
@@ -10,5 +10,8 @@
  * NULL with one line in `error`: file, line, what is wrong and what to do. The caller frees the
  * result. */
 struct config *configfile_read(const char *file, char *error, size_t error_size);
+
+/* The same for a user's program: a file that is not there or not for him to read is passed over. */
+struct config *configfile_read_visible(const char *file, char *error, size_t error_size);
 
 #endif

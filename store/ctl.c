@@ -29,7 +29,7 @@ static int run(struct ctl *ctl, const struct ctl_command *command)
         return 0;
     }
     if (ctl->options & CTL_HELP) {
-        ctl_command_help(stdout, command);
+        ctl_command_help(stdout, command, ctl->n_words > 0 ? ctl->words[0] : NULL);
         return 0;
     }
     if (command->needs_config) {

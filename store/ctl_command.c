@@ -147,15 +147,15 @@ unsigned ctl_command_distance(const char *a, const char *b)
     return rows[height % 3][width];
 }
 
-/* Remember `candidate` if it is nearer to `typed` than `best`, and near at all: a suggestion that
- * shares next to nothing with what was typed helps nobody. */
-static void consider(const char *typed, const char *candidate, const char **best,
+/* Remember `name` if its `candidate` is nearer to `typed` than `best`, and near at all: a
+ * suggestion that shares next to nothing with what was typed helps nobody. */
+static void consider(const char *typed, const char *candidate, const char *name, const char **best,
                      unsigned *distance)
 {
     unsigned d = ctl_command_distance(typed, candidate);
     if (d < *distance && d <= 1 + strlen(candidate) / 3) {
         *distance = d;
-        *best = candidate;
+        *best = name;
     }
 }
 
@@ -172,16 +172,32 @@ static size_t matches(const struct ctl_command *command, const char *const *word
                : 0;
 }
 
+/* The second word of a command whose first is this one; NULL: it is not. */
+static const char *member_of(const struct ctl_command *command, const char *word)
+{
+    size_t length = strlen(word);
+    bool same = strncmp(command->words, word, length) == 0 && command->words[length] == ' ';
+    return same ? command->words + length + 1 : NULL;
+}
+
+bool ctl_command_is_group(const char *word)
+{
+    for (size_t i = 0; i < ARRAY_SIZE(commands); i++)
+        if (member_of(&commands[i], word))
+            return true;
+    return false;
+}
+
 /* "message" alone, or with a second word that no command has: name those there are. */
 static bool is_group(const char *word, char *members, size_t size)
 {
-    size_t length = strlen(word), used = 0;
+    size_t used = 0;
     members[0] = '\0';
     for (size_t i = 0; i < ARRAY_SIZE(commands); i++) {
-        if (strncmp(commands[i].words, word, length) != 0 || commands[i].words[length] != ' ')
+        const char *member = member_of(&commands[i], word);
+        if (!member)
             continue;
-        int more = snprintf(members + used, size - used, "%s%s", used ? ", " : "",
-                            commands[i].words + length + 1);
+        int more = snprintf(members + used, size - used, "%s%s", used ? ", " : "", member);
         if (more < 0 || (size_t)more >= size - used)
             break;
         used += (size_t)more;
@@ -197,11 +213,14 @@ static void suggest(const char *const *words, size_t n, char *error, size_t erro
     bool group = is_group(words[0], members, sizeof members);
     snprintf(pair, sizeof pair, "%.*s %.*s", WORD_MAX, words[0], WORD_MAX, n > 1 ? words[1] : "");
     for (size_t i = 0; i < ARRAY_SIZE(commands); i++) {
-        const char *second = strchr(commands[i].words, ' ');
-        if (second || !group)
-            consider(second ? pair : words[0], commands[i].words, &best, &distance);
+        const char *name = commands[i].words, *second = strchr(name, ' ');
+        const char *member = member_of(&commands[i], words[0]);
+        if (group && member && n > 1)
+            consider(words[1], member, name, &best, &distance);
+        else if (!group)
+            consider(second ? pair : words[0], name, name, &best, &distance);
         if (second && strcmp(second + 1, words[0]) == 0) { /* its first word was left out */
-            best = commands[i].words;
+            best = name;
             distance = 0;
         }
     }
@@ -253,7 +272,7 @@ static int no_option(const char *word, char *error, size_t error_size)
     const char *best = NULL;
     unsigned distance = WORD_MAX;
     for (size_t i = 0; word[1] == '-' && i < ARRAY_SIZE(options); i++)
-        consider(word + 2, options[i].name, &best, &distance);
+        consider(word + 2, options[i].name, options[i].name, &best, &distance);
     if (best)
         snprintf(error, error_size, "no option \"%.*s\": did you mean \"--%s\"?", WORD_MAX, word,
                  best);
@@ -366,6 +385,9 @@ int ctl_command_parse(struct ctl *ctl, int argc, char **argv, const struct ctl_c
     }
     size_t used;
     *command = ctl_command_find(ctl->words, ctl->n_words, &used, error, error_size);
+    if (!*command && ctl->options & CTL_HELP && ctl->n_words == 1 &&
+        ctl_command_is_group(ctl->words[0]))
+        return 0;
     if (!*command)
         return EX_USAGE;
     ctl->n_words -= used;
@@ -385,7 +407,7 @@ static void help_options(FILE *to, unsigned which)
     }
 }
 
-void ctl_command_help(FILE *to, const struct ctl_command *command)
+void ctl_command_help(FILE *to, const struct ctl_command *command, const char *group)
 {
     if (command) {
         fprintf(to, "usage: poplarctl [--config FILE] [--json] %s%s%s%s\n\n%s.\n", command->words,
@@ -398,9 +420,13 @@ void ctl_command_help(FILE *to, const struct ctl_command *command)
         help_options(to, ~(unsigned)COMMAND_OPTIONS);
         return;
     }
-    fputs("usage: poplarctl [--config FILE] [--json] COMMAND [ARGUMENT...]\n\nCommands:\n", to);
+    fprintf(to,
+            "usage: poplarctl [--config FILE] [--json] %s%sCOMMAND [ARGUMENT...]\n\nCommands:\n",
+            group ? group : "", group ? " " : "");
     for (size_t i = 0; i < ARRAY_SIZE(commands); i++) {
         char left[40];
+        if (group && !member_of(&commands[i], group))
+            continue;
         snprintf(left, sizeof left, "%s %s", commands[i].words, commands[i].arguments);
         fprintf(to, "  %-29s %s\n", left, commands[i].summary);
     }

@@ -23,7 +23,8 @@ struct ctl_command {
 const struct ctl_command *ctl_command_at(size_t n);
 
 /* Parse the words of the command line (without the program's name). 0: `ctl` is filled and
- * `command` found, NULL if only --help or --version was asked. EX_USAGE: one line in `error`.
+ * `command` found, NULL if only --help or --version was asked; the help then is on a group where a
+ * word is left. EX_USAGE: one line in `error`.
  * ctl->words is allocated; the caller frees it. */
 int ctl_command_parse(struct ctl *ctl, int argc, char **argv, const struct ctl_command **command,
                       char *error, size_t error_size);
@@ -33,10 +34,13 @@ int ctl_command_parse(struct ctl *ctl, int argc, char **argv, const struct ctl_c
 const struct ctl_command *ctl_command_find(const char *const *words, size_t n_words, size_t *used,
                                            char *error, size_t error_size);
 
+/* Whether commands have this as their first word of two. */
+bool ctl_command_is_group(const char *word);
+
 /* How many letters must be changed, added, left out or swapped to get from a to b. */
 unsigned ctl_command_distance(const char *a, const char *b);
 
-/* Help on one command, or on all. */
-void ctl_command_help(FILE *to, const struct ctl_command *command);
+/* Help on one command, or on all of a group, or (both NULL) on all there are. */
+void ctl_command_help(FILE *to, const struct ctl_command *command, const char *group);
 
 #endif

@@ -218,7 +218,13 @@ int ctl_message_show(struct ctl *ctl)
     return status;
 }
 
-/* The ids of the command line, all of them or none; the caller frees. */
+static int compare_ids(const void *a, const void *b)
+{
+    const int64_t *one = a, *other = b;
+    return (*one > *other) - (*one < *other);
+}
+
+/* The ids of the command line, all of them or none, each once; the caller frees. */
 static int parse_ids(const struct ctl *ctl, int64_t **ids, size_t *n)
 {
     *n = ctl->n_words - 1;
@@ -226,6 +232,12 @@ static int parse_ids(const struct ctl *ctl, int64_t **ids, size_t *n)
     for (size_t i = 0; i < *n; i++)
         if (!parse_id(ctl->words[i + 1], &(*ids)[i]))
             return bad_id(ctl->words[i + 1]);
+    qsort(*ids, *n, sizeof **ids, compare_ids);
+    size_t kept = 0;
+    for (size_t i = 0; i < *n; i++)
+        if (kept == 0 || (*ids)[i] != (*ids)[kept - 1])
+            (*ids)[kept++] = (*ids)[i];
+    *n = kept;
     return 0;
 }
 

@@ -284,8 +284,9 @@ static int put_all(const struct printing *p, struct channel *channel)
     if (status)
         return status;
     ctl_json_begin(p->ctl);
-    begin_family(p, "poplar_build", "info", "The version of Poplar.");
-    put(p, "poplar_build", "_info", (const char *[4]){"version", POPLAR_VERSION}, "1");
+    /* No "info": the older text format, which some still read, knows of none. */
+    begin_family(p, "poplar_build_info", "gauge", "The version of Poplar.");
+    put(p, "poplar_build_info", "", (const char *[4]){"version", POPLAR_VERSION}, "1");
     for (size_t i = 0; i < ARRAY_SIZE(families); i++)
         put_family(p, &families[i], counts);
     put_latencies(p, counts);

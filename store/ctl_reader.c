@@ -209,6 +209,8 @@ static const char *begin_cyrus(struct ctl_reader *reader)
     struct stat about;
     bool good = false;
     int fd = openat(reader->fd, "cyrus.index", O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+    if (fd < 0 && errno == ENOENT)
+        return "is no Cyrus mailbox: it lacks cyrus.index";
     if (fd >= 0 && fstat(fd, &about) == 0 && S_ISREG(about.st_mode)) {
         size_t size = (size_t)about.st_size;
         unsigned char *octets = base_alloc(size + 1);

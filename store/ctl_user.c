@@ -114,11 +114,14 @@ int ctl_help(struct ctl *ctl)
     char error[512];
     size_t used;
     const struct ctl_command *command = NULL;
-    if (ctl->n_words > 0) {
+    const char *group = NULL;
+    if (ctl->n_words == 1 && ctl_command_is_group(ctl->words[0])) {
+        group = ctl->words[0];
+    } else if (ctl->n_words > 0) {
         command = ctl_command_find(ctl->words, ctl->n_words, &used, error, sizeof error);
         if (!command)
             return ctl_fail(EX_USAGE, "%s", error);
     }
-    ctl_command_help(stdout, command);
+    ctl_command_help(stdout, command, group);
     return 0;
 }

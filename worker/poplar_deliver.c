@@ -86,14 +86,10 @@ static char *find_socket(const struct options *options)
     if (options->socket)
         return base_strdup(options->socket);
     const char *file = options->config ? options->config : POPLAR_CONFIG;
-    struct config *config;
-    if (!options->config && access(file, R_OK) < 0) {
-        config = config_new(); /* not there, or not for us to read */
-        if (!config_complete(config, error, sizeof error))
-            fatal(EX_TEMPFAIL, "%s", error);
-    } else if (!(config = configfile_read(file, error, sizeof error))) {
+    struct config *config = options->config ? configfile_read(file, error, sizeof error)
+                                            : configfile_read_visible(file, error, sizeof error);
+    if (!config)
         fatal(EX_TEMPFAIL, "%s", error);
-    }
     if (config->listen.lmtp.n == 0)
         fatal(EX_TEMPFAIL, "%s: [listen] lmtp is empty; name a socket by --socket", file);
     char *path = base_strdup(config->listen.lmtp.items[0]);

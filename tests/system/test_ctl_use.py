@@ -16,6 +16,7 @@ import subprocess
 import termios
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -215,6 +216,20 @@ def test_output_is_full_or_closed(everything, words):
 ], ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else None)
 def test_words(everything, status, words, arguments):
     refused(everything, status, words, *arguments, stdin=subprocess.DEVNULL)
+
+
+def test_help_on_a_group(p):
+    for words in (["mailbox", "--help"], ["help", "mailbox"]):
+        shown = p.ctl(*words).stdout
+        assert b"mailbox COMMAND" in shown and b"  mailbox backup USER FILE " in shown
+        assert b"message" not in shown.split(b"Options:")[0].replace(b"messages", b"")
+
+
+def test_a_message_named_twice(p):
+    p.add("alice", MESSAGE)
+    p.add("alice", MESSAGE)
+    for command, done in (("delete", b'{"deleted":2}\n'), ("restore", b'{"restored":2}\n')):
+        assert p.ctl("--json", "message", command, "alice", "2", "1", "2").stdout == done
 
 
 @pytest.mark.accounts
@@ -572,6 +587,29 @@ def test_deliver_words(p, tmp_path):
     # Without a configuration of its own to read: the place that is built in.
     done = run("alice")
     assert done.returncode == TEMPORARY and b"/run/poplar/lmtp.sock: No such file" in done.stderr
+
+
+@pytest.mark.accounts
+@pytest.mark.parametrize("closed", ["poplar.conf", "poplar.conf.d", "poplar.conf.d/closed.conf"])
+def test_deliver_may_not_read_all(closed):
+    """Whoever has a .forward file need not be able to read what a certificate was named in."""
+    takes = b"/tmp/closed" if closed == "poplar.conf" else b"/tmp/open"
+    folder = Path("/etc/poplar")
+    (folder / "poplar.conf.d").mkdir(parents=True)
+    try:
+        (folder / "poplar.conf").write_text("[listen]\nlmtp=/tmp/open\n")
+        (folder / "poplar.conf.d/closed.conf").write_text("[listen]\nlmtp=/tmp/closed\n")
+        (folder / closed).chmod(0)
+
+        def run(*arguments):
+            return subprocess.run(["runuser", "-u", "alice", "--", poplar.BUILD / "poplar-deliver",
+                                   *arguments, "alice"], input=MESSAGE, capture_output=True)
+        done = run()
+        assert done.returncode == TEMPORARY and takes + b": No such file" in done.stderr
+        done = run("--config", folder / "poplar.conf")
+        assert done.returncode == TEMPORARY and b"Permission denied" in done.stderr
+    finally:
+        shutil.rmtree(folder)
 
 
 def test_deliver_reads_to_the_end(says, tmp_path):

@@ -301,6 +301,13 @@ def test_metrics(server):
     assert {"name": "poplar_logins_total", "labels": {"outcome": "ok"}, "value": 1} in samples
 
 
+def test_metrics_for_node_exporter(server):
+    """Its textfile collector reads Prometheus' older format and throws the whole file away at a type
+    that this does not have."""
+    types = set(re.findall(r"^# TYPE \w+ (.*)$", server().ctl("metrics").stdout.decode(), re.M))
+    assert types and types <= {"counter", "gauge", "histogram", "summary", "untyped"}
+
+
 def test_metrics_of_crashes_and_deliveries(server):
     p = server(delivery_accept="any")
     client = p.login()

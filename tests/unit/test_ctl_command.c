@@ -65,6 +65,23 @@ static void finds_commands(void **state)
     expect("-V", "", 0, CTL_VERSION);
     expect("import -h", "import", 0, CTL_HELP);
     expect("help message list", "help", 2, 0);
+    expect("message --help", "", 1, CTL_HELP);
+    expect("-h mailbox", "", 1, CTL_HELP);
+}
+
+static void explains_a_group(void **state)
+{
+    char *help = NULL;
+    size_t size;
+    FILE *memory = open_memstream(&help, &size);
+    (void)state;
+    ctl_command_help(memory, NULL, "message");
+    fclose(memory);
+    assert_non_null(strstr(help, "message COMMAND"));
+    assert_non_null(strstr(help, "  message list USER "));
+    assert_null(strstr(help, "mailbox"));
+    assert_null(strstr(help, "status"));
+    free(help);
 }
 
 static void takes_values(void **state)
@@ -91,6 +108,9 @@ static void suggests_the_nearest(void **state)
     refuse("mesage list alice", "did you mean \"message list\"?");
     refuse("message", "message needs one of: add, list");
     refuse("message frobnicate", "message takes one of: add, list");
+    refuse("mailbox nosuch", "mailbox takes one of: list, show");
+    refuse("mailbox nosuch --help", "mailbox takes one of: list, show");
+    refuse("mesage --help", "did you mean");
     refuse("xyzzy", "poplarctl --help lists them");
     refuse("", "no command");
     refuse("--jsno status", "did you mean \"--json\"?");
@@ -188,7 +208,7 @@ static void man_page_and_completion_know_all(void **state)
         const char *second = strchr(row->words, ' ');
         find(man, "the man page", "Ic %s", row->words);
         find(completion, "the completion", "%s", second ? second + 1 : row->words);
-        ctl_command_help(memory, row);
+        ctl_command_help(memory, row, NULL);
     }
     fclose(memory);
     for (char *at = help; (at = strstr(at, "\n  --")); at++) {
@@ -205,13 +225,10 @@ static void man_page_and_completion_know_all(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(finds_commands),
-        cmocka_unit_test(takes_values),
-        cmocka_unit_test(suggests_the_nearest),
-        cmocka_unit_test(refuses_misuse),
-        cmocka_unit_test(distances),
-        cmocka_unit_test(every_row_is_whole),
-        cmocka_unit_test(man_page_and_completion_know_all),
+        cmocka_unit_test(finds_commands),     cmocka_unit_test(explains_a_group),
+        cmocka_unit_test(takes_values),       cmocka_unit_test(suggests_the_nearest),
+        cmocka_unit_test(refuses_misuse),     cmocka_unit_test(distances),
+        cmocka_unit_test(every_row_is_whole), cmocka_unit_test(man_page_and_completion_know_all),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
