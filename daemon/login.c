@@ -243,7 +243,15 @@ static void login_succeeded(struct master *m, struct worker *w, const char *user
 
 static bool is_delayed(unsigned outcome)
 {
-    return outcome == LOGIN_DENIED || outcome == LOGIN_EXPIRED || outcome == LOGIN_ACCOUNT;
+    return outcome == LOGIN_DENIED || outcome == LOGIN_EXPIRED || outcome == LOGIN_ACCOUNT ||
+           outcome == LOGIN_CRASHED;
+}
+
+/* What may be repeated only so often. A secret that crashes a module costs everybody an auth
+ * process. */
+static bool is_throttling(unsigned outcome)
+{
+    return outcome == LOGIN_DENIED || outcome == LOGIN_CRASHED;
 }
 
 /* Told to the log and to the throttle, whatever has become of the worker: who could leave before
@@ -262,7 +270,7 @@ static void count_failure(struct master *m, const struct attempt *t, const char 
     log_line(is_delayed(outcome) || outcome == LOGIN_IN_USE ? LOG_NOTICE : LOG_ERR,
              LOG_EVENT_LOGIN_FAILED, &about, "login failed: peer=%s user=%s reason=%s",
              t->peer_text, *seen ? seen : "-", about.reason);
-    if (outcome == LOGIN_DENIED && !address_listed(&m->config->auth.throttle_exempt, &t->peer)) {
+    if (is_throttling(outcome) && !address_listed(&m->config->auth.throttle_exempt, &t->peer)) {
         struct address_source source = address_source(&t->peer);
         filled = throttle_failed(m->throttle, &source, user, digest, base_now_ms());
     }
@@ -518,6 +526,9 @@ void login_reaped(struct master *m, struct auth *a, int status)
 {
     char why[640];
     struct worker *w = a->worker;
+    struct attempt attempt = a->attempt;
+    bool sent = WIFSIGNALED(status) && !pool_is_probe(WTERMSIG(status), false);
+    bool crashed = a->owes && !a->killed && !sent;
     bool trial = m->trial && m->trial->auth == a;
     bool recycled = WIFEXITED(status) && (WEXITSTATUS(status) == PROTO_EXIT_DONE ||
                                           WEXITSTATUS(status) == PROTO_EXIT_RECYCLE);
@@ -535,7 +546,9 @@ void login_reaped(struct master *m, struct auth *a, int status)
     bool short_lived = !recycled && !a->served && base_now_ms() - a->vacant_since < SHORT_LIFE_MS;
     bool ours = m->serving && a->config == m->config; /* not of a trial that failed */
     release(m, a);
-    if (w)
+    if (crashed)
+        settle(m, &attempt, w, "", LOGIN_CRASHED, 0);
+    else if (w)
         worker_settle(w, false);
     if (trial) {
         trial_failed(m, WIFEXITED(status) ? WEXITSTATUS(status) : EX_SOFTWARE, why);

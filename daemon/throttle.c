@@ -103,12 +103,15 @@ static uint64_t level(const struct bucket *b, uint64_t now)
     return b && b->empty > now ? (b->empty - now + DRAIN_MS - 1) / DRAIN_MS : 0;
 }
 
-static void fill(struct bucket *b, unsigned cost, uint64_t limit, uint64_t now)
+/* True: it is full by this. */
+static bool fill(struct bucket *b, unsigned cost, uint64_t limit, uint64_t now)
 {
     uint64_t most = now + limit * DRAIN_MS;
+    bool was_full = level(b, now) >= limit;
     b->empty = (b->empty > now ? b->empty : now) + (uint64_t)cost * DRAIN_MS;
     if (b->empty > most)
         b->empty = most; /* however many failures, the wait has an end */
+    return !was_full && level(b, now) >= limit;
 }
 
 static const struct bucket *of_source(const struct throttle *throttle,
@@ -141,16 +144,18 @@ unsigned throttle_failed(struct throttle *throttle, const struct address_source 
 {
     uint64_t name = hash(throttle, user, strlen(user));
     struct bucket *s = obtain_source(throttle, source, now);
-    struct bucket *u = obtain(throttle->users, name, user, now);
     uint64_t attempt = digest ? name ^ digest : 0;
+    unsigned filled = 0, cost = 1;
     if (attempt && s->digest == attempt)
         return 0;
     s->digest = attempt;
-    bool s_was_full = level(s, now) >= SOURCE_LIMIT, u_was_full = level(u, now) >= USER_LIMIT;
-    fill(u, 1, USER_LIMIT, now);
-    fill(s, level(u, now) >= USER_LIMIT ? ATTACKED_COST : 1, SOURCE_LIMIT, now);
-    return (!s_was_full && level(s, now) >= SOURCE_LIMIT ? THROTTLE_SOURCE : 0U) |
-           (!u_was_full && level(u, now) >= USER_LIMIT ? THROTTLE_USER : 0U);
+    if (*user) {
+        struct bucket *u = obtain(throttle->users, name, user, now);
+        filled |= fill(u, 1, USER_LIMIT, now) ? THROTTLE_USER : 0U;
+        cost = level(u, now) >= USER_LIMIT ? ATTACKED_COST : 1;
+    }
+    filled |= fill(s, cost, SOURCE_LIMIT, now) ? THROTTLE_SOURCE : 0U;
+    return filled;
 }
 
 bool throttle_next(const struct throttle *throttle, bool users, uint64_t now, size_t *at,

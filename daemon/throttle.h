@@ -34,9 +34,9 @@ enum throttle_filled {
     THROTTLE_USER = 2,   /* the user's is */
 };
 
-/* A login from `source` for `user` failed. `digest` is auth's keyed digest of the secret: the same
- * wrong one again from the same source costs nothing, it is a client that nobody told of a new
- * password. A set of enum throttle_filled: the buckets that this failure filled. */
+/* A login from `source` for `user` ("": not known) failed. `digest` is auth's keyed digest of the
+ * secret: the same wrong one again from the same source costs nothing, it is a client that nobody
+ * told of a new password. A set of enum throttle_filled: the buckets that this failure filled. */
 unsigned throttle_failed(struct throttle *throttle, const struct address_source *source,
                          const char *user, uint64_t digest, uint64_t now);
 

@@ -172,6 +172,29 @@ def test_48_exempt(guarded):
     assert is_throttled(fail(p, "127.0.4.1", 40))
 
 
+@pytest.mark.parametrize("how", [
+    pytest.param("crash", marks=pytest.mark.unsanitized("it takes signal 11")), "exit"])
+def test_43_crashes_count(server, how):
+    """Who ends auth processes is slowed down as who guesses is, also if he leaves at once: each end
+    costs everybody a new one. No name is attacked by that, for none is known."""
+    p = server(stack=f"auth [success=ignore default=1] pam_succeed_if.so quiet user = unlucky\n"
+                     f"auth required {MODULE} {how}\nauth required pam_permit.so\n" + PERMIT,
+               tls_required="not-on-loopback", auth_processes_min="1", auth_processes_max="1")
+    for n in range(20):
+        raw = p.connect(tls=False, source="127.0.0.66")
+        assert raw.ask(b"USER unlucky").startswith(b"+OK")
+        raw.send(b"PASS hostile\r\n")
+        if n % 2:
+            assert raw.line().startswith(b"-ERR [SYS/TEMP] logins cannot be checked")
+        raw.close()
+        wait_until(lambda: p.log_text().count("reason=crashed") > n, "it is counted")
+        assert logged_in(attempt(p, "127.0.0.67"))
+    assert is_throttled(attempt(p, "127.0.0.66"))
+    assert "throttled: peer=127.0.0.66:" in p.log_text()
+    assert "attacked: " not in p.log_text()
+    assert json.loads(p.ctl("--json", "status").stdout)["logins"]["crashed"] == 20
+
+
 # AUTH.
 
 def plain(*parts):

@@ -248,6 +248,26 @@ static void prefixes(void **state)
     }
 }
 
+/* Where no name is known none is attacked: the sources alone have their limits. */
+static void without_a_name(void **state)
+{
+    (void)state;
+    struct throttle *t = throttle_new();
+    char text[32];
+    for (unsigned i = 0; i < 100; i++) {
+        snprintf(text, sizeof text, "192.0.2.%u:1", i);
+        struct address_source s = source_of(text);
+        assert_int_equal(throttle_failed(t, &s, "", 0, 1000), 0);
+    }
+    struct address_source s = source_of("192.0.2.0:1");
+    for (unsigned i = 1; i < 20; i++) {
+        assert_false(throttle_refuses(t, &s, 1000));
+        throttle_failed(t, &s, "", 0, 1000);
+    }
+    assert_true(throttle_refuses(t, &s, 1000));
+    throttle_free(t);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -257,6 +277,7 @@ int main(void)
         cmocka_unit_test(a_forgotten_client),
         cmocka_unit_test(one_bucket_for_a_48),
         cmocka_unit_test(an_attacked_name),
+        cmocka_unit_test(without_a_name),
         cmocka_unit_test(bounded_table),
         cmocka_unit_test(known_in_a_full_table),
         cmocka_unit_test(who_comes_first),
