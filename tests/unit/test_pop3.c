@@ -36,40 +36,18 @@ static int stop(void **state)
     return 0;
 }
 
-/* A test that failed may leave a session behind. */
 static int clean_up(void **state)
 {
     (void)state;
-    harness_hang_up(&h);
-    channel_close(&h.worker);
-    channel_close(&h.exchange);
+    harness_abandon(&h);
     return 0;
-}
-
-static void greeted(enum proto_door door)
-{
-    harness_connect(&h, door, "192.0.2.1");
-    expect(&h, "+OK Poplar at mail.example.org ready\r\n");
-}
-
-static void logged_in(void)
-{
-    greeted(DOOR_POP3);
-    harness_log_in(&h);
-}
-
-static void quit(void)
-{
-    say(&h, "QUIT\r\n");
-    expect(&h, "+OK");
-    expect_close(&h, END_QUIT);
 }
 
 static void test_a_session(void **state)
 {
     size_t size;
     (void)state;
-    logged_in();
+    harness_logged_in(&h);
     assert_string_equal(h.auth.user, "alice");
     assert_string_equal(h.auth.secret, "secret");
     assert_string_equal(h.auth.mechanism, "PASS");
@@ -101,7 +79,7 @@ static void test_a_session(void **state)
     expect_lines(&h, "From: a@example.org\r\nSubject: one\r\n\r\nfirst line\r\n..second\r\n");
     say(&h, "NOOP\r\n");
     expect(&h, "+OK");
-    quit();
+    expect_quit(&h);
     assert_int_equal(h.summary.retrieved, 1);
     assert_int_equal(h.summary.deleted, 0);
     assert_true(h.summary.in > 60 && h.summary.out > 400);
@@ -111,32 +89,24 @@ static void test_a_session(void **state)
 static void test_capabilities(void **state)
 {
     (void)state;
-    greeted(DOOR_POP3);
+    harness_greeted(&h);
     say(&h, "CAPA\r\n");
     expect(&h, "+OK");
-    expect_lines(&h, "TOP\r\nUIDL\r\nRESP-CODES\r\nAUTH-RESP-CODE\r\nPIPELINING\r\nSTLS\r\nUSER\r\n"
-                     "SASL PLAIN LOGIN\r\n"
-                     "EXPIRE NEVER\r\nUTF8 USER\r\nLANG\r\nIMPLEMENTATION Poplar-" POPLAR_VERSION
-                     "\r\n");
+    expect_lines(&h, CAPABILITIES("STLS\r\nUSER\r\nSASL PLAIN LOGIN\r\n"));
     harness_log_in(&h);
     say(&h, "capa\r\n");
     expect(&h, "+OK");
-    expect_lines(&h, "TOP\r\nUIDL\r\nRESP-CODES\r\nAUTH-RESP-CODE\r\nPIPELINING\r\nUSER\r\n"
-                     "SASL PLAIN LOGIN\r\n"
-                     "EXPIRE NEVER\r\nUTF8 USER\r\nLANG\r\nIMPLEMENTATION Poplar-" POPLAR_VERSION
-                     "\r\n");
-    quit();
+    expect_lines(&h, CAPABILITIES("USER\r\nSASL PLAIN LOGIN\r\n"));
+    expect_quit(&h);
 }
 
 static void test_credentials_need_tls(void **state)
 {
     (void)state;
-    greeted(DOOR_POP3);
+    harness_greeted(&h);
     say(&h, "CAPA\r\nUSER alice\r\nPASS secret\r\n");
     expect(&h, "+OK");
-    expect_lines(&h, "TOP\r\nUIDL\r\nRESP-CODES\r\nAUTH-RESP-CODE\r\nPIPELINING\r\nSTLS\r\n"
-                     "EXPIRE NEVER\r\nUTF8 USER\r\nLANG\r\nIMPLEMENTATION Poplar-" POPLAR_VERSION
-                     "\r\n");
+    expect_lines(&h, CAPABILITIES("STLS\r\n"));
     expect(&h, "-ERR [AUTH] logging in needs TLS");
     expect(&h, "-ERR [AUTH] logging in needs TLS");
     say(&h, "STLS\r\n");
@@ -144,17 +114,14 @@ static void test_credentials_need_tls(void **state)
     harness_start_tls(&h, NULL, 0);
     say(&h, "CAPA\r\n");
     expect(&h, "+OK");
-    expect_lines(&h, "TOP\r\nUIDL\r\nRESP-CODES\r\nAUTH-RESP-CODE\r\nPIPELINING\r\nUSER\r\n"
-                     "SASL PLAIN LOGIN\r\n"
-                     "EXPIRE NEVER\r\nUTF8 USER\r\nLANG\r\nIMPLEMENTATION Poplar-" POPLAR_VERSION
-                     "\r\n");
+    expect_lines(&h, CAPABILITIES("USER\r\nSASL PLAIN LOGIN\r\n"));
     say(&h, "STLS\r\n");
     expect(&h, "-ERR");
     harness_log_in(&h);
     say(&h, "STLS\r\nSTAT\r\n");
     expect(&h, "-ERR");
     expect(&h, "+OK 1 68\r\n");
-    quit();
+    expect_quit(&h);
     assert_int_equal(h.auth.asked, 1);
     assert_string_equal(h.summary.tls, "TLSv1.3");
     assert_string_equal(h.summary.cipher, "TLS_AES_256_GCM_SHA384");
@@ -170,7 +137,7 @@ static void test_tls_from_the_first_octet(void **state)
     say(&h, "RETR 1\r\n");
     expect(&h, "+OK 68 octets");
     free(hear_lines(&h, &(size_t){0}));
-    quit();
+    expect_quit(&h);
     assert_string_equal(h.summary.tls, "TLSv1.2");
 }
 
@@ -191,7 +158,7 @@ static void test_clear_text_on_the_tls_port(void **state)
 static void test_stls_forgets_the_clear(void **state)
 {
     (void)state;
-    greeted(DOOR_POP3);
+    harness_greeted(&h);
     say(&h, "USER alice\r\nSTLS\r\nCAPA\r\n");
     expect(&h, "+OK");
     expect(&h, "+OK begin TLS");
@@ -199,13 +166,13 @@ static void test_stls_forgets_the_clear(void **state)
     say(&h, "PASS secret\r\n");
     expect(&h, "-ERR send USER first");
     assert_int_equal(h.held, 0);
-    quit();
+    expect_quit(&h);
 }
 
 static void test_tls_hello_on_the_clear_port(void **state)
 {
     (void)state;
-    greeted(DOOR_POP3);
+    harness_greeted(&h);
     say_octets(&h, "\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\nab\n", 14);
     expect(&h, "-ERR this port begins in the clear");
     expect_close(&h, END_FOREIGN);
@@ -216,7 +183,7 @@ static char *dialogue(const char *said, size_t step)
 {
     char *all = base_alloc(sizeof h.input), line[1000];
     size_t size = strlen(said);
-    greeted(DOOR_POP3);
+    harness_greeted(&h);
     for (size_t at = 0; at < size; at += step)
         say_octets(&h, said + at, size - at < step ? size - at : step);
     while (hear(&h, line, sizeof line)[0])
@@ -295,21 +262,21 @@ static void test_refused_after_login(void **state)
     };
     (void)state;
     for (size_t i = 0; i < ARRAY_SIZE(refused); i++) {
-        logged_in();
+        harness_logged_in(&h);
         say(&h, refused[i]);
         say(&h, "\r\nNOOP\r\n");
         expect(&h, "-ERR");
         expect(&h, "+OK nothing done");
         say(&h, "STAT\r\n");
         expect(&h, "+OK 2 84");
-        quit();
+        expect_quit(&h);
     }
 }
 
 static void test_nul_in_a_command(void **state)
 {
     (void)state;
-    greeted(DOOR_POP3);
+    harness_greeted(&h);
     say_octets(&h, "ST\0AT\r\n", 7);
     expect(&h, "-ERR");
     say_octets(&h, "USER alice\0x\r\n", 14);
@@ -318,21 +285,19 @@ static void test_nul_in_a_command(void **state)
     expect(&h, "+OK");
     say_octets(&h, "PASS sec\0ret\r\n", 14);
     expect(&h, "-ERR");
-    say(&h, "QUIT\r\n");
-    expect(&h, "+OK");
-    expect_close(&h, END_QUIT);
+    expect_quit(&h);
     assert_int_equal(h.auth.asked, 0);
 }
 
 static void test_top_with_a_huge_count_is_the_whole(void **state)
 {
     (void)state;
-    logged_in();
+    harness_logged_in(&h);
     say(&h, "TOP 1 1000000000000000000000000000000\r\n");
     expect(&h, "+OK");
     expect_lines(&h, "From: a@example.org\r\nSubject: one\r\n\r\nfirst line\r\n..second\r\n...\r\n"
                      "last\r\n");
-    quit();
+    expect_quit(&h);
     assert_int_equal(h.summary.retrieved, 0);
 }
 
@@ -350,7 +315,7 @@ static void say_padded(const char *word, char pad, size_t size, const char *end)
 static void test_line_limits(void **state)
 {
     (void)state;
-    logged_in();
+    harness_logged_in(&h);
     say_padded("NOOP", ' ', 255, "\r\n");
     expect(&h, "+OK nothing done");
     say_padded("NOOP", ' ', 255, "\n");
@@ -364,13 +329,13 @@ static void test_line_limits(void **state)
     expect(&h, "-ERR line too long");
     say(&h, "STAT\r\n");
     expect(&h, "+OK 2 84");
-    quit();
+    expect_quit(&h);
 }
 
 static void test_credential_line_limits(void **state)
 {
     (void)state;
-    greeted(DOOR_POP3);
+    harness_greeted(&h);
     say_padded("user ", 'a', 257, "\r\n");
     expect(&h, "+OK");
     say_padded("USER ", 'a', 258, "\r\n");
@@ -390,7 +355,7 @@ static void test_credential_line_limits(void **state)
     assert_int_equal(h.auth.secret_size, PROTO_PASSWORD_MAX);
     say_padded("PASS ", 'p', 10000, "\r\n");
     expect(&h, "-ERR line too long");
-    quit();
+    expect_quit(&h);
     assert_int_equal(h.auth.asked, 1);
 }
 
@@ -399,7 +364,7 @@ static void test_a_line_without_end(void **state)
     char octets[1000];
     (void)state;
     memset(octets, 'a', sizeof octets);
-    greeted(DOOR_POP3);
+    harness_greeted(&h);
     for (int i = 0; i < 66; i++)
         say_octets(&h, octets, sizeof octets);
     expect(&h, "-ERR line too long");
@@ -417,12 +382,12 @@ static void test_names_refused(void **state)
     };
     (void)state;
     for (size_t i = 0; i < ARRAY_SIZE(names); i++) {
-        greeted(DOOR_POP3);
+        harness_greeted(&h);
         say(&h, names[i]);
         say(&h, "\r\nPASS secret\r\n");
         expect(&h, "-ERR");
         expect(&h, "-ERR send USER first");
-        quit();
+        expect_quit(&h);
         assert_int_equal(h.auth.asked, 0);
     }
 }
@@ -434,13 +399,13 @@ static void test_names_taken_literally(void **state)
     char line[100];
     (void)state;
     for (size_t i = 0; i < ARRAY_SIZE(names); i++) {
-        greeted(DOOR_POP3);
+        harness_greeted(&h);
         snprintf(line, sizeof line, "USER  %s  \r\nPASS x\r\n", names[i]);
         say(&h, line);
         expect(&h, "+OK");
         expect(&h, "+OK");
         assert_string_equal(h.auth.user, names[i]);
-        quit();
+        expect_quit(&h);
     }
 }
 
@@ -451,20 +416,20 @@ static void test_passwords_verbatim(void **state)
     char line[100];
     (void)state;
     for (size_t i = 0; i < ARRAY_SIZE(secrets); i++) {
-        greeted(DOOR_POP3);
+        harness_greeted(&h);
         snprintf(line, sizeof line, "USER alice\r\nPASS %s\r\n", secrets[i]);
         say(&h, line);
         expect(&h, "+OK");
         expect(&h, "+OK");
         assert_string_equal(h.auth.secret, secrets[i]);
-        quit();
+        expect_quit(&h);
     }
 }
 
 static void test_password_missing(void **state)
 {
     (void)state;
-    greeted(DOOR_POP3);
+    harness_greeted(&h);
     say(&h, "PASS x\r\n");
     expect(&h, "-ERR send USER first");
     say(&h, "USER alice\r\nPASS \r\n");
@@ -473,7 +438,7 @@ static void test_password_missing(void **state)
     say(&h, "USER alice\r\nPASS\r\n");
     expect(&h, "+OK");
     expect(&h, "-ERR [AUTH] the password is empty");
-    quit();
+    expect_quit(&h);
     assert_int_equal(h.auth.asked, 0);
 }
 
@@ -494,7 +459,7 @@ static void test_login_outcomes(void **state)
         {LOGIN_STORE_PERM, "-ERR [SYS/PERM] "},
     };
     (void)state;
-    greeted(DOOR_POP3);
+    harness_greeted(&h);
     for (size_t i = 0; i < ARRAY_SIZE(outcomes); i++) {
         h.auth.verdict = outcomes[i].verdict;
         say(&h, "USER alice\r\nPASS secret\r\n");
@@ -525,13 +490,13 @@ static void test_login_outcomes(void **state)
     expect(&h, "-ERR [SYS/TEMP] too many failed logins");
     h.auth.refusal = 0;
     harness_log_in(&h);
-    quit();
+    expect_quit(&h);
 }
 
 static void test_the_last_attempt(void **state)
 {
     (void)state;
-    greeted(DOOR_POP3);
+    harness_greeted(&h);
     h.auth.verdict = LOGIN_DENIED;
     h.auth.last = true;
     say(&h, "USER alice\r\nPASS wrong\r\nCAPA\r\n");
@@ -545,26 +510,24 @@ static void test_second_session_in_use(void **state)
     int files[MAILDROP_FILES];
     (void)state;
     assert_true(harness_grant(&h, true, files));
-    greeted(DOOR_POP3);
+    harness_greeted(&h);
     say(&h, "USER alice\r\nPASS secret\r\n");
     expect(&h, "+OK");
     expect(&h, "-ERR [IN-USE]");
-    for (int i = 0; i < MAILDROP_FILES; i++)
-        close(files[i]);
+    test_drop_give_back(files);
     harness_log_in(&h);
     say(&h, "QUIT\r\n");
     expect(&h, "+OK");
     /* QUIT was answered after the lock was free. */
     assert_true(harness_grant(&h, true, files));
-    for (int i = 0; i < MAILDROP_FILES; i++)
-        close(files[i]);
+    test_drop_give_back(files);
     expect_close(&h, END_QUIT);
 }
 
 static void test_bad_commands_before_login(void **state)
 {
     (void)state;
-    greeted(DOOR_POP3);
+    harness_greeted(&h);
     say_padded("STAT\r\nfoo\r\nCAPA x\r\nQUIT\r\n", 'x', 15000, "\r\n");
     expect(&h, "-ERR log in first");
     expect(&h, "-ERR unknown command");
@@ -576,7 +539,7 @@ static void test_bad_commands_before_login(void **state)
 static void test_bad_commands_after_login(void **state)
 {
     (void)state;
-    logged_in();
+    harness_logged_in(&h);
     for (int i = 0; i < 19; i++) {
         say(&h, "foo\r\n");
         expect(&h, "-ERR unknown command");
@@ -597,7 +560,7 @@ static void test_other_protocols(void **state)
         "OPTIONS * HTTP/1.0\r\n", "DELETE /x HTTP/1.1\r\n",          "PRI * HTTP/2.0\r\n"};
     (void)state;
     for (size_t i = 0; i < ARRAY_SIZE(said); i++) {
-        greeted(DOOR_POP3);
+        harness_greeted(&h);
         say(&h, said[i]);
         expect_close(&h, END_FOREIGN);
     }
@@ -607,7 +570,7 @@ static void test_deletions(void **state)
 {
     (void)state;
     harness_deliver(&h, "Subject: goes\r\n\r\n.\r\n");
-    logged_in();
+    harness_logged_in(&h);
     say(&h, "DELE 3\r\nDELE 3\r\nRETR 3\r\nTOP 3 1\r\nUIDL 3\r\nLIST 3\r\nSTAT\r\n");
     expect(&h, "+OK");
     for (int i = 0; i < 5; i++)
@@ -617,7 +580,7 @@ static void test_deletions(void **state)
     expect(&h, "+OK");
     expect(&h, "+OK 3 ");
     expect(&h, "+OK");
-    quit();
+    expect_quit(&h);
     assert_int_equal(h.summary.deleted, 1);
     assert_int_equal(harness_count(&h), 2);
 }
@@ -625,7 +588,7 @@ static void test_deletions(void **state)
 static void test_without_quit_nothing_is_deleted(void **state)
 {
     (void)state;
-    logged_in();
+    harness_logged_in(&h);
     say(&h, "DELE 1\r\nDELE 2\r\n");
     expect(&h, "+OK");
     expect(&h, "+OK");
@@ -638,32 +601,32 @@ static void test_without_quit_nothing_is_deleted(void **state)
 static void test_the_list_does_not_move(void **state)
 {
     (void)state;
-    logged_in();
+    harness_logged_in(&h);
     harness_deliver(&h, "Subject: late\r\n\r\n");
     say(&h, "STAT\r\nLIST\r\nRETR 3\r\n");
     expect(&h, "+OK 2 84\r\n");
     expect(&h, "+OK 2 messages\r\n");
     expect_lines(&h, "1 68\r\n2 16\r\n");
     expect(&h, "-ERR no such message");
-    quit();
-    logged_in();
+    expect_quit(&h);
+    harness_logged_in(&h);
     say(&h, "STAT\r\nDELE 3\r\n");
     expect(&h, "+OK 3 101\r\n");
     expect(&h, "+OK");
-    quit();
+    expect_quit(&h);
 }
 
 /* The files under a grant were replaced while it was on its way: ask again, up to three times. */
 static void test_stale_grants(void **state)
 {
     (void)state;
-    greeted(DOOR_POP3);
+    harness_greeted(&h);
     h.auth.stale = 3;
     harness_log_in(&h);
     assert_int_equal(h.auth.again, 3);
     assert_int_equal(h.auth.asked, 1);
-    quit();
-    greeted(DOOR_POP3);
+    expect_quit(&h);
+    harness_greeted(&h);
     h.auth.stale = 5;
     say(&h, "USER alice\r\nPASS secret\r\n");
     expect(&h, "+OK");
@@ -684,7 +647,7 @@ static void test_a_large_message(void **state)
     for (size_t i = 0; i < LINES; i++)
         memcpy(content + 16 + i * length, line, length);
     harness_deliver_octets(&h, content, 16 + LINES * length);
-    logged_in();
+    harness_logged_in(&h);
     say(&h, "RETR 3\r\nDELE 3\r\n");
     expect(&h, "+OK 3180016 octets\r\n");
     char got[100];
@@ -696,7 +659,7 @@ static void test_a_large_message(void **state)
     }
     assert_int_equal(size, LINES);
     expect(&h, "+OK");
-    quit();
+    expect_quit(&h);
     free(content);
 }
 
@@ -710,7 +673,7 @@ static void test_a_torn_message(void **state)
     for (size_t i = 0; i < SIZE; i++)
         content[i] = i % 100 == 98 ? '\r' : i % 100 == 99 ? '\n' : 'x';
     harness_deliver_octets(&h, content, SIZE);
-    logged_in();
+    harness_logged_in(&h);
     say(&h, "STAT\r\nLIST 3\r\n");
     expect(&h, "+OK 3 ");
     expect(&h, "+OK 3 200000");
@@ -726,10 +689,10 @@ static void test_a_torn_message(void **state)
     print_message("detail: %s\n", h.summary.detail);
     assert_int_equal(h.summary.retrieved, 0);
     free(content);
-    logged_in();
+    harness_logged_in(&h);
     say(&h, "DELE 3\r\n");
     expect(&h, "+OK");
-    quit();
+    expect_quit(&h);
 }
 
 /* The whole file is overwritten under the session. */
@@ -741,7 +704,7 @@ static void test_damage_on_the_way(void **state)
     int fd = harness_file(&h, MAILDROP_DB, O_RDWR);
     off_t size = lseek(fd, 0, SEEK_END);
     unsigned char *before = base_alloc((size_t)size);
-    logged_in();
+    harness_logged_in(&h);
     assert_int_equal(pread(fd, before, (size_t)size, 0), size);
     for (off_t at = 0; at < size; at += (off_t)sizeof junk)
         assert_true(pwrite(fd, junk, sizeof junk, at) > 0);

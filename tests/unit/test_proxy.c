@@ -260,24 +260,6 @@ static void say_header(const char *octets, size_t size)
     say_octets(&h, octets, size);
 }
 
-static void quit(void)
-{
-    say(&h, "QUIT\r\n");
-    expect(&h, "+OK");
-    expect_close(&h, END_QUIT);
-}
-
-static void expect_capability(const char *line, bool there)
-{
-    size_t size;
-    say(&h, "CAPA\r\n");
-    expect(&h, "+OK");
-    char *lines = hear_lines(&h, &size);
-    if ((strstr(lines, line) != NULL) != there)
-        fail_msg("'%s' is %s in %s", line, there ? "not" : "there", lines);
-    free(lines);
-}
-
 /* Each header, octet by octet, then at once with what follows it: nothing of that is lost. */
 static void test_good_headers(void **state)
 {
@@ -327,7 +309,7 @@ static void test_tls_behind_a_header(void **state)
         say_octets(&h, good[i].octets, good[i].size);
         harness_start_tls(&h, NULL, 0);
         expect(&h, "+OK Poplar");
-        quit();
+        expect_quit(&h);
         assert_string_equal(h.auth.real_peer, good[i].source);
         assert_string_equal(h.summary.tls, "TLSv1.3");
     }
@@ -348,13 +330,13 @@ static void test_stls_behind_a_header(void **state)
     (void)state;
     say_header(OCTETS(V2 "\x21\x11\0\xc" ADDRESSES_4));
     expect(&h, "+OK Poplar");
-    expect_capability("STLS", true);
-    expect_capability("\r\nUSER\r\n", false);
+    expect_capability(&h, "STLS", true);
+    expect_capability(&h, "\r\nUSER\r\n", false);
     say(&h, "STLS\r\n");
     expect(&h, "+OK");
     harness_start_tls(&h, NULL, 0);
     harness_log_in(&h);
-    quit();
+    expect_quit(&h);
     assert_string_equal(h.summary.tls, "TLSv1.3");
 }
 
@@ -364,12 +346,12 @@ static void test_tls_of_the_proxy(void **state)
     (void)state;
     say_header(OCTETS(V2 "\x21\x11\0\x14" ADDRESSES_4 "\x20\0\5\1\0\0\0\0"));
     expect(&h, "+OK Poplar");
-    expect_capability("STLS", false);
-    expect_capability("\r\nUSER\r\nSASL PLAIN LOGIN\r\n", true);
+    expect_capability(&h, "STLS", false);
+    expect_capability(&h, "\r\nUSER\r\nSASL PLAIN LOGIN\r\n", true);
     say(&h, "STLS\r\n");
     expect(&h, "-ERR TLS is in use already");
     harness_log_in(&h);
-    quit();
+    expect_quit(&h);
     assert_string_equal(h.summary.tls, "proxy");
 }
 
@@ -383,18 +365,18 @@ static void test_assumed_tls(void **state)
     for (size_t i = 0; i < ARRAY_SIZE(headers); i++) {
         say_header(headers[i], strlen(headers[i]));
         expect(&h, "+OK Poplar");
-        expect_capability("STLS", false);
+        expect_capability(&h, "STLS", false);
         harness_log_in(&h);
-        quit();
+        expect_quit(&h);
         assert_string_equal(h.summary.tls, "proxy");
         assert_int_equal(h.auth.real_tls, i == 0);
     }
     h.proxied = false; /* of others nothing is assumed */
     harness_connect(&h, DOOR_POP3, "192.0.2.1:1");
     expect(&h, "+OK Poplar");
-    expect_capability("\r\nUSER\r\n", false);
-    expect_capability("STLS", true);
-    quit();
+    expect_capability(&h, "\r\nUSER\r\n", false);
+    expect_capability(&h, "STLS", true);
+    expect_quit(&h);
 }
 
 /* not-on-loopback means the client, and a way to it that does not leave the machine. */
@@ -415,10 +397,10 @@ static void test_loopback(void **state)
         harness_connect(&h, DOOR_POP3, cases[i].proxy);
         say(&h, cases[i].header);
         expect(&h, "+OK Poplar");
-        expect_capability("\r\nUSER\r\n", cases[i].may);
+        expect_capability(&h, "\r\nUSER\r\n", cases[i].may);
         say(&h, "USER alice\r\n");
         expect(&h, cases[i].may ? "+OK" : "-ERR [AUTH]");
-        quit();
+        expect_quit(&h);
     }
 }
 

@@ -255,19 +255,6 @@ static void test_garbage_responses(void **state)
 
 static struct harness h;
 
-static void greeted(void)
-{
-    harness_connect(&h, DOOR_POP3, "192.0.2.1");
-    expect(&h, "+OK Poplar at ");
-}
-
-static void quit(void)
-{
-    say(&h, "QUIT\r\n");
-    expect(&h, "+OK");
-    expect_close(&h, END_QUIT);
-}
-
 /* A line: what comes before, then octets in base64. */
 static void say_encoded(const char *before, const void *octets, size_t size)
 {
@@ -323,32 +310,32 @@ static int tear_down(void **state)
 static void test_plain(void **state)
 {
     (void)state;
-    greeted();
+    harness_greeted(&h);
     say_encoded("AUTH PLAIN ", OCTETS("\0alice\0secret"));
     expect(&h, "+OK logged in");
     expect_asked(1, "PLAIN", "alice", "secret");
     say(&h, "AUTH PLAIN\r\n");
     expect(&h, "-ERR not after login");
-    quit();
+    expect_quit(&h);
 }
 
 /* RFC 5034 section 4: an empty challenge is "+ ". */
 static void test_plain_in_two_steps(void **state)
 {
     (void)state;
-    greeted();
+    harness_greeted(&h);
     say(&h, "auth plain\r\n");
     expect(&h, "+ \r\n");
     say_encoded("", OCTETS("alice\0alice\0 se cret "));
     expect(&h, "+OK logged in");
     expect_asked(1, "PLAIN", "alice", " se cret ");
-    quit();
+    expect_quit(&h);
 }
 
 static void test_login(void **state)
 {
     (void)state;
-    greeted();
+    harness_greeted(&h);
     say(&h, "AUTH LOGIN\r\n");
     expect(&h, "+ VXNlcm5hbWU6\r\n");
     say_encoded("", OCTETS("alice"));
@@ -356,26 +343,26 @@ static void test_login(void **state)
     say_encoded("", OCTETS("pass\303\251"));
     expect(&h, "+OK logged in");
     expect_asked(1, "LOGIN", "alice", "pass\303\251");
-    quit();
+    expect_quit(&h);
 }
 
 static void test_login_with_a_name_at_once(void **state)
 {
     (void)state;
-    greeted();
+    harness_greeted(&h);
     say(&h, "AUTH LOGIN YWxpY2U=\r\n");
     expect(&h, "+ UGFzc3dvcmQ6\r\n");
     say(&h, "c2VjcmV0\n");
     expect(&h, "+OK logged in");
     expect_asked(1, "LOGIN", "alice", "secret");
-    quit();
+    expect_quit(&h);
 }
 
 /* Everything in one segment: responses are not commands, and what follows is none of them. */
 static void test_pipelined(void **state)
 {
     (void)state;
-    greeted();
+    harness_greeted(&h);
     say(&h, "AUTH LOGIN\r\nYWxpY2U=\r\nc2VjcmV0\r\nSTAT\r\nAUTH\r\nQUIT\r\n");
     expect(&h, "+ VXNlcm5hbWU6\r\n");
     expect(&h, "+ UGFzc3dvcmQ6\r\n");
@@ -390,7 +377,7 @@ static void test_octet_by_octet(void **state)
 {
     static const char said[] = "AUTH PLAIN\r\nAGFsaWNlAHNlY3JldA==\r\nQUIT\r\n";
     (void)state;
-    greeted();
+    harness_greeted(&h);
     for (size_t i = 0; i < sizeof said - 1; i++) {
         say_octets(&h, said + i, 1);
         harness_pump(&h, POLLOUT);
@@ -405,13 +392,13 @@ static void test_octet_by_octet(void **state)
 static void test_list(void **state)
 {
     (void)state;
-    greeted();
+    harness_greeted(&h);
     say(&h, "AUTH\r\nAUTH \r\n");
     for (int i = 0; i < 2; i++) {
         expect(&h, "+OK");
         expect_lines(&h, "PLAIN\r\nLOGIN\r\n");
     }
-    quit();
+    expect_quit(&h);
 }
 
 /* Ways not to be a response, each answered once; "*" and refused identities are none of the bad
@@ -454,7 +441,7 @@ static void test_refused(void **state)
     };
     (void)state;
     for (size_t i = 0; i < ARRAY_SIZE(refused); i++) {
-        greeted();
+        harness_greeted(&h);
         for (int n = 1; n <= 3; n++) {
             bool last = refused[i].bad && n == 3;
             say(&h, refused[i].said);
@@ -466,7 +453,7 @@ static void test_refused(void **state)
         if (refused[i].bad)
             expect_close(&h, END_BAD_COMMANDS);
         else
-            quit();
+            expect_quit(&h);
         assert_int_equal(h.auth.asked, 0);
     }
 }
@@ -475,7 +462,7 @@ static void test_refused(void **state)
 static void test_binary_responses(void **state)
 {
     (void)state;
-    greeted();
+    harness_greeted(&h);
     say(&h, "AUTH PLAIN\r\n");
     expect(&h, "+ \r\n");
     say_octets(&h, OCTETS("AAAA\0AAA\r\n"));
@@ -484,7 +471,7 @@ static void test_binary_responses(void **state)
     expect(&h, "+ \r\n");
     say_octets(&h, OCTETS("\377\0\1\2\r\n"));
     expect(&h, "-ERR this is not");
-    quit();
+    expect_quit(&h);
 }
 
 /* Too long, by one octet and by far: one -ERR, and no part of the line is a command. */
@@ -497,7 +484,7 @@ static void test_too_long(void **state)
         memset(line, 'A', sizes[i]);
         memcpy(line + sizes[i] - 8, "\rQUIT   ", 8);
         memcpy(line + sizes[i], "\r\n", 3);
-        greeted();
+        harness_greeted(&h);
         say(&h, "AUTH PLAIN\r\n");
         expect(&h, "+ \r\n");
         say(&h, line);
@@ -505,7 +492,7 @@ static void test_too_long(void **state)
         say(&h, "AUTH ");
         say(&h, line);
         expect(&h, "-ERR line too long");
-        quit();
+        expect_quit(&h);
         free(line);
     }
 }
@@ -515,7 +502,7 @@ static void test_endless(void **state)
     char line[4096];
     (void)state;
     memset(line, 'A', sizeof line);
-    greeted();
+    harness_greeted(&h);
     say(&h, "AUTH PLAIN\r\n");
     expect(&h, "+ \r\n");
     for (int i = 0; i < 40; i++)
@@ -531,20 +518,20 @@ static void test_longest_password(void **state)
     (void)state;
     memset(response, 'u', sizeof response);
     response[250] = response[501] = '\0';
-    greeted();
+    harness_greeted(&h);
     say_encoded("AUTH PLAIN ", response, sizeof response);
     expect(&h, "-ERR [AUTH] this cannot be a password");
     say_encoded("AUTH PLAIN ", response, sizeof response - 1);
     expect(&h, "+OK");
     assert_int_equal(h.auth.secret_size, 500);
     assert_int_equal(strlen(h.auth.user), 250);
-    quit();
+    expect_quit(&h);
 }
 
 static void test_denied(void **state)
 {
     (void)state;
-    greeted();
+    harness_greeted(&h);
     h.auth.verdict = LOGIN_DENIED;
     say_encoded("AUTH PLAIN ", OCTETS("\0alice\0wrong"));
     expect(&h, "-ERR [AUTH] user name or password is wrong");
@@ -559,7 +546,7 @@ static void test_denied(void **state)
 static void test_disconnect_in_an_exchange(void **state)
 {
     (void)state;
-    greeted();
+    harness_greeted(&h);
     say(&h, "AUTH LOGIN\r\n");
     expect(&h, "+ ");
     expect_end(&h, END_DISCONNECT);
@@ -570,13 +557,13 @@ static void test_disconnect_in_an_exchange(void **state)
 static void test_user_is_forgotten(void **state)
 {
     (void)state;
-    greeted();
+    harness_greeted(&h);
     say(&h, "USER alice\r\nAUTH PLAIN\r\n*\r\nPASS secret\r\n");
     expect(&h, "+OK");
     expect(&h, "+ \r\n");
     expect(&h, "-ERR cancelled");
     expect(&h, "-ERR send USER first");
-    quit();
+    expect_quit(&h);
 }
 
 /* It may take the worker a moment from sending the credentials to forgetting them. */
@@ -636,19 +623,8 @@ static void test_secrets_are_forgotten(void **state)
         expect(&h, cases[n].heard);
         assert_int_equal(h.auth.asked, cases[n].heard[0] == '+');
         look_for_the_secret(&h);
-        quit();
+        expect_quit(&h);
     }
-}
-
-static void expect_capability(const char *line, bool there)
-{
-    size_t size;
-    say(&h, "CAPA\r\n");
-    expect(&h, "+OK");
-    char *lines = hear_lines(&h, &size);
-    if ((strstr(lines, line) != NULL) != there)
-        fail_msg("'%s' is %s in %s", line, there ? "not" : "there", lines);
-    free(lines);
 }
 
 /* Nothing in the clear, all in the configured order after STLS; EXTERNAL never without client_ca.
@@ -656,8 +632,8 @@ static void expect_capability(const char *line, bool there)
 static void test_needs_tls(void **state)
 {
     (void)state;
-    greeted();
-    expect_capability("SASL", false);
+    harness_greeted(&h);
+    expect_capability(&h, "SASL", false);
     say(&h, "AUTH\r\n");
     expect(&h, "+OK");
     expect_lines(&h, "");
@@ -670,7 +646,7 @@ static void test_needs_tls(void **state)
     say(&h, "STLS\r\n");
     expect(&h, "+OK");
     harness_start_tls(&h, NULL, 0);
-    expect_capability("\r\nSASL LOGIN PLAIN\r\n", true);
+    expect_capability(&h, "\r\nSASL LOGIN PLAIN\r\n", true);
     say(&h, "AUTH EXTERNAL =\r\n");
     expect(&h, "-ERR no certificate came");
     assert_int_equal(h.auth.asked, 0);
@@ -678,8 +654,8 @@ static void test_needs_tls(void **state)
     expect(&h, "+ \r\n");
     say_encoded("", OCTETS("\0alice\0secret"));
     expect(&h, "+OK");
-    expect_capability("\r\nSASL LOGIN PLAIN\r\n", true);
-    quit();
+    expect_capability(&h, "\r\nSASL LOGIN PLAIN\r\n", true);
+    expect_quit(&h);
 }
 
 /* ---- tokens ---- */
@@ -687,12 +663,12 @@ static void test_needs_tls(void **state)
 static void test_xoauth2(void **state)
 {
     (void)state;
-    greeted();
-    expect_capability("\r\nSASL XOAUTH2 OAUTHBEARER\r\n", true);
+    harness_greeted(&h);
+    expect_capability(&h, "\r\nSASL XOAUTH2 OAUTHBEARER\r\n", true);
     say_encoded("AUTH XOAUTH2 ", OCTETS("user=alice@example.org\1auth=Bearer ya29.T\1\1"));
     expect(&h, "+OK logged in");
     expect_asked(1, "XOAUTH2", "alice@example.org", "ya29.T");
-    quit();
+    expect_quit(&h);
 }
 
 /* The challenge says why, the client answers anything at all, then comes the -ERR. */
@@ -712,7 +688,7 @@ static void test_refused_tokens(void **state)
     for (size_t i = 0; i < ARRAY_SIZE(cases) * ARRAY_SIZE(heard); i++) {
         char command[32];
         size_t n = i % ARRAY_SIZE(cases);
-        greeted();
+        harness_greeted(&h);
         h.auth.verdict = LOGIN_DENIED;
         h.auth.last = i % 3 == 0;
         snprintf(command, sizeof command, "AUTH %s ", cases[n].mechanism);
@@ -724,7 +700,7 @@ static void test_refused_tokens(void **state)
         if (h.auth.last)
             expect_close(&h, END_LOGIN_FAILURES);
         else
-            quit();
+            expect_quit(&h);
     }
 }
 
@@ -732,21 +708,21 @@ static void test_refused_tokens(void **state)
 static void test_tokens_that_cannot_be_checked(void **state)
 {
     (void)state;
-    greeted();
+    harness_greeted(&h);
     h.auth.verdict = LOGIN_UNAVAILABLE;
     say_encoded("AUTH OAUTHBEARER ", OCTETS("n,a=alice,\1auth=Bearer t\1\1"));
     expect(&h, "-ERR [SYS/TEMP] ");
     h.auth.refusal = REFUSED_THROTTLED;
     say_encoded("AUTH XOAUTH2 ", OCTETS("user=alice\1auth=Bearer t\1\1"));
     expect(&h, "-ERR [SYS/TEMP] ");
-    quit();
+    expect_quit(&h);
 }
 
 /* RFC 7628 section 4.3: a client that asks what is needed. Auth is not bothered. */
 static void test_no_token(void **state)
 {
     (void)state;
-    greeted();
+    harness_greeted(&h);
     say(&h, "AUTH OAUTHBEARER\r\n");
     expect(&h, "+ \r\n");
     say_encoded("", OCTETS("n,a=alice,\1host=h\1port=110\1auth=\1\1"));
@@ -756,13 +732,13 @@ static void test_no_token(void **state)
     assert_int_equal(h.auth.asked, 0);
     say_encoded("AUTH OAUTHBEARER ", OCTETS("\1"));
     expect(&h, "-ERR this is not");
-    quit();
+    expect_quit(&h);
 }
 
 static void test_disconnect_after_a_refusal(void **state)
 {
     (void)state;
-    greeted();
+    harness_greeted(&h);
     h.auth.verdict = LOGIN_DENIED;
     say_encoded("AUTH XOAUTH2 ", OCTETS("user=alice\1auth=Bearer t\1\1"));
     expect(&h, "+ ");
@@ -784,7 +760,7 @@ static void test_longest_token(void **state)
         response[size++] = '\1';
         response[size++] = '\1';
         for (int step = 0; step < 2; step++) {
-            greeted();
+            harness_greeted(&h);
             if (step == 1) {
                 say(&h, "AUTH OAUTHBEARER\r\n");
                 expect(&h, "+ \r\n");
@@ -792,7 +768,7 @@ static void test_longest_token(void **state)
             say_encoded(step == 0 ? "AUTH OAUTHBEARER " : "", response, size);
             expect(&h, more ? "-ERR [AUTH] this cannot be a password" : "+OK");
             assert_int_equal(h.auth.secret_size, more ? 0 : SIZE);
-            quit();
+            expect_quit(&h);
         }
     }
     free(response);

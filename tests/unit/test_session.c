@@ -13,9 +13,6 @@ static struct harness h;
 static int clean_up(void **state)
 {
     (void)state;
-    harness_hang_up(&h);
-    channel_close(&h.worker);
-    channel_close(&h.exchange);
     harness_stop(&h);
     return 0;
 }
@@ -23,25 +20,6 @@ static int clean_up(void **state)
 static void start(const char *setting)
 {
     harness_start(&h, (const char *[]){"tls.required=no", setting, NULL});
-}
-
-static void greeted(void)
-{
-    harness_connect(&h, DOOR_POP3, "192.0.2.1");
-    expect(&h, "+OK");
-}
-
-static void logged_in(void)
-{
-    greeted();
-    harness_log_in(&h);
-}
-
-static void quit(void)
-{
-    say(&h, "QUIT\r\n");
-    expect(&h, "+OK");
-    expect_close(&h, END_QUIT);
 }
 
 /* Say a command, hear its answer, and what follows if it is more than one line. */
@@ -54,31 +32,9 @@ static void run(const char *command, const char *answer, bool lines)
         free(hear_lines(&h, &(size_t){0}));
 }
 
-/* A line of CAPA, or not. */
-static bool announces(const char *capability)
+static void deliver(const char *text, int64_t received)
 {
-    size_t size;
-    char line[100];
-    say(&h, "CAPA\r\n");
-    expect(&h, "+OK");
-    char *all = hear_lines(&h, &size);
-    snprintf(line, sizeof line, "\r\n%s\r\n", capability);
-    bool found = strstr(all, line) != NULL;
-    free(all);
-    return found;
-}
-
-static void deliver(const char *octets, int64_t received)
-{
-    int files[MAILDROP_FILES];
-    struct maildrop *maildrop;
-    struct harness_text text = {octets, strlen(octets)};
-    const struct maildrop_delivery delivery = {.received = received};
-    assert_true(harness_grant(&h, false, files));
-    assert_int_equal(maildrop_open(files, &maildrop), STORE_OK);
-    assert_int_equal(maildrop_deliver(maildrop, &delivery, harness_read_text, &text, NULL),
-                     STORE_OK);
-    maildrop_close(maildrop);
+    harness_deliver_as(&h, &(struct maildrop_delivery){.received = received}, text, strlen(text));
 }
 
 /* RFC 1460: the highest number, not the latest; RSET undoes what this session did to it. */
@@ -88,7 +44,7 @@ static void test_last(void **state)
     start("session.last=yes");
     for (int i = 0; i < 4; i++)
         harness_deliver(&h, "Subject: x\r\n\r\n");
-    greeted();
+    harness_greeted(&h);
     run("LAST", "-ERR log in first", false);
     harness_log_in(&h);
     run("LAST", "+OK 0\r\n", false);
@@ -99,81 +55,76 @@ static void test_last(void **state)
     run("LIST", "+OK", true);
     run("DELE 2", "+OK", false);
     run("LAST", "+OK 3\r\n", false);
-    quit();
+    expect_quit(&h);
     /* Two is gone, so three is two. */
-    logged_in();
+    harness_logged_in(&h);
     run("LAST", "+OK 2\r\n", false);
     run("RETR 3", "+OK", true);
     run("LAST", "+OK 3\r\n", false);
     run("RSET", "+OK", false);
     run("LAST", "+OK 2\r\n", false);
-    quit();
-    logged_in();
+    expect_quit(&h);
+    harness_logged_in(&h);
     run("LAST", "+OK 2\r\n", false);
     run("RETR 3", "+OK", true);
     expect_end(&h, END_DISCONNECT);
-    logged_in();
+    harness_logged_in(&h);
     run("LAST", "+OK 2\r\n", false);
     run("RETR 3", "+OK", true);
     run("DELE 3", "+OK", false);
     run("LAST", "+OK 3\r\n", false);
-    quit();
-    logged_in();
+    expect_quit(&h);
+    harness_logged_in(&h);
     run("LAST", "+OK 2\r\n", false);
-    assert_false(announces("LAST"));
-    quit();
+    expect_capability(&h, "\r\nLAST\r\n", false);
+    expect_quit(&h);
 }
 
 static void test_no_last(void **state)
 {
     (void)state;
     start("session.last=no");
-    logged_in();
+    harness_logged_in(&h);
     run("LAST", "-ERR unknown command\r\n", false);
-    quit();
+    expect_quit(&h);
 }
 
 static void test_login_delay(void **state)
 {
     (void)state;
     start("session.login_delay=1000s");
-    greeted();
-    assert_true(announces("LOGIN-DELAY 1000"));
+    harness_greeted(&h);
+    expect_capability(&h, "\r\nLOGIN-DELAY 1000\r\n", true);
     h.auth.verdict = LOGIN_DENIED;
     say(&h, "USER alice\r\nPASS wrong\r\n");
     expect(&h, "+OK");
     expect(&h, "-ERR [AUTH]");
     h.auth.verdict = LOGIN_OK;
     harness_log_in(&h);
-    assert_true(announces("LOGIN-DELAY 1000"));
-    quit();
+    expect_capability(&h, "\r\nLOGIN-DELAY 1000\r\n", true);
+    expect_quit(&h);
     for (int i = 0; i < 2; i++) {
-        greeted();
+        harness_greeted(&h);
         say(&h, "USER alice\r\nPASS secret\r\nSTAT\r\n");
         expect(&h, "+OK");
         expect(&h, "-ERR [LOGIN-DELAY] ");
         expect_close(&h, END_LOGIN_DELAY);
     }
     harness_sql(&h, "UPDATE state SET login = login - 1000");
-    logged_in();
-    quit();
+    harness_logged_in(&h);
+    expect_quit(&h);
 }
 
 static void test_no_login_delay(void **state)
 {
     (void)state;
     start("session.login_delay=0");
-    greeted();
-    harness_log_in(&h);
-    say(&h, "CAPA\r\n");
-    expect(&h, "+OK");
-    char *all = hear_lines(&h, &(size_t){0});
-    assert_null(strstr(all, "LOGIN-DELAY"));
-    assert_non_null(strstr(all, "\r\nEXPIRE NEVER\r\n"));
-    free(all);
-    quit();
-    logged_in();
-    quit();
+    harness_logged_in(&h);
+    expect_capability(&h, "LOGIN-DELAY", false);
+    expect_capability(&h, "\r\nEXPIRE NEVER\r\n", true);
+    expect_quit(&h);
+    harness_logged_in(&h);
+    expect_quit(&h);
 }
 
 /* Gone before anything is told, and marked as deleted: it can be restored. */
@@ -185,14 +136,14 @@ static void test_expire(void **state)
     deliver("Subject: old\r\n\r\n", now - 3 * DAY);
     deliver("Subject: new\r\n\r\n", now - 2 * DAY);
     deliver("Subject: older\r\n\r\n", now - 9 * DAY);
-    greeted();
-    assert_true(announces("EXPIRE 2"));
+    harness_greeted(&h);
+    expect_capability(&h, "\r\nEXPIRE 2\r\n", true);
     harness_log_in(&h);
     run("STAT", "+OK 1 16\r\n", false);
     run("RETR 1", "+OK 16 octets", true);
     run("RETR 2", "-ERR no such message", false);
-    assert_true(announces("EXPIRE 2"));
-    quit();
+    expect_capability(&h, "\r\nEXPIRE 2\r\n", true);
+    expect_quit(&h);
     assert_int_equal(h.summary.deleted, 0);
     assert_int_equal(harness_count(&h), 1);
     harness_sql(&h, "UPDATE message SET deleted = 7 / (deleted > 1000000) WHERE deleted NOT NULL");
@@ -205,7 +156,7 @@ static void retrieve_nuls(const char *stuffed, size_t size)
     char got[200];
     size_t length = 0;
     harness_deliver_octets(&h, NULS, sizeof NULS - 1);
-    logged_in();
+    harness_logged_in(&h);
     for (int i = 0; i < 2; i++) {
         say(&h, i == 0 ? "RETR 1\r\n" : "TOP 1 99\r\n");
         expect(&h, i == 0 ? "+OK 26 octets" : "+OK");
@@ -217,7 +168,7 @@ static void retrieve_nuls(const char *stuffed, size_t size)
         assert_int_equal(length, size);
         assert_memory_equal(got, stuffed, size);
     }
-    quit();
+    expect_quit(&h);
 }
 
 static void test_nuls_pass(void **state)

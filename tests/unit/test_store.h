@@ -79,6 +79,12 @@ static inline void test_drop_grant(const struct test_drop *drop, int fds[MAILDRO
     }
 }
 
+static inline void test_drop_give_back(const int fds[MAILDROP_FILES])
+{
+    for (unsigned i = 0; i < MAILDROP_FILES; i++)
+        close(fds[i]);
+}
+
 static inline enum store_outcome test_drop_try(const struct test_drop *drop, struct maildrop **m)
 {
     int fds[MAILDROP_FILES];

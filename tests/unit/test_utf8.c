@@ -24,36 +24,22 @@ static int stop(void **state)
 static int clean_up(void **state)
 {
     (void)state;
-    harness_hang_up(&h);
-    channel_close(&h.worker);
-    channel_close(&h.exchange);
+    harness_abandon(&h);
     return 0;
 }
 
-/* Deliver as import does: nobody vouches for the header. */
-static void deliver_imported(const char *octets)
-{
-    int files[MAILDROP_FILES];
-    struct maildrop *maildrop;
-    struct harness_text text = {octets, strlen(octets)};
-    assert_true(harness_grant(&h, false, files));
-    assert_int_equal(maildrop_open(files, &maildrop), STORE_OK);
-    assert_int_equal(
-        maildrop_deliver(maildrop, &(struct maildrop_delivery){0}, harness_read_text, &text, NULL),
-        STORE_OK);
-    maildrop_close(maildrop);
-}
-
-/* Message 4's header is too large for a surrogate. */
+/* Message 2 comes as import delivers, where nobody vouches for the header. Message 4's header is
+ * too large for a surrogate. */
 static int start(void **state)
 {
     static const char *const settings[] = {"tls.required=no", NULL};
+    static const struct maildrop_delivery imported = {0};
     enum { LARGE = 1100000 };
     char *large = base_alloc(LARGE);
     (void)state;
     harness_start(&h, settings);
     harness_deliver(&h, HEADER BODY);
-    deliver_imported(HEADER BODY);
+    harness_deliver_as(&h, &imported, HEADER BODY, strlen(HEADER BODY));
     harness_deliver(&h, ASCII);
     memset(large, 'x', LARGE);
     memcpy(large, "Subject: \xc3\xa9", 11);
@@ -71,19 +57,6 @@ static int start_french(void **state)
     (void)state;
     harness_start(&h, settings);
     return 0;
-}
-
-static void greeted(void)
-{
-    harness_connect(&h, DOOR_POP3, "192.0.2.1");
-    expect(&h, "+OK");
-}
-
-static void quit(void)
-{
-    say(&h, "QUIT\r\n");
-    expect(&h, "+OK");
-    expect_close(&h, END_QUIT);
 }
 
 /* What RETR sends must have the size that LIST, RETR and, with the others, STAT tell. */
@@ -110,8 +83,7 @@ static void expect_stat(size_t size)
 static void test_without_utf8(void **state)
 {
     (void)state;
-    greeted();
-    harness_log_in(&h);
+    harness_logged_in(&h);
     expect_stat(strlen(PLAIN BODY HEADER BODY ASCII));
     expect_message(1, strlen(PLAIN BODY), PLAIN STUFFED);
     expect_message(2, strlen(HEADER BODY), HEADER STUFFED);
@@ -134,7 +106,7 @@ static void test_without_utf8(void **state)
     snprintf(answer, sizeof answer, "+OK 3 %zu\r\n", strlen(PLAIN BODY ASCII) + 1100000);
     expect(&h, answer);
     expect(&h, "+OK");
-    quit();
+    expect_quit(&h);
 }
 
 static void expect_raw(void)
@@ -153,14 +125,14 @@ static void expect_raw(void)
 static void test_with_utf8(void **state)
 {
     (void)state;
-    greeted();
+    harness_greeted(&h);
     say(&h, "UTF8\r\n");
     expect(&h, "+OK UTF-8 is in use\r\n");
     harness_log_in(&h);
     expect_raw();
     say(&h, "utf8\r\n");
     expect(&h, "+OK");
-    quit();
+    expect_quit(&h);
 }
 
 /* Outlook: after login, which is in time until a size was told. */
@@ -168,17 +140,15 @@ static void test_utf8_after_login(void **state)
 {
     static const char *const tell[] = {"STAT\r\n", "LIST 3\r\n", "RETR 3\r\n", "UIDL 3\r\n"};
     (void)state;
-    greeted();
-    harness_log_in(&h);
+    harness_logged_in(&h);
     say(&h, "CAPA\r\nUTF8\r\n");
     expect(&h, "+OK");
     free(hear_lines(&h, &(size_t){0}));
     expect(&h, "+OK");
     expect_raw();
-    quit();
+    expect_quit(&h);
     for (size_t i = 0; i < ARRAY_SIZE(tell); i++) {
-        greeted();
-        harness_log_in(&h);
+        harness_logged_in(&h);
         say(&h, tell[i]);
         expect(&h, "+OK");
         if (tell[i][0] == 'R')
@@ -186,7 +156,7 @@ static void test_utf8_after_login(void **state)
         say(&h, "UTF8\r\n");
         expect(&h, "-ERR too late");
         expect_message(1, strlen(PLAIN BODY), PLAIN STUFFED);
-        quit();
+        expect_quit(&h);
     }
 }
 
@@ -194,7 +164,7 @@ static void test_utf8_after_login(void **state)
 static void test_stls_forgets(void **state)
 {
     (void)state;
-    greeted();
+    harness_greeted(&h);
     say(&h, "UTF8\r\nLANG fr\r\nSTLS\r\n");
     expect(&h, "+OK");
     expect(&h, "+OK fr ");
@@ -204,7 +174,7 @@ static void test_stls_forgets(void **state)
     expect(&h, "+OK now the password");
     expect(&h, "+OK logged in");
     expect_message(1, strlen(PLAIN BODY), PLAIN STUFFED);
-    quit();
+    expect_quit(&h);
 }
 
 /* Name and secret as a client sends them, and as auth gets them; NULL: it is not asked. */
@@ -252,7 +222,7 @@ static void test_logins(void **state)
     (void)state;
     for (size_t i = 0; i < ARRAY_SIZE(logins); i++) {
         const struct login *l = &logins[i];
-        greeted();
+        harness_greeted(&h);
         if (l->utf8) {
             say(&h, "UTF8\r\n");
             expect(&h, "+OK");
@@ -266,14 +236,14 @@ static void test_logins(void **state)
             assert_string_equal(h.auth.user, l->got_user);
             assert_string_equal(h.auth.secret, l->got_secret);
         }
-        quit();
+        expect_quit(&h);
     }
 }
 
 static void test_languages(void **state)
 {
     (void)state;
-    greeted();
+    harness_greeted(&h);
     say(&h, "LANG\r\nLANG de\r\nLANG *\r\nLANG FR-ca\r\nLANG\r\nLANG de\r\n");
     expect(&h, "+OK languages follow\r\n");
     expect_lines(&h, "en English\r\nfr Fran\xc3\xa7"
@@ -294,7 +264,7 @@ static void test_languages(void **state)
     free(hear_lines(&h, &(size_t){0}));
     expect(&h, "+OK en ");
     expect(&h, "+OK nothing done\r\n");
-    quit();
+    expect_quit(&h);
 }
 
 /* The administrator's language, in ASCII until the client is known to read UTF-8. */
@@ -312,7 +282,7 @@ static void test_french_server(void **state)
     expect(&h, "+OK UTF-8 est actif\r\n");
     expect(&h, "+OK le mot de passe, s'il vous pla\xc3\xaet\r\n");
     expect(&h, "+OK vous \xc3\xaates connect\xc3\xa9\r\n");
-    quit();
+    expect_quit(&h);
 }
 
 /* ---- SASLprep by itself ---- */

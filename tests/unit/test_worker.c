@@ -18,9 +18,7 @@ static struct harness h;
 static int stop(void **state)
 {
     (void)state;
-    harness_hang_up(&h);
-    channel_close(&h.worker);
-    channel_close(&h.exchange);
+    harness_abandon(&h);
     if (h.nursery.fd >= 0)
         harness_stop(&h);
     return 0;
@@ -69,8 +67,7 @@ static void test_confinement(void **state)
     if (geteuid() != 0)
         skip();
     harness_start(&h, in_the_clear);
-    harness_connect(&h, DOOR_POP3, "192.0.2.1");
-    expect(&h, "+OK");
+    harness_greeted(&h);
     static const char *const capabilities[] = {"CapInh", "CapPrm", "CapEff", "CapAmb"};
     for (size_t i = 0; i < ARRAY_SIZE(capabilities); i++) {
         assert_status(h.worker_pid, capabilities[i], "0000000000000000");
@@ -89,9 +86,7 @@ static void test_confinement(void **state)
     assert_string_equal(list, "0 1 2 3 4 6 7 8 9");
     open_descriptors(h.nursery_pid, list, sizeof list);
     assert_string_equal(list, "0 1 2 3 7"); /* an empty maildrop, for rehearsals */
-    say(&h, "QUIT\r\n");
-    expect(&h, "+OK");
-    expect_close(&h, END_QUIT);
+    expect_quit(&h);
 }
 
 /* Before auth has decided, the worker has no password any more. */
@@ -135,9 +130,7 @@ static void test_the_password_is_forgotten(void **state)
         expect(&h, "+OK");
         assert_non_null(strstr(h.auth.secret, secret));
         assert_false(harness_remembers(h.worker_pid, secret));
-        say(&h, "QUIT\r\n");
-        expect(&h, "+OK");
-        expect_close(&h, END_QUIT);
+        expect_quit(&h);
     }
 }
 
@@ -159,26 +152,11 @@ static int wait_status(pid_t pid)
     return status;
 }
 
-/* Make a worker and leave it without a client. */
-static void make_idle_worker(void)
-{
-    int ends[2];
-    assert_int_equal(channel_pair(ends, true), 0);
-    message_begin(&h.m, PROTO_FORK);
-    message_put_fd(&h.m, ends[1]);
-    assert_int_equal(channel_send(&h.nursery, &h.m, true), CHANNEL_OK);
-    close(ends[1]);
-    channel_open(&h.worker, ends[0], ROLE_MASTER, ROLE_WORKER, STATE_STARTING);
-    harness_receive(&h.worker, &h.m, PROTO_READY);
-    assert_int_equal(message_get_u64(&h.m), proto_fingerprint());
-    h.worker_pid = h.m.sender;
-}
-
 static void test_an_idle_worker_ends_with_its_channel(void **state)
 {
     (void)state;
     harness_start(&h, in_the_clear);
-    make_idle_worker();
+    harness_make_worker(&h);
     channel_close(&h.worker);
     assert_int_equal(wait_status(h.worker_pid), 0);
 }
@@ -187,7 +165,7 @@ static void test_a_record_out_of_order(void **state)
 {
     (void)state;
     harness_start(&h, in_the_clear);
-    make_idle_worker();
+    harness_make_worker(&h);
     h.worker.state = STATE_LOGIN; /* the master is wrong about its worker */
     message_begin(&h.m, PROTO_SETTLED);
     message_put_u32(&h.m, 0);
@@ -201,8 +179,7 @@ static void test_a_session_outlives_its_nursery(void **state)
     (void)state;
     harness_start(&h, in_the_clear);
     harness_deliver(&h, "Subject: x\r\n\r\n");
-    harness_connect(&h, DOOR_POP3, "192.0.2.1");
-    expect(&h, "+OK");
+    harness_greeted(&h);
     kill(h.nursery_pid, SIGKILL);
     wait_status(h.nursery_pid);
     harness_log_in(&h);
@@ -214,7 +191,7 @@ static void test_a_session_outlives_its_nursery(void **state)
     expect_close(&h, END_QUIT);
     assert_int_equal(harness_count(&h), 0);
     channel_close(&h.nursery);
-    harness_remove_maildrop(&h);
+    test_drop_remove(&h.drop);
 }
 
 /* The master closes the channel, or is gone: the session ends without its deletions. */
@@ -223,9 +200,7 @@ static void test_the_master_ends_a_session(void **state)
     (void)state;
     harness_start(&h, in_the_clear);
     harness_deliver(&h, "Subject: x\r\n\r\n");
-    harness_connect(&h, DOOR_POP3, "192.0.2.1");
-    expect(&h, "+OK");
-    harness_log_in(&h);
+    harness_logged_in(&h);
     say(&h, "DELE 1\r\n");
     expect(&h, "+OK");
     channel_close(&h.worker);
@@ -244,7 +219,7 @@ static void test_workers_die_with_the_master(void **state)
     if (master == 0) {
         close(ends[0]);
         harness_start(&h, in_the_clear);
-        harness_remove_maildrop(&h);
+        test_drop_remove(&h.drop);
         message_begin(&h.m, PROTO_FORK);
         message_put_fd(&h.m, ends[1]);
         channel_send(&h.nursery, &h.m, true);
@@ -269,17 +244,14 @@ static void test_a_killed_session_leaves_no_lock(void **state)
     (void)state;
     harness_start(&h, in_the_clear);
     harness_deliver(&h, "Subject: x\r\n\r\n");
-    harness_connect(&h, DOOR_POP3, "192.0.2.1");
-    expect(&h, "+OK");
-    harness_log_in(&h);
+    harness_logged_in(&h);
     say(&h, "DELE 1\r\n");
     expect(&h, "+OK");
     assert_false(harness_grant(&h, true, files));
     kill(h.worker_pid, SIGKILL);
     wait_status(h.worker_pid);
     assert_true(harness_grant(&h, true, files));
-    for (int i = 0; i < MAILDROP_FILES; i++)
-        close(files[i]);
+    test_drop_give_back(files);
     assert_int_equal(harness_count(&h), 1);
 }
 
@@ -289,8 +261,7 @@ static void test_login_timeout(void **state)
     uint64_t begun = base_now_ms();
     (void)state;
     harness_start(&h, impatient);
-    harness_connect(&h, DOOR_POP3, "192.0.2.1");
-    expect(&h, "+OK");
+    harness_greeted(&h);
     struct pollfd answered = {.fd = h.client, .events = POLLIN};
     for (int i = 0; i < 100 && poll(&answered, 1, 200) == 0; i++)
         say(&h, "C");
@@ -313,9 +284,7 @@ static void test_idle_timeout(void **state)
     (void)state;
     harness_start(&h, impatient);
     harness_deliver(&h, "Subject: x\r\n\r\n");
-    harness_connect(&h, DOOR_POP3, "192.0.2.1");
-    expect(&h, "+OK");
-    harness_log_in(&h);
+    harness_logged_in(&h);
     for (int i = 0; i < 3; i++) {
         nap_ms(600);
         say(&h, "NOOP\r\n");
@@ -335,9 +304,7 @@ static void test_a_client_that_never_reads(void **state)
     for (size_t i = 0; i < sizeof noops; i++)
         noops[i] = "NOOP\r\n"[i % 6];
     harness_start(&h, impatient);
-    harness_connect(&h, DOOR_POP3, "192.0.2.1");
-    expect(&h, "+OK");
-    harness_log_in(&h);
+    harness_logged_in(&h);
     uint64_t until = base_now_ms() + 5000;
     while (!h.summary.given && base_now_ms() < until) {
         if (write(h.client, noops, sizeof noops) < 0)
@@ -352,18 +319,12 @@ static void test_without_a_certificate(void **state)
 {
     (void)state;
     harness_start_clear(&h, in_the_clear);
-    harness_connect(&h, DOOR_POP3, "192.0.2.1");
-    expect(&h, "+OK");
+    harness_greeted(&h);
     say(&h, "CAPA\r\nSTLS\r\n");
     expect(&h, "+OK");
-    expect_lines(&h, "TOP\r\nUIDL\r\nRESP-CODES\r\nAUTH-RESP-CODE\r\nPIPELINING\r\nUSER\r\n"
-                     "SASL PLAIN LOGIN\r\n"
-                     "EXPIRE NEVER\r\nUTF8 USER\r\nLANG\r\nIMPLEMENTATION Poplar-" POPLAR_VERSION
-                     "\r\n");
+    expect_lines(&h, CAPABILITIES("USER\r\nSASL PLAIN LOGIN\r\n"));
     expect(&h, "-ERR TLS is not available here");
-    say(&h, "QUIT\r\n");
-    expect(&h, "+OK");
-    expect_close(&h, END_QUIT);
+    expect_quit(&h);
     harness_connect(&h, DOOR_POP3S, "192.0.2.1");
     expect_close(&h, END_TLS);
 }
@@ -403,9 +364,7 @@ static void test_without_root(void **state)
     harness_as_nobody = false;
     assert_non_null(strstr(harness_log, "workers run without: a user of their own"));
     harness_deliver(&h, "Subject: x\r\n\r\n");
-    harness_connect(&h, DOOR_POP3, "192.0.2.1");
-    expect(&h, "+OK");
-    harness_log_in(&h);
+    harness_logged_in(&h);
     assert_status(h.worker_pid, "Seccomp", "2");
     assert_status(h.worker_pid, "NoNewPrivs", "1");
     say(&h, "RETR 1\r\nQUIT\r\n");
@@ -418,7 +377,6 @@ static void test_without_root(void **state)
 /* A fork that fails is the master's to know, with the reason; the nursery goes on. */
 static void test_a_fork_that_fails(void **state)
 {
-    int ends[2];
     (void)state;
     if (geteuid() != 0)
         skip();
@@ -426,14 +384,9 @@ static void test_a_fork_that_fails(void **state)
     harness_start(&h, in_the_clear);
     harness_as_nobody = harness_barren = false;
     for (int i = 0; i < 2; i++) {
-        assert_int_equal(channel_pair(ends, true), 0);
-        message_begin(&h.m, PROTO_FORK);
-        message_put_fd(&h.m, ends[1]);
-        assert_int_equal(channel_send(&h.nursery, &h.m, true), CHANNEL_OK);
-        close(ends[1]);
+        harness_order_worker(&h);
         harness_receive(&h.nursery, &h.m, PROTO_FORK_FAILED);
         assert_int_equal(message_get_u32(&h.m), EAGAIN);
-        channel_open(&h.worker, ends[0], ROLE_MASTER, ROLE_WORKER, STATE_STARTING);
         assert_int_equal(channel_receive(&h.worker, &h.m, true, NULL), CHANNEL_END);
         channel_close(&h.worker);
     }
@@ -448,11 +401,7 @@ static void test_a_nursery_that_cannot_start(void **state)
     if (geteuid() != 0)
         skip();
     harness_begin(&h, no_user);
-    message_begin(&h.m, PROTO_START);
-    message_put_u32(&h.m, 1);
-    message_put_u32(&h.m, 1);
-    message_put_octets(&h.m, "", 0);
-    harness_send(&h.nursery, &h.m);
+    harness_send_start(&h);
     assert_int_equal(channel_receive(&h.nursery, &h.m, true, NULL), CHANNEL_OK);
     assert_int_equal(h.m.rule->type, PROTO_LOG);
     message_get_u32(&h.m);
@@ -461,7 +410,7 @@ static void test_a_nursery_that_cannot_start(void **state)
     int status = wait_status(h.nursery_pid);
     assert_true(WIFEXITED(status) && WEXITSTATUS(status) == EX_CONFIG);
     channel_close(&h.nursery);
-    harness_remove_maildrop(&h);
+    test_drop_remove(&h.drop);
 }
 
 int main(void)

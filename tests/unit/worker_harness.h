@@ -18,17 +18,11 @@
 #ifndef POPLAR_TESTS_UNIT_WORKER_HARNESS_H
 #define POPLAR_TESTS_UNIT_WORKER_HARNESS_H
 
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-
-#include <cmocka.h>
+#include "test_store.h"
 
 #include "certificates.h"
 #include "daemon/base.h"
 #include "daemon/channel.h"
-#include "store/maildrop.h"
 #include "worker/nursery.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -80,16 +74,15 @@ struct summary {
 struct harness {
     struct channel nursery;
     pid_t nursery_pid;
-    int certificates;  /* that it was given */
-    char folder[64];   /* of the one maildrop */
-    bool proxied;      /* the next client comes through a proxy */
-    X509 *certificate; /* the client's, if it has one */
+    int certificates;      /* that it was given */
+    struct test_drop drop; /* the one maildrop */
+    bool proxied;          /* the next client comes through a proxy */
+    X509 *certificate;     /* the client's, if it has one */
     EVP_PKEY *certificate_key;
 
     struct channel worker;
     pid_t worker_pid;
     struct channel exchange; /* auth's end */
-    bool granting;           /* this exchange is for a grant only */
     struct played auth;
     struct summary summary;
 
@@ -107,34 +100,11 @@ struct harness {
 
 static inline int harness_file(const struct harness *h, enum maildrop_file file, int flags)
 {
-    char path[128];
-    snprintf(path, sizeof path, "%s/%s", h->folder, maildrop_file_names[file]);
+    char path[80];
+    test_drop_path(&h->drop, file, path);
     int fd = open(path, flags | O_CLOEXEC, 0600);
     assert_true(fd >= 0);
     return fd;
-}
-
-static inline void harness_make_maildrop(struct harness *h)
-{
-    snprintf(h->folder, sizeof h->folder, "/tmp/poplar-test-XXXXXX");
-    assert_non_null(mkdtemp(h->folder));
-    for (int i = 0; i < MAILDROP_FILES; i++) {
-        int fd = harness_file(h, (enum maildrop_file)i, O_RDWR | O_CREAT);
-        if (i == MAILDROP_DB)
-            assert_int_equal(write(fd, maildrop_template, maildrop_template_size),
-                             maildrop_template_size);
-        close(fd);
-    }
-}
-
-static inline void harness_remove_maildrop(const struct harness *h)
-{
-    char path[128];
-    for (int i = 0; i < MAILDROP_FILES; i++) {
-        snprintf(path, sizeof path, "%s/%s", h->folder, maildrop_file_names[i]);
-        unlink(path);
-    }
-    rmdir(h->folder);
 }
 
 /* What auth would grant; false when another session holds the lock. */
@@ -142,22 +112,20 @@ static inline bool harness_grant(const struct harness *h, bool session, int file
 {
     struct flock byte = {
         .l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = MAILDROP_LOCK_SESSION, .l_len = 1};
-    for (int i = 0; i < MAILDROP_FILES; i++)
-        files[i] = harness_file(h, (enum maildrop_file)i, O_RDWR);
+    test_drop_grant(&h->drop, files);
     if (!session || fcntl(files[MAILDROP_LOCK], F_OFD_SETLK, &byte) == 0)
         return true;
-    for (int i = 0; i < MAILDROP_FILES; i++)
-        close(files[i]);
+    test_drop_give_back(files);
     return false;
 }
 
 /* Somebody changes the database with a plain SQLite, which leaves -wal and -shm behind. */
 static inline void harness_sql(const struct harness *h, const char *sql)
 {
-    char path[128], *error = NULL;
+    char path[80], *error = NULL;
     int keep = 1;
     sqlite3 *db;
-    snprintf(path, sizeof path, "%s/%s", h->folder, maildrop_file_names[MAILDROP_DB]);
+    test_drop_path(&h->drop, MAILDROP_DB, path);
     assert_int_equal(sqlite3_open_v2(path, &db, SQLITE_OPEN_READWRITE, "unix"), SQLITE_OK);
     sqlite3_file_control(db, "main", SQLITE_FCNTL_PERSIST_WAL, &keep);
     if (sqlite3_exec(db, sql, NULL, NULL, &error) != SQLITE_OK)
@@ -169,48 +137,32 @@ static inline void harness_sql(const struct harness *h, const char *sql)
  * makes new ones. */
 static inline void harness_replace_wal(const struct harness *h)
 {
-    char path[128];
-    sqlite3 *db;
-    snprintf(path, sizeof path, "%s/%s", h->folder, maildrop_file_names[MAILDROP_DB]);
-    assert_int_equal(sqlite3_open_v2(path, &db, SQLITE_OPEN_READWRITE, "unix"), SQLITE_OK);
-    assert_int_equal(sqlite3_exec(db, "PRAGMA wal_checkpoint(TRUNCATE)", NULL, NULL, NULL),
-                     SQLITE_OK);
-    sqlite3_close(db);
-    snprintf(path, sizeof path, "%s/%s", h->folder, maildrop_file_names[MAILDROP_WAL]);
+    char path[80];
+    test_drop_path(&h->drop, MAILDROP_DB, path);
+    assert_int_equal(test_outside_sqlite(path, "PRAGMA wal_checkpoint(TRUNCATE)"), 0);
+    test_drop_path(&h->drop, MAILDROP_WAL, path);
     assert_int_equal(access(path, F_OK), -1);
     close(harness_file(h, MAILDROP_WAL, O_RDWR | O_CREAT));
     close(harness_file(h, MAILDROP_SHM, O_RDWR | O_CREAT));
 }
 
-struct harness_text {
-    const char *at;
-    size_t left;
-};
-
-static inline ssize_t harness_read_text(void *context, void *buffer, size_t size)
+/* Put a message into the maildrop; the two below it as LMTP does. */
+static inline void harness_deliver_as(const struct harness *h,
+                                      const struct maildrop_delivery *delivery, const void *octets,
+                                      size_t size)
 {
-    struct harness_text *text = context;
-    size_t n = size < text->left ? size : text->left;
-    memcpy(buffer, text->at, n);
-    text->at += n;
-    text->left -= n;
-    return (ssize_t)n;
-}
-
-static inline void harness_deliver_octets(struct harness *h, const void *octets, size_t size)
-{
-    int files[MAILDROP_FILES];
-    struct maildrop *maildrop;
-    struct harness_text text = {octets, size};
-    const struct maildrop_delivery delivery = {.utf8_headers = true};
-    assert_true(harness_grant(h, false, files));
-    assert_int_equal(maildrop_open(files, &maildrop), STORE_OK);
-    assert_int_equal(maildrop_deliver(maildrop, &delivery, harness_read_text, &text, NULL),
-                     STORE_OK);
+    struct maildrop *maildrop = test_drop_open(&h->drop);
+    struct test_text text = {.octets = octets, .size = size};
+    assert_int_equal(maildrop_deliver(maildrop, delivery, test_text_read, &text, NULL), STORE_OK);
     maildrop_close(maildrop);
 }
 
-static inline void harness_deliver(struct harness *h, const char *text)
+static inline void harness_deliver_octets(const struct harness *h, const void *octets, size_t size)
+{
+    harness_deliver_as(h, &(struct maildrop_delivery){.utf8_headers = true}, octets, size);
+}
+
+static inline void harness_deliver(const struct harness *h, const char *text)
 {
     harness_deliver_octets(h, text, strlen(text));
 }
@@ -218,18 +170,15 @@ static inline void harness_deliver(struct harness *h, const char *text)
 /* Visible messages, read by somebody else than the worker. */
 static inline uint64_t harness_count(const struct harness *h)
 {
-    int files[MAILDROP_FILES];
-    struct maildrop *maildrop;
-    struct maildrop_totals totals;
-    assert_true(harness_grant(h, false, files));
-    assert_int_equal(maildrop_open(files, &maildrop), STORE_OK);
-    assert_int_equal(maildrop_totals(maildrop, &totals), STORE_OK);
+    struct maildrop *maildrop = test_drop_open(&h->drop);
+    const uint64_t messages = test_totals(maildrop).messages;
     maildrop_close(maildrop);
-    return totals.messages;
+    return messages;
 }
 
 /* ---- the nursery ---- */
 
+/* Sends; closes the descriptors that went with it. */
 static inline void harness_send(struct channel *c, struct message *m)
 {
     assert_int_equal(channel_send(c, m, true), CHANNEL_OK);
@@ -276,9 +225,7 @@ static inline void harness_send_certificate(struct harness *h, const char *name,
     message_put_text(&h->m, chain_path);
     message_put_fd(&h->m, fds[0]);
     message_put_fd(&h->m, fds[1]);
-    assert_int_equal(channel_send(&h->nursery, &h->m, true), CHANNEL_OK);
-    close(fds[0]);
-    close(fds[1]);
+    harness_send(&h->nursery, &h->m);
 }
 
 /* Set to start the next nursery without root. */
@@ -317,7 +264,7 @@ static inline void harness_begin(struct harness *h, const char *const *settings)
     h->client = h->worker.fd = h->exchange.fd = -1;
     signal(SIGPIPE, SIG_IGN);
     assert_int_equal(maildrop_library_init(false), STORE_OK);
-    harness_make_maildrop(h);
+    test_drop_make(&h->drop);
     assert_int_equal(channel_pair(ends, true), 0);
     h->nursery_pid = fork();
     if (h->nursery_pid == 0) {
@@ -343,13 +290,19 @@ static inline void harness_begin(struct harness *h, const char *const *settings)
         harness_send_setting(h, *settings);
 }
 
-static inline void harness_finish_start(struct harness *h)
+/* No more settings: the nursery makes itself ready, or gives up. */
+static inline void harness_send_start(struct harness *h)
 {
     message_begin(&h->m, PROTO_START);
     message_put_u32(&h->m, 7);
     message_put_u32(&h->m, 1);
     message_put_octets(&h->m, "", 0);
     harness_send(&h->nursery, &h->m);
+}
+
+static inline void harness_finish_start(struct harness *h)
+{
+    harness_send_start(h);
     for (int i = 0; i < h->certificates; i++) {
         harness_receive(&h->nursery, &h->m, PROTO_EXPIRES);
         assert_int_equal(message_get_u32(&h->m), i);
@@ -378,6 +331,28 @@ static inline void harness_start_clear(struct harness *h, const char *const *set
     harness_finish_start(h);
 }
 
+/* Have the nursery fork a worker: h->worker is its channel, on which it has said nothing yet. */
+static inline void harness_order_worker(struct harness *h)
+{
+    int ends[2];
+    assert_int_equal(channel_pair(ends, true), 0);
+    message_begin(&h->m, PROTO_FORK);
+    message_put_fd(&h->m, ends[1]);
+    harness_send(&h->nursery, &h->m);
+    channel_open(&h->worker, ends[0], ROLE_MASTER, ROLE_WORKER, STATE_STARTING);
+}
+
+/* A worker that is ready, without a client. */
+static inline void harness_make_worker(struct harness *h)
+{
+    harness_order_worker(h);
+    harness_receive(&h->worker, &h->m, PROTO_READY);
+    assert_int_equal(message_get_u64(&h->m), proto_fingerprint());
+    h->worker_pid = h->m.sender;
+    message_clear(&h->m);
+    h->worker.state = STATE_IDLE;
+}
+
 /* ---- master and auth, while the client waits ---- */
 
 static inline void played_verdict(struct harness *h)
@@ -400,8 +375,8 @@ static inline void played_verdict(struct harness *h)
     for (int i = 0; verdict == LOGIN_OK && i < MAILDROP_FILES - h->auth.short_by; i++)
         message_put_fd(&h->m, files[i]);
     assert_int_equal(channel_send(&h->exchange, &h->m, true), CHANNEL_OK);
-    for (int i = 0; verdict == LOGIN_OK && i < MAILDROP_FILES; i++)
-        close(files[i]);
+    if (verdict == LOGIN_OK)
+        test_drop_give_back(files);
     h->m.n_fds = 0;
     channel_close(&h->exchange);
     if (verdict == LOGIN_OK && h->auth.short_by == 0) /* else it has told the master nothing */
@@ -439,8 +414,7 @@ static inline void played_exchange(struct harness *h)
     assert_int_equal(channel_pair(ends, false), 0);
     message_begin(&h->m, PROTO_EXCHANGE);
     message_put_fd(&h->m, ends[0]);
-    assert_int_equal(channel_send(&h->worker, &h->m, true), CHANNEL_OK);
-    close(ends[0]);
+    harness_send(&h->worker, &h->m);
     channel_open(&h->exchange, ends[1], ROLE_AUTH, ROLE_WORKER, STATE_EXCHANGE);
     if (h->worker.state == STATE_MAIL)
         played_verdict(h);
@@ -521,18 +495,8 @@ static const unsigned char harness_ticket_key[PROTO_TICKET_KEY_SIZE] =
 /* A new worker with a new client. */
 static inline void harness_connect(struct harness *h, enum proto_door door, const char *peer)
 {
-    int ends[2], sockets[2];
-    assert_int_equal(channel_pair(ends, true), 0);
-    message_begin(&h->m, PROTO_FORK);
-    message_put_fd(&h->m, ends[1]);
-    assert_int_equal(channel_send(&h->nursery, &h->m, true), CHANNEL_OK);
-    close(ends[1]);
-    channel_open(&h->worker, ends[0], ROLE_MASTER, ROLE_WORKER, STATE_STARTING);
-    harness_receive(&h->worker, &h->m, PROTO_READY);
-    h->worker_pid = h->m.sender;
-    message_clear(&h->m);
-    h->worker.state = STATE_IDLE;
-
+    int sockets[2];
+    harness_make_worker(h);
     assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, sockets),
                      0);
     h->client = sockets[0];
@@ -545,8 +509,7 @@ static inline void harness_connect(struct harness *h, enum proto_door door, cons
     message_put_octets(&h->m, "", 0);
     message_put_u32(&h->m, h->proxied);
     message_put_fd(&h->m, sockets[1]);
-    assert_int_equal(channel_send(&h->worker, &h->m, true), CHANNEL_OK);
-    close(sockets[1]);
+    harness_send(&h->worker, &h->m);
     h->worker.state = STATE_CLIENT;
     h->auth = (struct played){0};
     h->summary = (struct summary){0};
@@ -691,12 +654,46 @@ static inline void harness_start_tls(struct harness *h, const char *name, int ve
     }
 }
 
+/* A new session in the clear, greeted. */
+static inline void harness_greeted(struct harness *h)
+{
+    harness_connect(h, DOOR_POP3, "192.0.2.1");
+    expect(h, "+OK Poplar at mail.example.org ready\r\n");
+}
+
 static inline void harness_log_in(struct harness *h)
 {
     say(h, "USER alice\r\nPASS secret\r\n");
     expect(h, "+OK");
     expect(h, "+OK");
 }
+
+static inline void harness_logged_in(struct harness *h)
+{
+    harness_greeted(h);
+    harness_log_in(h);
+}
+
+/* All of CAPA's answer, but for what depends on the session and its TLS. */
+#define CAPABILITIES(of_session)                                                                   \
+    "TOP\r\nUIDL\r\nRESP-CODES\r\nAUTH-RESP-CODE\r\nPIPELINING\r\n" of_session                     \
+    "EXPIRE NEVER\r\nUTF8 USER\r\nLANG\r\nIMPLEMENTATION Poplar-" POPLAR_VERSION "\r\n"
+
+/* Whether CAPA's answer has this in it. */
+static inline void expect_capability_at(struct harness *h, const char *part, bool there,
+                                        const char *file, int where)
+{
+    size_t size;
+    say(h, "CAPA\r\n");
+    expect_at(h, "+OK", file, where);
+    char *lines = hear_lines(h, &size);
+    if ((strstr(lines, part) != NULL) != there) {
+        print_error("%s:%d: '%s' is %s in %s\n", file, where, part, there ? "not" : "there", lines);
+        fail();
+    }
+    free(lines);
+}
+#define expect_capability(h, part, there) expect_capability_at(h, part, there, __FILE__, __LINE__)
 
 static inline void harness_hang_up(struct harness *h)
 {
@@ -741,6 +738,15 @@ static inline void expect_close_at(struct harness *h, enum session_end end, cons
 }
 #define expect_close(h, end) expect_close_at(h, end, __FILE__, __LINE__)
 
+/* QUIT is answered with a yes, and the session ends by it. */
+static inline void expect_quit_at(struct harness *h, const char *file, int where)
+{
+    say(h, "QUIT\r\n");
+    expect_at(h, "+OK", file, where);
+    expect_close_at(h, END_QUIT, file, where);
+}
+#define expect_quit(h) expect_quit_at(h, __FILE__, __LINE__)
+
 /* Whether the octets are anywhere in a process's writable memory. */
 static inline bool harness_remembers(pid_t pid, const char *octets)
 {
@@ -768,13 +774,22 @@ static inline bool harness_remembers(pid_t pid, const char *octets)
     return found;
 }
 
+/* Let go of the session that a failed test has left behind, if it has. */
+static inline void harness_abandon(struct harness *h)
+{
+    harness_hang_up(h);
+    channel_close(&h->worker);
+    channel_close(&h->exchange);
+}
+
 static inline void harness_stop(struct harness *h)
 {
     int status;
+    harness_abandon(h);
     channel_close(&h->nursery);
     assert_int_equal(waitpid(h->nursery_pid, &status, 0), h->nursery_pid);
     assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 0);
-    harness_remove_maildrop(h);
+    test_drop_remove(&h->drop);
 }
 
 #endif
