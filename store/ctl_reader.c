@@ -281,6 +281,10 @@ struct ctl_reader *ctl_reader_open(const char *path, const struct ctl_reader_how
         *status = EX_NOINPUT;
         wrong = "is neither a file nor a directory";
     }
+    if (!wrong && how->list && reader->format != CTL_FORMAT_MAILDIR) {
+        *status = EX_USAGE;
+        wrong = "is no Maildir, whose files the --uidl-list names";
+    }
     if (!wrong)
         return reader;
     snprintf(error, error_size, "%s: %s", path, wrong);
