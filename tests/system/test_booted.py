@@ -192,8 +192,9 @@ def test_a_certificate_in_two_lines(debian):
     live = "/etc/letsencrypt/live/pop.example.org"
     debian.path(live).mkdir(parents=True)
     make_certificate(debian, f"{live}/fullchain.pem", f"{live}/privkey.pem")
-    debian.sh(readme(2))
+    debian.sh("umask 077\n" + readme(2))
     assert seen_certificate(debian) == debian.path(f"{live}/fullchain.pem").read_text()
+    debian.run("systemctl", "start", "poplar-expire.service")  # who is not root, and reads it
     # As certbot renews.
     make_certificate(debian, f"{live}/fullchain.pem", f"{live}/privkey.pem")
     debian.run("/etc/letsencrypt/renewal-hooks/deploy/poplar")
