@@ -201,11 +201,9 @@ check: deps-build deps-check deps-deb $(if $(filter 1,$(LONG)),deps-long)
 tests: all $(UNIT) $(FAULTS) $(CALLS) $(FUZZ:$(B)/tests/%=$(B)/tests/fuzz/%.o) $(MODULES) $(FAILING) $(B)/tests/converse $(B)/tests/rogue $(B)/tests/exploited \
 	$(B)/tests/budget
 
-# Servers that tests put in front of Poplar, or move in from, each in a tree of its own, and trees
-# that Poplar runs in itself: where one cannot be made, its tests are skipped.
-runtime := libidn12 libinih1 libjansson4 libpam-modules libpam-pwdfile libseccomp2 libsqlite3-0 \
-	libssl3 libsystemd0
-trees:
+# Servers that tests put in front of Poplar, or move in from, each in a tree of its own: where one
+# cannot be made, its tests are skipped.
+servers:
 	@tests/support/tree.sh haproxy haproxy >/dev/null || true
 	@tests/support/tree.sh nginx nginx libnginx-mod-mail >/dev/null || true
 	@tests/support/tree.sh fail2ban fail2ban >/dev/null || true
@@ -215,6 +213,11 @@ trees:
 	@tests/support/tree.sh courier courier-pop >/dev/null || true
 	@tests/support/tree.sh popa3d popa3d >/dev/null || true
 	@tests/support/tree.sh cyrus cyrus-pop3d sasl2-bin >/dev/null || true
+
+# And trees that Poplar runs in itself.
+runtime := libidn12 libinih1 libjansson4 libpam-modules libpam-pwdfile libseccomp2 libsqlite3-0 \
+	libssl3 libsystemd0
+trees: servers
 	@tests/support/tree.sh runtime $(runtime) >/dev/null || true
 	@tests/support/tree.sh directory slapd ldap-utils nslcd libnss-ldapd libpam-ldapd krb5-kdc \
 		krb5-admin-server libpam-krb5 $(runtime) >/dev/null || true
@@ -258,7 +261,7 @@ sanitized: deps-build deps-check trees
 
 # The test programs, and the real ones in the system tests, under valgrind. Without the fortified
 # functions: valgrind takes memmove's for memcpy's.
-memcheck: deps-build deps-check trees
+memcheck: deps-build deps-check servers
 	@$(MAKE) --no-print-directory B=$(B)/memcheck CFLAGS='-O1 -g -U_FORTIFY_SOURCE' \
 	    tests $(B)/memcheck/tests/valgrind.so
 	@MEMCHECK=1 tests/support/check.sh $(B)/memcheck
@@ -287,6 +290,6 @@ $(B)/deb/tested: $(shell find Makefile LICENSE README.md auth daemon packaging s
 	@DEB_BUILD_OPTIONS=nocheck packaging/deb.sh $(B) >/dev/null
 	@touch $@
 
-.PHONY: all run check analyse sanitized memcheck coverage bench fuzz fuzz-targets tests trees unit lint clean deb rpm unchecked
+.PHONY: all run check analyse sanitized memcheck coverage bench fuzz fuzz-targets tests servers trees unit lint clean deb rpm unchecked
 .SECONDARY:
 -include $(shell find $(B) -name '*.d' -type f 2>/dev/null)

@@ -51,17 +51,21 @@ case $1 in
     report "$(number passed)" "$(($(number failed) + $(number error)))" "$(number skipped)" "$status"
     ;;
 *)
-    # Nor can the leaks of a process be looked for from inside the sandbox.
+    # Nor can the leaks of a process be looked for from inside the sandbox, and a worker's end frees
+    # all that it has.
+    leaks="--leak-check=full --show-leak-kinds=definite --errors-for-leak-kinds=definite"
     if grep -q 'worker_harness.h' "tests/unit/$name.c" 2>/dev/null ||
         [ "$name" = converse ] || [ "$name" = test_calls_worker ]; then
         export ASAN_OPTIONS=detect_leaks=0
+        leaks=
     fi
     under=
     [ -z "${MEMCHECK:-}" ] ||
-        under="env LD_PRELOAD=$(realpath "$POPLAR_BUILD")/tests/valgrind.so valgrind -q --error-exitcode=99"
+        under="env LD_PRELOAD=$(realpath "$POPLAR_BUILD")/tests/valgrind.so
+            valgrind -q --error-exitcode=99 $leaks"
     run $under "$1"
     # A process of the test's may have seen an error and been ended by a signal.
-    ! grep -q '^==[0-9]*== [A-Z]' "$out" || status=99
+    ! grep -q '^==[0-9]*== [A-Z0-9]' "$out" || status=99
     # One line of each a group.
     good=$(sed -n 's/^\[  PASSED  \] \([0-9]*\) test(s).*/\1/p' "$out" | awk '{ n += $1 } END { print n + 0 }')
     bad=$(grep -c '^\[  FAILED  \] [a-z]' "$out")

@@ -258,6 +258,8 @@ static int hold(const char *user, enum maildrop_lock_byte byte)
     if (fork() == 0) {
         char *path = ctl_drops_path(&ctl, user), *file = base_format("%s/lock", path);
         int fd = open(file, O_RDWR);
+        free(file);
+        free(path);
         close(go[1]);
         if (lock_acquire(fd, byte, 0) != STORE_OK || write(ready[1], "x", 1) != 1)
             _exit(1);
@@ -474,10 +476,12 @@ static void runs_as_the_store_user(void **state)
         if (setgid(nobody->pw_gid) != 0 || setuid(nobody->pw_uid) != 0)
             _exit(1);
         unsetenv("TMPDIR");
-        _exit(run(ctl_import, 0, "own", mail, NULL) != 0 ||
-              run(ctl_mailbox_list, 0, NULL, NULL, NULL) != 0 ||
-              run(ctl_expire, 0, NULL, NULL, NULL) != 0 ||
-              run(ctl_mailbox_delete, CTL_YES, "own", NULL, NULL) != 0);
+        bool good = run(ctl_import, 0, "own", mail, NULL) == 0 &&
+                    run(ctl_mailbox_list, 0, NULL, NULL, NULL) == 0 &&
+                    run(ctl_expire, 0, NULL, NULL, NULL) == 0 &&
+                    run(ctl_mailbox_delete, CTL_YES, "own", NULL, NULL) == 0;
+        free(mail);
+        _exit(good ? 0 : 1);
     }
     assert_int_equal(waitpid(child, &ended, 0), child);
     assert_int_equal(ended, 0);
@@ -487,11 +491,14 @@ static void runs_as_the_store_user(void **state)
         char *to = in_folder("out");
         if (setgid(12345) != 0 || setuid(12345) != 0)
             _exit(1);
-        _exit(run(ctl_message_list, 0, "other", NULL, NULL) != EX_NOPERM ||
-              run(ctl_mailbox_list, 0, NULL, NULL, NULL) != EX_NOPERM ||
-              run(ctl_user, 0, "other", NULL, NULL) != 0 ||
-              run(ctl_import, 0, "other", mail, NULL) != EX_NOPERM ||
-              run(ctl_mailbox_salvage, 0, folder, to, NULL) == 0);
+        bool good = run(ctl_message_list, 0, "other", NULL, NULL) == EX_NOPERM &&
+                    run(ctl_mailbox_list, 0, NULL, NULL, NULL) == EX_NOPERM &&
+                    run(ctl_user, 0, "other", NULL, NULL) == 0 &&
+                    run(ctl_import, 0, "other", mail, NULL) == EX_NOPERM &&
+                    run(ctl_mailbox_salvage, 0, folder, to, NULL) != 0;
+        free(to);
+        free(mail);
+        _exit(good ? 0 : 1);
     }
     assert_int_equal(waitpid(child, &ended, 0), child);
     assert_int_equal(ended, 0);

@@ -235,6 +235,7 @@ static void test_names_and_passwords(void **state)
     (void)state;
     assert_true(line_is_user("alice", 5));
     assert_true(line_is_user("...", 3));
+    assert_true(line_is_user(".x", 2));
     assert_true(line_is_user(longest, PROTO_USER_MAX));
     assert_false(line_is_user(longest, PROTO_USER_MAX + 1));
     assert_false(line_is_user("", 0));

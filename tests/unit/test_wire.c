@@ -63,6 +63,20 @@ static void test_stuffing_at_every_cut(void **state)
     }
 }
 
+/* A dot and its double go together: with room for one nothing does, and the line still begins. */
+static void test_no_room_for_a_dot(void **state)
+{
+    struct wire wire = {0};
+    unsigned char to[4];
+    size_t taken = 99;
+    (void)state;
+    assert_int_equal(wire_stuff(&wire, (const unsigned char *)".x", 2, to, 1, &taken), 0);
+    assert_int_equal(taken, 0);
+    assert_int_equal(wire_stuff(&wire, (const unsigned char *)".x", 2, to, 3, &taken), 3);
+    assert_int_equal(taken, 2);
+    assert_memory_equal(to, "..x", 3);
+}
+
 /* What a client undoes is what was there. */
 static void test_stuffing_can_be_undone(void **state)
 {
@@ -120,6 +134,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_stuffing_at_every_cut),
+        cmocka_unit_test(test_no_room_for_a_dot),
         cmocka_unit_test(test_stuffing_can_be_undone),
         cmocka_unit_test(test_top_at_every_cut),
     };
