@@ -367,8 +367,6 @@ enum store_outcome maildrop_batch_begin(struct maildrop *maildrop)
 
 enum store_outcome maildrop_batch_end(struct maildrop *maildrop, bool commit)
 {
-    enum store_outcome outcome;
-
     if (!maildrop->in_batch)
         return handle_fail(maildrop, STORE_REFUSED, "no batch of deliveries is open");
     maildrop->in_batch = false;
@@ -376,6 +374,5 @@ enum store_outcome maildrop_batch_end(struct maildrop *maildrop, bool commit)
         handle_end_write(maildrop, STORE_END);
         return STORE_OK;
     }
-    outcome = handle_end_write(maildrop, maildrop->batch_outcome);
-    return outcome;
+    return handle_end_write(maildrop, maildrop->batch_outcome);
 }

@@ -81,33 +81,40 @@ enum store_outcome handle_fail(struct maildrop *m, enum store_outcome outcome, c
     return outcome;
 }
 
-static bool is_no_space(sqlite3_file *file)
+static bool is_no_space(int error)
 {
+    return error == ENOSPC || error == EDQUOT;
+}
+
+/* What the system said last of the database (SQLITE_FCNTL_FILE_POINTER) or of its WAL
+ * (SQLITE_FCNTL_JOURNAL_POINTER). */
+static int last_error(sqlite3 *db, int which)
+{
+    sqlite3_file *file = NULL;
     int error = 0;
 
-    return file && file->pMethods &&
-           file->pMethods->xFileControl(file, SQLITE_FCNTL_LAST_ERRNO, &error) == SQLITE_OK &&
-           (error == ENOSPC || error == EDQUOT);
+    sqlite3_file_control(db, "main", which, &file);
+    if (file && file->pMethods)
+        file->pMethods->xFileControl(file, SQLITE_FCNTL_LAST_ERRNO, &error);
+    return error;
 }
 
 /* Whether it was for lack of room that the database, the WAL or its index could not be written:
  * SQLite itself tells ENOSPC apart in some places, EDQUOT in none. */
 static bool is_out_of_space(sqlite3 *db)
 {
-    sqlite3_file *database = NULL, *wal = NULL;
+    static const int files[] = {SQLITE_FCNTL_FILE_POINTER, SQLITE_FCNTL_JOURNAL_POINTER};
+    bool found = is_no_space(sqlite3_system_errno(db));
 
-    sqlite3_file_control(db, "main", SQLITE_FCNTL_FILE_POINTER, &database);
-    sqlite3_file_control(db, "main", SQLITE_FCNTL_JOURNAL_POINTER, &wal);
-    return sqlite3_system_errno(db) == ENOSPC || sqlite3_system_errno(db) == EDQUOT ||
-           is_no_space(database) || is_no_space(wal);
+    for (size_t i = 0; i < sizeof(files) / sizeof(files[0]); i++)
+        found |= is_no_space(last_error(db, files[i]));
+    return found;
 }
 
 /* SQLITE_IOERR is many things. */
 static enum store_outcome io_outcome(sqlite3 *db)
 {
     switch (sqlite3_extended_errcode(db)) {
-    case SQLITE_IOERR_NOMEM:
-        return STORE_MEMORY;
     case SQLITE_IOERR_SHORT_READ:
         return STORE_DAMAGED;
     case SQLITE_IOERR_FSYNC: /* whatever the reason: what is on disk is unknown now */
@@ -245,7 +252,7 @@ bool handle_column_uidl(sqlite3_stmt *statement, int column, char uidl[MAILDROP_
 
     if (sqlite3_value_type(found) != SQLITE_TEXT)
         return false;
-    text = sqlite3_value_text(found);
+    text = sqlite3_value_blob(found); /* as text it would be copied, for which memory may lack */
     length = sqlite3_value_bytes(found);
     if (!text || !handle_is_uidl(text, (size_t)length))
         return false;
@@ -407,7 +414,7 @@ enum store_outcome handle_end_write(struct maildrop *m, enum store_outcome outco
 
 enum store_outcome handle_checkpoint(struct maildrop *m)
 {
-    const int64_t size = vfs_file_size(MAILDROP_DB), copied = vfs_backfilled();
+    const int64_t size = vfs_file_size(MAILDROP_DB), pending = vfs_pending();
     enum store_outcome outcome = STORE_OK;
     int rc;
 
@@ -419,8 +426,9 @@ enum store_outcome handle_checkpoint(struct maildrop *m)
         m->wal_frames = 0;
     else
         outcome = handle_outcome(m, rc);
-    /* As above: what was copied does not count yet, all of it is in the WAL. */
-    if (outcome == STORE_FULL && copied >= 0 && vfs_backfilled() == copied)
+    /* As above: what was copied does not count yet, all of it is in the WAL. Unless it was only the
+     * WAL that could not be cut: that has begun anew by then. */
+    if (outcome == STORE_FULL && pending > 0 && vfs_pending() == pending)
         vfs_cut_database(size);
     return outcome;
 }

@@ -465,9 +465,9 @@ void vfs_cut_wal(void)
         return; /* as above: the disk has failed, and is not asked again */
 }
 
-int64_t vfs_backfilled(void)
+int64_t vfs_pending(void)
 {
-    return self.live ? walindex_copied(self.fds[MAILDROP_SHM]) : -1;
+    return self.live ? walindex_pending(self.fds[MAILDROP_SHM]) : -1;
 }
 
 void vfs_cut_database(int64_t size)

@@ -48,9 +48,10 @@ bool vfs_is_as_noted(void);
  */
 void vfs_cut_wal(void);
 
-/* How many frames of the WAL the database has, -1 when it cannot be told. After a checkpoint that
- * failed, under the write lock, and brought no more: cut the database off where it ended before. */
-int64_t vfs_backfilled(void);
+/* How many frames of the WAL the database does not have, -1 when it cannot be told. After a
+ * checkpoint that failed, under the write lock, and left as many: cut the database off where it
+ * ended before. */
+int64_t vfs_pending(void);
 void vfs_cut_database(int64_t size);
 
 /* Read from the start of the granted database without SQLite; returns octets read or -1. */

@@ -273,10 +273,11 @@ int64_t walindex_end(int shm)
     return c.frames == 0 ? 0 : offset_of(c.frames + 1, c.page_size);
 }
 
-int64_t walindex_copied(int shm)
+int64_t walindex_pending(int shm)
 {
-    uint32_t copied;
-    const ssize_t got = pread(shm, &copied, sizeof(copied), offsetof(struct head, copied));
+    struct head head;
 
-    return got == (ssize_t)sizeof(copied) ? (int64_t)copied : -1;
+    if (pread(shm, &head, sizeof(head), 0) != (ssize_t)sizeof(head))
+        return -1;
+    return (int64_t)head.commit[0].frames - head.copied;
 }

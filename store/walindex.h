@@ -35,7 +35,7 @@ void walindex_vouch(void *region, uint32_t frames);
 /* Where in -wal the frames end that the index lists; -1 if that cannot be told. */
 int64_t walindex_end(int shm);
 
-/* How many of the frames are in the database; -1 if that cannot be told. */
-int64_t walindex_copied(int shm);
+/* How many of the frames that the index lists the database does not have; -1 if nobody can tell. */
+int64_t walindex_pending(int shm);
 
 #endif

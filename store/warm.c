@@ -216,8 +216,6 @@ static enum store_outcome ask(struct maildrop *m, enum statement which, int64_t 
     sqlite3_stmt *statement = m->statements[which]; /* prepared by make_ready() */
     const enum store_outcome outcome = handle_step(m, statement);
 
-    if (outcome == STORE_END)
-        return handle_fail(m, STORE_DAMAGED, "mail.db is not a maildrop");
     if (outcome == STORE_OK)
         *number = sqlite3_column_int64(statement, 0);
     return outcome;
@@ -229,9 +227,8 @@ static bool is_in_wal_mode(const struct maildrop *m)
 {
     sqlite3_file *journal = NULL;
 
-    return sqlite3_file_control(m->db, "main", SQLITE_FCNTL_JOURNAL_POINTER, &journal) ==
-               SQLITE_OK &&
-           journal && journal->pMethods;
+    sqlite3_file_control(m->db, "main", SQLITE_FCNTL_JOURNAL_POINTER, &journal);
+    return journal && journal->pMethods;
 }
 
 /* All that a cold open asks, in one transaction, so that the locks are taken once: it lasts until

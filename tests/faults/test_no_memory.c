@@ -3,6 +3,8 @@
  * a delivery by LMTP: the session may end, but in order, with nothing lost, done in part or leaked.
  * (Without LONG=1 in the environment, not every one of the later allocations.)
  */
+#include "store/handle.h"
+#include "store/lock.h"
 #include "tests/faults/disk.h"
 #include "tests/faults/memory.h"
 #include "tests/faults/witness.h"
@@ -147,6 +149,92 @@ static void test_delivery(void **state)
     try_all(try_delivery);
 }
 
+/* What may be asked of a maildrop: no lack of memory is taken for damage, or for an answer. */
+
+static enum store_outcome list_session(struct maildrop *m)
+{
+    struct maildrop_totals totals;
+    struct maildrop_snapshot *snapshot = NULL;
+    enum store_outcome outcome = maildrop_totals(m, &totals);
+
+    if (outcome == STORE_OK)
+        outcome = maildrop_snapshot(m, &totals, &snapshot);
+    if (outcome == STORE_OK && maildrop_snapshot_count(snapshot) != totals.messages)
+        outcome = STORE_DAMAGED;
+    maildrop_snapshot_free(snapshot);
+    return outcome;
+}
+
+static enum store_outcome list_all(struct maildrop *m)
+{
+    struct maildrop_message message = {.id = 0};
+    enum store_outcome outcome;
+    unsigned n = 0;
+
+    while ((outcome = maildrop_next(m, message.id, &message)) == STORE_OK)
+        n++;
+    return outcome == STORE_END ? (n == 3 ? STORE_OK : STORE_DAMAGED) : outcome;
+}
+
+static enum store_outcome quit(struct maildrop *m)
+{
+    return maildrop_commit(m, (int64_t[]){1, 2}, 2, NULL, 0, 0); /* as often as one likes */
+}
+
+static bool ask(const struct test_drop *asked, enum store_outcome (*question)(struct maildrop *m),
+                unsigned nth)
+{
+    const struct disk_fault fault = {DISK_MEMORY, nth, false, ENOMEM};
+    struct maildrop *m;
+    char lock[80];
+    int other;
+
+    memory_pause(true);
+    m = test_drop_open(asked);
+    memory_pause(false);
+    disk_fail(&fault);
+    const enum store_outcome outcome = question(m);
+    const bool met = disk_failed();
+    disk_fail(NULL);
+    if (outcome != STORE_OK && (outcome != STORE_MEMORY || !met))
+        fail_msg("allocation %u: %s: %s", nth, maildrop_outcome_name(outcome), maildrop_error(m));
+    assert_true(sqlite3_get_autocommit(m->db));
+    test_drop_path(asked, MAILDROP_LOCK, lock);
+    other = open(lock, O_RDWR | O_CLOEXEC);
+    assert_int_equal(lock_acquire(other, MAILDROP_LOCK_WRITE, 0), STORE_OK);
+    close(other);
+    maildrop_close(m);
+    return met;
+}
+
+static void test_no_lack_is_damage(void **state)
+{
+    static enum store_outcome (*const questions[])(struct maildrop * m) = {list_session, list_all,
+                                                                           quit};
+    struct test_drop asked;
+
+    (void)state;
+    for (int old = 0; old < 2; old++) {
+        struct maildrop *m;
+
+        test_drop_make(&asked);
+        m = test_drop_open(&asked);
+        for (int i = 0; i < 3; i++)
+            assert_int_equal(test_deliver_text(m, "Subject: one\n\nbody\n"), STORE_OK);
+        maildrop_close(m);
+        if (old)
+            test_outside(&asked, TEST_VERSION_1_0);
+        for (size_t i = 0; i < sizeof(questions) / sizeof(questions[0]); i++) {
+            unsigned nth = 1;
+
+            while (ask(&asked, questions[i], nth))
+                nth++;
+            assert_true(nth > 5);
+        }
+        test_drop_remove(&asked);
+    }
+}
+
 static int enter(void **state)
 {
     static const char utf8[] =
@@ -182,13 +270,17 @@ static int leave(void **state)
     return 0;
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_session),
         cmocka_unit_test(test_tls_session),
         cmocka_unit_test(test_delivery),
+        cmocka_unit_test(test_no_lack_is_damage),
     };
+
+    if (argc == 4 && strcmp(argv[1], "outside") == 0)
+        return test_outside_sqlite(argv[2], argv[3]);
 
     inside_acts = memory_pause;
     if (!memory_install())

@@ -25,8 +25,10 @@ static int tear_down(void **state)
     return 0;
 }
 
-/* The disk's failures: writes through SQLite's table of calls, syncs by standing in for libc. */
-static int fail_sync, fail_write, fail_write_after;
+/* The disk's failures: writes and cuts of the WAL through SQLite's table of calls, syncs by
+ * standing in for libc. */
+static int fail_sync, fail_write, fail_write_after, fail_cut;
+static bool fail_one_write;
 
 int fdatasync(int fd)
 {
@@ -40,16 +42,36 @@ static ssize_t failing_pwrite(int fd, const void *octets, size_t size, off_t off
 {
     if (fail_write != 0 && fail_write_after-- <= 0) {
         errno = fail_write;
+        if (fail_one_write)
+            fail_write = 0;
         return -1;
     }
     return pwrite(fd, octets, size, offset);
+}
+
+static int (*real_ftruncate)(int, off_t);
+
+static int failing_ftruncate(int fd, off_t size)
+{
+    struct stat this, wal;
+    char path[80];
+
+    test_drop_path(&drop, MAILDROP_WAL, path);
+    if (fail_cut != 0 && fstat(fd, &this) == 0 && stat(path, &wal) == 0 &&
+        this.st_ino == wal.st_ino) {
+        errno = fail_cut;
+        return -1;
+    }
+    return real_ftruncate(fd, size);
 }
 
 static void install_disk(void)
 {
     sqlite3_vfs *vfs = sqlite3_vfs_find("unix");
 
+    real_ftruncate = (__typeof__(real_ftruncate))vfs->xGetSystemCall(vfs, "ftruncate");
     vfs->xSetSystemCall(vfs, "pwrite64", (sqlite3_syscall_ptr)failing_pwrite);
+    vfs->xSetSystemCall(vfs, "ftruncate", (sqlite3_syscall_ptr)failing_ftruncate);
 }
 
 static void check_messages(uint64_t messages)
@@ -459,6 +481,89 @@ static void test_failed_checkpoint(void **state)
     check_integrity();
 }
 
+/* A file system may want room to make a file shorter, or a quota's leave. All was copied by then,
+ * and counts; the WAL has begun anew. */
+static void test_wal_not_cut(void **state)
+{
+    static const int errors[] = {ENOSPC, EDQUOT, EIO};
+    static const char letter[] = "one\n";
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(errors) / sizeof(errors[0]); i++) {
+        struct maildrop *m = test_drop_open(&drop);
+        const enum store_outcome outcome = errors[i] == EIO ? STORE_IO : STORE_FULL;
+        char text[200000];
+
+        memset(text, 'z', sizeof(text));
+        assert_int_equal(test_deliver(m, text, sizeof(text), NULL), STORE_OK);
+        fail_cut = errors[i];
+        assert_int_equal(handle_checkpoint(m), outcome);
+        assert_int_equal(handle_checkpoint(m), outcome); /* with nothing to copy */
+        fail_cut = 0;
+        assert_int_equal(test_deliver_text(m, letter), outcome == STORE_IO ? STORE_IO : STORE_OK);
+        maildrop_close(m);
+        check_messages((i + 1) * 2 - (outcome == STORE_IO));
+        check_integrity();
+    }
+}
+
+/* Waits, in a process of its own, inside a transaction that has read. */
+static pid_t read_on(int *end)
+{
+    int ends[2];
+    char one;
+
+    assert_int_equal(pipe(ends), 0);
+    const pid_t pid = fork();
+    assert_true(pid >= 0);
+    if (pid == 0) {
+        struct maildrop *m = test_drop_open(&drop);
+
+        if (handle_run(m, STATEMENT_BEGIN_READ) != STORE_OK)
+            _exit(1);
+        test_totals(m);
+        if (write(ends[1], "x", 1) != 1)
+            _exit(1);
+        pause();
+    }
+    assert_int_equal(read(ends[0], &one, 1), 1);
+    close(ends[1]);
+    *end = ends[0];
+    return pid;
+}
+
+/* A WAL that a reader has kept from being copied is copied before the next delivery. Where that
+ * fails for good, nothing is taken in. */
+static void test_failed_checkpoint_before_delivery(void **state)
+{
+    struct maildrop *m = test_drop_open(&drop);
+    char *text = malloc(2000000);
+    int end;
+
+    (void)state;
+    assert_int_equal(test_deliver_text(m, "one\n"), STORE_OK);
+    maildrop_close(m);
+    const pid_t reader = read_on(&end);
+    m = test_drop_open(&drop);
+    memset(text, 'z', 2000000);
+    assert_int_equal(test_deliver(m, text, 2000000, NULL), STORE_OK);
+    free(text);
+    assert_true(test_drop_file_size(&drop, MAILDROP_WAL) > 2000000);
+    kill(reader, SIGKILL);
+    assert_int_equal(waitpid(reader, NULL, 0), reader);
+    close(end);
+    fail_one_write = true;
+    fail_write = EIO;
+    fail_write_after = 0;
+    assert_int_equal(test_deliver_text(m, "three\n"), STORE_IO);
+    fail_one_write = false;
+    assert_int_equal(fail_write, 0);
+    assert_int_equal(test_deliver_text(m, "three\n"), STORE_IO);
+    maildrop_close(m);
+    check_messages(2);
+    check_integrity();
+}
+
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
@@ -475,6 +580,8 @@ int main(int argc, char **argv)
         cmocka_unit_test_setup_teardown(test_failed_sync, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_failed_write, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_failed_checkpoint, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_wal_not_cut, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_failed_checkpoint_before_delivery, set_up, tear_down),
     };
 
     if (argc == 4 && strcmp(argv[1], "outside") == 0)

@@ -6,7 +6,9 @@
 
 #include "store/handle.h"
 #include "store/walindex.h"
+#include <dlfcn.h>
 #include <endian.h>
+#include <errno.h>
 #include <sys/mman.h>
 #include <sys/random.h>
 
@@ -37,6 +39,33 @@ ssize_t getrandom(void *buffer, size_t size, unsigned flags)
         ((unsigned char *)buffer)[i] =
             (unsigned char)((seed = seed * 6364136223846793005 + 1) >> 56);
     return (ssize_t)size;
+}
+
+/* The nth read or write fails. */
+static unsigned wrong_call;
+
+static bool is_wrong(void)
+{
+    errno = EIO;
+    return wrong_call > 0 && --wrong_call == 0;
+}
+
+ssize_t pread(int fd, void *octets, size_t size, off_t offset)
+{
+    static __typeof__(&pread) real;
+
+    if (!real)
+        *(void **)&real = dlsym(RTLD_NEXT, "pread");
+    return is_wrong() ? -1 : real(fd, octets, size, offset);
+}
+
+ssize_t pwrite(int fd, const void *octets, size_t size, off_t offset)
+{
+    static __typeof__(&pwrite) real;
+
+    if (!real)
+        *(void **)&real = dlsym(RTLD_NEXT, "pwrite");
+    return is_wrong() ? -1 : real(fd, octets, size, offset);
 }
 
 /* Reads of whole frames of the WAL, which is what SQLite's recovery does. */
@@ -272,6 +301,15 @@ static void add_frame(bool of_this)
     assert_int_equal(pwrite(fds[MAILDROP_WAL], octets, FRAME, end), FRAME);
 }
 
+static void end_no_commit(off_t last)
+{
+    uint32_t pages;
+
+    assert_int_equal(pread(fds[MAILDROP_SHM], &pages, 4, 4 * PAGES), 4);
+    change_commit(PAGES, -pages);
+    assert_int_equal(pwrite(fds[MAILDROP_WAL], (uint32_t[]){0}, 4, last + 4), 4);
+}
+
 static void no_key(void)
 {
     no_randomness = true;
@@ -362,12 +400,16 @@ static void spoil(unsigned how)
         return change_commit(FRAMES, -(uint32_t)((last + FRAME) / FRAME));
     case 36: /* somebody else committed before we could vouch */
         return vouch_for(1);
+    case 37: /* pages of 256 */
+        return change_commit(READY, (uint32_t)(256 - PAGE) << 16);
+    case 38: /* the last frame is no commit's, and the index says so, too */
+        return end_no_commit(last);
     default:
         fail();
     }
 }
 
-enum { SPOILINGS = 37 };
+enum { SPOILINGS = 39 };
 
 /* Each is noticed; and what the maildrop then shows is what SQLite makes of the WAL. */
 static void test_not_believed(void **state)
@@ -518,6 +560,33 @@ static void test_files_that_fail(void **state)
     }
 }
 
+/* Each of its reads and writes fails in turn, in a WAL with more frames than are usual: it makes
+ * nothing, and what there is stays good. */
+static void test_calls_that_fail(void **state)
+{
+    unsigned nth = 1, n = 0;
+    bool met = true;
+    uint32_t frames;
+
+    (void)state;
+    do {
+        struct maildrop *m = test_drop_open(&drop);
+
+        deliver(m, n++, 10);
+        maildrop_close(m);
+        assert_int_equal(pread(fds[MAILDROP_SHM], &frames, 4, 4 * FRAMES), 4);
+    } while (frames < 210);
+    for (; met; nth++) {
+        wrong_call = nth;
+        const bool made = make();
+        met = wrong_call == 0;
+        wrong_call = 0;
+        assert_int_equal(made, !met);
+    }
+    assert_in_range(nth, 8, 10);
+    assert_int_equal(messages(), n);
+}
+
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
@@ -528,6 +597,7 @@ int main(int argc, char **argv)
         cmocka_unit_test_setup_teardown(test_wal_is_not_read, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_index_of_another_time, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_files_that_fail, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_calls_that_fail, set_up, tear_down),
     };
 
     if (argc == 4 && strcmp(argv[1], "outside") == 0)
