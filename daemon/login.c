@@ -99,20 +99,11 @@ static void refuse(struct master *m, struct worker *w, enum login_refusal why)
         w->channel.state = STATE_CLIENT; /* both count as a session */
 }
 
-/* Give one end of a fresh socket pair to each side. */
-static void pair(struct master *m, struct auth *a, struct worker *w)
+/* Ask an auth process for what a worker wants. */
+static bool ask(struct auth *a, const struct worker *w, enum proto_service service, int exchange_fd)
 {
     struct message message;
     char peer[PROTO_ADDRESS_MAX];
-    int ends[2];
-    enum proto_service service = w->channel.state == STATE_MAIL       ? SERVE_GRANT
-                                 : w->channel.state == STATE_DELIVERY ? w->service
-                                                                      : SERVE_LOGIN;
-    if (channel_pair(ends, false) < 0) {
-        log_line(LOG_ERR, LOG_EVENT_SHORT, NULL, "cannot pair a login: %s", strerror(errno));
-        refuse(m, w, REFUSED_BUSY);
-        return;
-    }
     address_print(&w->peer, false, peer);
     message_begin(&message, PROTO_SERVE);
     message_put_u64(&message, w->session);
@@ -123,10 +114,33 @@ static void pair(struct master *m, struct auth *a, struct worker *w)
     message_put_text(&message, peer);
     message_put_u32(&message, w->door);
     message_put_u32(&message, w->uid);
-    message_put_fd(&message, ends[0]);
-    bool paired = channel_send(&a->channel, &message, false) == CHANNEL_OK;
-    if (paired) {
-        w->queued = false;
+    message_put_fd(&message, exchange_fd);
+    return channel_send(&a->channel, &message, false) == CHANNEL_OK;
+}
+
+/* Give one end of a fresh socket pair to each side: the worker's first, so that what it says may be
+ * there when auth looks. */
+static void pair(struct master *m, struct auth *a, struct worker *w)
+{
+    struct message message;
+    int ends[2];
+    enum proto_service service = w->channel.state == STATE_MAIL       ? SERVE_GRANT
+                                 : w->channel.state == STATE_DELIVERY ? w->service
+                                                                      : SERVE_LOGIN;
+    if (channel_pair(ends, false) < 0) {
+        log_line(LOG_ERR, LOG_EVENT_SHORT, NULL, "cannot pair a login: %s", strerror(errno));
+        refuse(m, w, REFUSED_BUSY);
+        return;
+    }
+    w->queued = false;
+    message_begin(&message, PROTO_EXCHANGE);
+    message_put_fd(&message, ends[1]);
+    if (channel_send(&w->channel, &message, false) != CHANNEL_OK) {
+        worker_end(w);
+    } else if (!ask(a, w, service, ends[0])) {
+        retire(a);
+        worker_settle(w, false); /* to it, auth has ended */
+    } else {
         w->auth = a;
         a->worker = w;
         a->owes = true;
@@ -138,12 +152,6 @@ static void pair(struct master *m, struct auth *a, struct worker *w)
         base_copy(a->attempt.peer_text, sizeof a->attempt.peer_text, w->peer_text);
         a->channel.state = STATE_BUSY;
         deadline(a, m->config->auth.timeout * 1000);
-        message_begin(&message, PROTO_EXCHANGE);
-        message_put_fd(&message, ends[1]);
-        if (channel_send(&w->channel, &message, false) != CHANNEL_OK)
-            worker_end(w);
-    } else {
-        refuse(m, w, REFUSED_BUSY);
     }
     base_close(ends[0]);
     base_close(ends[1]);
