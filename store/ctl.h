@@ -80,7 +80,7 @@ bool ctl_open_guess(const struct ctl *ctl, const char *given, char name[PROTO_US
 enum ctl_open {
     CTL_OPEN_CREATE = 1 << 0,  /* make it if there is none */
     CTL_OPEN_SESSION = 1 << 1, /* take the session byte of its lock: what a client sees changes */
-    CTL_OPEN_NAMED = 1 << 2,   /* the name is that of a maildrop already: ctl_drops.h */
+    CTL_OPEN_NAMED = 1 << 2,   /* it was there just now: EX_NOUSER in silence if it has gone */
     CTL_OPEN_QUIET = 1 << 3,   /* say nothing when a session holds it */
 };
 

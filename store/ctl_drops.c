@@ -162,7 +162,8 @@ static int run_one(struct ctl *ctl, const char *name, unsigned how, bool many, c
     struct ctl_maildrop maildrop;
     int status =
         ctl_open_maildrop(ctl, name, how | (many ? CTL_OPEN_NAMED | CTL_OPEN_QUIET : 0), &maildrop);
-    if (many && status == EX_TEMPFAIL && how & CTL_OPEN_SESSION)
+    bool in_use = status == EX_TEMPFAIL && how & CTL_OPEN_SESSION;
+    if (many && (in_use || status == EX_NOUSER))
         return 0;
     if (!status)
         status = one(ctl, &maildrop, many);

@@ -65,7 +65,9 @@ static int expire_one(struct expiring *e, const char *name, unsigned how)
     e->maildrops++;
     if (e->ctl->config->store.expire_after > 0)
         status = expire_old(e, name, how);
-    return status ? status : remove_deleted(e, name, how);
+    if (!status)
+        status = remove_deleted(e, name, how);
+    return how & CTL_OPEN_NAMED && status == EX_NOUSER ? 0 : status; /* gone since it was listed */
 }
 
 static int print_summary(const struct expiring *e)

@@ -346,7 +346,8 @@ static int open_maildrop(struct import *im, const char *user)
         return ctl_open_maildrop(im->ctl, user, CTL_OPEN_CREATE | session, &im->maildrop);
     if (!ctl_open_exists(im->ctl, im->maildrop.name))
         return 0;
-    return ctl_open_maildrop(im->ctl, im->maildrop.name, CTL_OPEN_NAMED, &im->maildrop);
+    int status = ctl_open_maildrop(im->ctl, im->maildrop.name, CTL_OPEN_NAMED, &im->maildrop);
+    return status == EX_NOUSER ? 0 : status;
 }
 
 /* --delete-gone: after all of the old mailbox was read, and only where it is certain what is gone.

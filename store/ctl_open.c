@@ -146,6 +146,8 @@ static int grant_failed(const char *name, enum login_outcome outcome, unsigned h
         return ctl_fail(EX_TEMPFAIL, "%s: a session holds the maildrop; try again when it is over",
                         name);
     case LOGIN_NO_MAILDROP:
+        if (how & CTL_OPEN_NAMED)
+            return EX_NOUSER;
         return ctl_fail(EX_NOUSER,
                         "%s: no maildrop yet; it is made at the first login, or by import", name);
     case LOGIN_STORE_TEMP:

@@ -69,16 +69,16 @@ static int print_json(const struct ctl *ctl, const char *name, const char *servi
 /* What the maildrop holds and which limits it has; those of the configuration if there is none. */
 static int look(const struct ctl *ctl, const char *name, struct manage_state *holds)
 {
-    struct ctl_maildrop maildrop;
-    if (ctl_open_exists(ctl, name)) {
-        int status = ctl_open_maildrop(ctl, name, CTL_OPEN_NAMED, &maildrop);
-        enum store_outcome outcome = status ? STORE_OK : manage_look(maildrop.store, holds);
-        if (outcome != STORE_OK)
-            status = ctl_open_failed(&maildrop, outcome, "look");
-        ctl_open_close(&maildrop);
-        if (status)
-            return status;
-    }
+    struct ctl_maildrop maildrop = {.store = NULL};
+    int status = ctl_open_exists(ctl, name)
+                     ? ctl_open_maildrop(ctl, name, CTL_OPEN_NAMED, &maildrop)
+                     : EX_NOUSER;
+    enum store_outcome outcome = status ? STORE_OK : manage_look(maildrop.store, holds);
+    if (outcome != STORE_OK)
+        status = ctl_open_failed(&maildrop, outcome, "look");
+    ctl_open_close(&maildrop);
+    if (status && status != EX_NOUSER)
+        return status;
     if (!holds->has_quota_octets)
         holds->quota_octets = ctl->config->store.quota_octets;
     if (!holds->has_quota_messages)

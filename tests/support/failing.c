@@ -70,7 +70,7 @@ static bool fails(const char *name)
     }
     if (met && failing.error < 0)
         raise(-failing.error);
-    if (met)
+    else if (met)
         errno = failing.error;
     return met && failing.error >= 0;
 }

@@ -124,6 +124,22 @@ def test_two_imports_at_once(p, tmp_path):
         assert len(subjects(p, "alice")) == before + 3
 
 
+@preloads
+@pytest.mark.parametrize("words", [
+    ["mailbox", "list"], ["mailbox", "check", "--all"], ["mailbox", "compact", "--all"],
+    ["mailbox", "upgrade", "--all"], ["mailbox", "backup", "--all", "{BACKUPS}"], ["expire"]],
+    ids=lambda words: words[min(len(words), 2) - 1])
+def test_a_maildrop_goes_meanwhile(p, tmp_path, words):
+    """Listed, and gone before its turn comes: nothing is wrong with that."""
+    p.write_config(store_expire_after="30d")
+    p.ctl("mailbox", "create", "alice")
+    # mail/, its two levels and what is in them: each has ".", "..", one entry and an end.
+    held = Held(p, "readdir", *(w.format(BACKUPS=tmp_path / "backups") for w in words), number=12)
+    p.ctl("mailbox", "delete", "--yes", "alice")
+    status, out, err = held.go_on()
+    assert (status, err) == (0, ""), out
+
+
 @pytest.mark.native("it starts four hundred programs")
 def test_nobody_reads_what_is_said(p, tmp_path):
     """As in a pager: whoever else has mail for the maildrop does not wait for that."""
