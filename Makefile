@@ -115,8 +115,8 @@ $(FAULTS): private override LDFLAGS += $(refusing:%=-Wl,--wrap=%)
 
 # With calls into the system and its libraries that fail.
 CALL_NAMES := $(shell awk -F, '/^CALL/ { print $$2 }' tests/calls/calls.c)
-$(CALLS): $(B)/tests/%: $(B)/tests/calls/%.o $(B)/tests/calls/calls.o $(B)/tests/faults/granted.o $(MASTER_O) \
-		$(CTL_O) $(AUTH_O) $(WORKER_O) $(STORE_O) $(TEMPLATE_O) $(CONFIGFILE_O) $(CHILD_O) $(FLOOR_O)
+$(CALLS): $(B)/tests/%: $(B)/tests/calls/%.o $(B)/tests/calls/calls.o $(MASTER_O) $(CTL_O) \
+		$(AUTH_O) $(WORKER_O) $(STORE_O) $(TEMPLATE_O) $(CONFIGFILE_O) $(CHILD_O) $(FLOOR_O)
 	@mkdir -p $(@D)
 	$(call say,$@)
 	$(Q)$(link) $(CALL_NAMES:%=-Wl,--wrap=%) -o $@ $(filter %.o,$^) \

@@ -12,13 +12,11 @@
 #include "daemon/base.h"
 #include "daemon/child.h"
 #include "tests/calls/calls.h"
-#include "tests/faults/granted.h"
+#include "tests/support/place.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <ftw.h>
 #include <grp.h>
-#include <libgen.h>
 #include <linux/capability.h>
 #include <linux/magic.h>
 #include <poll.h>
@@ -44,29 +42,10 @@
 
 enum { SKIPPED = 12 }; /* an attempt's exit status */
 
-static char place[] = "/dev/shm/poplar-calls-XXXXXX"; /* in memory: what is synced costs nothing */
 static const struct passwd *store;
-
-static const char *in_place(const char *name)
-{
-    static char path[4][100];
-    static unsigned next;
-    char *at = path[next++ % 4];
-    snprintf(at, sizeof path[0], "%s/%s", place, name);
-    return at;
-}
-
-static void write_text(const char *path, const char *text)
-{
-    FILE *file = fopen(path, "we");
-    assert_non_null(file);
-    fputs(text, file);
-    assert_int_equal(fclose(file), 0);
-}
 
 static struct config *configure(void)
 {
-    char error[256];
     struct config *config = config_new();
     const char *const settings[][3] = {
         {"auth", "pam_confdir", in_place("pam.d")},
@@ -80,16 +59,14 @@ static struct config *configure(void)
     };
     config_at(config, "test");
     for (size_t i = 0; i < ARRAY_SIZE(settings); i++)
-        if (!config_set(config, settings[i][0], "", settings[i][1], settings[i][2], error,
-                        sizeof error))
-            fail_msg("%s", error);
+        must_set(config, settings[i][0], "", settings[i][1], settings[i][2]);
     return config;
 }
 
 static void empty_state(void)
 {
     calls_hold(true);
-    granted_remove(in_place("state"));
+    remove_tree(in_place("state"));
     assert_int_equal(mkdir(in_place("state"), 0700), 0);
     if (geteuid() == 0)
         assert_int_equal(chown(in_place("state"), store->pw_uid, store->pw_gid), 0);
@@ -98,20 +75,10 @@ static void empty_state(void)
 
 /* A maildrop. */
 
-static int unfinished; /* directories that a maker left behind */
-
-static int count_unfinished(const char *path, const struct stat *status, int type, struct FTW *walk)
-{
-    (void)status, (void)type;
-    unfinished += strncmp(path + walk->base, ".new-", 5) == 0;
-    return 0;
-}
-
+/* Nothing that a maker left behind. */
 static bool is_tidy(void)
 {
-    unfinished = 0;
-    nftw(in_place("state"), count_unfinished, 16, FTW_PHYS);
-    return unfinished == 0;
+    return count_in_tree(in_place("state"), ".new-") == 0;
 }
 
 static enum login_outcome grant(struct config *config, char *error, size_t size)
@@ -262,11 +229,11 @@ static void test_ids(void **state)
 
 static void test_look_up(void **state)
 {
-    char name[PROTO_USER_MAX + 1] = "", error[200];
+    char name[PROTO_USER_MAX + 1] = "";
     uid_t uid;
     struct config *config = configure();
     (void)state;
-    assert_true(config_set(config, "auth", "", "first_uid", "1", error, sizeof error));
+    must_set(config, "auth", "", "first_uid", "1");
     for (size_t i = 0; i < 2; i++) { /* tried again, with more room */
         calls_answer("getpwnam_r", 1, i ? EINTR : ERANGE);
         assert_int_equal(canonical_account(config, "daemon", name, &uid), CANONICAL_OK);
@@ -291,7 +258,7 @@ static void test_recipient(void **state)
     int files[MAILDROP_FILES];
     struct config *config = configure();
     (void)state;
-    assert_true(config_set(config, "delivery", "", "accept", "any", error, sizeof error));
+    must_set(config, "delivery", "", "accept", "any");
     empty_state();
     struct grant_root *root = grant_root_open(config, error, sizeof error);
     for (unsigned nth = 1; nth <= 3; nth++) {
@@ -313,12 +280,8 @@ static void test_recipient(void **state)
 
 static void stack(const char *modules)
 {
-    char text[1600];
-    snprintf(text, sizeof text,
-             "auth %s\naccount required pam_permit.so\nsession required "
-             "pam_permit.so\n",
-             modules);
-    write_text(in_place("pam.d/poplar"), text);
+    place_put("pam.d/poplar",
+              "auth %s\naccount required pam_permit.so\nsession required pam_permit.so\n", modules);
 }
 
 static int check_password(void)
@@ -369,16 +332,14 @@ static void test_pam(void **state)
 /* A module that asks, when there is no memory for the answer. */
 static void test_conversation(void **state)
 {
-    char self[1024] = "", modules[1400];
+    char modules[1400];
     struct calls_end end;
     static const char *const questions[] = {"expect=secret", "conv=prompt", "conv=echo",
                                             "conv=error", "conv=mixed"};
     (void)state;
-    if (readlink("/proc/self/exe", self, sizeof self - 1) < 0)
-        fail();
-    dirname(self);
     for (size_t i = 0; i < ARRAY_SIZE(questions); i++) {
-        snprintf(modules, sizeof modules, "required %s/pam_poplar_test.so %s", self, questions[i]);
+        snprintf(modules, sizeof modules, "required %s %s", beside_program("pam_poplar_test.so"),
+                 questions[i]);
         stack(modules);
         if (strcmp(questions[i], "conv=mixed") != 0)
             calls_walk(check_password, calls_told_or_done);
@@ -433,9 +394,9 @@ static void test_pam_conf(void **state)
 {
     struct calls_end end;
     (void)state;
-    write_text(in_place("pam.conf"), "# services\n\nhalf auth required pam_permit.so\n"
-                                     "poplar auth required pam_permit.so\n"
-                                     "POPLAR account required pam_permit.so\n");
+    place_put("pam.conf", "# services\n\nhalf auth required pam_permit.so\n"
+                          "poplar auth required pam_permit.so\n"
+                          "POPLAR account required pam_permit.so\n");
     calls_try(find_in_pam_conf, &end);
     if (WIFEXITED(end.status) && WEXITSTATUS(end.status) == SKIPPED)
         skip();
@@ -714,15 +675,15 @@ static int set_up(void **state)
 {
     (void)state;
     store = geteuid() == 0 ? getpwnam("mail") : getpwuid(geteuid());
-    if (!store || !mkdtemp(place) || chmod(place, 0755) < 0 || mkdir(in_place("pam.d"), 0755) < 0 ||
+    /* In memory: what is synced costs nothing. */
+    if (!store || !place_make("/dev/shm", 0755) || mkdir(in_place("pam.d"), 0755) < 0 ||
         mkdir(in_place("state"), 0700) < 0)
         return -1;
     struct passwd *kept = base_alloc(sizeof *kept);
     *kept = *store;
     kept->pw_name = base_strdup(store->pw_name);
     store = kept;
-    write_text(in_place("pam.d/other"),
-               "auth required pam_deny.so\naccount required pam_deny.so\n");
+    place_put("pam.d/other", "auth required pam_deny.so\naccount required pam_deny.so\n");
     stack("required pam_permit.so");
     return 0;
 }
@@ -730,8 +691,7 @@ static int set_up(void **state)
 static int tear_down(void **state)
 {
     (void)state;
-    granted_remove(place);
-    return 0;
+    return place_remove();
 }
 
 int main(void)

@@ -7,7 +7,7 @@
 #include "daemon/master.h"
 #include "daemon/status.h"
 #include "tests/calls/calls.h"
-#include "tests/faults/granted.h"
+#include "tests/support/place.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -29,17 +29,9 @@
 
 #include <cmocka.h>
 
-static char place[] = "/tmp/poplar-calls-XXXXXX";
 static struct master m;
 static struct channel nursery; /* our end of the current generation's */
 static struct message message;
-
-static void set(const char *section, const char *key, const char *value)
-{
-    char error[256];
-    if (!config_set(m.config, section, "", key, value, error, sizeof error))
-        fail_msg("%s", error);
-}
 
 /* Let the loop do what there is to do. */
 static void turn(void)
@@ -160,12 +152,10 @@ static void say(struct channel *its)
     turn();
 }
 
-static char log_path[100];
-
 static const char *logged(void)
 {
     static char text[20000];
-    int fd = open(log_path, O_RDONLY);
+    int fd = open(in_place("log"), O_RDONLY);
     ssize_t got = fd < 0 ? 0 : pread(fd, text, sizeof text - 1, 0);
     close(fd);
     text[got > 0 ? got : 0] = '\0';
@@ -223,8 +213,8 @@ static void test_tick(void **state)
     struct channel its;
     pid_t idle[3];
     (void)state;
-    set("workers", "idle_min", "1");
-    set("workers", "idle_max", "1");
+    must_set(m.config, "workers", "", "idle_min", "1");
+    must_set(m.config, "workers", "", "idle_max", "1");
     for (size_t i = 0; i < 3; i++)
         idle[i] = add_worker(STATE_IDLE, &its)->pid;
     workers_tick(&m);
@@ -248,7 +238,7 @@ static void test_crowded(void **state)
     late->started = in->started = base_now_ms() - 20000;
     workers_tick(&m);
     assert_true(lives(late->pid)); /* there is room */
-    set("workers", "max_sessions", "3");
+    must_set(m.config, "workers", "", "max_sessions", "3");
     workers_tick(&m);
     assert_true(is_killed(late->pid));
     assert_true(lives(fresh->pid) && lives(in->pid));
@@ -288,7 +278,7 @@ static void test_who_waits_gives_way(void **state)
     int first, mail, second;
     struct sockaddr_storage here = address_of("192.0.2.1:1"), there = address_of("192.0.2.2:1");
     (void)state;
-    set("workers", "max_sessions", "4");
+    must_set(m.config, "workers", "", "max_sessions", "4");
     add_worker(STATE_MAIL, &its);
     struct worker *ended = add_worker(STATE_CLIENT, &its);
     worker_end(ended);
@@ -364,7 +354,7 @@ static void test_too_many_wait(void **state)
     int first, second;
     struct sockaddr_storage here = address_of("192.0.2.1:1");
     (void)state;
-    set("workers", "max_sessions", "60000");
+    must_set(m.config, "workers", "", "max_sessions", "60000");
     admit_queue(&m, connect_client(&first), DOOR_POP3, &here);
     m.n_waiting = 1024; /* the others are not to be seen here */
     int fd = connect_client(&second);
@@ -391,7 +381,7 @@ static void test_ended_is_not_idle(void **state)
     assert_int_equal(next_told(&other), PROTO_ASSIGN);
     assert_int_equal(fit->channel.state, STATE_CLIENT);
     assert_int_equal(next_told(&its), 0);
-    set("workers", "idle_max", "1");
+    must_set(m.config, "workers", "", "idle_max", "1");
     m.n_idle = 2;
     workers_tick(&m);
     assert_true(lives(fit->pid));
@@ -406,7 +396,7 @@ static void test_no_spool(void **state)
     struct sockaddr_storage nowhere = {.ss_family = AF_UNIX};
     struct worker *w = add_worker(STATE_IDLE, &its);
     (void)state;
-    set("server", "state_dir", "/nowhere/at/all");
+    must_set(m.config, "server", "", "state_dir", "/nowhere/at/all");
     workers_connection(&m, connect_client(&client), DOOR_LMTP, &nowhere);
     assert_true(is_told_and_closed(client, "421 "));
     assert_non_null(strstr(logged(), "no spool file in [server] state_dir"));
@@ -542,7 +532,7 @@ static void test_takeover(void **state)
     base_copy(holder->canonical, sizeof holder->canonical, "alice");
     ask_for_lock(&auth, w->session, "alice"); /* [session] lock=refuse */
     expect_retry(&auth, 0);
-    set("session", "lock", "takeover");
+    must_set(m.config, "session", "", "lock", "takeover");
     ask_for_lock(&auth, w->session + 100, "alice");
     expect_retry(&auth, 0);
     ask_for_lock(&auth, w->session, long_name);
@@ -570,7 +560,7 @@ static void test_login_waits_too_long(void **state)
     struct worker *w = add_worker(STATE_LOGIN, &its), *deaf = add_worker(STATE_LOGIN, &other);
     struct worker *grant = add_worker(STATE_MAIL, &other);
     (void)state;
-    set("auth", "processes_max", "1");
+    must_set(m.config, "auth", "", "processes_max", "1");
     w->queued = true;
     w->asked = base_now_ms() - 3600000;
     login_tick(&m);
@@ -601,7 +591,7 @@ static void test_spare_auths(void **state)
     struct channel its[3];
     struct auth *a[3];
     (void)state;
-    set("auth", "processes_min", "2");
+    must_set(m.config, "auth", "", "processes_min", "2");
     for (size_t i = 0; i < 3; i++) {
         a[i] = add_auth(STATE_IDLE, NULL, &its[i]);
         a[i]->vacant_since = base_now_ms() - 3600000;
@@ -688,7 +678,7 @@ static void test_queue(void **state)
     struct sockaddr_storage gone, known;
     socklen_t size;
     (void)state;
-    set("auth", "processes_max", "3");
+    must_set(m.config, "auth", "", "processes_max", "3");
     assert_true(address_parse("192.0.2.8:1", &gone, &size));
     assert_true(address_parse("192.0.2.9:1", &known, &size));
     struct address_source source = address_source(&known);
@@ -835,8 +825,8 @@ static void test_visitors(void **state)
     char error[600], name[32];
     (void)state;
     memset(long_name, 'x', sizeof long_name - 1);
-    set("server", "run_dir", place);
-    set("server", "store_user", "no-such-account"); /* then it is root's alone */
+    must_set(m.config, "server", "", "run_dir", place);
+    must_set(m.config, "server", "", "store_user", "no-such-account"); /* then it is root's alone */
     if (!control_open(&m, error, sizeof error))
         fail_msg("%s", error);
     visit(&ctl);
@@ -894,17 +884,17 @@ static int set_up(void **state)
     m.waiting_end = &m.waiting;
     m.config = config_new();
     config_at(m.config, "test");
-    set("workers", "idle_min", "1");
-    set("server", "state_dir", place);
-    set("server", "program_dir", "/nowhere");
-    set("tls", "required", "no");
+    must_set(m.config, "workers", "", "idle_min", "1");
+    must_set(m.config, "server", "", "state_dir", place);
+    must_set(m.config, "server", "", "program_dir", "/nowhere");
+    must_set(m.config, "tls", "", "required", "no");
     if (!config_complete(m.config, error, sizeof error))
         return -1;
     m.throttle = throttle_new();
     if (sd_event_new(&m.event) < 0)
         return -1;
     quiet_stderr = fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, 100);
-    int fd = open(log_path, O_WRONLY | O_CREAT | O_TRUNC | O_APPEND, 0600);
+    int fd = open(in_place("log"), O_WRONLY | O_CREAT | O_TRUNC | O_APPEND, 0600);
     dup3(fd, STDERR_FILENO, 0);
     close(fd);
     log_open(LOG_TO_STDERR, LOG_DEBUG);
@@ -967,17 +957,13 @@ static int tear_down(void **state)
 static int set_up_group(void **state)
 {
     (void)state;
-    if (!mkdtemp(place))
-        return -1;
-    snprintf(log_path, sizeof log_path, "%s/log", place);
-    return 0;
+    return place_make("/tmp", 0700) ? 0 : -1;
 }
 
 static int tear_down_group(void **state)
 {
     (void)state;
-    granted_remove(place);
-    return 0;
+    return place_remove();
 }
 
 #define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)

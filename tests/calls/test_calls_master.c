@@ -12,7 +12,7 @@
 #include "daemon/setup.h"
 #include "daemon/spawn.h"
 #include "tests/calls/calls.h"
-#include "tests/faults/granted.h"
+#include "tests/support/place.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -36,30 +36,7 @@
 
 #include <cmocka.h>
 
-static char place[] = "/tmp/poplar-calls-XXXXXX";
 static char build_dir[2048]; /* where the programs are */
-
-static const char *in_place(const char *name)
-{
-    static char path[8][100];
-    static unsigned next;
-    char *at = path[next++ % 8];
-    snprintf(at, sizeof path[0], "%s/%s", place, name);
-    return at;
-}
-
-static void write_text(const char *path, const char *format, ...) PRINTF(2, 3);
-
-static void write_text(const char *path, const char *format, ...)
-{
-    va_list arguments;
-    FILE *file = fopen(path, "we");
-    assert_non_null(file);
-    va_start(arguments, format);
-    vfprintf(file, format, arguments);
-    va_end(arguments);
-    assert_int_equal(fclose(file), 0);
-}
 
 /* Starting a child. */
 
@@ -379,10 +356,8 @@ static void test_bind_over_another(void **state)
 
 static struct config *config_of(const char *key, const char *value)
 {
-    char error[256];
     struct config *config = config_new();
-    if (!config_set(config, "server", "", key, value, error, sizeof error))
-        fail_msg("%s", error);
+    must_set(config, "server", "", key, value);
     return config;
 }
 
@@ -437,11 +412,11 @@ static struct config *listening_config(void)
     char error[256], address[64];
     struct config *config = config_of("hostname", "pop.example.test");
     snprintf(address, sizeof address, "127.0.0.1:%u, [::1]:%u", port, port);
-    if (!config_set(config, "listen", "", "pop3", address, error, sizeof error) ||
-        !config_set(config, "listen", "", "pop3s", "", error, sizeof error) ||
-        !config_set(config, "listen", "", "lmtp", in_place("lmtp"), error, sizeof error) ||
-        !config_set(config, "tls", "", "required", "no", error, sizeof error) ||
-        !config_complete(config, error, sizeof error))
+    must_set(config, "listen", "", "pop3", address);
+    must_set(config, "listen", "", "pop3s", "");
+    must_set(config, "listen", "", "lmtp", in_place("lmtp"));
+    must_set(config, "tls", "", "required", "no");
+    if (!config_complete(config, error, sizeof error))
         fail_msg("%s", error);
     return config;
 }
@@ -588,16 +563,16 @@ static void test_control(void **state)
 
 static void write_config(void)
 {
-    write_text(in_place("poplar.conf"),
-               "[server]\nhostname=pop.example.test\nstate_dir=%s\nrun_dir=%s\n"
-               "program_dir=%s\nlog_to=stderr\nworker_user=nobody\nstore_user=%s\nstop_grace=0\n"
-               "[listen]\npop3=127.0.0.1:%u\npop3s=\nlmtp=\n"
-               "[tls]\nrequired=no\ncertificate=%s\nkey=%s\n"
-               "[auth]\npam_confdir=%s\nprocesses_min=1\n[domain example.net]\npam_service=poplar\n"
-               "[workers]\nidle_min=1\n",
-               in_place("state"), in_place("run"), build_dir,
-               geteuid() == 0 ? "mail" : getpwuid(geteuid())->pw_name, port, in_place("cert.pem"),
-               in_place("key.pem"), in_place("pam.d"));
+    place_put("poplar.conf",
+              "[server]\nhostname=pop.example.test\nstate_dir=%s\nrun_dir=%s\n"
+              "program_dir=%s\nlog_to=stderr\nworker_user=nobody\nstore_user=%s\nstop_grace=0\n"
+              "[listen]\npop3=127.0.0.1:%u\npop3s=\nlmtp=\n"
+              "[tls]\nrequired=no\ncertificate=%s\nkey=%s\n"
+              "[auth]\npam_confdir=%s\nprocesses_min=1\n[domain example.net]\npam_service=poplar\n"
+              "[workers]\nidle_min=1\n",
+              in_place("state"), in_place("run"), build_dir,
+              geteuid() == 0 ? "mail" : getpwuid(geteuid())->pw_name, port, in_place("cert.pem"),
+              in_place("key.pem"), in_place("pam.d"));
 }
 
 static int read_config(void)
@@ -664,11 +639,11 @@ static int check_without_pam_directory(void)
 static int check_system_services(void)
 {
     char error[512] = "";
-    write_text(in_place("other.conf"),
-               "[server]\nprogram_dir=%s\n[tls]\nrequired=no\n"
-               "[auth]\npam_service=no-such-poplar\n"
-               "[domain a.example]\npam_service=no-such-poplar\n",
-               build_dir);
+    place_put("other.conf",
+              "[server]\nprogram_dir=%s\n[tls]\nrequired=no\n"
+              "[auth]\npam_service=no-such-poplar\n"
+              "[domain a.example]\npam_service=no-such-poplar\n",
+              build_dir);
     struct config *config = configfile_read(in_place("other.conf"), error, sizeof error);
     if (!config)
         return calls_say(error);
@@ -710,7 +685,7 @@ static void test_check(void **state)
     calls_break("gethostname", 1, 0);
     struct config *config = config_new();
     char error[256];
-    assert_true(config_set(config, "tls", "", "required", "no", error, sizeof error));
+    must_set(config, "tls", "", "required", "no");
     assert_true(config_complete(config, error, sizeof error));
     assert_true(calls_mend());
     assert_string_equal(config->server.hostname, "localhost");
@@ -1044,8 +1019,8 @@ static int set_up(void **state)
     (void)state;
     struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr = {htonl(INADDR_LOOPBACK)}};
     socklen_t size = sizeof address;
-    char self[1024] = "", command[1024];
-    if (!mkdtemp(place) || chmod(place, 0755) < 0 || readlink("/proc/self/exe", self, 1023) < 0)
+    char self[1024] = "";
+    if (!place_make("/tmp", 0755) || readlink("/proc/self/exe", self, 1023) < 0)
         return -1;
     snprintf(build_dir, sizeof build_dir, "%s", dirname(dirname(self)));
     mkdir(in_place("state"), 0700);
@@ -1053,17 +1028,17 @@ static int set_up(void **state)
     const struct passwd *store = getpwnam("mail");
     if (geteuid() == 0 && (!store || chown(in_place("state"), store->pw_uid, store->pw_gid) < 0))
         return -1;
-    write_text(in_place("pam.d/poplar"),
-               "auth required pam_permit.so\naccount required pam_permit.so\n");
-    snprintf(command, sizeof command,
-             "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 30 "
-             "-subj /CN=pop.example.test -keyout %s -out %s 2>/dev/null",
-             in_place("key.pem"), in_place("cert.pem"));
+    place_put("pam.d/poplar", "auth required pam_permit.so\naccount required pam_permit.so\n");
+    char *command = base_format(
+        "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 30 "
+        "-subj /CN=pop.example.test -keyout %s -out %s 2>/dev/null",
+        in_place("key.pem"), in_place("cert.pem"));
     int probe = socket(AF_INET, SOCK_STREAM, 0);
     if (system(command) != 0 || chmod(in_place("key.pem"), 0600) < 0 ||
         bind(probe, (struct sockaddr *)&address, sizeof address) < 0 ||
         getsockname(probe, (struct sockaddr *)&address, &size) < 0)
         return -1;
+    free(command);
     port = ntohs(address.sin_port);
     close(probe);
     write_config();
@@ -1073,8 +1048,7 @@ static int set_up(void **state)
 static int tear_down(void **state)
 {
     (void)state;
-    granted_remove(place);
-    return 0;
+    return place_remove();
 }
 
 int main(void)

@@ -6,7 +6,7 @@
 #include "daemon/base.h"
 #include "daemon/setup.h"
 #include "tests/calls/calls.h"
-#include "tests/faults/granted.h"
+#include "tests/support/place.h"
 #include "worker/client_ca.h"
 #include "worker/confine.h"
 #include "worker/filter.h"
@@ -38,28 +38,25 @@
 
 #include "tests/unit/certificates.h"
 
-static char place[] = "/tmp/poplar-calls-XXXXXX";
 static int chain_fd, key_fd, ca_fd; /* PEM, in memory */
-static char chain_path[100], key_path[100];
 
 static struct config *config_with(const char *const *settings)
 {
-    char error[256];
     struct config *config = config_new();
     config_at(config, "test");
     for (; *settings; settings += 3)
-        if (!config_set(config, settings[0], "", settings[1], settings[2], error, sizeof error))
-            fail_msg("%s", error);
+        must_set(config, settings[0], "", settings[1], settings[2]);
     return config;
 }
 
 static struct config *usual_config(void)
 {
     const struct passwd *me = getpwuid(geteuid());
-    struct config *config = config_with((const char *[]){
-        "server", "worker_user", geteuid() == 0 ? "nobody" : me->pw_name, "server", "store_user",
-        geteuid() == 0 ? "mail" : me->pw_name, "server", "run_dir", place, "server", "hostname",
-        "pop.example.test", "tls", "certificate", chain_path, "tls", "key", key_path, NULL});
+    struct config *config = config_with(
+        (const char *[]){"server", "worker_user", geteuid() == 0 ? "nobody" : me->pw_name, "server",
+                         "store_user", geteuid() == 0 ? "mail" : me->pw_name, "server", "run_dir",
+                         place, "server", "hostname", "pop.example.test", "tls", "certificate",
+                         in_place("chain.pem"), "tls", "key", in_place("key.pem"), NULL});
     return config;
 }
 
@@ -671,7 +668,7 @@ static int set_up(void **state)
 {
     (void)state;
     EVP_PKEY *key = EVP_EC_gen("P-256"), *issuer_key = EVP_EC_gen("P-256");
-    if (!mkdtemp(place) || chmod(place, 0711) < 0)
+    if (!place_make("/tmp", 0711))
         return -1;
     struct certificate chain[2] = {{0}, certificate_authority("an issuer", issuer_key)};
     chain[0] = certificate_issue(&chain[1], key, -3600, 86400,
@@ -681,10 +678,8 @@ static int set_up(void **state)
     chain_fd = certificate_pem(chain, 2);
     key_fd = certificate_file(secret);
     ca_fd = certificate_pem(&chain[1], 1);
-    snprintf(chain_path, sizeof chain_path, "%s/chain.pem", place);
-    snprintf(key_path, sizeof key_path, "%s/key.pem", place);
-    keep(chain_path, chain_fd);
-    keep(key_path, key_fd);
+    keep(in_place("chain.pem"), chain_fd);
+    keep(in_place("key.pem"), key_fd);
     certificate_release(&chain[0]);
     certificate_release(&chain[1]);
     return 0;
@@ -696,8 +691,7 @@ static int tear_down(void **state)
     close(chain_fd);
     close(key_fd);
     close(ca_fd);
-    granted_remove(place);
-    return 0;
+    return place_remove();
 }
 
 int main(void)

@@ -2,10 +2,7 @@
  * granted.c - maildrops made and opened by the grant, as auth does it.
  */
 #include "tests/faults/granted.h"
-#include <ftw.h>
 #include <pwd.h>
-#include <stdio.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 enum login_outcome granted_files(const char *state_dir, bool create, int files[MAILDROP_FILES],
@@ -24,15 +21,4 @@ enum login_outcome granted_files(const char *state_dir, bool create, int files[M
         outcome = grant_open(root, "alice", create, true, files, error, GRANTED_ERROR);
     grant_root_close(root);
     return outcome;
-}
-
-static int remove_one(const char *path, const struct stat *status, int type, struct FTW *walk)
-{
-    (void)status, (void)type, (void)walk;
-    return remove(path);
-}
-
-void granted_remove(const char *path)
-{
-    nftw(path, remove_one, 16, FTW_DEPTH | FTW_PHYS);
 }

@@ -14,7 +14,4 @@ enum { GRANTED_ERROR = 600 };
 enum login_outcome granted_files(const char *state_dir, bool create, int files[MAILDROP_FILES],
                                  char *error);
 
-/* Remove a directory with all that is in it. */
-void granted_remove(const char *path);
-
 #endif

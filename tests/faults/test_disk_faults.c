@@ -19,6 +19,7 @@
 #include "tests/faults/granted.h"
 #include "tests/faults/memory.h"
 #include "tests/faults/witness.h"
+#include "tests/support/place.h"
 #include <errno.h>
 
 enum { NOW = 1000000000, DAY = 86400, LIMIT = 3000, SEED = 4711, BEGINNING = 20 };
@@ -541,8 +542,6 @@ static void test_template(void **state)
 
 /* The making of a maildrop. */
 
-static char base_dir[] = "/tmp/poplar-faults-XXXXXX";
-
 static const struct way making_ways[] = {
     {"write: disk full", DISK_WRITE, ENOSPC}, {"write: over quota", DISK_WRITE, EDQUOT},
     {"write: I/O error", DISK_WRITE, EIO},    {"write: cut short", DISK_WRITE, 0},
@@ -554,12 +553,12 @@ static const struct way making_ways[] = {
 static bool try_making(const struct disk_fault *fault, const char *what)
 {
     static struct witness now;
-    char state_dir[64], error[GRANTED_ERROR] = "";
+    const char *state_dir = in_place("state");
+    char error[GRANTED_ERROR] = "";
     int files[MAILDROP_FILES];
     enum login_outcome outcome;
     struct maildrop *m = NULL;
 
-    snprintf(state_dir, sizeof(state_dir), "%s/state", base_dir);
     assert_int_equal(mkdir(state_dir, 0700), 0);
     disk_fail(fault);
     outcome = granted_files(state_dir, true, files, error);
@@ -579,7 +578,7 @@ static bool try_making(const struct disk_fault *fault, const char *what)
         !witness_check(m))
         fail_msg("%s: then it is not sound: %s", what, maildrop_error(m));
     maildrop_close(m);
-    granted_remove(state_dir);
+    remove_tree(state_dir);
     return disk_failed();
 }
 
@@ -589,7 +588,7 @@ static void test_making(void **state)
     unsigned tried = 0;
 
     (void)state;
-    assert_non_null(mkdtemp(base_dir));
+    assert_true(place_make("/tmp", 0700));
     for (size_t way = 0; way < sizeof(making_ways) / sizeof(making_ways[0]); way++) {
         for (int for_ever = 0; for_ever <= (making_ways[way].error != 0); for_ever++) {
             struct disk_fault fault = {making_ways[way].call, 1, for_ever, making_ways[way].error};
@@ -602,7 +601,7 @@ static void test_making(void **state)
             }
         }
     }
-    granted_remove(base_dir);
+    assert_int_equal(place_remove(), 0);
     printf("making a maildrop: %u faults\n", tried);
 }
 

@@ -10,8 +10,7 @@
 #include "tests/faults/disk.h"
 #include "tests/faults/granted.h"
 #include "tests/faults/witness.h"
-
-static char base_dir[] = "/tmp/poplar-cuts-XXXXXX";
+#include "tests/support/place.h"
 
 /* Open the maildrop as auth does, below a state directory; NULL if it may not be made. */
 static struct maildrop *open_granted(const char *state_dir, bool create)
@@ -51,7 +50,7 @@ static void test_making(void **state)
 {
     const unsigned wanted = cuts_wanted() / 8;
     uint64_t random = number_from("CUT_SEED", 1);
-    char living[64], left[64];
+    const char *living, *left;
     struct maildrop *m;
     size_t steps;
 
@@ -59,9 +58,9 @@ static void test_making(void **state)
     at.seed = random;
     at.life = 0;
     disk_set_seed(random);
-    assert_non_null(mkdtemp(base_dir));
-    snprintf(living, sizeof(living), "%s/living", base_dir);
-    snprintf(left, sizeof(left), "%s/left", base_dir);
+    assert_true(place_make("/tmp", 0700));
+    living = in_place("living");
+    left = in_place("left");
     assert_int_equal(mkdir(living, 0700), 0);
     disk_record(living);
     m = open_granted(living, true);
@@ -78,9 +77,9 @@ static void test_making(void **state)
         assert_int_equal(mkdir(left, 0700), 0);
         disk_cut(at.step, at.cut, left);
         judge_made(left);
-        granted_remove(left);
+        remove_tree(left);
     }
-    granted_remove(base_dir);
+    assert_int_equal(place_remove(), 0);
     printf("%u cuts, %zu steps\n", wanted, steps);
 }
 

@@ -4,11 +4,10 @@
  */
 #include "auth/selfcheck.h"
 #include "auth/service.h"
+#include "tests/support/place.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <ftw.h>
-#include <libgen.h>
 #include <poll.h>
 #include <pwd.h>
 #include <setjmp.h>
@@ -29,7 +28,6 @@
 
 #include <cmocka.h>
 
-static char base_dir[] = "/tmp/poplar-auth-XXXXXX";
 static char module[4096]; /* pam_poplar_test.so, built beside this program */
 static struct config *config;
 
@@ -38,15 +36,6 @@ static pid_t auth_pid;
 static struct channel master, worker;
 static struct message message;
 static char logged[1200]; /* the last PROTO_LOG */
-
-static const char *in_base(const char *name)
-{
-    static char path[2][100];
-    static unsigned next;
-    char *at = path[next++ % 2];
-    snprintf(at, sizeof path[0], "%s/%s", base_dir, name);
-    return at;
-}
 
 static void stack(const char *format, ...) PRINTF(1, 2);
 
@@ -58,7 +47,7 @@ static void stack(const char *format, ...)
     va_start(arguments, format);
     vsnprintf(line, sizeof line, format, arguments);
     va_end(arguments);
-    FILE *file = fopen(in_base("pam/poplar"), "we");
+    FILE *file = fopen(in_place("pam/poplar"), "we");
     assert_non_null(file);
     bool own = line[0] == '~';
     for (const char *const *phase = (const char *const[]){"auth", "account", "session", NULL};
@@ -67,34 +56,19 @@ static void stack(const char *format, ...)
     assert_int_equal(fclose(file), 0);
 }
 
-static void set(const char *section, const char *key, const char *value)
-{
-    char error[256];
-    if (!config_set(config, section, "", key, value, error, sizeof error))
-        fail_msg("%s", error);
-}
-
-static int remove_one(const char *path, const struct stat *st, int type, struct FTW *walk)
-{
-    (void)st, (void)type, (void)walk;
-    return remove(path);
-}
-
 static int set_up_group(void **state)
 {
     (void)state;
-    char self[2048] = "";
-    if (!mkdtemp(base_dir) || chmod(base_dir, 0755) < 0 || mkdir(in_base("pam"), 0755) < 0 ||
-        readlink("/proc/self/exe", self, sizeof self - 1) < 0)
+    if (!place_make("/tmp", 0755) || mkdir(in_place("pam"), 0755) < 0)
         return -1;
-    snprintf(module, sizeof module, "%s/pam_poplar_test.so", dirname(self));
+    base_copy(module, sizeof module, beside_program("pam_poplar_test.so"));
     return access(module, R_OK);
 }
 
 static int tear_down_group(void **state)
 {
     (void)state;
-    return nftw(base_dir, remove_one, 16, FTW_DEPTH | FTW_PHYS);
+    return place_remove();
 }
 
 /* "daemon" is an account with a small uid wherever Unix is. */
@@ -103,18 +77,18 @@ static int set_up(void **state)
     (void)state;
     const struct passwd *store = geteuid() == 0 ? getpwnam("mail") : getpwuid(geteuid());
     config = config_new();
-    set("auth", "pam_confdir", in_base("pam"));
-    set("auth", "first_uid", "1");
-    set("server", "state_dir", in_base("state"));
-    set("server", "store_user", store->pw_name);
-    set("server", "log_level", "debug");
+    must_set(config, "auth", "", "pam_confdir", in_place("pam"));
+    must_set(config, "auth", "", "first_uid", "1");
+    must_set(config, "server", "", "state_dir", in_place("state"));
+    must_set(config, "server", "", "store_user", store->pw_name);
+    must_set(config, "server", "", "log_level", "debug");
     stack("pam_permit.so");
     logged[0] = '\0';
     auth_pid = -1;
     master.fd = worker.fd = -1;
-    if (mkdir(in_base("state"), 0700) < 0)
+    if (mkdir(in_place("state"), 0700) < 0)
         return -1;
-    return geteuid() == 0 ? chown(in_base("state"), store->pw_uid, store->pw_gid) : 0;
+    return geteuid() == 0 ? chown(in_place("state"), store->pw_uid, store->pw_gid) : 0;
 }
 
 static int tear_down(void **state)
@@ -127,7 +101,7 @@ static int tear_down(void **state)
         waitpid(auth_pid, NULL, 0);
     }
     config_free(config);
-    return nftw(in_base("state"), remove_one, 16, FTW_DEPTH | FTW_PHYS);
+    return remove_tree(in_place("state"));
 }
 
 _Noreturn static void run_auth(int control)
@@ -292,7 +266,7 @@ static void test_login(void **state)
 {
     (void)state;
     int files[MAILDROP_FILES], again[MAILDROP_FILES];
-    stack("~ items=%s expect=right", in_base("items"));
+    stack("~ items=%s expect=right", in_place("items"));
     start();
     ask("Daemon@LOCALHOST", "right"); /* not local here: hostname is not completed */
     expect(LOGIN_DENIED, "daemon@localhost", NULL);
@@ -304,7 +278,7 @@ static void test_login(void **state)
         assert_int_equal(fcntl(files[i], F_GETFL) & O_ACCMODE, O_RDWR);
 
     char line[200] = "";
-    FILE *items = fopen(in_base("items"), "re");
+    FILE *items = fopen(in_place("items"), "re");
     assert_non_null(fgets(line, sizeof line, items));
     fclose(items);
     assert_string_equal(line, "service=poplar user=daemon rhost=192.0.2.7 tty=poplar ruser=\n");
@@ -357,11 +331,11 @@ static void test_bounds(void **state)
         {"PASS", "dae\tmon", 3, NULL, false},
         {"PASS", "%u%{home}", 3, NULL, true},
     };
-    stack("~ items=%s conv=prompt", in_base("asked"));
-    set("auth", "mechanisms", "plain, xoauth2, oauthbearer");
+    stack("~ items=%s conv=prompt", in_place("asked"));
+    must_set(config, "auth", "", "mechanisms", "plain, xoauth2, oauthbearer");
     start();
     for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
-        unlink(in_base("asked"));
+        unlink(in_place("asked"));
         serve(SERVE_LOGIN, "");
         begin(cases[i].mechanism, cases[i].user, cases[i].secret ? cases[i].secret : secret,
               cases[i].size);
@@ -370,7 +344,7 @@ static void test_bounds(void **state)
         bool folded = legal && (cases[i].asked || strcmp(cases[i].user, "daemon") != 0);
         expect(good ? LOGIN_OK : LOGIN_DENIED, folded ? cases[i].user : "", NULL);
         expect_vacant();
-        if ((access(in_base("asked"), F_OK) == 0) != cases[i].asked)
+        if ((access(in_place("asked"), F_OK) == 0) != cases[i].asked)
             fail_msg("case %zu", i);
     }
     char name[PROTO_USER_MAX + 2];
@@ -484,7 +458,7 @@ static void test_recipient(void **state)
         {SERVE_DELIVER, true}, {SERVE_TAKE, true},  {SERVE_CHECK, false}, {SERVE_DELIVER, true},
     };
     (void)state;
-    set("auth", "first_uid", "1");
+    must_set(config, "auth", "", "first_uid", "1");
     start();
     for (size_t i = 0; i < ARRAY_SIZE(asked); i++) {
         serve(asked[i].service, "games+detail");
@@ -499,7 +473,7 @@ static void test_recipient(void **state)
 static void test_no_maildrop(void **state)
 {
     (void)state;
-    set("store", "create", "no");
+    must_set(config, "store", "", "create", "no");
     start();
     ask("daemon", "secret");
     expect(LOGIN_NO_MAILDROP, "daemon", NULL);
@@ -527,11 +501,11 @@ static void test_service_file(void **state)
 {
     (void)state;
     start();
-    unlink(in_base("pam/poplar"));
+    unlink(in_place("pam/poplar"));
     ask("daemon", "secret");
     expect(LOGIN_MISCONFIGURED, "daemon", NULL);
     expect_vacant();
-    expect_logged(in_base("pam/poplar"));
+    expect_logged(in_place("pam/poplar"));
     stack("pam_permit.so"); /* it appears: no restart is needed */
     ask("daemon", "secret");
     expect(LOGIN_OK, "daemon", NULL);
@@ -642,15 +616,15 @@ static void test_closed_mechanisms(void **state)
 {
     static const char *const closed[] = {"LOGIN", "XOAUTH2", "EXTERNAL", "", "NTLM"};
     (void)state;
-    stack("~ items=%s", in_base("asked"));
-    set("auth", "mechanisms", "plain, external"); /* but no client_ca */
-    unlink(in_base("asked"));
+    stack("~ items=%s", in_place("asked"));
+    must_set(config, "auth", "", "mechanisms", "plain, external"); /* but no client_ca */
+    unlink(in_place("asked"));
     start();
     for (size_t i = 0; i < ARRAY_SIZE(closed); i++) {
         ask_by(closed[i], "daemon", strcmp(closed[i], "EXTERNAL") == 0 ? "" : "secret");
         expect(LOGIN_DENIED, "", NULL);
         expect_vacant();
-        assert_int_equal(access(in_base("asked"), F_OK), -1);
+        assert_int_equal(access(in_place("asked"), F_OK), -1);
     }
     expect_logged("mechanism");
     ask_by("PLAIN", "daemon", "secret");
@@ -659,21 +633,21 @@ static void test_closed_mechanisms(void **state)
     ask("daemon", "secret");
     expect(LOGIN_OK, "daemon", NULL);
     expect_vacant();
-    unlink(in_base("asked"));
+    unlink(in_place("asked"));
 }
 
 /* A certificate's name: canonical as any other, no authentication, but the account phase. */
 static void test_external(void **state)
 {
     (void)state;
-    stack("~ items=%s", in_base("asked"));
-    set("auth", "mechanisms", "external");
-    set("tls", "client_ca", "/ca.pem");
+    stack("~ items=%s", in_place("asked"));
+    must_set(config, "auth", "", "mechanisms", "external");
+    must_set(config, "tls", "", "client_ca", "/ca.pem");
     start();
     ask_by("EXTERNAL", "Daemon", "");
     expect(LOGIN_OK, "daemon", NULL);
     expect_vacant();
-    assert_int_equal(access(in_base("asked"), F_OK), -1);
+    assert_int_equal(access(in_place("asked"), F_OK), -1);
     ask_by("EXTERNAL", "daemon", "secret");
     expect(LOGIN_DENIED, "", NULL);
     expect_vacant();
@@ -699,7 +673,7 @@ static void test_external(void **state)
 static void test_recycling(void **state)
 {
     (void)state;
-    set("auth", "requests_per_process", "2");
+    must_set(config, "auth", "", "requests_per_process", "2");
     start();
     ask("daemon", "secret");
     expect(LOGIN_OK, "daemon", NULL);
@@ -712,14 +686,14 @@ static void test_recycling(void **state)
 static void test_session(void **state)
 {
     (void)state;
-    set("auth", "session", "yes");
-    stack("~ session=%s", in_base("session"));
+    must_set(config, "auth", "", "session", "yes");
+    stack("~ session=%s", in_place("session"));
     start();
     ask("daemon", "secret");
     expect(LOGIN_OK, "daemon", NULL);
     expect_vacant(); /* the module's umask(0) stayed in the child */
     char pid[20] = "";
-    FILE *file = fopen(in_base("session"), "re");
+    FILE *file = fopen(in_place("session"), "re");
     assert_non_null(fgets(pid, sizeof pid, file));
     fclose(file);
     assert_true(atoi(pid) > 0 && atoi(pid) != auth_pid);

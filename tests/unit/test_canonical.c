@@ -3,7 +3,7 @@
  * accounts that every Debian has.
  */
 #include "auth/canonical.h"
-#include "daemon/base.h"
+#include "tests/support/place.h"
 
 #include <pwd.h>
 #include <setjmp.h>
@@ -16,22 +16,14 @@
 
 #include <cmocka.h>
 
-static void set(struct config *config, const char *section, const char *name, const char *key,
-                const char *value)
-{
-    char error[256];
-    if (!config_set(config, section, name, key, value, error, sizeof error))
-        fail_msg("%s", error);
-}
-
 /* Local domains example.org and localhost, virtual domain virt.example with its own service. */
 static struct config *configure(const char *username, const char *strip)
 {
     struct config *config = config_new();
-    set(config, "server", "", "local_domains", "Example.org, localhost");
-    set(config, "domain", "Virt.example", "pam_service", "virtual");
-    set(config, "auth", "", "username", username);
-    set(config, "auth", "", "strip_domain", strip);
+    must_set(config, "server", "", "local_domains", "Example.org, localhost");
+    must_set(config, "domain", "Virt.example", "pam_service", "virtual");
+    must_set(config, "auth", "", "username", username);
+    must_set(config, "auth", "", "strip_domain", strip);
     return config;
 }
 
@@ -154,9 +146,9 @@ static void test_finish(void **state)
     for (size_t i = 0; i < ARRAY_SIZE(finish_cases); i++) {
         const struct finish_case *c = &finish_cases[i];
         struct config *config = configure("lowercase", "local");
-        set(config, "auth", "", "canonical", c->canonical);
-        set(config, "auth", "", "require_nss", c->require_nss);
-        set(config, "auth", "", "first_uid", c->first_uid);
+        must_set(config, "auth", "", "canonical", c->canonical);
+        must_set(config, "auth", "", "require_nss", c->require_nss);
+        must_set(config, "auth", "", "first_uid", c->first_uid);
         char name[PROTO_USER_MAX + 1] = "untouched";
         enum canonical_outcome outcome = canonical_finish(config, c->pam_user, name);
         if (outcome != c->outcome)
@@ -190,7 +182,7 @@ static void test_detail(void **state)
     for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
         char shorter[PROTO_RECIPIENT_MAX + 1];
         struct config *config = configure("lowercase", "local");
-        set(config, "delivery", "", "recipient_delimiter", cases[i].delimiters);
+        must_set(config, "delivery", "", "recipient_delimiter", cases[i].delimiters);
         bool has = canonical_without_detail(config, cases[i].given, shorter);
         if (has != (cases[i].shorter != NULL) || (has && strcmp(shorter, cases[i].shorter) != 0))
             fail_msg("'%s' without a detail of '%s'", cases[i].given, cases[i].delimiters);
@@ -206,7 +198,7 @@ static void test_account(void **state)
     struct config *config = configure("lowercase", "local");
     const struct passwd *daemon = getpwnam("daemon");
     (void)state;
-    set(config, "auth", "", "first_uid", "1");
+    must_set(config, "auth", "", "first_uid", "1");
     assert_int_equal(canonical_account(config, "Daemon@LOCALHOST", name, &uid), CANONICAL_OK);
     assert_string_equal(name, "daemon");
     assert_int_equal(uid, daemon->pw_uid);

@@ -4,114 +4,29 @@
  *
  * Runs as anybody: the store user is whoever runs it.
  */
+#include "ctl_run.h"
+
 #include "store/ctl_drops.h"
 #include "store/lock.h"
-
-#include <fcntl.h>
-#include <pwd.h>
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/stat.h>
 #include <sys/wait.h>
 #include <sysexits.h>
 #include <time.h>
-#include <unistd.h>
 
-#include <cmocka.h>
-
-static char folder[40];
-static struct config *config;
-static char printed[8192];
 static struct ctl extra; /* options with values, for the next run */
 
-static char *in_folder(const char *name)
-{
-    return base_format("%s/%s", folder, name);
-}
-
-static void set(const char *section, const char *key, const char *value)
-{
-    char error[300];
-    if (!config_set(config, section, "", key, value, error, sizeof error))
-        fail_msg("%s", error);
-}
-
-static int enter(void **state)
-{
-    (void)state;
-    const struct passwd *self = getpwuid(geteuid());
-    strcpy(folder, "/tmp/poplar-test-admin-XXXXXX");
-    if (!self || !mkdtemp(folder))
-        return -1;
-    config = config_new();
-    set("server", "state_dir", folder);
-    set("server", "store_user", self->pw_name);
-    set("auth", "canonical", "pam");
-    set("auth", "require_nss", "no");
-    return 0;
-}
-
-static int leave(void **state)
-{
-    (void)state;
-    char *command = base_format("rm -rf %s", folder);
-    int status = system(command);
-    free(command);
-    config_free(config);
-    return status;
-}
-
-/* Run a command with up to three words; what it wrote to stdout is in `printed`. */
+/* Run a command with up to three words. */
 static int run(int (*command)(struct ctl *), unsigned options, const char *a, const char *b,
                const char *c)
 {
-    const char *words[] = {a, b, c, NULL};
     struct ctl ctl = extra;
-    char *path = in_folder("output");
     ctl.options = options;
-    ctl.config = config;
-    ctl.words = words;
-    while (words[ctl.n_words])
-        ctl.n_words++;
-    fflush(stdout);
-    int kept = dup(STDOUT_FILENO), file = open(path, O_RDWR | O_CREAT | O_TRUNC, 0600);
-    dup2(file, STDOUT_FILENO);
-    int status = command(&ctl);
-    fflush(stdout);
-    dup2(kept, STDOUT_FILENO);
-    close(kept);
-    ssize_t got = pread(file, printed, sizeof printed - 1, 0);
-    printed[got > 0 ? got : 0] = '\0';
-    close(file);
-    free(path);
     extra = (struct ctl){0};
-    return status;
-}
-
-static void expect_printed(const char *text)
-{
-    if (!strstr(printed, text))
-        fail_msg("printed: %s", printed);
-}
-
-static char *put(const char *name, const char *text)
-{
-    char *path = in_folder(name);
-    FILE *file = fopen(path, "w");
-    assert_non_null(file);
-    fputs(text, file);
-    fclose(file);
-    return path;
+    return ctl_run(command, ctl, (const char *[]){a, b, c, NULL});
 }
 
 static void make_directory(const char *name)
 {
-    char *path = in_folder(name);
-    assert_int_equal(mkdir(path, 0700), 0);
-    free(path);
+    assert_int_equal(mkdir(in_place(name), 0700), 0);
 }
 
 /* The UIDLs of a maildrop in their order, with blanks between. */
@@ -127,9 +42,7 @@ static void expect_uidls(const char *user, const char *wanted)
 
 static void add(const char *user, const char *text)
 {
-    char *path = put("added.eml", text);
-    assert_int_equal(run(ctl_import, 0, user, path, NULL), 0);
-    free(path);
+    assert_int_equal(run(ctl_import, 0, user, place_put("added.eml", "%s", text), NULL), 0);
 }
 
 /* Dovecot's order is that of its UIDs, whatever the names say. */
@@ -139,13 +52,13 @@ static void moves_in_from_dovecot(void **state)
     const char *const directories[] = {"md", "md/cur", "md/new", "md/tmp"};
     for (size_t i = 0; i < ARRAY_SIZE(directories); i++)
         make_directory(directories[i]);
-    char *md = in_folder("md");
-    free(put("md/cur/1000.a.h:2,S", "Subject: a\n\none\n"));
-    free(put("md/cur/1001.b.h:2,", "Subject: b\n\ntwo\n"));
-    free(put("md/cur/1002.c.h:2,", "Subject: c\n\nthree\n"));
-    free(put("md/new/1003.d.h", "Subject: d\n\nfour\n"));
-    free(put("md/dovecot-uidlist",
-             "3 V1275660208 N25022 Gx\n7 :1002.c.h\n8 P1002 :1001.b.h\n9 :1000.a.h\n"));
+    const char *md = in_place("md");
+    place_put("md/cur/1000.a.h:2,S", "Subject: a\n\none\n");
+    place_put("md/cur/1001.b.h:2,", "Subject: b\n\ntwo\n");
+    place_put("md/cur/1002.c.h:2,", "Subject: c\n\nthree\n");
+    place_put("md/new/1003.d.h", "Subject: d\n\nfour\n");
+    place_put("md/dovecot-uidlist",
+              "3 V1275660208 N25022 Gx\n7 :1002.c.h\n8 P1002 :1001.b.h\n9 :1000.a.h\n");
     assert_int_equal(run(ctl_import, CTL_DRY_RUN, "alice", md, NULL), 0);
     expect_printed("would import 4 messages");
     expect_printed("3 keep the UIDL");
@@ -163,42 +76,40 @@ static void moves_in_from_dovecot(void **state)
     assert_int_equal(run(ctl_import, 0, "alice", md, NULL), 0);
     expect_printed("imported 0 messages, 0 octets, 0 skipped, 4 there already");
     assert_int_equal(run(ctl_message_delete, 0, "alice", "1", NULL), 0);
-    set("store", "undelete_for", "0");
+    must_set(config, "store", "", "undelete_for", "0");
     assert_int_equal(run(ctl_expire, 0, NULL, NULL, NULL), 0);
     expect_printed("1 removed for good");
-    set("store", "undelete_for", "7d");
-    char *from = in_folder("md/new/1003.d.h"), *to = in_folder("md/cur/1003.d.h:2,S");
+    must_set(config, "store", "", "undelete_for", "7d");
+    const char *from = in_place("md/new/1003.d.h"), *to = in_place("md/cur/1003.d.h:2,S");
     assert_int_equal(rename(from, to), 0);
-    free(put("md/new/1004.e.h", "Subject: e\n\nfive\n"));
+    place_put("md/new/1004.e.h", "Subject: e\n\nfive\n");
     assert_int_equal(run(ctl_import, 0, "alice", md, NULL), 0);
     expect_printed("imported 1 message");
     expect_printed("1 not imported: imported before, and deleted since");
-    free(from);
-    free(to);
-    free(md);
 }
 
 static void moves_in_from_an_mbox(void **state)
 {
     (void)state;
-    char *box = put("box", "From a\nX-IMAP: 1199145600 3\nSubject: DON'T DELETE THIS MESSAGE -- X\n"
-                           "\nx\n\n"
-                           "From a\nX-UIDL: one!\nSubject: 1\n\nx\n\n"
-                           "From a\nX-UIDL: one!\nSubject: 2\n\nx\n\n"
-                           "From a\nX-UID: 5\nSubject: 3\n\nx\n\n"
-                           "From a\nSubject: 4\n\nx\n\n"
-                           "From a\nStatus: RO\nSubject: 4\n\nx\n");
+    const char *box =
+        place_put("box", "From a\nX-IMAP: 1199145600 3\nSubject: DON'T DELETE THIS MESSAGE -- X\n"
+                         "\nx\n\n"
+                         "From a\nX-UIDL: one!\nSubject: 1\n\nx\n\n"
+                         "From a\nX-UIDL: one!\nSubject: 2\n\nx\n\n"
+                         "From a\nX-UID: 5\nSubject: 3\n\nx\n\n"
+                         "From a\nSubject: 4\n\nx\n\n"
+                         "From a\nStatus: RO\nSubject: 4\n\nx\n");
     assert_int_equal(run(ctl_import, 0, "bob", box, NULL), 0);
     expect_printed("imported 5 messages");
     expect_printed("2 keep the UIDL");
     expect_printed("1 with a new UIDL: another message");
     expect_printed("1 not imported: a server's own data");
     /* The same mail, whatever the server wrote into it since. */
-    free(put("box", "From a\nX-UIDL: one!\nStatus: RO\nSubject: 1\n\nx\n\n"
-                    "From a\nStatus: RO\nX-UIDL: one!\nSubject: 2\n\nx\n\n"
-                    "From a\nStatus: RO\nSubject: 4\n\nx\n\n"
-                    "From a\nStatus: RO\nSubject: 4\n\nx\n\n"
-                    "From a\nStatus: RO\nSubject: 4\n\nx\n"));
+    place_put("box", "From a\nX-UIDL: one!\nStatus: RO\nSubject: 1\n\nx\n\n"
+                     "From a\nStatus: RO\nX-UIDL: one!\nSubject: 2\n\nx\n\n"
+                     "From a\nStatus: RO\nSubject: 4\n\nx\n\n"
+                     "From a\nStatus: RO\nSubject: 4\n\nx\n\n"
+                     "From a\nStatus: RO\nSubject: 4\n\nx\n");
     assert_int_equal(run(ctl_import, 0, "bob", box, NULL), 0);
     expect_printed("imported 1 message,");
     expect_printed("4 there already");
@@ -210,22 +121,21 @@ static void moves_in_from_an_mbox(void **state)
     assert_int_equal(run(ctl_import, CTL_UIDL, "bob3", box, NULL), EX_USAGE);
     extra.uidl_format = "%m";
     assert_int_equal(run(ctl_import, CTL_UIDL_TEMPLATE, "bob3", box, NULL), EX_USAGE);
-    free(box);
 }
 
 static void moves_in_with_a_capture(void **state)
 {
     (void)state;
-    char *box = put("captured", "From a\nSubject: 1\n\nx\n\nFrom a\nSubject: 22\n\nx\n");
-    char *list = put("capture", "+OK\r\n1 aa\r\n2 bb\r\n.\r\n+OK\r\n1 17\r\n2 18\r\n.\r\n");
+    const char *box =
+        place_put("captured", "From a\nSubject: 1\n\nx\n\nFrom a\nSubject: 22\n\nx\n");
+    const char *list =
+        place_put("capture", "+OK\r\n1 aa\r\n2 bb\r\n.\r\n+OK\r\n1 17\r\n2 18\r\n.\r\n");
     extra.uidl_list = list;
     assert_int_equal(run(ctl_import, CTL_UIDL_CAPTURE, "carol", box, NULL), 0);
     expect_uidls("carol", "aa bb ");
-    free(put("capture", "1 aa\n3 bb\n"));
+    place_put("capture", "1 aa\n3 bb\n");
     extra.uidl_list = list;
     assert_int_equal(run(ctl_import, CTL_UIDL_CAPTURE, "carol", box, NULL), EX_DATAERR);
-    free(box);
-    free(list);
 }
 
 static void moves_in_a_tree(void **state)
@@ -233,18 +143,17 @@ static void moves_in_a_tree(void **state)
     (void)state;
     make_directory("tree");
     make_directory("tree/example.test");
-    free(put("tree/dave", "From a\nSubject: 1\n\nx\n"));
-    free(put("tree/example.test/erin", "From a\nSubject: 1\n\nx\n"));
-    free(put("tree/a\tb", "From a\nSubject: 1\n\nx\n"));
-    char *tree = in_folder("tree");
-    set("auth", "strip_domain", "never");
+    place_put("tree/dave", "From a\nSubject: 1\n\nx\n");
+    place_put("tree/example.test/erin", "From a\nSubject: 1\n\nx\n");
+    place_put("tree/a\tb", "From a\nSubject: 1\n\nx\n");
+    const char *tree = in_place("tree");
+    must_set(config, "auth", "", "strip_domain", "never");
     assert_int_equal(run(ctl_import, CTL_ALL | CTL_JSON, tree, NULL, NULL), EX_NOUSER);
     expect_printed("\"user\":\"dave\"}");
     expect_printed("\"user\":\"erin@example.test\"}");
-    set("auth", "strip_domain", "local");
+    must_set(config, "auth", "", "strip_domain", "local");
     assert_int_equal(run(ctl_mailbox_list, CTL_JSON, NULL, NULL, NULL), 0);
     expect_printed("\"user\":\"erin@example.test\",\"messages\":1");
-    free(tree);
 }
 
 /* Another process holds one byte of a maildrop's lock until its pipe is closed. */
@@ -278,7 +187,7 @@ static void waits_for_nobody(void **state)
     struct ctl ctl = {.config = config};
     add("held", "Subject: x\n\nx\n");
     int holder = hold("held", MAILDROP_LOCK_SESSION);
-    char *file = in_folder("held.backup");
+    const char *file = in_place("held.backup");
     assert_int_equal(run(ctl_mailbox_delete, CTL_YES, "held", NULL, NULL), EX_TEMPFAIL);
     assert_int_equal(run(ctl_message_delete, 0, "held", "1", NULL), EX_TEMPFAIL);
     assert_int_equal(run(ctl_message_restore, 0, "held", "1", NULL), EX_TEMPFAIL);
@@ -288,10 +197,10 @@ static void waits_for_nobody(void **state)
     assert_int_equal(run(ctl_mailbox_check, 0, "held", NULL, NULL), 0);
     assert_int_equal(run(ctl_mailbox_compact, 0, "held", NULL, NULL), 0);
     assert_int_equal(run(ctl_message_list, 0, "held", NULL, NULL), 0);
-    set("store", "expire_after", "1s");
+    must_set(config, "store", "", "expire_after", "1s");
     assert_int_equal(run(ctl_expire, CTL_JSON, "held", NULL, NULL), 0);
     expect_printed("\"in_use\":1,\"expired\":0");
-    set("store", "expire_after", "0");
+    must_set(config, "store", "", "expire_after", "0");
     close(holder);
 
     assert_int_equal(run(ctl_mailbox_delete, 0, "held", NULL, NULL), EX_USAGE);
@@ -304,7 +213,6 @@ static void waits_for_nobody(void **state)
     expect_printed("\"created\":true");
     assert_int_equal(run(ctl_mailbox_restore, CTL_YES, "held", file, NULL), 0);
     expect_printed("restored 1 message,");
-    free(file);
 }
 
 /* Whoever waits to deliver while a maildrop is deleted must not deliver into nothing. */
@@ -347,7 +255,7 @@ static void age(const char *user)
 static void backs_up_what_changed(void **state)
 {
     (void)state;
-    char *target = in_folder("backups"), *one = in_folder("backups/ann/mail.db");
+    const char *target = in_place("backups"), *one = in_place("backups/ann/mail.db");
     add("ann", "Subject: x\n\nx\n");
     /* What changed only just now might change again unseen: it is not taken for unchanged. */
     for (int i = 0; i < 2; i++) {
@@ -364,7 +272,7 @@ static void backs_up_what_changed(void **state)
     expect_printed("ann: written\n");
 
     /* A damaged backup is not put back; a sound one is, by its directory too. */
-    char *directory = in_folder("backups/ann");
+    const char *directory = in_place("backups/ann");
     assert_int_equal(run(ctl_mailbox_restore, CTL_YES, "ann", directory, NULL), 0);
     expect_printed("restored 2 messages");
     int fd = open(one, O_RDWR);
@@ -372,15 +280,11 @@ static void backs_up_what_changed(void **state)
     close(fd);
     assert_int_equal(run(ctl_mailbox_restore, CTL_YES, "ann", one, NULL), EX_DATAERR);
     assert_int_equal(run(ctl_mailbox_restore, CTL_YES, "ann", "/nonexistent", NULL), EX_NOINPUT);
-    char *salvaged = in_folder("salvaged-backup");
+    const char *salvaged = in_place("salvaged-backup");
     run(ctl_mailbox_salvage, 0, one, salvaged, NULL);
     expect_printed("salvaged ");
-    free(salvaged);
     assert_int_equal(run(ctl_message_list, 0, "ann", NULL, NULL), 0);
     expect_printed("2 messages");
-    free(target);
-    free(one);
-    free(directory);
 }
 
 /* A page of rows overwritten: named by check, and all mail that is elsewhere comes back. */
@@ -388,13 +292,15 @@ static void salvages(void **state)
 {
     (void)state;
     struct ctl ctl = {.config = config};
-    char *box = base_strdup(""), *target = in_folder("salvaged");
+    const char *target = in_place("salvaged");
+    char *box = base_strdup("");
     for (int i = 0; i < 200; i++) {
         char *more = base_format("%sFrom a\nX-UIDL: salvage-%d\nSubject: %d\n\nx\n\n", box, i, i);
         free(box);
         box = more;
     }
-    char *file = put("many", box), *path = ctl_drops_path(&ctl, "sal");
+    const char *file = place_put("many", "%s", box);
+    char *path = ctl_drops_path(&ctl, "sal");
     assert_int_equal(run(ctl_import, 0, "sal", file, NULL), 0);
     assert_int_equal(run(ctl_mailbox_compact, CTL_JSON, "sal", NULL, NULL), 0);
     char *db = base_format("%s/mail.db", path);
@@ -412,8 +318,6 @@ static void salvages(void **state)
     assert_int_equal(run(ctl_mailbox_check, 0, "sal", NULL, NULL), 0);
     assert_string_equal(printed, "sal: sound\n");
     free(box);
-    free(target);
-    free(file);
     free(path);
     free(db);
 }
@@ -425,7 +329,7 @@ static void sets_limits(void **state)
     assert_int_equal(run(ctl_mailbox_set, CTL_JSON, "lim", "quota_octets=2K", "quota_messages=1"),
                      0);
     expect_printed("\"limits\":{\"quota_octets\":2048,\"quota_messages\":1}");
-    char *file = put("more.eml", "Subject: y\n\ny\n");
+    const char *file = place_put("more.eml", "Subject: y\n\ny\n");
     assert_int_equal(run(ctl_import, 0, "lim", file, NULL), EX_CANTCREAT);
     assert_int_equal(run(ctl_user, 0, "lim", NULL, NULL), 0);
     expect_printed("2048 (of this maildrop)");
@@ -433,14 +337,13 @@ static void sets_limits(void **state)
     assert_int_equal(run(ctl_import, 0, "lim", file, NULL), 0);
     assert_int_equal(run(ctl_mailbox_set, 0, "lim", "quota=1", NULL), EX_USAGE);
     assert_int_equal(run(ctl_mailbox_set, 0, "lim", "quota_octets=much", NULL), EX_USAGE);
-    free(file);
 }
 
 static void shows_and_exports(void **state)
 {
     (void)state;
     static const char text[] = "Subject: x\n\nFrom here\n>From there\n>> From no\nFrom\n";
-    char *mbox = in_folder("out.mbox");
+    const char *mbox = in_place("out.mbox");
     add("show", text);
     assert_int_equal(run(ctl_message_show, 0, "show", "1", NULL), 0);
     assert_string_equal(printed, text);
@@ -455,7 +358,6 @@ static void shows_and_exports(void **state)
     assert_int_equal(run(ctl_import, 0, "show2", mbox, NULL), 0);
     assert_int_equal(run(ctl_message_show, 0, "show2", "1", NULL), 0);
     assert_string_equal(printed, text);
-    free(mbox);
 }
 
 /* As an ordinary account: whose maildrops they are may all, others are told. */
@@ -468,57 +370,51 @@ static void runs_as_the_store_user(void **state)
         skip();
         return;
     }
-    set("server", "store_user", "nobody");
-    assert_int_equal(chown(folder, nobody->pw_uid, nobody->pw_gid), 0);
-    char *mail = put("mail.eml", "Subject: x\n\nx\n");
+    must_set(config, "server", "", "store_user", "nobody");
+    assert_int_equal(chown(place, nobody->pw_uid, nobody->pw_gid), 0);
+    const char *mail = place_put("mail.eml", "Subject: x\n\nx\n");
     pid_t child = fork();
     if (child == 0) {
         if (setgid(nobody->pw_gid) != 0 || setuid(nobody->pw_uid) != 0)
             _exit(1);
         unsetenv("TMPDIR");
-        bool good = run(ctl_import, 0, "own", mail, NULL) == 0 &&
-                    run(ctl_mailbox_list, 0, NULL, NULL, NULL) == 0 &&
-                    run(ctl_expire, 0, NULL, NULL, NULL) == 0 &&
-                    run(ctl_mailbox_delete, CTL_YES, "own", NULL, NULL) == 0;
-        free(mail);
-        _exit(good ? 0 : 1);
+        _exit(run(ctl_import, 0, "own", mail, NULL) != 0 ||
+              run(ctl_mailbox_list, 0, NULL, NULL, NULL) != 0 ||
+              run(ctl_expire, 0, NULL, NULL, NULL) != 0 ||
+              run(ctl_mailbox_delete, CTL_YES, "own", NULL, NULL) != 0);
     }
     assert_int_equal(waitpid(child, &ended, 0), child);
     assert_int_equal(ended, 0);
     add("other", "Subject: y\n\ny\n");
     child = fork();
     if (child == 0) {
-        char *to = in_folder("out");
+        const char *to = in_place("out");
         if (setgid(12345) != 0 || setuid(12345) != 0)
             _exit(1);
-        bool good = run(ctl_message_list, 0, "other", NULL, NULL) == EX_NOPERM &&
-                    run(ctl_mailbox_list, 0, NULL, NULL, NULL) == EX_NOPERM &&
-                    run(ctl_user, 0, "other", NULL, NULL) == 0 &&
-                    run(ctl_import, 0, "other", mail, NULL) == EX_NOPERM &&
-                    run(ctl_mailbox_salvage, 0, folder, to, NULL) != 0;
-        free(to);
-        free(mail);
-        _exit(good ? 0 : 1);
+        _exit(run(ctl_message_list, 0, "other", NULL, NULL) != EX_NOPERM ||
+              run(ctl_mailbox_list, 0, NULL, NULL, NULL) != EX_NOPERM ||
+              run(ctl_user, 0, "other", NULL, NULL) != 0 ||
+              run(ctl_import, 0, "other", mail, NULL) != EX_NOPERM ||
+              run(ctl_mailbox_salvage, 0, place, to, NULL) == 0);
     }
     assert_int_equal(waitpid(child, &ended, 0), child);
     assert_int_equal(ended, 0);
-    free(mail);
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(moves_in_from_dovecot, enter, leave),
-        cmocka_unit_test_setup_teardown(moves_in_from_an_mbox, enter, leave),
-        cmocka_unit_test_setup_teardown(moves_in_with_a_capture, enter, leave),
-        cmocka_unit_test_setup_teardown(moves_in_a_tree, enter, leave),
-        cmocka_unit_test_setup_teardown(waits_for_nobody, enter, leave),
-        cmocka_unit_test_setup_teardown(deletes_under_both_locks, enter, leave),
-        cmocka_unit_test_setup_teardown(backs_up_what_changed, enter, leave),
-        cmocka_unit_test_setup_teardown(salvages, enter, leave),
-        cmocka_unit_test_setup_teardown(sets_limits, enter, leave),
-        cmocka_unit_test_setup_teardown(shows_and_exports, enter, leave),
-        cmocka_unit_test_setup_teardown(runs_as_the_store_user, enter, leave),
+        cmocka_unit_test_setup_teardown(moves_in_from_dovecot, ctl_run_begin, ctl_run_end),
+        cmocka_unit_test_setup_teardown(moves_in_from_an_mbox, ctl_run_begin, ctl_run_end),
+        cmocka_unit_test_setup_teardown(moves_in_with_a_capture, ctl_run_begin, ctl_run_end),
+        cmocka_unit_test_setup_teardown(moves_in_a_tree, ctl_run_begin, ctl_run_end),
+        cmocka_unit_test_setup_teardown(waits_for_nobody, ctl_run_begin, ctl_run_end),
+        cmocka_unit_test_setup_teardown(deletes_under_both_locks, ctl_run_begin, ctl_run_end),
+        cmocka_unit_test_setup_teardown(backs_up_what_changed, ctl_run_begin, ctl_run_end),
+        cmocka_unit_test_setup_teardown(salvages, ctl_run_begin, ctl_run_end),
+        cmocka_unit_test_setup_teardown(sets_limits, ctl_run_begin, ctl_run_end),
+        cmocka_unit_test_setup_teardown(shows_and_exports, ctl_run_begin, ctl_run_end),
+        cmocka_unit_test_setup_teardown(runs_as_the_store_user, ctl_run_begin, ctl_run_end),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

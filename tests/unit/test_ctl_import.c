@@ -5,103 +5,19 @@
  * Runs as anybody: the store user is whoever runs it. Reads tests/corpus from the repository's
  * root.
  */
-#include "store/ctl.h"
+#include "ctl_run.h"
 
-#include <dirent.h>
-#include <fcntl.h>
 #include <glob.h>
-#include <pwd.h>
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/stat.h>
 #include <sysexits.h>
-#include <unistd.h>
-
-#include <cmocka.h>
 
 enum { WORDS_MAX = 512 };
-
-static char folder[] = "/tmp/poplar-test-ctl-XXXXXX";
-static struct config *config;
-
-static char *in_folder(const char *name)
-{
-    return base_format("%s/%s", folder, name);
-}
-
-static void set(const char *section, const char *key, const char *value)
-{
-    char error[300];
-    if (!config_set(config, section, "", key, value, error, sizeof error))
-        fail_msg("%s", error);
-}
-
-static int enter(void **state)
-{
-    (void)state;
-    const struct passwd *self = getpwuid(geteuid());
-    if (!self || !mkdtemp(folder) || access("tests/corpus", R_OK) < 0)
-        return -1;
-    config = config_new();
-    set("server", "state_dir", folder);
-    set("server", "store_user", self->pw_name);
-    set("auth", "canonical", "pam");
-    set("auth", "require_nss", "no");
-    return 0;
-}
-
-static int leave(void **state)
-{
-    (void)state;
-    char *command = base_format("rm -rf %s", folder);
-    int status = system(command);
-    free(command);
-    config_free(config);
-    return status;
-}
-
-/* Run a command; `printed` gets what it wrote to stdout. */
-static int run(int (*command)(struct ctl *), unsigned options, const char **words, char *printed,
-               size_t size)
-{
-    struct ctl ctl = {.options = options, .config = config, .words = words};
-    char *path = in_folder("output");
-    while (words[ctl.n_words])
-        ctl.n_words++;
-    fflush(stdout);
-    int kept = dup(STDOUT_FILENO), file = open(path, O_RDWR | O_CREAT | O_TRUNC, 0600);
-    dup2(file, STDOUT_FILENO);
-    int status = command(&ctl);
-    fflush(stdout);
-    dup2(kept, STDOUT_FILENO);
-    close(kept);
-    ssize_t got = pread(file, printed, size - 1, 0);
-    printed[got > 0 ? got : 0] = '\0';
-    close(file);
-    free(path);
-    return status;
-}
 
 static void expect(int (*command)(struct ctl *), unsigned options, const char **words, int status,
                    const char *wanted)
 {
-    char printed[2000];
-    assert_int_equal(run(command, options, words, printed, sizeof printed), status);
+    assert_int_equal(ctl_run(command, (struct ctl){.options = options}, words), status);
     if (strncmp(printed, wanted, strlen(wanted)) != 0 || (!*wanted && *printed))
         fail_msg("printed: %s", printed); /* reasons follow on the numbers */
-}
-
-static char *put(const char *name, const char *text)
-{
-    char *path = in_folder(name);
-    FILE *file = fopen(path, "w");
-    assert_non_null(file);
-    fputs(text, file);
-    fclose(file);
-    return path;
 }
 
 static char *read_whole(const char *path, size_t *size)
@@ -156,20 +72,22 @@ static void corpus_comes_back(void **state)
     (void)state;
     const char *words[WORDS_MAX] = {"corpus"};
     glob_t sources = {0}, exported = {0};
-    char printed[2000], wanted[2000];
+    char wanted[sizeof printed];
     assert_int_equal(glob("tests/corpus/*/*.eml", 0, NULL, &sources), 0);
     assert_true(sources.gl_pathc > 200 && sources.gl_pathc < WORDS_MAX - 1);
     for (size_t i = 0; i < sources.gl_pathc; i++)
         words[i + 1] = sources.gl_pathv[i];
-    assert_int_equal(run(ctl_import, CTL_DRY_RUN, words, wanted, sizeof wanted), 0);
-    assert_int_equal(run(ctl_import, 0, words, printed, sizeof printed), 0);
+    expect(ctl_import, CTL_DRY_RUN, words, 0, "would import");
+    strcpy(wanted, printed);
+    expect(ctl_import, 0, words, 0, "imported");
     assert_string_equal(printed + strlen("imported"), wanted + strlen("would import"));
     wanted[strcspn(wanted, ",")] = '\0'; /* "would import N messages", for the exports */
 
     for (int crlf = 0; crlf < 2; crlf++) {
-        char *target = in_folder(crlf ? "out-crlf" : "out"), *all = base_format("%s/new/*", target);
+        const char *target = in_place(crlf ? "out-crlf" : "out");
+        const char *all = in_place(crlf ? "out-crlf/new/*" : "out/new/*");
         const char *to[] = {"corpus", target, NULL};
-        assert_int_equal(run(ctl_export, crlf ? CTL_CRLF : 0, to, printed, sizeof printed), 0);
+        expect(ctl_export, crlf ? CTL_CRLF : 0, to, 0, "exported");
         assert_memory_equal(printed + strlen("exported"), wanted + strlen("would import"),
                             strlen(wanted + strlen("would import")));
         assert_int_equal(glob(all, 0, NULL, &exported), 0);
@@ -177,8 +95,6 @@ static void corpus_comes_back(void **state)
         for (size_t i = 0; i < sources.gl_pathc; i++)
             expect_same(sources.gl_pathv[i], exported.gl_pathv[i], crlf);
         globfree(&exported);
-        free(target);
-        free(all);
     }
     globfree(&sources);
 }
@@ -186,7 +102,7 @@ static void corpus_comes_back(void **state)
 static void wrong_path_leaves_nothing(void **state)
 {
     (void)state;
-    char *good = put("good.mbox", "From a\nx\n\nFrom b\ny\n");
+    const char *good = place_put("good.mbox", "From a\nx\n\nFrom b\ny\n");
     const char *words[] = {"mistyped", good, "/nonexistent", NULL}, *user[] = {"mistyped", NULL};
     expect(ctl_import, 0, words, EX_NOINPUT, "");
     expect(ctl_message_list, 0, user, EX_NOUSER, "");
@@ -195,45 +111,42 @@ static void wrong_path_leaves_nothing(void **state)
            "would import 2 messages, 6 octets, 0 skipped, 0 there already\n");
     expect(ctl_message_list, 0, user, EX_NOUSER, "");
     expect(ctl_import, 0, words, 0, "imported 2 messages, 6 octets, 0 skipped, 0 there already\n");
-    free(good);
 }
 
 static void limits_keep_what_fitted(void **state)
 {
     (void)state;
-    char *mbox = put("five.mbox", "From a\n1\n\nFrom b\n2\n\nFrom c\n333333333\n\nFrom d\n4\n\n"
-                                  "From e\n5\n");
+    const char *mbox =
+        place_put("five.mbox", "From a\n1\n\nFrom b\n2\n\nFrom c\n333333333\n\nFrom d\n4\n\n"
+                               "From e\n5\n");
     const char *words[] = {"limited", mbox, NULL}, *user[] = {"limited", NULL};
-    set("store", "max_message", "8");
-    set("store", "quota_messages", "3");
+    must_set(config, "store", "", "max_message", "8");
+    must_set(config, "store", "", "quota_messages", "3");
     expect(ctl_import, 0, words, EX_DATAERR,
            "imported 3 messages, 9 octets, 1 skipped, 0 there already\n");
     expect(ctl_import, 0, words, EX_CANTCREAT,
            "imported 0 messages, 0 octets, 0 skipped, 2 there already\n");
     expect(ctl_import, CTL_NO_LIMITS | CTL_JSON, words, 0,
            "{\"messages\":2,\"octets\":14,\"skipped\":0,\"known\":3,\"kept_uidls\":0,");
-    set("store", "max_message", "50M");
-    set("store", "quota_messages", "0");
-    char printed[2000];
-    assert_int_equal(run(ctl_message_list, 0, user, printed, sizeof printed), 0);
-    assert_non_null(strstr(printed, "\n5 messages, 23 octets\n"));
-    free(mbox);
+    must_set(config, "store", "", "max_message", "50M");
+    must_set(config, "store", "", "quota_messages", "0");
+    assert_int_equal(ctl_run(ctl_message_list, (struct ctl){0}, user), 0);
+    expect_printed("\n5 messages, 23 octets\n");
 }
 
 static void users_follow_the_rules(void **state)
 {
     (void)state;
-    char *mbox = put("one.mbox", "From a\n1\n");
+    const char *mbox = place_put("one.mbox", "From a\n1\n");
     const char *words[] = {"a/b", mbox, NULL};
     expect(ctl_import, 0, words, EX_NOUSER, "");
     words[0] = "root";
     expect(ctl_import, 0, words, EX_NOUSER, "");
     words[0] = "no-such-account";
-    set("auth", "require_nss", "yes");
+    must_set(config, "auth", "", "require_nss", "yes");
     expect(ctl_import, 0, words, EX_NOUSER, "");
-    set("auth", "require_nss", "no");
+    must_set(config, "auth", "", "require_nss", "no");
     expect(ctl_import, 0, words, 0, "imported 1 message, 3 octets, 0 skipped, 0 there already\n");
-    free(mbox);
 }
 
 /* Messages come from a pipe, which nobody may wait for while the store is locked, or a file. */
@@ -249,51 +162,42 @@ static void adds_one_message(void **state)
     close(ends[0]);
     expect(ctl_message_add, CTL_JSON, user, 0, "{\"id\":1}\n");
     expect(ctl_message_add, 0, user, EX_DATAERR, "");
-    char *path = put("message", "S: 2\n\ny\n");
+    const char *path = place_put("message", "S: 2\n\ny\n");
     int file = open(path, O_RDONLY);
     dup2(file, STDIN_FILENO);
     close(file);
     expect(ctl_message_add, 0, user, 0, "");
     dup2(kept, STDIN_FILENO);
     close(kept);
-    char printed[2000];
-    assert_int_equal(run(ctl_message_list, 0, user, printed, sizeof printed), 0);
-    assert_non_null(strstr(printed, "\n2 messages, 22 octets\n"));
-    free(path);
+    assert_int_equal(ctl_run(ctl_message_list, (struct ctl){0}, user), 0);
+    expect_printed("\n2 messages, 22 octets\n");
 }
 
 static void export_spoils_nothing(void **state)
 {
     (void)state;
-    char *mbox = put("x.mbox", "From a\n1\n"), *target = in_folder("occupied");
+    const char *mbox = place_put("x.mbox", "From a\n1\n"), *target = in_place("occupied");
     const char *words[] = {"exported", mbox, NULL}, *to[] = {"exported", target, NULL};
     expect(ctl_import, 0, words, 0, "imported 1 message, 3 octets, 0 skipped, 0 there already\n");
     assert_int_equal(mkdir(target, 0700), 0);
-    char *file = put("occupied/file", "precious");
+    const char *file = place_put("occupied/file", "precious");
     expect(ctl_export, 0, to, EX_CANTCREAT, "");
     to[1] = file;
     expect(ctl_export, 0, to, EX_CANTCREAT, "");
     /* A folder that leads elsewhere: the directory may be its user's, and we may be root. */
     unlink(file);
-    char *cur = in_folder("occupied/cur"), *new = in_folder("occupied/new");
+    const char *cur = in_place("occupied/cur"), *new = in_place("occupied/new");
     assert_int_equal(mkdir(cur, 0700), 0);
-    assert_int_equal(symlink(folder, new), 0);
+    assert_int_equal(symlink(place, new), 0);
     to[1] = target;
     expect(ctl_export, 0, to, EX_CANTCREAT, "");
-    free(mbox);
-    free(target);
-    free(file);
-    free(cur);
-    free(new);
 }
 
 static size_t count_in(const char *name)
 {
     glob_t found;
-    char *path = in_folder(name);
-    size_t n = glob(path, 0, NULL, &found) == 0 ? found.gl_pathc : 0;
+    size_t n = glob(in_place(name), 0, NULL, &found) == 0 ? found.gl_pathc : 0;
     globfree(&found);
-    free(path);
     return n;
 }
 
@@ -302,25 +206,21 @@ static void seen_stays_seen(void **state)
 {
     (void)state;
     const char *parts[] = {"seen", "seen/new", "seen/cur"};
-    for (size_t i = 0; i < 3; i++) {
-        char *part = in_folder(parts[i]);
-        assert_int_equal(mkdir(part, 0700), 0);
-        free(part);
-    }
-    char *files[] = {put("seen/new/1.a", "a: 1\n\n"), put("seen/cur/2.a:2,", "a: 2\n\n"),
-                     put("seen/cur/3.a:2,FS", "a: 3\n\n"), put("seen/cur/4.a:2,", "Status: RO\n\n"),
-                     put("seen.mbox", "From a\nStatus: RO\nb: 1\n\nFrom a\nStatus: O\nb: 2\n\n"
-                                      "From a\nb: 3\nStatus: R\n\n")};
-    char *maildir = in_folder("seen"), *target = in_folder("seen.out");
-    const char *words[] = {"seen", maildir, files[4], NULL}, *to[] = {"seen", target, NULL};
+    for (size_t i = 0; i < ARRAY_SIZE(parts); i++)
+        assert_int_equal(mkdir(in_place(parts[i]), 0700), 0);
+    place_put("seen/new/1.a", "a: 1\n\n");
+    place_put("seen/cur/2.a:2,", "a: 2\n\n");
+    place_put("seen/cur/3.a:2,FS", "a: 3\n\n");
+    place_put("seen/cur/4.a:2,", "Status: RO\n\n");
+    const char *mbox =
+        place_put("seen.mbox", "From a\nStatus: RO\nb: 1\n\nFrom a\nStatus: O\nb: 2\n\n"
+                               "From a\nb: 3\nStatus: R\n\n");
+    const char *maildir = in_place("seen"), *target = in_place("seen.out");
+    const char *words[] = {"seen", maildir, mbox, NULL}, *to[] = {"seen", target, NULL};
     expect(ctl_import, 0, words, 0, "imported 7 messages, 90 octets, 0 skipped, 0 there already\n");
     expect(ctl_export, 0, to, 0, "exported 7 messages, 90 octets, 0 skipped\n");
     assert_int_equal(count_in("seen.out/cur/*"), 3);
     assert_int_equal(count_in("seen.out/new/*"), 4);
-    for (size_t i = 0; i < 5; i++)
-        free(files[i]);
-    free(maildir);
-    free(target);
 }
 
 int main(void)
@@ -331,5 +231,5 @@ int main(void)
         cmocka_unit_test(adds_one_message),        cmocka_unit_test(export_spoils_nothing),
         cmocka_unit_test(seen_stays_seen),
     };
-    return cmocka_run_group_tests(tests, enter, leave);
+    return cmocka_run_group_tests(tests, ctl_run_begin, ctl_run_end);
 }

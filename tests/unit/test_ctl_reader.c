@@ -6,6 +6,7 @@
 #include "store/ctl_hide.h"
 #include "store/ctl_maildir.h"
 #include "store/ctl_reader.h"
+#include "tests/support/place.h"
 
 #include <fcntl.h>
 #include <setjmp.h>
@@ -19,31 +20,23 @@
 
 #include <cmocka.h>
 
-static char folder[] = "/tmp/poplar-test-ctl-XXXXXX";
-
-static int enter_folder(void **state)
+static int enter_place(void **state)
 {
     (void)state;
     setenv("TZ", "CET-1CEST,M3.5.0,M10.5.0/3", 1);
-    return mkdtemp(folder) && chdir(folder) == 0 ? 0 : -1;
+    return place_make("/tmp", 0700) ? chdir(place) : -1;
 }
 
-static int remove_folder(void **state)
+static int leave_place(void **state)
 {
     (void)state;
-    char *command = base_format("rm -rf %s", folder);
-    int status = chdir("/") == 0 ? system(command) : -1;
-    free(command);
-    return status;
+    return place_remove();
 }
 
 static void put(const char *path, const char *text, int64_t mtime)
 {
     struct timespec times[2] = {{.tv_sec = mtime}, {.tv_sec = mtime}};
-    FILE *file = fopen(path, "w");
-    assert_non_null(file);
-    fputs(text, file);
-    fclose(file);
+    place_put(path, "%s", text);
     assert_int_equal(utimensat(AT_FDCWD, path, times, 0), 0);
 }
 
@@ -474,5 +467,5 @@ int main(void)
         cmocka_unit_test(leads_nowhere),
         cmocka_unit_test(formats),
     };
-    return cmocka_run_group_tests(tests, enter_folder, remove_folder);
+    return cmocka_run_group_tests(tests, enter_place, leave_place);
 }

@@ -2,37 +2,21 @@
  * test_ctl_server.c - poplarctl status and reload against a control socket of our own: the answer,
  * its status, and every way in which there is none.
  */
-#include "daemon/channel.h"
-#include "store/ctl.h"
+#include "ctl_run.h"
 
-#include <fcntl.h>
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
+#include "daemon/channel.h"
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <sys/wait.h>
 #include <sysexits.h>
-#include <unistd.h>
 
-#include <cmocka.h>
-
-static char folder[] = "/tmp/poplar-test-ctl-XXXXXX";
-
-static int enter_folder(void **state)
+/* The control socket is looked for in the place, and is made in the working directory. */
+static int begin(void **state)
 {
-    (void)state;
-    return mkdtemp(folder) && chdir(folder) == 0 ? 0 : -1;
-}
-
-static int remove_folder(void **state)
-{
-    (void)state;
-    unlink("control");
-    unlink("output");
-    return chdir("/") == 0 && rmdir(folder) == 0 ? 0 : -1;
+    if (ctl_run_begin(state) < 0)
+        return -1;
+    must_set(config, "server", "", "run_dir", place);
+    return chdir(place);
 }
 
 enum behaviour { ANSWER, HANG_UP, BABBLE };
@@ -59,14 +43,21 @@ static void serve(int listener, enum behaviour behaviour, enum proto_type asked,
     _exit(0);
 }
 
-static pid_t start_master(enum behaviour behaviour, enum proto_type asked, unsigned status,
-                          const char *text)
+/* The socket where the master listens. */
+static int listen_here(void)
 {
     struct sockaddr_un address = {.sun_family = AF_UNIX, .sun_path = "control"};
     int listener = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
     unlink("control");
     assert_int_equal(bind(listener, (struct sockaddr *)&address, sizeof address), 0);
     assert_int_equal(listen(listener, 1), 0);
+    return listener;
+}
+
+static pid_t start_master(enum behaviour behaviour, enum proto_type asked, unsigned status,
+                          const char *text)
+{
+    int listener = listen_here();
     pid_t child = fork();
     if (child == 0)
         serve(listener, behaviour, asked, status, text);
@@ -74,42 +65,19 @@ static pid_t start_master(enum behaviour behaviour, enum proto_type asked, unsig
     return child;
 }
 
-static const char **given; /* words for the next command */
-static size_t n_given;
-static const char *canonical = "pam";
-
-/* Run a command with its output in a file; returns its status, `text` gets what it printed. */
-static int run(int (*command)(struct ctl *), unsigned options, char *text, size_t size)
+/* Run a command with one or two words, or none. */
+static int run(int (*command)(struct ctl *), unsigned options, const char *a, const char *b)
 {
-    struct ctl ctl = {
-        .options = options, .config = config_new(), .words = given, .n_words = n_given};
-    char error[200];
-    assert_true(config_set(ctl.config, "server", "", "run_dir", folder, error, sizeof error));
-    assert_true(config_set(ctl.config, "auth", "", "canonical", canonical, error, sizeof error));
-    assert_true(config_set(ctl.config, "auth", "", "require_nss", "no", error, sizeof error));
-    fflush(stdout);
-    int kept = dup(STDOUT_FILENO);
-    int file = open("output", O_RDWR | O_CREAT | O_TRUNC, 0600);
-    dup2(file, STDOUT_FILENO);
-    int status = command(&ctl);
-    fflush(stdout);
-    dup2(kept, STDOUT_FILENO);
-    close(kept);
-    ssize_t got = pread(file, text, size - 1, 0);
-    text[got > 0 ? got : 0] = '\0';
-    close(file);
-    config_free(ctl.config);
-    return status;
+    return ctl_run(command, (struct ctl){.options = options}, (const char *[]){a, b, NULL});
 }
 
 static void expect(enum behaviour behaviour, enum proto_type type, unsigned options, unsigned reply,
                    const char *text, int status, const char *output)
 {
-    char printed[9000];
     int ended;
     pid_t master = start_master(behaviour, type, reply, text);
     int (*command)(struct ctl *) = type == PROTO_STATUS ? ctl_status : ctl_reload;
-    assert_int_equal(run(command, options, printed, sizeof printed), status);
+    assert_int_equal(run(command, options, NULL, NULL), status);
     assert_string_equal(printed, output);
     assert_int_equal(waitpid(master, &ended, 0), master);
     assert_int_equal(ended, 0);
@@ -136,14 +104,10 @@ static void survives_a_bad_master(void **state)
 static void says_when_nobody_is_there(void **state)
 {
     (void)state;
-    char printed[100];
     unlink("control");
-    assert_int_equal(run(ctl_status, 0, printed, sizeof printed), EX_UNAVAILABLE);
-    struct sockaddr_un address = {.sun_family = AF_UNIX, .sun_path = "control"};
-    int listener = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
-    assert_int_equal(bind(listener, (struct sockaddr *)&address, sizeof address), 0);
-    close(listener); /* a socket that a killed master left behind */
-    assert_int_equal(run(ctl_reload, 0, printed, sizeof printed), EX_UNAVAILABLE);
+    assert_int_equal(run(ctl_status, 0, NULL, NULL), EX_UNAVAILABLE);
+    close(listen_here()); /* a socket that a killed master left behind */
+    assert_int_equal(run(ctl_reload, 0, NULL, NULL), EX_UNAVAILABLE);
     assert_string_equal(printed, "");
 }
 
@@ -211,11 +175,7 @@ static void put_entry(struct message *m, const struct told *told, unsigned part,
 /* A master that answers for as long as its caller is there. */
 static pid_t start_telling(struct told told)
 {
-    struct sockaddr_un address = {.sun_family = AF_UNIX, .sun_path = "control"};
-    int listener = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
-    unlink("control");
-    assert_int_equal(bind(listener, (struct sockaddr *)&address, sizeof address), 0);
-    assert_int_equal(listen(listener, 1), 0);
+    int listener = listen_here();
     pid_t child = fork();
     if (child != 0) {
         close(listener);
@@ -244,19 +204,13 @@ static pid_t start_telling(struct told told)
     _exit(0);
 }
 
-/* Run a command in front of such a master. */
+/* Run a command in front of such a master, with a word and 7, or without words. */
 static void expect_told(const struct told *told, int (*command)(struct ctl *), unsigned options,
                         const char *word, int status, const char *wanted)
 {
-    static char printed[9000];
-    const char *words[] = {word, "7"};
     pid_t master = start_telling(*told);
-    given = words;
-    n_given = word ? ARRAY_SIZE(words) : 0;
-    assert_int_equal(run(command, options, printed, sizeof printed), status);
-    n_given = 0;
-    if (!strstr(printed, wanted))
-        fail_msg("printed: %s", printed);
+    assert_int_equal(run(command, options, word, word ? "7" : NULL), status);
+    expect_printed(wanted);
     assert_int_equal(waitpid(master, NULL, 0), master);
 }
 
@@ -304,13 +258,14 @@ static void kicks(void **state)
     expect_told(&told, ctl_kick, 0, "1234567890123456789", EX_NOINPUT, "0 sessions ended\n");
     expect_told(&told, ctl_kick, 0, "", EX_NOINPUT, "0 sessions ended\n");
     expect_told(&told, ctl_kick, 0, "a/b", EX_NOINPUT, "0 sessions ended\n");
-    canonical = "nss"; /* users who are no more, by what the rules make of them */
+    must_set(config, "auth", "", "canonical",
+             "nss"); /* users who are no more, by what the rules make of them */
     char endless[120] = "";
     memset(endless, '%', sizeof endless - 1);
     expect_told(&told, ctl_kick, 0, "ALICE", EX_NOINPUT, "2 sessions ended\n");
     expect_told(&told, ctl_kick, 0, "nobody-here", EX_NOINPUT, "0 sessions ended\n");
     expect_told(&told, ctl_kick, 0, endless, EX_NOINPUT, "0 sessions ended\n");
-    canonical = "pam";
+    must_set(config, "auth", "", "canonical", "pam");
     told.kick_status = EX_NOINPUT; /* it left by itself */
     expect_told(&told, ctl_kick, 0, "3", EX_NOINPUT, "1 session ended\n");
     told.kick_status = EX_NOPERM;
@@ -332,5 +287,5 @@ int main(void)
         cmocka_unit_test(says_when_nobody_is_there), cmocka_unit_test(tells_of_sessions),
         cmocka_unit_test(tells_of_the_rest),         cmocka_unit_test(kicks),
     };
-    return cmocka_run_group_tests(tests, enter_folder, remove_folder);
+    return cmocka_run_group_tests(tests, begin, ctl_run_end);
 }

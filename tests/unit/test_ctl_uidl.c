@@ -8,6 +8,7 @@
 #include "store/ctl_inspect.h"
 #include "store/ctl_tree.h"
 #include "store/ctl_uidl.h"
+#include "tests/support/place.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -188,9 +189,8 @@ static void courier(void **state)
 static void list_files(void **state)
 {
     (void)state;
-    char folder[] = "/tmp/poplar-test-lists-XXXXXX", path[80];
-    assert_non_null(mkdtemp(folder));
-    int directory = open(folder, O_RDONLY | O_DIRECTORY);
+    assert_true(place_make("/tmp", 0700));
+    int directory = open(place, O_RDONLY | O_DIRECTORY);
     assert_true(directory >= 0);
     assert_null(ctl_uidl_read_file(directory, "list"));
     assert_int_equal(errno, ENOENT);
@@ -198,11 +198,7 @@ static void list_files(void **state)
     assert_null(ctl_uidl_read_file(directory, "list"));
     assert_int_equal(errno, EINVAL);
     assert_int_equal(unlinkat(directory, "list", 0), 0);
-    snprintf(path, sizeof path, "%s/list", folder);
-    FILE *file = fopen(path, "w");
-    assert_non_null(file);
-    fputs("3 V1\n", file);
-    fclose(file);
+    const char *path = place_put("list", "3 V1\n");
     char *octets = ctl_uidl_read_file(directory, "list");
     assert_string_equal(octets, "3 V1\n");
     free(octets);
@@ -210,8 +206,7 @@ static void list_files(void **state)
     assert_null(ctl_uidl_read_file(directory, "list"));
     assert_int_equal(errno, EINVAL);
     close(directory);
-    unlink(path);
-    assert_int_equal(rmdir(folder), 0);
+    assert_int_equal(place_remove(), 0);
 }
 
 static void put32(unsigned char *at, uint32_t value)
@@ -469,23 +464,9 @@ static void captures(void **state)
     }
 }
 
-static void make(const char *folder, const char *name, const char *content)
-{
-    char *path = base_format("%s/%s", folder, name);
-    if (content) {
-        FILE *file = fopen(path, "w");
-        assert_non_null(file);
-        fputs(content, file);
-        fclose(file);
-    } else
-        assert_int_equal(mkdir(path, 0700), 0);
-    free(path);
-}
-
 static void trees(void **state)
 {
     (void)state;
-    char folder[] = "/tmp/poplar-test-tree-XXXXXX", link[80], command[80];
     struct ctl_tree tree;
     const char *const directories[] = {"bob",
                                        "bob/cur",
@@ -508,22 +489,19 @@ static void trees(void **state)
                                        "nothing",
                                        ".hidden",
                                        ".hidden/cur",
-                                       ".hidden/new"};
-    assert_non_null(mkdtemp(folder));
+                                       ".hidden/new",
+                                       "nothing/new"};
+    assert_true(place_make("/tmp", 0700));
     for (size_t i = 0; i < ARRAY_SIZE(directories); i++)
-        make(folder, directories[i], NULL);
-    make(folder, "alice", "From a\nx\n");
-    make(folder, "alice.lock", "1");
-    make(folder, "empty", "");
-    make(folder, "cy/cyrus.index", "x");
-    make(folder, "example.test/frank", "From a\nx\n");
-    snprintf(link, sizeof link, "%s/mallory", folder);
-    assert_int_equal(symlink("/tmp", link), 0);
-    snprintf(link, sizeof link, "%s/nothing/cur", folder);
-    assert_int_equal(symlink("../bob/cur", link), 0);
-    make(folder, "nothing/new", NULL);
-    snprintf(link, sizeof link, "%s/nothing/Maildir", folder);
-    assert_int_equal(symlink("../bob", link), 0);
+        assert_int_equal(mkdir(in_place(directories[i]), 0700), 0);
+    place_put("alice", "From a\nx\n");
+    place_put("alice.lock", "1");
+    place_put("empty", "%s", "");
+    place_put("cy/cyrus.index", "x");
+    place_put("example.test/frank", "From a\nx\n");
+    assert_int_equal(symlink("/tmp", in_place("mallory")), 0);
+    assert_int_equal(symlink("../bob/cur", in_place("nothing/cur")), 0);
+    assert_int_equal(symlink("../bob", in_place("nothing/Maildir")), 0);
 
     static const char *const wanted[][2] = {
         {"alice", "alice"},
@@ -534,20 +512,18 @@ static void trees(void **state)
         {"erin@example.test", "example.test/erin/Maildir"},
         {"frank@example.test", "example.test/frank"},
     };
-    assert_true(ctl_tree_read(folder, &tree));
+    assert_true(ctl_tree_read(place, &tree));
     assert_int_equal(tree.n, ARRAY_SIZE(wanted));
     for (size_t i = 0; i < tree.n; i++) {
         assert_string_equal(tree.entries[i].user, wanted[i][0]);
-        assert_string_equal(tree.entries[i].path + strlen(folder) + 1, wanted[i][1]);
+        assert_string_equal(tree.entries[i].path + strlen(place) + 1, wanted[i][1]);
     }
     /* alice.lock, empty, mallory, nothing with all three entries, example.test/deeper */
     assert_int_equal(tree.n_passed, 8);
     ctl_tree_free(&tree);
-    snprintf(link, sizeof link, "%s/absent", folder);
-    assert_false(ctl_tree_read(link, &tree));
+    assert_false(ctl_tree_read(in_place("absent"), &tree));
     ctl_tree_free(&tree);
-    snprintf(command, sizeof command, "rm -rf %s", folder);
-    assert_int_equal(system(command), 0);
+    assert_int_equal(place_remove(), 0);
 }
 
 int main(void)

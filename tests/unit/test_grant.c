@@ -4,12 +4,11 @@
  * As root the maildrops belong to another account, as in production; else to whoever runs this.
  */
 #include "auth/grant.h"
-#include "daemon/base.h"
+#include "tests/support/place.h"
 
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <ftw.h>
 #include <pwd.h>
 #include <sched.h>
 #include <setjmp.h>
@@ -28,8 +27,7 @@
 
 #include <cmocka.h>
 
-static char base_dir[] = "/tmp/poplar-grant-XXXXXX";
-static char state_dir[64];
+static const char *state_dir;
 static const char *store_user;
 static uid_t store_uid;
 static char error[600];
@@ -52,17 +50,6 @@ int fcntl(int fd, int command, ...)
     return (int)syscall(SYS_fcntl, fd, command, argument);
 }
 
-static int remove_one(const char *path, const struct stat *st, int type, struct FTW *walk)
-{
-    (void)st, (void)type, (void)walk;
-    return remove(path);
-}
-
-static void remove_tree(const char *path)
-{
-    nftw(path, remove_one, 16, FTW_DEPTH | FTW_PHYS);
-}
-
 static void make_state_dir(mode_t mode)
 {
     assert_return_code(mkdir(state_dir, 0700), errno);
@@ -75,27 +62,25 @@ static int set_up_group(void **state)
 {
     (void)state;
     const struct passwd *account = geteuid() == 0 ? getpwnam("mail") : getpwuid(geteuid());
-    if (!account || !mkdtemp(base_dir) || chmod(base_dir, 0755) < 0)
+    if (!account || !place_make("/tmp", 0755))
         return -1;
     store_user = base_strdup(account->pw_name);
     store_uid = account->pw_uid;
-    snprintf(state_dir, sizeof state_dir, "%s/state", base_dir);
+    state_dir = in_place("state");
     return 0;
 }
 
 static int tear_down_group(void **state)
 {
     (void)state;
-    remove_tree(base_dir);
-    return 0;
+    return place_remove();
 }
 
 static struct config *configure(void)
 {
     struct config *config = config_new();
-    char why[256];
-    assert_true(config_set(config, "server", "", "state_dir", state_dir, why, sizeof why));
-    assert_true(config_set(config, "server", "", "store_user", store_user, why, sizeof why));
+    must_set(config, "server", "", "state_dir", state_dir);
+    must_set(config, "server", "", "store_user", store_user);
     return config;
 }
 
@@ -168,21 +153,9 @@ static unsigned count_fds(void)
     return n;
 }
 
-static unsigned unfinished;
-
-static int look_for_unfinished(const char *path, const struct stat *st, int type, struct FTW *walk)
-{
-    (void)st, (void)type;
-    if (strncmp(path + walk->base, ".new-", 5) == 0)
-        unfinished++;
-    return 0;
-}
-
 static void expect_nothing_unfinished(void)
 {
-    unfinished = 0;
-    nftw(state_dir, look_for_unfinished, 16, FTW_PHYS);
-    assert_int_equal(unfinished, 0);
+    assert_int_equal(count_in_tree(state_dir, ".new-"), 0);
 }
 
 static void test_path(void **state)
@@ -297,15 +270,12 @@ static void test_odd_names(void **state)
     make(*state, "..");
     make(*state, "a%b");
     assert_int_equal(access(path_of("..", "mail.db"), F_OK), 0);
-    char outside[100];
-    snprintf(outside, sizeof outside, "%s/mail.db", base_dir);
-    assert_int_equal(access(outside, F_OK), -1);
+    assert_int_equal(access(in_place("mail.db"), F_OK), -1);
     expect(*state, "", LOGIN_STORE_PERM, "");
 }
 
 static void test_planted_files(void **state)
 {
-    char other[200];
     make(*state, "bob");
     for (unsigned i = 0; i < MAILDROP_FILES; i++) {
         make(*state, "alice");
@@ -340,9 +310,7 @@ static void test_planted_files(void **state)
     assert_return_code(symlink(path_of("bob", NULL), path_of("alice", NULL)), errno);
     expect(*state, "alice", LOGIN_STORE_PERM, "Not a directory");
     unlink(path_of("alice", NULL));
-    snprintf(other, sizeof other, "%s/mail", state_dir);
-    char moved[200];
-    snprintf(moved, sizeof moved, "%s/elsewhere", base_dir);
+    const char *other = in_place("state/mail"), *moved = in_place("elsewhere");
     assert_return_code(rename(other, moved), errno);
     assert_return_code(symlink(moved, other), errno);
     expect(*state, "bob", LOGIN_STORE_PERM, "symbolic link");
@@ -560,8 +528,7 @@ static void test_root_checks(void **state)
     unlink(state_dir);
 
     struct config *config = configure();
-    char why[256];
-    assert_true(config_set(config, "server", "", "store_user", "no-such-account", why, sizeof why));
+    must_set(config, "server", "", "store_user", "no-such-account");
     assert_null(grant_root_open(config, error, sizeof error));
     assert_non_null(strstr(error, "store_user=no-such-account"));
     config_free(config);

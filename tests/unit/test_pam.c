@@ -3,11 +3,10 @@
  * pam_deny, pam_debug, pam_matrix, and a module of ours that misbehaves. Nothing under /etc.
  */
 #include "auth/pam.h"
-#include "daemon/base.h"
+#include "tests/support/place.h"
 
 #include <errno.h>
 #include <glob.h>
-#include <libgen.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -19,29 +18,13 @@
 
 #include <cmocka.h>
 
-static char confdir[] = "/tmp/poplar-pam-XXXXXX";
 static char module[4096]; /* pam_poplar_test.so, built beside this program */
-
-static const char *in_confdir(const char *name)
-{
-    static char path[200];
-    snprintf(path, sizeof path, "%s/%s", confdir, name);
-    return path;
-}
-
-static void write_text(const char *name, const char *text)
-{
-    FILE *file = fopen(in_confdir(name), "we");
-    assert_non_null(file);
-    fputs(text, file);
-    assert_int_equal(fclose(file), 0);
-}
 
 static char *read_text(const char *name)
 {
     static char text[400];
     memset(text, 0, sizeof text);
-    FILE *file = fopen(in_confdir(name), "re");
+    FILE *file = fopen(in_place(name), "re");
     if (!file)
         return NULL;
     size_t got = fread(text, 1, sizeof text - 1, file);
@@ -53,10 +36,8 @@ static char *read_text(const char *name)
 /* Make service "poplar" of these modules. */
 static void stack(const char *auth, const char *account)
 {
-    char text[9000];
-    snprintf(text, sizeof text, "auth required %s\naccount required %s\nsession required %s\n",
-             auth, account, "pam_permit.so");
-    write_text("poplar", text);
+    place_put("poplar", "auth required %s\naccount required %s\nsession required pam_permit.so\n",
+              auth, account);
 }
 
 static const char *ours(const char *arguments)
@@ -71,36 +52,25 @@ static const char *ours(const char *arguments)
 static int set_up_group(void **state)
 {
     (void)state;
-    char self[2048] = "";
-    if (!mkdtemp(confdir) || readlink("/proc/self/exe", self, sizeof self - 1) < 0)
+    if (!place_make("/tmp", 0700))
         return -1;
-    snprintf(module, sizeof module, "%s/pam_poplar_test.so", dirname(self));
-    write_text("other", "auth required pam_permit.so\naccount required pam_permit.so\n");
+    base_copy(module, sizeof module, beside_program("pam_poplar_test.so"));
+    place_put("other", "auth required pam_permit.so\naccount required pam_permit.so\n");
     return access(module, R_OK);
 }
 
 static int tear_down_group(void **state)
 {
     (void)state;
-    glob_t found;
-    char pattern[64];
-    snprintf(pattern, sizeof pattern, "%s/*", confdir);
-    if (glob(pattern, 0, NULL, &found) == 0)
-        for (size_t i = 0; i < found.gl_pathc; i++)
-            remove(found.gl_pathv[i]);
-    globfree(&found);
-    return rmdir(confdir);
+    return place_remove();
 }
 
 static struct pam_login last;
 
 static enum login_outcome check(const char *user, const char *secret)
 {
-    last = (struct pam_login){.service = "poplar",
-                              .confdir = confdir,
-                              .user = user,
-                              .secret = secret,
-                              .peer = "192.0.2.7"};
+    last = (struct pam_login){
+        .service = "poplar", .confdir = place, .user = user, .secret = secret, .peer = "192.0.2.7"};
     enum login_outcome outcome = pam_login_check(&last);
     pam_login_end(&last);
     pam_login_end(&last);
@@ -180,9 +150,9 @@ static void test_conversation(void **state)
 static void test_items(void **state)
 {
     (void)state;
-    char arguments[300];
-    snprintf(arguments, sizeof arguments, "items=%s", in_confdir("items"));
+    char *arguments = base_format("items=%s", in_place("items"));
     stack(ours(arguments), "pam_permit.so");
+    free(arguments);
     assert_int_equal(check("alice", "secret"), LOGIN_OK);
     assert_string_equal(read_text("items"),
                         "service=poplar user=alice rhost=192.0.2.7 tty=poplar ruser=\n");
@@ -220,14 +190,14 @@ static void test_blanks_in_passwords(void **state)
 static void test_matrix(void **state)
 {
     (void)state;
-    char line[600];
     glob_t found;
     if (glob("/usr/lib*/{,*/}pam_wrapper/pam_matrix.so", GLOB_BRACE, NULL, &found) != 0)
         skip(); /* package libpam-wrapper */
-    snprintf(line, sizeof line, "%s passdb=%s", found.gl_pathv[0], in_confdir("passdb"));
+    char *line =
+        base_format("%s passdb=%s", found.gl_pathv[0], place_put("passdb", "alice:right:poplar\n"));
     globfree(&found);
     stack(line, line);
-    write_text("passdb", "alice:right:poplar\n");
+    free(line);
     assert_int_equal(check("alice", "right"), LOGIN_OK);
     assert_int_equal(check("alice", "wrong"), LOGIN_DENIED);
     assert_int_equal(check("alice", "right "), LOGIN_DENIED);
@@ -253,8 +223,8 @@ static void test_pins(void **state)
     stack(ours(""), "pam_permit.so");
     assert_int_equal(check("alice", "secret"), LOGIN_OK);
     assert_false(is_mapped());
-    pam_pins_add(&pins, "poplar", confdir);
-    pam_pins_add(&pins, "poplar", confdir);
+    pam_pins_add(&pins, "poplar", place);
+    pam_pins_add(&pins, "poplar", place);
     assert_int_equal(pins.n, 1);
     assert_true(is_mapped());
     assert_int_equal(check("alice", "secret"), LOGIN_OK);
@@ -273,20 +243,20 @@ static void test_find_service(void **state)
 {
     (void)state;
     char problem[400] = "";
-    write_text("empty", "");
-    assert_return_code(mkdir(in_confdir("directory"), 0700), errno);
+    place_put("empty", "%s", "");
+    assert_return_code(mkdir(in_place("directory"), 0700), errno);
     stack("pam_permit.so", "pam_permit.so");
-    assert_true(pam_service_find("poplar", confdir, problem, sizeof problem));
-    assert_true(pam_service_find("Poplar", confdir, problem, sizeof problem)); /* as PAM does */
+    assert_true(pam_service_find("poplar", place, problem, sizeof problem));
+    assert_true(pam_service_find("Poplar", place, problem, sizeof problem)); /* as PAM does */
     assert_string_equal(problem, "");
     static const char *const wrong[] = {"missing", "empty", "directory", "../poplar", ".", ""};
     for (size_t i = 0; i < ARRAY_SIZE(wrong); i++) {
         problem[0] = '\0';
-        assert_false(pam_service_find(wrong[i], confdir, problem, sizeof problem));
+        assert_false(pam_service_find(wrong[i], place, problem, sizeof problem));
         assert_non_null(strstr(problem, "pam_service"));
     }
-    assert_false(pam_service_find("missing", confdir, problem, sizeof problem));
-    assert_non_null(strstr(problem, confdir));
+    assert_false(pam_service_find("missing", place, problem, sizeof problem));
+    assert_non_null(strstr(problem, place));
     assert_false(pam_service_find("poplar-no-such-service", NULL, problem, sizeof problem));
     assert_non_null(strstr(problem, "/etc/pam.d/poplar-no-such-service"));
     assert_true(pam_service_find("other", NULL, problem, sizeof problem));
@@ -305,17 +275,17 @@ static void test_service_that_cannot_be_read(void **state)
         char *text =
             base_format("auth required pam_permit.so\naccount required pam_permit.so\n%s%s\n",
                         includes[i], unreadable);
-        write_text("poplar", text);
-        assert_false(pam_service_find("poplar", confdir, problem, sizeof problem));
+        place_put("poplar", text);
+        assert_false(pam_service_find("poplar", place, problem, sizeof problem));
         assert_non_null(
             strstr(problem, "pam_service=poplar: a file of the service cannot be read"));
         free(text);
     }
-    write_text("poplar", "-auth required pam_permit.so\n-account required pam_permit.so\n");
-    assert_true(pam_service_find("poplar", confdir, problem, sizeof problem));
-    write_text("poplar", "auth required pam_permit.so\n# include\naccount required pam_permit.so\n"
-                         "#auth include nothing\nsession include nothing\n");
-    assert_true(pam_service_find("poplar", confdir, problem, sizeof problem));
+    place_put("poplar", "-auth required pam_permit.so\n-account required pam_permit.so\n");
+    assert_true(pam_service_find("poplar", place, problem, sizeof problem));
+    place_put("poplar", "auth required pam_permit.so\n# include\naccount required pam_permit.so\n"
+                        "#auth include nothing\nsession include nothing\n");
+    assert_true(pam_service_find("poplar", place, problem, sizeof problem));
 }
 
 int main(void)

@@ -2,22 +2,15 @@
  * test_sandbox.c - the workers' filter: how much it allows, and every system call there is tried in
  * a process confined as a worker is. What the table does not name must kill.
  */
-#include <pwd.h>
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
+#include "tests/support/place.h"
 
-#include <cmocka.h>
-
-#include "daemon/base.h"
-#include "daemon/config.h"
 #include "daemon/proto.h"
 #include "store/files.h"
 #include "worker/confine.h"
 #include "worker/filter.h"
 #include <errno.h>
 #include <fcntl.h>
+#include <pwd.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -59,13 +52,12 @@ static int tear_down(void **state)
 
 static struct config *worker_config(void)
 {
-    char error[256];
     struct config *config = config_new();
     config_at(config, "test");
     const struct passwd *self = getpwuid(geteuid());
     const char *user = geteuid() != 0 && self ? self->pw_name : "nobody";
-    assert_true(config_set(config, "server", "", "worker_user", user, error, sizeof error));
-    assert_true(config_set(config, "server", "", "run_dir", "/tmp", error, sizeof error));
+    must_set(config, "server", "", "worker_user", user);
+    must_set(config, "server", "", "run_dir", "/tmp");
     return config;
 }
 
@@ -320,12 +312,11 @@ static void test_no_worker_user(void **state)
     (void)state;
     if (geteuid() != 0)
         skip();
-    assert_true(
-        config_set(config, "server", "", "worker_user", "nobody-at-all", error, sizeof error));
+    must_set(config, "server", "", "worker_user", "nobody-at-all");
     assert_false(confine_process(config, missing, sizeof missing, error, sizeof error));
     assert_non_null(strstr(error, "worker_user=nobody-at-all"));
     assert_non_null(strstr(error, "useradd"));
-    assert_true(config_set(config, "server", "", "worker_user", "root", error, sizeof error));
+    must_set(config, "server", "", "worker_user", "root");
     assert_false(confine_process(config, missing, sizeof missing, error, sizeof error));
     config_free(config);
 }

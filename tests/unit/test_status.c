@@ -2,15 +2,8 @@
  * test_status.c - the master's state as it is told entry by entry: every number, every session in
  * order, certificates as the nursery counts them, throttled sources, traced users.
  */
-#include "daemon/base.h"
 #include "daemon/status.h"
-
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stdlib.h>
-#include <string.h>
-
-#include <cmocka.h>
+#include "tests/support/place.h"
 
 static struct master *make_master(void)
 {
@@ -102,13 +95,6 @@ static void sessions_in_order(void **state)
     free_master(m);
 }
 
-static void set(struct config *config, const char *name, const char *key, const char *value)
-{
-    char error[200];
-    if (!config_set(config, "tls", name, key, value, error, sizeof error))
-        fail_msg("%s", error);
-}
-
 /* [tls] may have none; the nursery counts those that it was sent. */
 static void certificates(void **state)
 {
@@ -118,8 +104,8 @@ static void certificates(void **state)
     struct master *m = make_master();
     uint64_t expires[3] = {100, 200, 0};
     struct generation g = {.expires = expires, .n_expires = ARRAY_SIZE(expires)};
-    set(m->config, "one", "certificate", "/one.pem");
-    set(m->config, "two", "certificate", "/two.pem");
+    must_set(m->config, "tls", "one", "certificate", "/one.pem");
+    must_set(m->config, "tls", "two", "certificate", "/two.pem");
     for (int i = 0; i < 2; i++) { /* while there is no nursery, nobody knows */
         uint64_t from = 0;
         for (unsigned n = 0; n < 2; n++) {

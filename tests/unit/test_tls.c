@@ -1,15 +1,9 @@
 /*
  * test_tls.c - certificates, names, protocols and tickets, over pairs of memory BIOs.
  */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-
-#include <cmocka.h>
+#include "tests/support/place.h"
 
 #include "certificates.h"
-#include "daemon/base.h"
 #include "worker/client_ca.h"
 #include "worker/tls.h"
 #include <malloc.h>
@@ -27,10 +21,9 @@ static struct config *configure(const char *key, const char *value)
                                        {"net", "certificate", "/etc/net.pem"},
                                        {"net", "key", "/etc/net.key"}};
     for (size_t i = 0; i < ARRAY_SIZE(settings); i++)
-        assert_true(config_set(config, "tls", settings[i][0], settings[i][1], settings[i][2], error,
-                               sizeof error));
+        must_set(config, "tls", settings[i][0], settings[i][1], settings[i][2]);
     if (key)
-        assert_true(config_set(config, "tls", "", key, value, error, sizeof error));
+        must_set(config, "tls", "", key, value);
     return config;
 }
 
