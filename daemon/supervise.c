@@ -22,8 +22,8 @@ enum {
     TICK_MS = 1000,
     TICKET_KEY_MS = 3600 * 1000,
     LAST_REAP_MS = 2000,
-    LAST_WORDS = 64,  /* records of a child that has ended */
-    PROVEN_MS = 10000 /* a nursery this old ends a row of failures */
+    LAST_WORDS = 4096, /* records of a child that has ended: more than wait in a socket */
+    PROVEN_MS = 10000  /* a nursery this old ends a row of failures */
 };
 
 /* Take a record, if one is there. As in the loop, the source lives until its handler returns. */
@@ -39,8 +39,8 @@ static bool hear(sd_event_source *io, int fd, sd_event_io_handler_t handler)
 }
 
 /* What a child said before its end may have come since the loop looked last: its outcome or its
- * summary would be lost with its channel. A descendant of a PAM module's may hold that open, and
- * has nothing to say to us for long. */
+ * summary would be lost with its channel. A descendant of a PAM module's may hold that open, and go
+ * on to speak: not for ever. */
 static void hear_last_words(sd_event_source *const *io, const struct channel *channel,
                             sd_event_io_handler_t handler)
 {

@@ -66,6 +66,26 @@ def test_two_ends_at_a_time(server):
     assert "reason=lost" not in p.log_text()
 
 
+def test_many_last_words(server):
+    """All that a child said before its end is heard, however busy the master was meanwhile."""
+    p = server(tls_required="not-on-loopback")
+    p.ctl("debug", "alice", "on")
+    raw = poplar.log_in(p)
+    wait_until(lambda: raw.ask(b"NOOP") and "trace: C: NOOP" in p.log_text(), "a trace")
+    worker, = p.serving()
+    p.process.send_signal(signal.SIGSTOP)
+    try:
+        for _ in range(150):
+            assert raw.ask(b"RSET").startswith(b"+OK")
+        assert raw.ask(b"QUIT").startswith(b"+OK")
+        wait_until(lambda: p.proc_status(worker)["State"][0] == "Z", "it has ended")
+    finally:
+        p.process.send_signal(signal.SIGCONT)
+    p.wait_log("session ended: .*user=alice reason=(quit|lost)")
+    assert "reason=lost" not in p.log_text()
+    assert p.log_text().count("trace: C: RSET") == 150
+
+
 class Watched:
     """A server with a session that must not notice, and what has to be true of it at any time."""
 
