@@ -99,23 +99,26 @@ enum stream_outcome stream_start_tls(struct stream *s, SSL *tls)
     }
 }
 
-/* One attempt: octets read, 0 and the events to wait for, or 0 and 0 when the stream failed. */
-static size_t try_read(struct stream *s, void *octets, size_t size, short *events)
+/* One attempt in a direction, POLLIN or POLLOUT: how many octets went, or 0 and the events to wait
+ * for, or 0 and 0 when the stream failed. */
+static size_t attempt(struct stream *s, short direction, void *octets, size_t size, short *events)
 {
-    size_t got = 0;
+    bool in = direction == POLLIN;
+    size_t went = 0;
     *events = 0;
     if (s->tls) {
         ERR_clear_error();
-        int result = SSL_read_ex(s->tls, octets, size, &got);
+        int result = in ? SSL_read_ex(s->tls, octets, size, &went)
+                        : SSL_write_ex(s->tls, octets, size, &went);
         if (result != 1)
             *events = tls_wants(s, result);
-        return result == 1 ? got : 0;
+        return result == 1 ? went : 0;
     }
-    ssize_t result = read(s->fd, octets, size);
+    ssize_t result = in ? read(s->fd, octets, size) : write(s->fd, octets, size);
     if (result > 0)
         return (size_t)result;
     if (result < 0 && (errno == EAGAIN || errno == EINTR))
-        *events = POLLIN;
+        *events = direction;
     else
         fail(s, STREAM_CLOSED);
     return 0;
@@ -129,7 +132,7 @@ enum stream_outcome stream_read(struct stream *s, void *octets, size_t size, uin
     while (s->failure == STREAM_OK) {
         if (events != 0 && wait_for(s, events, deadline, STREAM_READ_TIMEOUT) != STREAM_OK)
             break;
-        *got = try_read(s, octets, size, &events);
+        *got = attempt(s, POLLIN, octets, size, &events);
         if (*got > 0) {
             s->octets_in += *got;
             return STREAM_OK;
@@ -138,33 +141,12 @@ enum stream_outcome stream_read(struct stream *s, void *octets, size_t size, uin
     return s->failure;
 }
 
-static size_t try_write(struct stream *s, const unsigned char *octets, size_t size, short *events)
-{
-    size_t done = 0;
-    *events = 0;
-    if (s->tls) {
-        ERR_clear_error();
-        int result = SSL_write_ex(s->tls, octets, size, &done);
-        if (result != 1)
-            *events = tls_wants(s, result);
-        return result == 1 ? done : 0;
-    }
-    ssize_t result = write(s->fd, octets, size);
-    if (result > 0)
-        return (size_t)result;
-    if (result < 0 && (errno == EAGAIN || errno == EINTR))
-        *events = POLLOUT;
-    else
-        fail(s, STREAM_CLOSED);
-    return 0;
-}
-
 enum stream_outcome stream_flush(struct stream *s)
 {
     size_t sent = 0;
     while (sent < s->filled && s->failure == STREAM_OK) {
         short events;
-        size_t done = try_write(s, s->out + sent, s->filled - sent, &events);
+        size_t done = attempt(s, POLLOUT, s->out + sent, s->filled - sent, &events);
         if (done == 0 && s->failure == STREAM_OK)
             wait_for(s, events, base_now_ms() + s->write_timeout, STREAM_WRITE_TIMEOUT);
         sent += done;
