@@ -62,7 +62,13 @@ def test_names_in_files_are_those_of_the_places(installed):
     assert f"certificate={installed}/etc/poplar/certificate.pem\n" in conf
     for name in files(installed):
         if not name.startswith(("sbin/", "bin/", "libexec/")):
-            assert not re.search(r"@[A-Z]+@", (installed / name).read_text()), name
+            text = (installed / name).read_text()
+            assert not re.search(r"@[A-Z]+@", text), name
+            for place in ("/usr/share/poplar", "/usr/libexec/poplar", "/usr/bin/poplar-deliver",
+                          "(?<!%s)/etc/poplar/" % installed):
+                assert not re.search(place, text), (name, place)
+    forward = (installed / "share/man/man8/poplar-deliver.8").read_text()
+    assert f'"|{installed}/bin/poplar-deliver alice"' in forward
 
 
 def test_destdir_is_put_before_and_stays_out_of_files(tmp_path):
