@@ -127,7 +127,8 @@ static char *find_fault(const struct grant_root *root, const char *user)
     if (fstat(root->fd, &st) < 0 || fstatfs(root->fd, &fs) < 0)
         return base_strdup(strerror(errno));
     if (st.st_uid != root->uid)
-        return base_format("belongs to uid %u, not to %s; chown -R %s: %s; chmod 0700 %s",
+        return base_format("belongs to uid %u, not to %s; name another, or if this is for "
+                           "maildrops only: chown -R %s: %s; chmod 0700 %s",
                            (unsigned)st.st_uid, user, user, root->path, root->path);
     if (st.st_mode & 022)
         return base_format("others may write to it (mode %04o); chmod 0700 %s",

@@ -117,10 +117,11 @@ static bool check_state_dir(const struct config *config, uid_t owner, char *erro
                            "%s: [server] state_dir=%s: %s; make it: install -d -o %s -m 0700 %s",
                            where, dir, strerror(errno), user, dir);
     if (!S_ISDIR(st.st_mode) || st.st_uid != owner || st.st_mode & 022)
-        return base_refuse(error, size,
-                           "%s: [server] state_dir=%s: must be a directory that is %s's alone; "
-                           "chown -R %s: %s; chmod 0700 %s",
-                           where, dir, user, user, dir, dir);
+        return base_refuse(
+            error, size,
+            "%s: [server] state_dir=%s: must be a directory that is %s's alone; "
+            "name one, or if this is for maildrops only: chown -R %s: %s; chmod 0700 %s",
+            where, dir, user, user, dir, dir);
     return true;
 }
 

@@ -341,8 +341,8 @@ def test_state_dir_mode(broken):
 def test_state_dir_owner(broken):
     os.chown(broken.state, 0, 0)
     error = refused(broken, CONFIG, place(broken, f"state_dir={broken.state}"),
-                    "belongs to uid 0, not to")
-    subprocess.run(error.partition("; ")[2], shell=True, check=True)
+                    "belongs to uid 0, not to", "if this is for maildrops only: chown")
+    subprocess.run(error.partition("maildrops only: ")[2], shell=True, check=True)
     starts_again(broken)
 
 
