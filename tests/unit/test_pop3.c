@@ -636,6 +636,43 @@ static void test_stale_grants(void **state)
     assert_true(strlen(h.summary.detail) > 0);
 }
 
+static void expect_refused_again(void)
+{
+    say(&h, "USER alice\r\nPASS secret\r\n");
+    expect(&h, "+OK");
+    expect(&h, "-ERR [SYS/TEMP]");
+    expect_close(&h, END_STORE);
+    assert_int_equal(h.auth.again, 1);
+    assert_string_equal(h.summary.detail, "the maildrop could not be granted again");
+}
+
+static void leave_the_worker(struct harness *harness)
+{
+    channel_close(&harness->worker);
+}
+
+/* And then there is none to be had, nor anybody who could be asked for one. */
+static void test_no_grant_again(void **state)
+{
+    (void)state;
+    harness_greeted(&h);
+    h.auth.stale = 1;
+    h.auth.verdict_again = LOGIN_STORE_TEMP;
+    expect_refused_again();
+    harness_greeted(&h);
+    h.auth.stale = 1;
+    h.auth.refusal_again = REFUSED_BUSY;
+    expect_refused_again();
+    harness_greeted(&h);
+    h.auth.stale = 1;
+    h.auth.while_deciding = leave_the_worker;
+    say(&h, "USER alice\r\nPASS secret\r\n");
+    expect(&h, "+OK");
+    while (!h.closed)
+        harness_take(&h);
+    assert_int_equal(h.auth.again, 0);
+}
+
 static void test_a_large_message(void **state)
 {
     enum { LINES = 60000 };
@@ -754,6 +791,7 @@ int main(void)
         SESSION(test_without_quit_nothing_is_deleted),
         SESSION(test_the_list_does_not_move),
         SESSION(test_stale_grants),
+        SESSION(test_no_grant_again),
         SESSION(test_a_large_message),
         SESSION(test_a_torn_message),
         SESSION(test_stls_forgets_the_clear),

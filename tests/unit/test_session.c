@@ -4,6 +4,8 @@
  */
 #include "worker_harness.h"
 
+#include "store/schema.h"
+
 #include <time.h>
 
 #define DAY 86400
@@ -149,6 +151,60 @@ static void test_expire(void **state)
     harness_sql(&h, "UPDATE message SET deleted = 7 / (deleted > 1000000) WHERE deleted NOT NULL");
 }
 
+static void expect_damage_at_login(void)
+{
+    harness_greeted(&h);
+    say(&h, "USER alice\r\nPASS secret\r\n");
+    expect(&h, "+OK");
+    expect(&h, "-ERR [SYS/PERM] ");
+    expect_close(&h, END_STORE);
+    assert_true(strlen(h.summary.detail) > 0);
+}
+
+/* What is damaged is said before anything else is. */
+static void test_damage_at_login(void **state)
+{
+    (void)state;
+    start("store.expire_after=60h");
+    deliver("Subject: old\r\n\r\n", (int64_t)time(NULL) - 3 * DAY);
+    harness_sql(&h, "PRAGMA ignore_check_constraints = ON; UPDATE message SET size = 'x'");
+    expect_damage_at_login();
+    assert_non_null(strstr(h.summary.detail, "has no size"));
+    harness_sql(&h, "PRAGMA ignore_check_constraints = ON;"
+                    "INSERT INTO setting(name, value) VALUES('pop3', 'x')");
+    expect_damage_at_login();
+    assert_non_null(strstr(h.summary.detail, "setting pop3 is no number"));
+}
+
+/* The totals are what STAT tells, and the rows what LIST tells: if they differ, the first that
+ * needs both says so. */
+static void test_totals_of_other_rows(void **state)
+{
+    struct maildrop_totals totals;
+    char sql[300];
+    (void)state;
+    start(NULL);
+    deliver("Subject: one\r\n\r\n", 0);
+    struct maildrop *m = test_drop_open(&h.drop);
+    const struct maildrop_totals sound = test_totals(m);
+    maildrop_close(m);
+    for (int i = 0; i < 3; i++) {
+        totals = sound;
+        ++*(uint64_t *[]){&totals.messages, &totals.octets, &totals.plain_octets}[i];
+        snprintf(sql, sizeof sql,
+                 "PRAGMA ignore_check_constraints = ON;"
+                 "UPDATE state SET messages = %d, octets = %d, plain_octets = %d, guard = %lld",
+                 (int)totals.messages, (int)totals.octets, (int)totals.plain_octets,
+                 (long long)schema_guard(&totals));
+        harness_sql(&h, sql);
+        harness_logged_in(&h);
+        run("STAT", "+OK ", false);
+        say(&h, "LIST\r\n");
+        expect(&h, "-ERR [SYS/PERM] ");
+        expect_close(&h, END_STORE);
+    }
+}
+
 #define NULS "Subject: a\0b\r\n\r\n\0\0c\0\r\n.\0\r\n"
 
 static void retrieve_nuls(const char *stuffed, size_t size)
@@ -196,6 +252,8 @@ int main(void)
         cmocka_unit_test_teardown(test_login_delay, clean_up),
         cmocka_unit_test_teardown(test_no_login_delay, clean_up),
         cmocka_unit_test_teardown(test_expire, clean_up),
+        cmocka_unit_test_teardown(test_damage_at_login, clean_up),
+        cmocka_unit_test_teardown(test_totals_of_other_rows, clean_up),
         cmocka_unit_test_teardown(test_nuls_pass, clean_up),
         cmocka_unit_test_teardown(test_nuls_replaced, clean_up),
     };

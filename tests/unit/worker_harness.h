@@ -53,8 +53,11 @@ struct played {
     int short_by;     /* files that are not there with a yes */
     bool last;        /* PROTO_SETTLED says so */
     int stale;        /* grants to hand out with an unlinked -wal */
-    unsigned asked;   /* exchanges begun */
-    unsigned again;   /* grants asked for again */
+
+    uint32_t verdict_again, refusal_again; /* for a grant that is asked for again */
+
+    unsigned asked; /* exchanges begun */
+    unsigned again; /* grants asked for again */
     char user[PROTO_USER_MAX + 1], mechanism[32];
     char secret[32768 + 1]; /* the most that token_max can be */
     size_t secret_size;
@@ -424,10 +427,13 @@ static inline void played_exchange(struct harness *h)
 
 static inline void played_login(struct harness *h)
 {
-    if (h->worker.state == STATE_CLIENT)
+    if (h->worker.state == STATE_CLIENT) {
         h->worker.state = STATE_LOGIN;
-    else
+    } else {
         h->auth.again++;
+        h->auth.refusal = h->auth.refusal_again;
+        h->auth.verdict = h->auth.verdict_again;
+    }
     if (h->auth.refusal == 0) {
         played_exchange(h);
         return;
@@ -435,7 +441,8 @@ static inline void played_login(struct harness *h)
     message_begin(&h->m, PROTO_LOGIN_REFUSED);
     message_put_u32(&h->m, h->auth.refusal);
     harness_send(&h->worker, &h->m);
-    h->worker.state = STATE_CLIENT;
+    if (h->worker.state == STATE_LOGIN)
+        h->worker.state = STATE_CLIENT;
 }
 
 static inline void played_summary(struct harness *h)
