@@ -229,6 +229,23 @@ static void test_tick(void **state)
     workers_tick(&m); /* they are counted until they are reaped, and killed once */
 }
 
+/* Its time to log in is over: a login that came just in time counts. */
+static void test_late(void **state)
+{
+    struct channel its;
+    struct worker *in = add_worker(STATE_CLIENT, &its), *late = add_worker(STATE_CLIENT, &its);
+    (void)state;
+    set("session", "login_timeout", "1s");
+    in->started = late->started = base_now_ms() - 20000;
+    worker_may_log_in(in);
+    worker_may_log_in(late);
+    worker_enter(in, STATE_MAIL);
+    turn();
+    assert_true(is_killed(late->pid));
+    assert_true(lives(in->pid));
+    assert_non_null(strstr(logged(), "not logged in after the time to log in"));
+}
+
 static void test_crowded(void **state)
 {
     struct channel its;
@@ -269,6 +286,53 @@ static bool is_told_and_closed(int fd, const char *begins)
                 recv(fd, text, 1, MSG_DONTWAIT) == 0;
     close(fd);
     return good;
+}
+
+static void expect_waiting(unsigned n)
+{
+    turn();
+    assert_int_equal(m.n_waiting, n);
+}
+
+/* A client that has left the queue, or a signal, is no reason to pause; what the kernel has not
+ * got, or a security module forbids, is. And none of those who wait is forgotten at the end. */
+static void test_doors(void **state)
+{
+    struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr = {htonl(INADDR_LOOPBACK)}};
+    socklen_t size = sizeof address;
+    int door = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0), clients[3], code;
+    (void)state;
+    assert_int_equal(bind(door, (struct sockaddr *)&address, size), 0);
+    assert_int_equal(listen(door, 10), 0);
+    assert_int_equal(getsockname(door, (struct sockaddr *)&address, &size), 0);
+    m.listeners = base_alloc(sizeof *m.listeners);
+    *m.listeners = (struct listener){.fd = door, .door = DOOR_POP3, .text = base_strdup("test")};
+    m.n_listeners = 1;
+    assert_true(listen_attach(&m));
+    static const int errors[] = {ECONNABORTED, EINTR, EPERM};
+    for (unsigned i = 0; i < 3; i++) {
+        clients[i] = socket(AF_INET, SOCK_STREAM, 0);
+        assert_int_equal(connect(clients[i], (struct sockaddr *)&address, size), 0);
+        calls_break("accept4", 1, errors[i]);
+        expect_waiting(errors[i] == EPERM ? i : i + 1);
+        assert_true(calls_mend());
+    }
+    assert_non_null(strstr(logged(), "accept: Operation not permitted; pausing"));
+    while (m.n_waiting < 3)
+        sd_event_run(m.event, 1000000);
+    m.stopping = true;
+    listen_detach(&m);
+    loop_end_if_drained(&m);
+    assert_int_equal(sd_event_get_exit_code(m.event, &code), -ENODATA);
+    while (m.waiting) {
+        struct waiting *w = admit_next(&m);
+        close(w->fd);
+        free(w);
+    }
+    loop_end_if_drained(&m);
+    assert_int_equal(sd_event_get_exit_code(m.event, &code), 0);
+    for (unsigned i = 0; i < 3; i++)
+        close(clients[i]);
 }
 
 /* With every slot taken by who is logged in or ends, one that waits gives way to who comes. */
@@ -498,7 +562,7 @@ static void test_login_without_outcome(void **state)
     struct worker *w = add_worker(STATE_LOGIN, &worker);
     struct auth *a = add_auth(STATE_BUSY, w, &auth);
     (void)state;
-    w->asked = base_now_ms();
+    w->asked = base_now_us();
     message_begin(&message, PROTO_VACANT);
     say(&auth);
     assert_null(w->auth);
@@ -562,7 +626,7 @@ static void test_login_waits_too_long(void **state)
     (void)state;
     must_set(m.config, "auth", "", "processes_max", "1");
     w->queued = true;
-    w->asked = base_now_ms() - 3600000;
+    w->asked = base_now_us() - 3600000000;
     login_tick(&m);
     assert_int_equal(next_told(&its), PROTO_LOGIN_REFUSED);
     assert_int_equal(message_get_u32(&message), REFUSED_BUSY);
@@ -579,7 +643,7 @@ static void test_login_waits_too_long(void **state)
     assert_int_equal(grant->channel.state, STATE_MAIL);
     assert_int_equal(next_told(&other), PROTO_LOGIN_REFUSED);
     grant->queued = true;
-    grant->asked = base_now_ms();
+    grant->asked = base_now_us();
     m.serving = true;
     login_tick(&m);
     assert_non_null(strstr(logged(), "cannot start /nowhere/poplar-auth"));
@@ -603,6 +667,27 @@ static void test_spare_auths(void **state)
     for (size_t i = 0; i < 3; i++)
         a[i]->retired = true;
     assert_true(login_ping(&m)); /* those do not count */
+}
+
+static void test_auth_says(void **state)
+{
+    static char long_text[900];
+    struct channel its;
+    struct auth *a = add_auth(STATE_IDLE, NULL, &its);
+    (void)state;
+    memset(long_text, 'x', sizeof long_text - 1);
+    message_begin(&message, PROTO_LOG);
+    message_put_u32(&message, LOG_ERR);
+    message_put_text(&message, long_text);
+    say(&its);
+    assert_non_null(strstr(logged(), "auth: (a line too long)\n"));
+    assert_int_equal(login_hear(NULL, 0, 0, a), 0); /* nothing is there */
+    calls_break("sendmsg", 1, ENOBUFS);
+    assert_true(login_ping(&m)); /* what was not asked is not waited for */
+    assert_true(calls_mend());
+    assert_true(login_ping(&m));
+    assert_int_equal(next_told(&its), PROTO_PING);
+    assert_true(lives(a->pid));
 }
 
 /* Generations. */
@@ -639,6 +724,20 @@ static void test_nursery_says(void **state)
     assert_true(lives(m.current->pid));
 }
 
+/* It was reaped before what it said last was heard. */
+static void test_nursery_gone(void **state)
+{
+    (void)state;
+    kill(m.current->pid, SIGKILL);
+    assert_int_equal(waitpid(m.current->pid, NULL, 0), m.current->pid);
+    m.current->pid = 0;
+    assert_int_equal(write(nursery.fd, "\xff", 1), 1);
+    turn();
+    assert_non_null(strstr(logged(), "killing the nursery: it sent a record of no known type"));
+    assert_int_equal(m.current->channel.fd, -1);
+    assert_null(m.current->io);
+}
+
 static void test_no_nursery(void **state)
 {
     (void)state;
@@ -673,7 +772,7 @@ static struct worker *add_queued(const char *peer, struct channel *its)
  * strangers the oldest and the newest have their turns. */
 static void test_queue(void **state)
 {
-    struct channel its[3], busy[2];
+    struct channel its[3], busy[3], ended_end;
     struct worker *w[3];
     struct sockaddr_storage gone, known;
     socklen_t size;
@@ -688,10 +787,12 @@ static void test_queue(void **state)
         snprintf(peer, sizeof peer, "192.0.2.%u:1", i + 1);
         w[i] = add_queued(peer, &its[i]);
     }
+    struct worker *ended = add_queued("192.0.2.4:1", &ended_end);
+    worker_end(ended); /* its turn comes no more */
     struct worker *first = queue_next(&m), *second = queue_next(&m);
     assert_true((first == w[0] && second == w[2]) || (first == w[2] && second == w[0]));
     assert_int_equal(queue_length(&m), 2);
-    for (unsigned i = 0; i < 2; i++) {
+    for (unsigned i = 0; i < 3; i++) { /* one began when there might be more */
         struct auth *a = add_auth(STATE_BUSY, NULL, &busy[i]);
         a->owes = true;
         a->attempt = (struct attempt){.service = SERVE_LOGIN, .door = DOOR_POP3, .peer = gone};
@@ -703,6 +804,7 @@ static void test_queue(void **state)
     assert_ptr_equal(queue_next(&m), w[1]);
     for (unsigned i = 0; i < 3; i++)
         w[i]->queued = false;
+    ended->queued = false;
 }
 
 /* One that was started meanwhile is not needed any more. */
@@ -830,6 +932,12 @@ static void test_visitors(void **state)
     if (!control_open(&m, error, sizeof error))
         fail_msg("%s", error);
     visit(&ctl);
+    for (int i = 0; i < 2; i++) { /* gone before it was looked at, or a signal came: once more */
+        calls_break("accept4", 1, i == 0 ? EAGAIN : EINTR);
+        assert_true(sd_event_run(m.event, 0) > 0);
+        assert_true(calls_mend());
+        assert_string_equal(logged(), "");
+    }
     calls_break("accept4", 1, EMFILE); /* it waits until there is room */
     assert_true(sd_event_run(m.event, 0) > 0);
     assert_true(calls_mend());
@@ -974,7 +1082,9 @@ int main(void)
         TEST(test_trace),
         TEST(test_finish),
         TEST(test_tick),
+        TEST(test_late),
         TEST(test_crowded),
+        TEST(test_doors),
         TEST(test_who_waits_gives_way),
         TEST(test_no_spool),
         TEST(test_claimed_addresses),
@@ -984,7 +1094,9 @@ int main(void)
         TEST(test_takeover),
         TEST(test_login_waits_too_long),
         TEST(test_spare_auths),
+        TEST(test_auth_says),
         TEST(test_nursery_says),
+        TEST(test_nursery_gone),
         TEST(test_no_nursery),
         TEST(test_queue),
         TEST(test_generation_overtaken),
