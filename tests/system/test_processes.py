@@ -249,6 +249,18 @@ def test_105_sessions_per_layout(server):
     assert len(layouts) >= 2
 
 
+def test_layout_max_age(server):
+    """A layout ends with its time; sessions in it go on."""
+    p = server(workers_layout_max_age="1s")
+    client = p.login()
+    first, = p.nursery()
+    wait_until(lambda: len(p.nursery()) == 1 and p.nursery() != [first], "another nursery")
+    assert "starting a new nursery: layout_max_age is over" in p.log_text()
+    client.noop()
+    client.quit()
+    assert works(p) == 0
+
+
 def test_reload_brings_a_certificate(server, tmp_path):
     """SIGHUP: new connections see the new certificate, the session in progress lives on."""
     p = server()
@@ -411,6 +423,37 @@ def test_stop_lets_sessions_end(server):
     p.stop()
     p.start()
     assert works(p) == 0
+
+
+def test_stop_twice(server):
+    """Who asks again waits for nobody."""
+    p = server(server_stop_grace="60s")
+    p.add("alice", MESSAGE)
+    client = p.login()
+    client.dele(1)
+    p.process.send_signal(signal.SIGTERM)
+    p.wait_log("stopping, 1 sessions")
+    p.process.send_signal(signal.SIGTERM)
+    assert p.process.wait(15) == 0
+    p.stop()
+    p.start()
+    assert works(p) == 1
+
+
+def test_stop_before_anything_is_served(tmp_path):
+    """Its nursery never says that it is ready; nobody waits for that."""
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    replace_program(programs, "poplar-worker", hangs=True)
+    replace_program(programs, "poplar-auth", hangs=False)
+    p = poplar.Poplar(tmp_path, server_program_dir=programs)
+    starting = subprocess.Popen(p.command(), stderr=subprocess.PIPE)
+    wait_until(lambda: b"sleep" in subprocess.run(
+        ["ps", "-o", "args=", "--ppid", str(starting.pid)], capture_output=True).stdout,
+               "the nursery")
+    starting.send_signal(signal.SIGTERM)
+    assert starting.communicate(timeout=15)[1] == b""
+    assert starting.returncode == 0
 
 
 def test_stop_serves_who_was_accepted(server):

@@ -1,10 +1,12 @@
 """systemd's watchdog: fed while nursery and auth answer, whatever a directory server does."""
 
+import json
 import os
 import signal
 
 import pytest
 
+import poplar
 from poplar import wait_until
 
 
@@ -20,8 +22,24 @@ def fed(p, times=2):
         p.wait_notified("WATCHDOG=1")
 
 
+def seconds(p):
+    """How old its nursery is, by poplard's own clock."""
+    return json.loads(p.ctl("--json", "status").stdout)["workers"]["generation_ms"] / 1000
+
+
 def test_fed_while_all_is_well(watched):
     fed(watched(), 3)
+
+
+def test_fed_with_a_longer_time(server, monkeypatch):
+    """As often as a third of it passes, not at each tick."""
+    monkeypatch.setenv("WATCHDOG_USEC", "6000000")
+    p = server()
+    fed(p)
+    started = seconds(p)
+    del p.notified[:]
+    fed(p, 3)
+    assert seconds(p) - started >= 3
 
 
 @pytest.mark.parametrize("who", ["nursery", "auth"])
@@ -32,8 +50,29 @@ def test_not_fed_while_a_child_hangs(watched, who):
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)
     p.wait_log("(the nursery|an idle auth process) does not answer: systemd's watchdog is not fed")
+    told = seconds(p)
+    wait_until(lambda: seconds(p) > told + 2, "two ticks more")
+    assert p.log_text().count("watchdog is not fed") == 1
     for pid in pids:
         os.kill(pid, signal.SIGCONT)
+    del p.notified[:]
+    fed(p)
+
+
+def test_not_fed_without_a_nursery(watched, tmp_path):
+    """None can be started: who restarts the service may have better luck."""
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    for name in ("poplar-worker", "poplar-auth"):
+        (programs / name).symlink_to(poplar.BUILD / name)
+    p = watched(server_program_dir=programs)
+    fed(p)
+    (programs / "poplar-worker").unlink()
+    for pid in p.nursery():
+        os.kill(pid, signal.SIGKILL)
+    p.wait_log("cannot start .*/poplar-worker: No such file")
+    p.wait_log("the nursery does not answer: systemd's watchdog is not fed")
+    (programs / "poplar-worker").symlink_to(poplar.BUILD / "poplar-worker")
     del p.notified[:]
     fed(p)
 
