@@ -97,15 +97,16 @@ static bool list_folder(struct ctl_maildir *maildir, size_t *room, bool in_new)
     return error == 0;
 }
 
-/* By the names without flags; what was gone again comes last. */
+/* By the names without flags, of which one file's stand together; what was gone again comes last.
+ */
 static int compare_bases(const void *a, const void *b)
 {
     const struct ctl_maildir_entry *x = a, *y = b;
     size_t length = ctl_uidl_base_length(x->name), other = ctl_uidl_base_length(y->name);
     int order = strncmp(x->name, y->name, length < other ? length : other);
-    if (order || length != other)
-        return order ? order : length < other ? -1 : 1;
-    return (x->inode == 0) - (y->inode == 0);
+    if (order == 0)
+        order = (length > other) - (length < other);
+    return order ? order : (x->inode < y->inode) - (x->inode > y->inode);
 }
 
 /* Whether two entries of one name, next to each other in that order, are one message that was met

@@ -52,10 +52,35 @@ static int start_true(void)
     return info.si_code == CLD_EXITED ? info.si_status : CALLS_DONE_WRONG;
 }
 
+/* From the program that was open since the start, on any number: it is the only other that stays.
+ */
+static int kept_on;
+
+static int start_kept(void)
+{
+    struct channel channel = {.fd = -1};
+    siginfo_t info = {0};
+    int kept = spawn_keep("/bin", "true");
+    if (kept < 0)
+        return calls_say(strerror(errno));
+    if (kept != kept_on && (dup3(kept, kept_on, O_CLOEXEC) != kept_on || close(kept) < 0))
+        return CALLS_DONE_WRONG;
+    pid_t pid = spawn_child("/nowhere", "true", kept_on, ROLE_AUTH, &channel);
+    if (pid < 0)
+        return channel.fd < 0 ? calls_say(strerror(errno)) : CALLS_DONE_WRONG;
+    waitid(P_PID, (id_t)pid, &info, WEXITED);
+    channel_close(&channel);
+    return info.si_code == CLD_EXITED ? info.si_status : CALLS_DONE_WRONG;
+}
+
 static void test_spawn(void **state)
 {
     (void)state;
     assert_true(calls_walk(start_true, calls_told) >= 10);
+    kept_on = PROTO_FD_CONTROL + 1;
+    assert_true(calls_walk(start_kept, calls_told_or_done) >= 10);
+    kept_on = 40;
+    assert_true(calls_walk(start_kept, calls_told_or_done) >= 10);
 }
 
 static int die_with_another(void)
@@ -687,6 +712,12 @@ static void test_check(void **state)
     char error[256];
     must_set(config, "tls", "", "required", "no");
     assert_true(config_complete(config, error, sizeof error));
+    assert_true(calls_mend());
+    assert_string_equal(config->server.hostname, "localhost");
+    config_free(config);
+    calls_answer("gethostname", 1, 0); /* a host without a name */
+    config = config_new();
+    assert_true(config_complete(config, error, sizeof error) || *error);
     assert_true(calls_mend());
     assert_string_equal(config->server.hostname, "localhost");
     config_free(config);

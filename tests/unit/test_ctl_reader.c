@@ -155,6 +155,44 @@ static void maildir_in_order(void **state)
     expect("ms", CTL_FORMAT_AUTO, "1000:one\n|1000:two\n|");
 }
 
+/* Names that begin like others, a message with two names, and three files of one name: none of them
+ * is taken for another. */
+static void maildir_of_names_alike(void **state)
+{
+    (void)state;
+    make_maildir("ma");
+    put("ma/cur/1.a:2,S", "one\n", 1);
+    put("ma/new/1.ab", "two\n", 2);
+    put("ma/cur/1.abc:2,", "three\n", 3);
+    assert_int_equal(link("ma/cur/1.a:2,S", "ma/new/1.b"), 0);
+    put("ma/cur/2.a:2,S", "four\n", 4);
+    put("ma/cur/2.a:2,R", "five\n", 5);
+    put("ma/new/2.a", "six\n", 6);
+    char all[4096] = "", error[512];
+    static const struct ctl_reader_how how = {.format = CTL_FORMAT_MAILDIR};
+    struct ctl_item item;
+    int status;
+    struct ctl_reader *reader = ctl_reader_open("ma", &how, &status, error, sizeof error);
+    assert_non_null(reader);
+    while (ctl_reader_next(reader, &item) == CTL_READ_MESSAGE) {
+        char octets[100];
+        ssize_t got = ctl_reader_read(reader, octets, sizeof octets);
+        strncat(all, octets, (size_t)got);
+    }
+    ctl_reader_close(reader);
+    static const struct {
+        const char *text;
+        unsigned times;
+    } wanted[] = {{"one\n", 2},  {"two\n", 1},  {"three\n", 1},
+                  {"four\n", 1}, {"five\n", 1}, {"six\n", 1}};
+    for (size_t i = 0; i < ARRAY_SIZE(wanted); i++) {
+        unsigned times = 0;
+        for (const char *at = all; (at = strstr(at, wanted[i].text)); at++)
+            times++;
+        assert_int_equal(times, wanted[i].times);
+    }
+}
+
 /* Root imports what its owner could have put there: no links out, nothing that blocks. */
 static void maildir_follows_nothing(void **state)
 {
@@ -456,6 +494,7 @@ int main(void)
         cmocka_unit_test(refuses_what_is_none),
         cmocka_unit_test(locked_mbox_waits),
         cmocka_unit_test(maildir_in_order),
+        cmocka_unit_test(maildir_of_names_alike),
         cmocka_unit_test(maildir_follows_nothing),
         cmocka_unit_test(empty_maildir),
         cmocka_unit_test(names),
