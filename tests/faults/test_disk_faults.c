@@ -325,6 +325,7 @@ static const struct way {
     {"sync: I/O error", DISK_SYNC, EIO},
     {"sync: disk full", DISK_SYNC, ENOSPC},
     {"truncate: I/O error", DISK_TRUNCATE, EIO},
+    {"truncate: disk full", DISK_TRUNCATE, ENOSPC},
     {"read: I/O error", DISK_READ, EIO},
     {"read: cut short", DISK_READ, 0},
     {"statement: I/O error", DISK_STATEMENT, SQLITE_IOERR},

@@ -437,7 +437,7 @@ BAD = {
     b"MAIL FROM:x": b"501 5.5.4", b"MAIL FROM:<x@>": b"501 5.1.7",
     b"MAIL FROM:<x> BODY=BINARYMIME": b"501 5.5.4", b"MAIL FROM:<x> AUTH=<>": b"555 5.5.4",
     b"MAIL FROM:<x> SIZE=1x": b"501 5.5.4", b"NO\0OP": b"500 5.5.2", b"NOOP \xff": b"500 5.5.2",
-    b"QUIT now": b"501 5.5.4", b"RSET now": b"501 5.5.4", b"VRFY": b"501 5.5.4",
+    b"DATA now": b"501 5.5.4", b"QUIT now": b"501 5.5.4", b"RSET now": b"501 5.5.4", b"VRFY": b"501 5.5.4",
     b"NOOP " + b"x" * 506: b"500 5.5.2", b"MAIL FROM:<" + b"x" * 560 + b">": b"500 5.5.2",
 }
 

@@ -152,6 +152,8 @@ static void test_rcpt(void **state)
     assert_int_equal(lmtp_parse_rcpt("TO:<\"al ice\">", false, &to), LMTP_PARSED);
     assert_string_equal(to.mailbox, "al ice");
     assert_int_equal(lmtp_parse_rcpt("TO:<>", false, &to), LMTP_BAD_PATH);
+    assert_int_equal(lmtp_parse_rcpt("FROM:<a>", false, &to), LMTP_BAD_SYNTAX);
+    assert_int_equal(lmtp_parse_rcpt("", false, &to), LMTP_BAD_SYNTAX);
     assert_int_equal(lmtp_parse_rcpt("TO:<a> NOTIFY=NEVER", false, &to), LMTP_BAD_PARAMETER);
     assert_int_equal(lmtp_parse_rcpt("TO:<\xc3\xa9>", false, &to), LMTP_NOT_ASCII);
     assert_int_equal(lmtp_parse_rcpt("TO:<\xc3\xa9>", true, &to), LMTP_PARSED);
