@@ -37,11 +37,11 @@ static bool is_configured(const struct config *config, enum sasl_mechanism mecha
     return false;
 }
 
-/* A certificate is no credential that could be overheard, but there is none without TLS. */
+/* One that is configured. A certificate is no credential that could be overheard, but there is none
+ * without TLS. */
 static bool is_usable(const struct session *s, enum sasl_mechanism mechanism)
 {
-    return is_configured(s->config, mechanism) &&
-           (mechanism == SASL_EXTERNAL ? s->client_name[0] != '\0' : session_may_log_in(s));
+    return mechanism == SASL_EXTERNAL ? s->client_name[0] != '\0' : session_may_log_in(s);
 }
 
 const char *authenticate_mechanism(const struct session *s, size_t n)

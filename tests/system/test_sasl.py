@@ -128,6 +128,10 @@ def test_certificate_by_address(server, tmp_path):
     raw = connect()
     raw.ask(b"CAPA")
     assert b"SASL PLAIN EXTERNAL\r\n" in raw.multi()
+    assert raw.ask(b"AUTH EXTERNAL").startswith(b"+ \r\n")
+    assert raw.ask(b"*").startswith(b"-ERR ")  # it thinks better of it
+    for other in (b"bob", b"Alicf@Pop.Example.Test", b"Alice@Pop.Example.Tes"):
+        assert raw.ask(b"AUTH EXTERNAL " + base64.b64encode(other)).startswith(b"-ERR [AUTH] ")
     assert raw.ask(b"AUTH EXTERNAL =").startswith(b"+OK")
     assert raw.ask(b"STAT") == b"+OK 1 %d\r\n" % len(MAIL)
     raw.ask(b"QUIT")

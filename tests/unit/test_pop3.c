@@ -732,6 +732,41 @@ static void test_a_torn_message(void **state)
     expect_quit(&h);
 }
 
+/* Its row says, after the first of its octets was sent, that there are no more than that chunk. */
+static void test_a_shortened_message(void **state)
+{
+    enum { SIZE = 2 * MAILDROP_CHUNK_SIZE };
+    char *content = base_alloc(SIZE), line[4096], sql[200];
+    size_t heard = 0;
+    (void)state;
+    for (size_t i = 0; i < SIZE; i++)
+        content[i] = i % 64 == 62 ? '\r' : i % 64 == 63 ? '\n' : 'x';
+    memcpy(content, "S: x\r\n\r\n", 8);
+    harness_deliver_octets(&h, content, SIZE);
+    free(content);
+    harness_logged_in(&h);
+    say(&h, "LIST 3\r\n");
+    expect(&h, "+OK 3 131072");
+    snprintf(sql, sizeof sql, "UPDATE message SET size = %d WHERE size = %d", MAILDROP_CHUNK_SIZE,
+             SIZE);
+    harness_sql(&h, sql);
+    say(&h, "RETR 3\r\nNOOP\r\n");
+    expect(&h, "+OK 131072 octets");
+    while (hear(&h, line, sizeof line)[0]) {
+        assert_string_not_equal(line, ".\r\n");
+        heard += strlen(line);
+    }
+    assert_in_range(heard, 1, MAILDROP_CHUNK_SIZE);
+    expect_end(&h, END_STORE);
+    snprintf(sql, sizeof sql, "UPDATE message SET size = %d WHERE size = %d", SIZE,
+             MAILDROP_CHUNK_SIZE);
+    harness_sql(&h, sql);
+    harness_logged_in(&h);
+    say(&h, "DELE 3\r\n");
+    expect(&h, "+OK");
+    expect_quit(&h);
+}
+
 /* The whole file is overwritten under the session. */
 static void test_damage_on_the_way(void **state)
 {
@@ -794,6 +829,7 @@ int main(void)
         SESSION(test_no_grant_again),
         SESSION(test_a_large_message),
         SESSION(test_a_torn_message),
+        SESSION(test_a_shortened_message),
         SESSION(test_stls_forgets_the_clear),
         SESSION(test_damage_on_the_way),
     };

@@ -743,6 +743,11 @@ static void test_disconnect_after_a_refusal(void **state)
     say_encoded("AUTH XOAUTH2 ", OCTETS("user=alice\1auth=Bearer t\1\1"));
     expect(&h, "+ ");
     expect_end(&h, END_DISCONNECT);
+    harness_greeted(&h);
+    say_encoded("AUTH OAUTHBEARER ", OCTETS("n,a=alice,\1auth=\1\1")); /* without a token */
+    expect(&h, "+ ");
+    expect_end(&h, END_DISCONNECT);
+    assert_int_equal(h.auth.asked, 0);
 }
 
 /* token_max octets are a token, in one line or as a response; one more are not. */
