@@ -235,7 +235,7 @@ static void test_late(void **state)
     struct channel its;
     struct worker *in = add_worker(STATE_CLIENT, &its), *late = add_worker(STATE_CLIENT, &its);
     (void)state;
-    set("session", "login_timeout", "1s");
+    must_set(m.config, "session", "", "login_timeout", "1s");
     in->started = late->started = base_now_ms() - 20000;
     worker_may_log_in(in);
     worker_may_log_in(late);
