@@ -144,6 +144,25 @@ def test_certificate_by_address(server, tmp_path):
     raw.close()
 
 
+def test_certificate_of_no_user(server, tmp_path):
+    """A name that no user has is as good as none."""
+    ca = authority(tmp_path, "clients")
+    p = serve(server, stack=VOUCHED, tls_client_ca=ca[0], tls_client_name="cn",
+              auth_mechanisms="plain, external")
+    for name, good in (("alice", True), (".", False), ("..", False), ("../alice", False),
+                       (".alice", True)):
+        context = p.tls_context()
+        context.load_cert_chain(issue(tmp_path, ca, "/CN=" + name.replace("/", r"\/")))
+        raw = Raw(socket.create_connection(("127.0.0.1", p.tls_port), 20))
+        raw.start_tls(context)
+        assert raw.line().startswith(b"+OK")
+        raw.ask(b"CAPA")
+        assert any(line.startswith(b"SASL PLAIN EXTERNAL") for line in raw.multi()) == good, name
+        if not good:
+            assert raw.ask(b"AUTH EXTERNAL =").startswith(b"-ERR no certificate came"), name
+        raw.close()
+
+
 def test_no_authority_no_external(server):
     """Without client_ca nobody can log in by saying so."""
     p = serve(server, stack=VOUCHED, auth_mechanisms="plain, external")
@@ -157,7 +176,11 @@ def test_no_authority_no_external(server):
 def test_bad_authority_refuses_to_start(server, tmp_path):
     rubbish = tmp_path / "rubbish.pem"
     rubbish.write_text("rubbish\n")
-    for path, word in ((rubbish, "no PEM certificate"), (tmp_path / "none", "No such file")):
+    half = tmp_path / "half.pem"  # one is good, the other is not
+    half.write_bytes(authority(tmp_path, "good")[0].read_bytes() + b"-----BEGIN CERTIFICATE-----\n"
+                     b"bm8gY2VydGlmaWNhdGU=\n-----END CERTIFICATE-----\n")
+    for path, word in ((rubbish, "no PEM certificate"), (tmp_path / "none", "No such file"),
+                       (half, "PEM certificate")):
         p = server(start=False, tls_client_ca=path)
         result = subprocess.run(p.command(), capture_output=True, text=True, timeout=20)
         assert result.returncode == 78, result.stderr

@@ -122,6 +122,7 @@ static void test_values_that_are_none(void **state)
     } cases[] = {
         {"UPDATE message SET id = -2 WHERE id = 2", {list, walk_from_below}},
         {"UPDATE message SET id = -2, retrieved = 1 WHERE id = 2", {last}},
+        {"UPDATE message SET id = 1 << 43 WHERE id = 2", {list}},
         {"UPDATE message SET size = 'x' WHERE id = 2", {list, walk, top, surrogate}},
         {"UPDATE message SET size = -1 WHERE id = 2", {list, walk, top, surrogate}},
         {"UPDATE message SET plain_size = 'x' WHERE id = 2", {list, surrogate}},
@@ -155,6 +156,40 @@ static void test_values_that_are_none(void **state)
         tear_down(NULL);
         set_up(NULL);
     }
+}
+
+/* On the page of the rows the third has the number of the first. */
+static void test_rows_out_of_order(void **state)
+{
+    enum { PAGE = 4096, CELLS = 8 };
+    struct maildrop *m = test_drop_open(&drop);
+    unsigned char page[PAGE];
+    sqlite3_stmt *statement;
+    char path[80];
+
+    (void)state;
+    assert_int_equal(sqlite3_prepare_v2(m->db,
+                                        "SELECT rootpage FROM sqlite_master WHERE name = 'message'",
+                                        -1, &statement, NULL),
+                     SQLITE_OK);
+    assert_int_equal(sqlite3_step(statement), SQLITE_ROW);
+    const off_t at = (sqlite3_column_int64(statement, 0) - 1) * PAGE;
+    sqlite3_finalize(statement);
+    maildrop_close(m);
+    test_outside(&drop, "PRAGMA wal_checkpoint(TRUNCATE)");
+    test_drop_path(&drop, MAILDROP_DB, path);
+    const int fd = open(path, O_RDWR | O_CLOEXEC);
+    assert_int_equal(pread(fd, page, PAGE, at), PAGE);
+    assert_int_equal(page[0], 0x0d); /* a leaf of a table: after the size of a cell is its number */
+    const size_t third = (size_t)(page[CELLS + 4] << 8 | page[CELLS + 5]);
+    assert_true(page[third] < 0x80 && page[third + 1] == 3);
+    page[third + 1] = 1;
+    assert_int_equal(pwrite(fd, page, PAGE, at), PAGE);
+    close(fd);
+    m = test_drop_open(&drop);
+    assert_int_equal(list(m), STORE_DAMAGED);
+    assert_non_null(strstr(maildrop_error(m), "the row after message 2"));
+    maildrop_close(m);
 }
 
 /* A header that has no surrogate within bounds stands where one was that has: all its octets are
@@ -698,6 +733,7 @@ int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_values_that_are_none, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_rows_out_of_order, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_surrogate_too_large, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_totals_row, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_last_id, set_up, tear_down),

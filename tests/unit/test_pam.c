@@ -275,7 +275,7 @@ static void test_service_that_cannot_be_read(void **state)
         char *text =
             base_format("auth required pam_permit.so\naccount required pam_permit.so\n%s%s\n",
                         includes[i], unreadable);
-        place_put("poplar", text);
+        place_put("poplar", "%s", text);
         assert_false(pam_service_find("poplar", place, problem, sizeof problem));
         assert_non_null(
             strstr(problem, "pam_service=poplar: a file of the service cannot be read"));

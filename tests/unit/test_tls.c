@@ -473,6 +473,45 @@ static void test_client_name_with_nul(void **state)
     tls_free(tls);
 }
 
+/* With one mail address, of any octets. */
+static struct certificate issue_to(const char *octets, size_t size)
+{
+    struct certificate own =
+        certificate_issue(&ca, EVP_EC_gen("P-256"), -60, 3600, (const char *[]){"CN=a", NULL});
+    GENERAL_NAMES *names = sk_GENERAL_NAME_new_null();
+    GENERAL_NAME *name = GENERAL_NAME_new();
+    ASN1_IA5STRING *text = ASN1_IA5STRING_new();
+    ASN1_STRING_set(text, octets, (int)size);
+    GENERAL_NAME_set0_value(name, GEN_EMAIL, text);
+    sk_GENERAL_NAME_push(names, name);
+    assert_int_equal(X509_add1_ext_i2d(own.x509, NID_subject_alt_name, names, 0, 0), 1);
+    GENERAL_NAMES_free(names);
+    X509_sign(own.x509, ca.key, EVP_sha256());
+    return own;
+}
+
+/* None is cut to fit, or made of nothing. */
+static void test_client_names_that_do_not_fit(void **state)
+{
+    struct tls *tls = serve_clients_of(&ca, 1);
+    char longest[252] = "";
+    (void)state;
+    memset(longest, 'x', 250);
+    static const struct {
+        size_t size;
+        bool good;
+    } cases[] = {{0, false}, {1, true}, {250, true}, {251, false}};
+    for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+        struct certificate own = issue_to(longest, cases[i].size);
+        assert_int_equal(strlen(named_by(tls, &own, false, 0)), cases[i].good ? cases[i].size : 0);
+        certificate_release(&own);
+    }
+    struct certificate own = issue_to("alice\0@example.org", 18);
+    assert_string_equal(named_by(tls, &own, false, 0), "");
+    certificate_release(&own);
+    tls_free(tls);
+}
+
 static void test_clients_that_do_not_verify(void **state)
 {
     static const char *const alice[] = {"CN=alice", NULL};
@@ -665,6 +704,7 @@ int main(void)
         cmocka_unit_test(test_ten_thousand_names),
         cmocka_unit_test(test_client_names),
         cmocka_unit_test(test_client_name_with_nul),
+        cmocka_unit_test(test_client_names_that_do_not_fit),
         cmocka_unit_test(test_clients_that_do_not_verify),
         cmocka_unit_test(test_issuers),
         cmocka_unit_test(test_no_issuers),
