@@ -84,10 +84,6 @@ static int bind_open_to_all(const struct sockaddr_un *address)
 int delivery_bind(const char *path, char *why, size_t size)
 {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
-    if (path[0] != '/') {
-        snprintf(why, size, "must be an absolute path");
-        return -1;
-    }
     if (!base_copy(address.sun_path, sizeof address.sun_path, path)) {
         snprintf(why, size, "longer than the %zu octets that the path of a socket may have",
                  sizeof address.sun_path - 1);

@@ -178,7 +178,7 @@ static bool write_list(struct ctl_target *target)
     rewind(target->list);
     while (good && (got = fread(buffer, 1, sizeof buffer, target->list)) > 0)
         good = ctl_write_all(fd, buffer, got);
-    good = good && fsync(fd) == 0;
+    good = good && !ferror(target->list) && fsync(fd) == 0;
     base_close(fd);
     return good;
 }

@@ -457,6 +457,14 @@ def test_bad_address(broken, key, address):
     refused(broken, CONFIG, place(broken, f"{key}={address}"), f"[listen] {key}={address}: must be")
 
 
+@pytest.mark.parametrize("path, words", [
+    ("poplar/lmtp.sock", "must be an absolute path"),
+    ("/" + "x" * 107, "longer than the 107 octets that the path of a socket may have")])
+def test_bad_path(broken, path, words):
+    broken.write_config(listen_lmtp=path)
+    refused(broken, CONFIG, place(broken, f"lmtp={path}"), f"[listen] lmtp={path}: {words}")
+
+
 def test_foreign_address(broken):
     broken.write_config(listen_pop3="192.0.2.1:1110")
     refused(broken, CONFIG, place(broken, "pop3=192.0.2.1:1110"), "this host has no such address")

@@ -31,6 +31,20 @@ def entries():
     return dict(re.findall(r"^-- ([0-9a-f]{32})\nSubject: (.+)$", text, re.M))
 
 
+@pytest.mark.accounts
+def test_log_level(server):
+    """What is less than that of the configuration is nobody's to read, whoever says it."""
+    p = server(stack=STACK, server_log_level="warning", server_log_to="stderr")
+    subprocess.run([poplar.BUILD / "poplar-deliver", "--socket", p.lmtp, "alice"], check=True,
+                   input=b"Subject: x\r\n\r\nx\r\n")
+    p.login().quit()
+    p.stack("auth required pam_no_such_module.so\n")
+    with pytest.raises(Exception):
+        p.login()
+    p.wait_log("auth: ")
+    assert "delivered" not in p.log_text() and "session ended" not in p.log_text()
+
+
 @pytest.mark.skipif(not shutil.which("journalctl"), reason="no journalctl here")
 def test_catalog_compiles(tmp_path):
     """By systemd's own compiler, without a complaint, every entry."""

@@ -247,6 +247,23 @@ static void names_of_sections(void **state)
     }
 }
 
+/* With what begins as some key does, too: it is none without its "=". */
+static void lists_go_on(void **state)
+{
+    static const char *const wanted[] = {"a.test", "hostname.test", "hostname", "log_to.test"};
+    char error[512] = "";
+    struct config *config = read_text(*state,
+                                      MINIMAL "[server]\nlocal_domains=a.test,\n  hostname.test\n"
+                                              "\thostname ,\n log_to.test\n",
+                                      error, sizeof error);
+    if (!config)
+        fail_msg("%s", error);
+    assert_int_equal(config->server.local_domains.n, ARRAY_SIZE(wanted));
+    for (size_t i = 0; i < ARRAY_SIZE(wanted); i++)
+        assert_string_equal(config->server.local_domains.items[i], wanted[i]);
+    config_free(config);
+}
+
 /* A list may be long, but what a child cannot be told is refused here. */
 static void long_values(void **state)
 {
@@ -308,6 +325,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(later_files_win, make_place, remove_place),
         cmocka_unit_test_setup_teardown(refusals, make_place, remove_place),
         cmocka_unit_test_setup_teardown(names_of_sections, make_place, remove_place),
+        cmocka_unit_test_setup_teardown(lists_go_on, make_place, remove_place),
         cmocka_unit_test_setup_teardown(long_values, make_place, remove_place),
         cmocka_unit_test_setup_teardown(long_line, make_place, remove_place),
         cmocka_unit_test_setup_teardown(missing_file, make_place, remove_place),
