@@ -414,6 +414,28 @@ static void test_address_refused(void **state)
     assert_string_equal(h.auth.real_peer, "192.0.2.1:56324");
 }
 
+/* What no master would say ends the session. */
+static void test_address_too_long(void **state)
+{
+    char address[PROTO_ADDRESS_MAX + 1] = "";
+    (void)state;
+    memset(address, '1', sizeof address - 1);
+    for (int less = 1; less >= 0; less--) {
+        harness_connect(&h, DOOR_POP3, "10.0.0.1:999");
+        h.auth.taken = address + less;
+        say(&h, "PROXY TCP4 192.0.2.1 198.51.100.2 56324 110\r\n");
+        if (less) {
+            expect(&h, "+OK Poplar");
+            expect_quit(&h);
+        } else {
+            while (!h.closed)
+                harness_take(&h);
+            assert_int_equal(h.held, 0); /* nobody is greeted */
+            assert_false(h.summary.given);
+        }
+    }
+}
+
 static void test_header_that_does_not_come(void **state)
 {
     static const enum proto_door doors[] = {DOOR_POP3, DOOR_POP3S};
@@ -487,6 +509,7 @@ int main(void)
         WITH(set_up_assume, test_assumed_tls),
         WITH(set_up, test_loopback),
         WITH(set_up, test_address_refused),
+        WITH(set_up, test_address_too_long),
         WITH(set_up_impatient, test_header_that_does_not_come),
         WITH(set_up, test_disconnect_in_a_header),
         WITH(set_up, test_unexpected_headers),

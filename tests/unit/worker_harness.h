@@ -62,6 +62,7 @@ struct played {
     char secret[32768 + 1]; /* the most that token_max can be */
     size_t secret_size;
     bool refuses_address; /* the answer to PROTO_REAL_ADDRESS */
+    const char *taken;    /* and the address in it; NULL: what was said */
     unsigned real_tls;    /* and what it said */
     char real_local[PROTO_ADDRESS_MAX], real_peer[PROTO_ADDRESS_MAX];
 };
@@ -469,7 +470,7 @@ static inline void played_address(struct harness *h)
     p->real_tls = message_get_u32(&h->m);
     message_begin(&h->m, PROTO_ADDRESS_TAKEN);
     message_put_u32(&h->m, !p->refuses_address);
-    message_put_text(&h->m, p->real_peer);
+    message_put_text(&h->m, p->taken ? p->taken : p->real_peer);
     harness_send(&h->worker, &h->m);
 }
 
