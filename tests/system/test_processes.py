@@ -541,6 +541,28 @@ def test_processes_that_are_never_ready(tmp_path):
             p.stop()
 
 
+@pytest.mark.parametrize("status", [0, 200])
+@pytest.mark.parametrize("program", ["poplar-worker", "poplar-auth"])
+def test_processes_that_end_at_once(server, tmp_path, program, status):
+    """Without a word, and with what is no reason: neither start nor reload is a success then."""
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    for name in ("poplar-worker", "poplar-auth"):
+        replace_program(programs, name, hangs=False)
+    p = server(server_program_dir=programs)
+    (programs / program).unlink()
+    (programs / program).write_text(f"#!/bin/sh\nexit {status}\n")
+    (programs / program).chmod(0o755)
+    reload = p.ctl("reload", check=False)
+    assert reload.returncode in (70, 78, status or 70), reload
+    reason = rb"ended by itself|did not take its configuration"  # whichever is noticed first
+    assert re.search(reason, reload.stderr)
+    assert works(p) == 0
+    p.stop()
+    start = subprocess.run(p.command(), capture_output=True, timeout=30)
+    assert start.returncode in (70, 78) and re.search(reason, start.stderr), start
+
+
 def test_a_nursery_of_the_configuration_before(server, tmp_path):
     """One that was started before a reload, and is ready only after it, serves nobody."""
     programs = tmp_path / "programs"
