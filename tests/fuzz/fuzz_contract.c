@@ -6,9 +6,9 @@
  */
 #include "daemon/channel.h"
 #include "tests/fuzz/fuzz.h"
+#include "tests/support/raw.h"
 
 #include <fcntl.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
 static int ends[2];
@@ -18,26 +18,6 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
     (void)argc, (void)argv;
     promise(channel_pair(ends, true) == 0);
     return 0;
-}
-
-static void send_raw(const uint8_t *data, size_t size, unsigned n_fds)
-{
-    union {
-        struct cmsghdr header;
-        char space[CMSG_SPACE(8 * sizeof(int))];
-    } control = {0};
-    struct iovec vector = {.iov_base = (void *)(uintptr_t)data, .iov_len = size};
-    struct msghdr header = {.msg_iov = &vector, .msg_iovlen = 1};
-    if (n_fds > 0) {
-        header.msg_control = control.space;
-        header.msg_controllen = CMSG_SPACE(n_fds * sizeof(int));
-        control.header.cmsg_level = SOL_SOCKET;
-        control.header.cmsg_type = SCM_RIGHTS;
-        control.header.cmsg_len = CMSG_LEN(n_fds * sizeof(int));
-        for (unsigned i = 0; i < n_fds; i++)
-            memcpy(CMSG_DATA(&control.header) + i * sizeof(int), &ends[1], sizeof(int));
-    }
-    promise(sendmsg(ends[1], &header, MSG_NOSIGNAL) >= 0);
 }
 
 /* Read each field, write it again. */
@@ -85,7 +65,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         wanted = wanted < size ? wanted : size;
         if (size < 3 || wanted == 0)
             wanted = size;
-        send_raw(data, wanted, n_fds);
+        promise(raw_send(ends[1], data, wanted, ends[1], n_fds) >= 0);
         data += wanted;
         size -= wanted;
         enum channel_outcome outcome = channel_receive(&c, &m, false, &fault);

@@ -19,6 +19,7 @@
  * `rogue --rows` prints the table of the contract, `rogue --names` a few of its numbers.
  */
 #include "daemon/child.h"
+#include "tests/support/raw.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -30,7 +31,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
-#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sysexits.h>
 #include <unistd.h>
@@ -44,25 +44,8 @@ static int worker_fd = -1;   /* of the worker that the nursery is to make */
 
 static void send_raw(int fd, const unsigned char *octets, size_t size, unsigned n_fds)
 {
-    int fds[16];
-    union {
-        struct cmsghdr header;
-        char space[CMSG_SPACE(sizeof fds)];
-    } control = {0};
-    struct iovec vector = {.iov_base = (void *)(uintptr_t)octets, .iov_len = size};
-    struct msghdr header = {.msg_iov = &vector, .msg_iovlen = 1};
     int null = open("/dev/null", O_RDWR | O_CLOEXEC);
-    for (size_t i = 0; i < ARRAY_SIZE(fds); i++)
-        fds[i] = null;
-    if (n_fds > 0 && n_fds <= ARRAY_SIZE(fds)) {
-        header.msg_control = control.space;
-        header.msg_controllen = CMSG_SPACE(n_fds * sizeof(int));
-        control.header.cmsg_level = SOL_SOCKET;
-        control.header.cmsg_type = SCM_RIGHTS;
-        control.header.cmsg_len = CMSG_LEN(n_fds * sizeof(int));
-        memcpy(CMSG_DATA(&control.header), fds, n_fds * sizeof(int));
-    }
-    if (sendmsg(fd, &header, MSG_NOSIGNAL) < 0)
+    if (raw_send(fd, octets, size, null, n_fds) < 0)
         fprintf(stderr, "rogue: sendmsg: %s\n", strerror(errno));
     base_close(null);
 }
@@ -72,16 +55,9 @@ static void send_hex(int fd, const char *arguments)
     static unsigned char octets[RECORD_MAX];
     unsigned n_fds = 0;
     int skip = 0;
-    size_t size = 0;
     if (sscanf(arguments, "%u %n", &n_fds, &skip) < 1)
         fatal(EX_DATAERR, "no number of descriptors: %s", arguments);
-    for (const char *at = arguments + skip; size < RECORD_MAX; at += 2, size++) {
-        unsigned octet;
-        if (sscanf(at, "%2x", &octet) != 1)
-            break;
-        octets[size] = (unsigned char)octet;
-    }
-    send_raw(fd, octets, size, n_fds);
+    send_raw(fd, octets, raw_octets(arguments + skip, octets, RECORD_MAX), n_fds);
 }
 
 /* Without the contract's checks: what the master says is not what is tested here. */

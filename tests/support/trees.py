@@ -169,6 +169,7 @@ class PoplarInTree(poplar.Poplar):
 
     def __init__(self, tree, directory, stack, **settings):
         self.tree = tree
+        directory.mkdir(mode=0o755)
         tree.share(poplar.BUILD, "/tmp/programs")
         tree.share(directory, str(directory))
         tree.accounts("poplar", "poplar-worker")

@@ -18,14 +18,15 @@ import time
 
 import pytest
 
+import logins
 import poplar
+from logins import DENIED, ask, logged_in
 from poplar import wait_until
 
 LONG = os.environ.get("LONG") == "1"
 
 MODULE = "@BUILD@/tests/pam_poplar_test.so"
 PERMIT = "account required pam_permit.so\n"
-DENIED = b"-ERR [AUTH] user name or password is wrong\r\n"
 
 DOORS = pytest.mark.parametrize("tls", [False, True], ids=["clear", "tls"])
 
@@ -39,23 +40,8 @@ def guarded(server):
     return make
 
 
-def ask(raw, user, password):
-    answer = raw.ask(b"USER " + user)
-    return raw.ask(b"PASS " + password) if answer.startswith(b"+OK") else answer
-
-
 def attempt(p, source, user=b"alice", password=b"secret", tls=False):
-    """One login on a connection of its own; the session is over afterwards."""
-    raw = p.connect(tls, source=source)
-    answer = ask(raw, user, password)
-    raw.send(b"QUIT\r\n")
-    raw.rest()
-    raw.close()
-    return answer
-
-
-def logged_in(answer):
-    return answer.startswith(b"+OK")
+    return logins.attempt(p, user, password, tls=tls, source=source)
 
 
 def is_throttled(answer):

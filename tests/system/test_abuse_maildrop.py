@@ -4,7 +4,6 @@ and again. The numbers in the names are those of the list of abuse cases. LONG=1
 
 import contextlib
 import os
-import re
 import shutil
 import signal
 import socket
@@ -16,6 +15,7 @@ import threading
 import pytest
 
 import poplar
+from disk import small_disk
 from poplar import log_in, wait_until
 
 LONG = os.environ.get("LONG") == "1"
@@ -148,12 +148,7 @@ def test_89_no_room_for_shared_memory(server):
     """A hole in -shm that the disk cannot fill ends that worker, as the kernel has it: it is told
     from a crash, nobody else ends, and with room again all is as it was."""
     p = server(start=False, tls_required="not-on-loopback")
-    owner = p.state.stat()
-    subprocess.run(["mount", "-t", "tmpfs", "-o",
-                    f"size=8m,mode=0700,uid={owner.st_uid},gid={owner.st_gid}", "tmpfs", p.state],
-                   check=True)
-    try:
-        p.start()
+    with small_disk(p, 8):
         for user in ("alice", "bob"):
             p.add(user, MESSAGE)
         held = log_in(p, "bob")
@@ -163,10 +158,7 @@ def test_89_no_room_for_shared_memory(server):
         with open(drop / "mail.db-shm", "r+b") as shm:
             shm.truncate(0)
             shm.truncate(32768)
-        ballast = p.state / "ballast"
-        with open(ballast, "wb", buffering=0) as file, contextlib.suppress(OSError):
-            while True:
-                file.write(bytes(4096))
+        p.use_up()
         raw = p.connect(tls=False)
         raw.ask(b"USER alice")
         answer = raw.ask(b"PASS secret")
@@ -180,13 +172,10 @@ def test_89_no_room_for_shared_memory(server):
         assert waiting.ask(b"CAPA").startswith(b"+OK")
         waiting.multi()
         assert p.nursery() == nursery
-        ballast.unlink()
+        p.free()
         assert count(p) == 1
         p.add("alice", MESSAGE)
         assert count(p) == 2
-    finally:
-        p.stop()
-        subprocess.run(["umount", p.state], check=True)
 
 
 # Many.

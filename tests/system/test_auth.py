@@ -17,6 +17,8 @@ import time
 import pytest
 
 import poplar
+from logins import (ACCOUNT, DENIED, EXPIRED, MISCONFIGURED, UNAVAILABLE, ask, attempt, logged_in,
+                    octets)
 from poplar import wait_until
 
 MODULE = "@BUILD@/tests/pam_poplar_test.so"
@@ -26,37 +28,6 @@ MESSAGE = b"Subject: one\r\n\r\nbody\r\n"
 # Failures are tried by the dozen here; the throttle has tests of its own.
 HERE = {"auth_throttle_exempt": "127.0.0.1, ::1"}
 
-DENIED = b"-ERR [AUTH] user name or password is wrong\r\n"
-EXPIRED = b"-ERR [AUTH] the password has expired and must be changed first\r\n"
-ACCOUNT = b"-ERR [AUTH] this account may not log in now\r\n"
-UNAVAILABLE = b"-ERR [SYS/TEMP] logins cannot be checked at the moment, wait and try again\r\n"
-MISCONFIGURED = b"-ERR [SYS/PERM] logins are not set up on this server\r\n"
-
-
-def octets(text):
-    return text if isinstance(text, bytes) else text.encode()
-
-
-def ask(raw, user, password):
-    """USER, and PASS if it got that far: the last answer."""
-    answer = raw.ask(b"USER " + octets(user))
-    if answer.startswith(b"+OK"):
-        answer = raw.ask(b"PASS " + octets(password))
-    return answer
-
-
-def attempt(p, user="alice", password="secret"):
-    """One login on a connection of its own: the answer; the session is over afterwards."""
-    raw = p.connect()
-    answer = ask(raw, user, password)
-    raw.send(b"QUIT\r\n")
-    raw.rest()
-    raw.close()
-    return answer
-
-
-def logged_in(answer):
-    return answer.startswith(b"+OK")
 
 
 def begin(p, user="alice", password="secret"):

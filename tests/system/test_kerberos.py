@@ -5,15 +5,12 @@ import re
 
 import pytest
 
+from logins import DENIED, EXPIRED, UNAVAILABLE, attempt, logged_in
 from manual import examples
 from trees import PoplarInTree, Tree, needs
 
 pytestmark = [pytest.mark.accounts, needs("directory"),
               pytest.mark.unsanitized("the tree has no sanitizer's library")]
-
-DENIED = b"-ERR [AUTH] user name or password is wrong\r\n"
-EXPIRED = b"-ERR [AUTH] the password has expired and must be changed first\r\n"
-UNAVAILABLE = b"-ERR [SYS/TEMP] logins cannot be checked at the moment, wait and try again\r\n"
 
 STACK = examples("poplar-pam.7", "OTHER DIRECTORIES")[1]
 
@@ -78,28 +75,18 @@ def realm(tmp_path):
 
 @pytest.fixture
 def served(realm, tmp_path):
-    shared = tmp_path / "poplar"
-    shared.mkdir(mode=0o755)
-    with PoplarInTree(realm.tree, shared, STACK, auth_throttle_exempt="127.0.0.1") as p:
+    with PoplarInTree(realm.tree, tmp_path / "poplar", STACK,
+                      auth_throttle_exempt="127.0.0.1") as p:
         yield p
     print(p.log_text())
 
 
-def log_in(p, user, password):
-    raw = p.connect()
-    assert raw.ask(b"USER " + user.encode()).startswith(b"+OK")
-    answer = raw.ask(b"PASS " + password.encode())
-    raw.ask(b"QUIT")
-    raw.close()
-    return answer
-
-
 def test_passwords(served):
-    assert log_in(served, "alice", "alice's").startswith(b"+OK")
-    assert log_in(served, "ALICE@localhost", "alice's").startswith(b"+OK")
-    assert log_in(served, "alice", "wrong") == DENIED
-    assert log_in(served, "alice", "secret") == DENIED, "that of /etc/shadow"
-    assert log_in(served, "bob", "bob's own pass word") == DENIED, "has no principal"
+    assert logged_in(attempt(served, "alice", "alice's"))
+    assert logged_in(attempt(served, "ALICE@localhost", "alice's"))
+    assert attempt(served, "alice", "wrong") == DENIED
+    assert attempt(served, "alice", "secret") == DENIED, "that of /etc/shadow"
+    assert attempt(served, "bob", "bob's own pass word") == DENIED, "has no principal"
 
 
 @pytest.mark.parametrize("stack, wanted", [
@@ -114,15 +101,15 @@ def test_password_that_must_be_changed(served, realm, stack, wanted):
     def changed():
         return re.search("Last password change: (.*)", realm.admin("getprinc alice"))[1]
     before = changed()
-    answer = log_in(served, "alice", "alice's")
+    answer = attempt(served, "alice", "alice's")
     assert "REQUIRES_PWCHANGE" in realm.admin("getprinc alice")
     assert changed() == before
     assert answer == wanted
-    assert log_in(served, "alice", "wrong") == DENIED
+    assert attempt(served, "alice", "wrong") == DENIED
 
 
 def test_server_is_down(served, realm):
     realm.stop()
-    assert log_in(served, "alice", "alice's") == UNAVAILABLE
+    assert attempt(served, "alice", "alice's") == UNAVAILABLE
     realm.start()
-    assert log_in(served, "alice", "alice's").startswith(b"+OK")
+    assert logged_in(attempt(served, "alice", "alice's"))

@@ -2,10 +2,9 @@
 names, who may log in, expiry, and what clients and mail transports are told while one of the two is
 down. The stack is poplar-pam(7)'s."""
 
-import smtplib
-
 import pytest
 
+from logins import ACCOUNT, DENIED, EXPIRED, UNAVAILABLE, attempt, deliver, refused
 from manual import examples
 from trees import PoplarInTree, Tree, needs
 from poplar import wait_until
@@ -13,11 +12,6 @@ from poplar import wait_until
 pytestmark = [pytest.mark.accounts, needs("directory"),
               pytest.mark.unsanitized("the tree has no sanitizer's library")]
 
-DENIED = b"-ERR [AUTH] user name or password is wrong\r\n"
-EXPIRED = b"-ERR [AUTH] the password has expired and must be changed first\r\n"
-ACCOUNT = b"-ERR [AUTH] this account may not log in now\r\n"
-UNAVAILABLE = b"-ERR [SYS/TEMP] logins cannot be checked at the moment, wait and try again\r\n"
-MESSAGE = b"Subject: one\r\n\r\nbody\r\n"
 STACK = examples("poplar-pam.7", "While the directory is down")[0].replace("pam_sss", "pam_ldap")
 
 # The attribute is of a schema that slapd does not bring.
@@ -119,33 +113,15 @@ def directory(tmp_path):
 
 @pytest.fixture
 def served(directory, tmp_path):
-    shared = tmp_path / "poplar"
-    shared.mkdir(mode=0o755)
     directory.tree.accounts("bob")
-    with PoplarInTree(directory.tree, shared, STACK, auth_throttle_exempt="127.0.0.1") as p:
+    with PoplarInTree(directory.tree, tmp_path / "poplar", STACK,
+                      auth_throttle_exempt="127.0.0.1") as p:
         yield p
     print(p.log_text())
 
 
 def log_in(p, user, password):
-    raw = p.connect()
-    assert raw.ask(b"USER " + user.encode()).startswith(b"+OK")
-    answer = raw.ask(b"PASS " + password.encode())
-    count = raw.ask(b"STAT") if answer.startswith(b"+OK") else answer
-    raw.ask(b"QUIT")
-    raw.close()
-    return count
-
-
-def deliver(p, recipient):
-    with smtplib.LMTP(str(p.lmtp)) as client:
-        client.sendmail("", [recipient], MESSAGE)
-
-
-def refused(p, recipient):
-    with pytest.raises(smtplib.SMTPRecipientsRefused) as refusal:
-        deliver(p, recipient)
-    return refusal.value.recipients[recipient][0]
+    return attempt(p, user, password, then=b"STAT")
 
 
 def test_accounts(served):

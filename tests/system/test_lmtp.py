@@ -20,6 +20,7 @@ from pathlib import Path
 import pytest
 
 import poplar
+from disk import small_disk
 from poplar import Raw, wait_until
 
 pytestmark = pytest.mark.accounts
@@ -780,35 +781,17 @@ KEPT = 17 << 20  # free room that mail is not given: for deletions, and for one 
 
 
 @pytest.fixture
-def small_disk(start):
-    """state_dir is a file system of its own; a way to use up what is free."""
+def filling(start):
     p = start(start=False, store_max_message="1M", server_log_level="warning")
-    owner = p.state.stat()
-    subprocess.run(["mount", "-t", "tmpfs", "-o",
-                    f"size=24m,mode=0700,uid={owner.st_uid},gid={owner.st_gid}", "tmpfs", p.state],
-                   check=True)
-
-    def use_up(leave):
-        with open(p.state / "ballast", "wb", buffering=0) as file:
-            with contextlib.suppress(OSError):
-                while True:
-                    file.write(bytes(4096))
-            file.truncate(max(0, os.fstat(file.fileno()).st_size // 4096 * 4096 - leave))
-
-    p.use_up = use_up
-    p.free = lambda: (p.state / "ballast").unlink()
-    try:
-        yield p.start()
-    finally:
-        p.stop()
-        subprocess.run(["umount", p.state], check=True)
+    with small_disk(p, 24):
+        yield p
 
 
 @pytest.mark.parametrize("lines", [10, 1000, 5000])
-def test_disk_full_of_mail(small_disk, lines):
+def test_disk_full_of_mail(filling, lines):
     """Mail comes in until it is given no more room. Then the user can delete, and mail comes in
     again."""
-    p = small_disk
+    p = filling
     p.use_up(KEPT + (2 << 20))
     c = Lmtp(p.lmtp)
     message = b"Subject: one\r\n\r\n" + (b"z" * 70 + b"\r\n") * lines
@@ -833,10 +816,10 @@ def test_disk_full_of_mail(small_disk, lines):
 
 
 @pytest.mark.parametrize("leave", [0, 4096, 16384])
-def test_disk_full(small_disk, leave):
+def test_disk_full(filling, leave):
     """Under the maildrop and under the message on its way, once it was accepted; all goes on when
     there is room."""
-    p = small_disk
+    p = filling
     for message in (b"x" * 60_000 + b"\r\n", (b"x" * 998 + b"\r\n") * 1000):
         c = Lmtp(p.lmtp)
         assert c.begin(b"alice", b"bob") == [b"250 2.1.5 Recipient ok"] * 2

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 import poplar
+from logins import attempt_over
 from poplar import wait_until
 
 PACKAGING = Path(__file__).resolve().parents[2] / "packaging"
@@ -203,11 +204,7 @@ def syslog(p):
 def attempt(sock, user, password):
     raw = poplar.Raw(sock)
     assert raw.line().startswith(b"+OK")
-    raw.ask(b"USER " + user)
-    answer = raw.ask(b"PASS " + password)
-    raw.ask(b"QUIT")
-    raw.close()
-    return answer
+    return attempt_over(raw, user, password)
 
 
 def test_fail2ban(server, regex):

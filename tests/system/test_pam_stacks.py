@@ -5,8 +5,6 @@ pam_google_authenticator."""
 import base64
 import hashlib
 import hmac
-import smtplib
-import socket
 import struct
 import subprocess
 import time
@@ -15,17 +13,12 @@ from pathlib import Path
 import pytest
 
 import poplar
+from logins import ACCOUNT, DENIED, EXPIRED, MISCONFIGURED, attempt, deliver, logged_in, refused
 from manual import TOP, examples
-from poplar import Raw
 
 pytestmark = pytest.mark.accounts
 
-DENIED = b"-ERR [AUTH] user name or password is wrong\r\n"
-EXPIRED = b"-ERR [AUTH] the password has expired and must be changed first\r\n"
-ACCOUNT = b"-ERR [AUTH] this account may not log in now\r\n"
-MISCONFIGURED = b"-ERR [SYS/PERM] logins are not set up on this server\r\n"
 SERVICE = Path("/etc/pam.d/poplar")
-MESSAGE = b"Subject: one\r\n\r\nbody\r\n"
 
 
 def run(*command, text=None):
@@ -55,23 +48,6 @@ def stack(heading, n=0, **changes):
     return text
 
 
-def log_in(p, user, password, source="127.0.0.1"):
-    """The answer to PASS, from a connection of its own."""
-    sock = socket.create_connection(("127.0.0.1", p.tls_port), 20, source_address=(source, 0))
-    raw = Raw(sock)
-    raw.start_tls(p.tls_context())
-    assert raw.line().startswith(b"+OK")
-    assert raw.ask(b"USER " + user.encode()).startswith(b"+OK")
-    answer = raw.ask(b"PASS " + password.encode())
-    raw.ask(b"QUIT")
-    raw.close()
-    return answer
-
-
-def is_in(answer):
-    return answer.startswith(b"+OK")
-
-
 @pytest.mark.parametrize("scheme, prefix", [("YESCRYPT", "$y$"), ("SHA512", "$6$")])
 def test_common_stacks(served, scheme, prefix):
     """Debian's own stacks, over both kinds of hash."""
@@ -81,9 +57,9 @@ def test_common_stacks(served, scheme, prefix):
     hashed = next(line for line in Path("/etc/shadow").read_text().splitlines()
                   if line.startswith("dora:")).split(":")[1]
     assert hashed.startswith(prefix)
-    assert is_in(log_in(served, "dora", "a password of dora's"))
-    assert is_in(log_in(served, "DORA@localhost", "a password of dora's"))
-    assert log_in(served, "dora", "another") == DENIED
+    assert logged_in(attempt(served, "dora", "a password of dora's"))
+    assert logged_in(attempt(served, "DORA@localhost", "a password of dora's"))
+    assert attempt(served, "dora", "another") == DENIED
     run("userdel", "dora")
 
 
@@ -111,12 +87,12 @@ def test_fedora(served):
     for session in ("no", "yes"):
         served.write_config(auth_session=session)
         served.ctl("reload")
-        assert is_in(log_in(served, "alice", "secret"))
-        assert log_in(served, "alice", "wrong") == DENIED
+        assert logged_in(attempt(served, "alice", "secret"))
+        assert attempt(served, "alice", "wrong") == DENIED
     served.write_config(auth_session="no")
     served.ctl("reload")
     file.unlink()
-    assert log_in(served, "alice", "secret") == MISCONFIGURED
+    assert attempt(served, "alice", "secret") == MISCONFIGURED
     served.wait_log("no auth line .or includes itself, or what is not there")
 
 
@@ -130,35 +106,35 @@ def test_lock_after_failures(served, tmp_path):
         listed = run("faillock", "--dir", tallies, "--user", user).splitlines()
         return sum(line.endswith(" V") for line in listed)
     for _ in range(2):
-        assert log_in(served, "alice", "wrong") == DENIED
+        assert attempt(served, "alice", "wrong") == DENIED
     assert count("alice") == 2
-    assert is_in(log_in(served, "alice", "secret"))
+    assert logged_in(attempt(served, "alice", "secret"))
     assert count("alice") == 0
     for _ in range(3):
-        assert log_in(served, "Alice@localhost", "wrong") == DENIED
+        assert attempt(served, "Alice@localhost", "wrong") == DENIED
     assert count("alice") == 3, "each spelling counts for the same account"
-    assert log_in(served, "alice", "secret") == DENIED
-    assert is_in(log_in(served, "carol", "carolcarol"))
+    assert attempt(served, "alice", "secret") == DENIED
+    assert logged_in(attempt(served, "carol", "carolcarol"))
     run("faillock", "--dir", tallies, "--user", "alice", "--reset")
-    assert is_in(log_in(served, "alice", "secret"))
+    assert logged_in(attempt(served, "alice", "secret"))
     assert sorted(file.name for file in tallies.iterdir()) == ["alice", "carol"]
 
 
 def test_by_group(served):
     Path("/etc/poplar/groups").write_text("staff\n")
     text = stack("By group")
-    assert is_in(log_in(served, "alice", "secret"))
-    assert is_in(log_in(served, "ALICE@localhost", "secret"))
-    assert log_in(served, "bob", "bob's own pass word") == DENIED
+    assert logged_in(attempt(served, "alice", "secret"))
+    assert logged_in(attempt(served, "ALICE@localhost", "secret"))
+    assert attempt(served, "bob", "bob's own pass word") == DENIED
 
     listfile, *rest = text.splitlines(True)
     SERVICE.write_text(listfile.replace("auth ", "account ") + "".join(rest))
-    assert is_in(log_in(served, "alice", "secret"))
-    assert log_in(served, "bob", "bob's own pass word") == ACCOUNT
-    assert log_in(served, "bob", "wrong") == DENIED
+    assert logged_in(attempt(served, "alice", "secret"))
+    assert attempt(served, "bob", "bob's own pass word") == ACCOUNT
+    assert attempt(served, "bob", "wrong") == DENIED
 
     Path("/etc/poplar/groups").unlink()
-    assert not is_in(log_in(served, "alice", "secret")), "onerr=fail: without the file nobody"
+    assert not logged_in(attempt(served, "alice", "secret")), "onerr=fail: without the file nobody"
 
 
 def test_by_address(served):
@@ -166,11 +142,11 @@ def test_by_address(served):
     rules = examples("poplar-pam.7", "By address")[1]
     assert "192.0.2.0/24" in rules
     Path("/etc/poplar/access.conf").write_text(rules.replace("192.0.2.0/24", "127.0.7.0/24"))
-    assert is_in(log_in(served, "alice", "secret", "127.0.7.9"))
-    assert log_in(served, "alice", "secret", "127.0.8.9") == ACCOUNT
-    assert log_in(served, "alice", "wrong", "127.0.8.9") == DENIED
-    assert is_in(log_in(served, "carol", "carolcarol", "127.0.8.9"))
-    assert log_in(served, "bob", "bob's own pass word", "127.0.7.9") == ACCOUNT
+    assert logged_in(attempt(served, "alice", "secret", source="127.0.7.9"))
+    assert attempt(served, "alice", "secret", source="127.0.8.9") == ACCOUNT
+    assert attempt(served, "alice", "wrong", source="127.0.8.9") == DENIED
+    assert logged_in(attempt(served, "carol", "carolcarol", source="127.0.8.9"))
+    assert attempt(served, "bob", "bob's own pass word", source="127.0.7.9") == ACCOUNT
 
 
 def test_by_time(served):
@@ -183,25 +159,25 @@ def test_by_time(served):
         now = time.localtime()
         return now.tm_wday < 5 and 7 <= now.tm_hour < 20
     before = is_open()
-    answer = log_in(served, "alice", "secret")
+    answer = attempt(served, "alice", "secret")
     if before == is_open():  # not just at one of these hours
-        assert is_in(answer) if before else answer == ACCOUNT
+        assert logged_in(answer) if before else answer == ACCOUNT
 
     Path("/etc/security/time.conf").write_text("poplar;*;bob;!Al0000-2400\n")
-    assert is_in(log_in(served, "alice", "secret"))
-    assert log_in(served, "bob", "bob's own pass word") == ACCOUNT
+    assert logged_in(attempt(served, "alice", "secret"))
+    assert attempt(served, "bob", "bob's own pass word") == ACCOUNT
     Path("/etc/security/time.conf").write_text("sshd;*;bob;!Al0000-2400\n")
-    assert is_in(log_in(served, "bob", "bob's own pass word")), "a rule of another service's"
+    assert logged_in(attempt(served, "bob", "bob's own pass word")), "a rule of another service's"
 
 
 def test_by_shell(served):
     """Without a rule the shell does not count."""
     run("usermod", "--shell", "/usr/sbin/nologin", "carol")
     stack("DESCRIPTION")
-    assert is_in(log_in(served, "carol", "carolcarol"))
+    assert logged_in(attempt(served, "carol", "carolcarol"))
     stack("By shell")
-    assert log_in(served, "carol", "carolcarol") == DENIED
-    assert is_in(log_in(served, "alice", "secret"))
+    assert attempt(served, "carol", "carolcarol") == DENIED
+    assert logged_in(attempt(served, "alice", "secret"))
     run("usermod", "--shell", "/bin/sh", "carol")
 
 
@@ -214,15 +190,13 @@ def test_virtual_users(server, tmp_path):
     Path("/etc/poplar/example.net.passwd").write_text(f"alice@example.net:{hashed}")
     p = server(pam_unix=True, extra=settings)
     p.ctl("mailbox", "create", "alice@example.net")
-    with smtplib.LMTP(str(p.lmtp)) as client:
-        client.sendmail("", ["Alice@Example.NET"], MESSAGE)
-        with pytest.raises(smtplib.SMTPRecipientsRefused):
-            client.sendmail("", ["nobody@example.net"], MESSAGE)
+    deliver(p, "Alice@Example.NET")
+    refused(p, "nobody@example.net")
     client = p.login("alice@example.net", "a virtual secret")
     assert client.stat()[0] == 1
     client.quit()
-    assert is_in(log_in(p, "ALICE@EXAMPLE.NET", "a virtual secret"))
-    assert log_in(p, "alice", "a virtual secret") == DENIED
+    assert logged_in(attempt(p, "ALICE@EXAMPLE.NET", "a virtual secret"))
+    assert attempt(p, "alice", "a virtual secret") == DENIED
     client = p.login("alice", "secret")
     assert client.stat()[0] == 0, "the account alice is somebody else"
     client.quit()
@@ -241,9 +215,9 @@ def test_expiry(served, aging, wanted):
     run("useradd", "--no-create-home", "emil")
     run("chpasswd", text="emil:emil's\n")
     run("chage", *aging, "emil")
-    answer = log_in(served, "emil", "emil's")
-    assert answer == wanted if wanted else is_in(answer)
-    assert log_in(served, "emil", "wrong") == DENIED
+    answer = attempt(served, "emil", "emil's")
+    assert answer == wanted if wanted else logged_in(answer)
+    assert attempt(served, "emil", "wrong") == DENIED
     run("userdel", "emil")
 
 
@@ -266,11 +240,11 @@ def test_code_with_the_password(served, tmp_path):
         file.chmod(0o600)
     stack("A code with the password", **{"/var/lib/poplar-otp": secrets})
     now = code(secret, time.time())
-    assert log_in(served, "alice", "secret") == DENIED
-    assert log_in(served, "alice", code(secret, time.time() - 60)) == DENIED
-    assert log_in(served, "alice", "secret000000" if now != "000000" else "secret111111") == DENIED
-    assert is_in(log_in(served, "alice", "secret" + now))
-    assert log_in(served, "alice", "secret" + now) == DENIED, "once"
-    assert log_in(served, "bob", "wrong" + now) == DENIED
-    assert is_in(log_in(served, "bob", "bob's own pass word" + code(secret, time.time() + 30)))
-    assert log_in(served, "carol", "carolcarol" + now) == DENIED, "has no secret"
+    assert attempt(served, "alice", "secret") == DENIED
+    assert attempt(served, "alice", code(secret, time.time() - 60)) == DENIED
+    assert attempt(served, "alice", "secret000000" if now != "000000" else "secret111111") == DENIED
+    assert logged_in(attempt(served, "alice", "secret" + now))
+    assert attempt(served, "alice", "secret" + now) == DENIED, "once"
+    assert attempt(served, "bob", "wrong" + now) == DENIED
+    assert logged_in(attempt(served, "bob", "bob's own pass word" + code(secret, time.time() + 30)))
+    assert attempt(served, "carol", "carolcarol" + now) == DENIED, "has no secret"

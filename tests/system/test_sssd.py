@@ -6,23 +6,17 @@ Behind sssd stands its proxy provider, over accounts (libnss-extrausers) and pas
 that nothing else on the system sees, with the spellings of names that its AD and IPA providers have.
 The stack is poplar-pam(7)'s."""
 
-import smtplib
 import subprocess
 
 import pytest
 
-import poplar
+from logins import ACCOUNT, DENIED, UNAVAILABLE, attempt, deliver, refused
 from manual import examples
-from trees import PATH, PoplarInTree, Tree, needs
-from poplar import Raw, wait_until
+from poplar import wait_until
+from trees import PoplarInTree, Tree, needs
 
 pytestmark = [pytest.mark.accounts, needs("sssd"),
               pytest.mark.unsanitized("the tree has no sanitizer's library")]
-
-DENIED = b"-ERR [AUTH] user name or password is wrong\r\n"
-ACCOUNT = b"-ERR [AUTH] this account may not log in now\r\n"
-UNAVAILABLE = b"-ERR [SYS/TEMP] logins cannot be checked at the moment, wait and try again\r\n"
-MESSAGE = b"Subject: one\r\n\r\nbody\r\n"
 
 SSSD = r"""
 [sssd]
@@ -92,11 +86,9 @@ def served(directory, tmp_path):
 
     def make(stack=None, sssd="", domain="", **settings):
         directory.start(sssd, domain)
-        shared = tmp_path / "poplar"
-        shared.mkdir(mode=0o755)
         settings = {"server_local_domains": "example.org",
                     "auth_throttle_exempt": "127.0.0.1"} | settings
-        p = PoplarInTree(directory.tree, shared,
+        p = PoplarInTree(directory.tree, tmp_path / "poplar",
                          stack or examples("poplar-pam.7", "While the directory is down")[0],
                          **settings)
         running.append(p)
@@ -108,24 +100,7 @@ def served(directory, tmp_path):
 
 
 def log_in(p, user, password="a directory's"):
-    raw = p.connect()
-    assert raw.ask(b"USER " + user.encode()).startswith(b"+OK")
-    answer = raw.ask(b"PASS " + password.encode())
-    count = raw.ask(b"STAT") if answer.startswith(b"+OK") else None
-    raw.ask(b"QUIT")
-    raw.close()
-    return count or answer
-
-
-def deliver(p, recipient):
-    with smtplib.LMTP(str(p.lmtp)) as client:
-        client.sendmail("", [recipient], MESSAGE)
-
-
-def refused(p, recipient):
-    with pytest.raises(smtplib.SMTPRecipientsRefused) as refusal:
-        deliver(p, recipient)
-    return refusal.value.recipients[recipient][0]
+    return attempt(p, user, password, then=b"STAT")
 
 
 ONE = b"+OK 1 "

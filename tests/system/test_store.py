@@ -21,6 +21,7 @@ import time
 import pytest
 
 import poplar
+from disk import small_disk
 from poplar import log_in, on_the_wire, wait_until
 
 MESSAGE = b"Subject: one\r\n\r\nbody\r\n"
@@ -477,37 +478,19 @@ def test_planted_directories(store, level):
 # A full disk.
 
 @pytest.fixture
-def small_disk(server, tmp_path):
-    """A server whose state_dir is a file system of its own, and a way to use up what is free."""
+def filling(server):
     if not poplar.NAMESPACES:
         pytest.skip("needs root and a mount namespace")
     p = server(start=False, tls_required="not-on-loopback")
-    owner = p.state.stat()
-    subprocess.run(["mount", "-t", "tmpfs", "-o",
-                    f"size=8m,mode=0700,uid={owner.st_uid},gid={owner.st_gid}", "tmpfs", p.state],
-                   check=True)
-
-    def use_up(leave=0):
-        with open(p.state / "ballast", "wb", buffering=0) as file:
-            with contextlib.suppress(OSError):
-                while True:
-                    file.write(bytes(4096))
-            file.truncate(max(0, os.fstat(file.fileno()).st_size // 4096 * 4096 - leave))
-
-    p.use_up = use_up
-    p.free = lambda: (p.state / "ballast").unlink()
-    try:
-        yield p.start()
-    finally:
-        p.stop()
-        subprocess.run(["umount", p.state], check=True)
+    with small_disk(p, 8):
+        yield p
 
 
 @pytest.mark.parametrize("leave", [0, 4096, 8192, 16384, 32768])
-def test_86_full_disk_at_quit(small_disk, leave):
+def test_86_full_disk_at_quit(filling, leave):
     """The deletions are not acknowledged, or they are and done; the mail is kept; when there is
     room again, all goes on."""
-    p = small_disk
+    p = filling
     fill(p, 50, size=20_000)
     mail = mail_of(p)
     settle(p.maildrop("alice"))
@@ -530,9 +513,9 @@ def test_86_full_disk_at_quit(small_disk, leave):
     assert bye(raw).startswith(b"+OK")
 
 
-def test_86_reading_on_a_full_disk(small_disk):
+def test_86_reading_on_a_full_disk(filling):
     """Mail can be fetched while nothing can be written, also by a session that begins then."""
-    p = small_disk
+    p = filling
     fill(p, 5, size=20_000)
     mail = mail_of(p)
     raw = log_in(p)
@@ -547,9 +530,9 @@ def test_86_reading_on_a_full_disk(small_disk):
     assert mail_of(p) == mail
 
 
-def test_86_import_on_a_full_disk(small_disk):
+def test_86_import_on_a_full_disk(filling):
     """Fails with the reason; what was there is there, nothing of the rest in part."""
-    p = small_disk
+    p = filling
     fill(p, 5, size=20_000)
     mail = mail_of(p)
     p.use_up(leave=65536)
@@ -567,9 +550,9 @@ def test_86_import_on_a_full_disk(small_disk):
     assert found[:-1] == list(mail.values()) and found[-1] == on_the_wire(box.read_bytes())
 
 
-def test_86_new_maildrop_on_a_full_disk(small_disk):
+def test_86_new_maildrop_on_a_full_disk(filling):
     """[SYS/TEMP], and nothing half-made stays behind."""
-    p = small_disk
+    p = filling
     p.use_up()
     refused(p, "SYS/TEMP", "newcomer")
     assert not [name for _, _, names in os.walk(p.state) for name in names if name != "ballast"]

@@ -5,6 +5,7 @@
 #include "auth/selfcheck.h"
 #include "auth/service.h"
 #include "tests/support/place.h"
+#include "tests/support/remembers.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -704,32 +705,6 @@ static void test_session(void **state)
     expect_logged("session");
 }
 
-/* Whether the octets stand anywhere in the writable memory of a process. */
-static bool holds(pid_t pid, const char *octets)
-{
-    char path[40], line[5000];
-    bool found = false;
-    snprintf(path, sizeof path, "/proc/%d/maps", (int)pid);
-    FILE *maps = fopen(path, "re");
-    snprintf(path, sizeof path, "/proc/%d/mem", (int)pid);
-    int memory = open(path, O_RDONLY | O_CLOEXEC);
-    assert_non_null(maps);
-    while (!found && fgets(line, sizeof line, maps)) {
-        unsigned long from, to;
-        char mode[5];
-        if (sscanf(line, "%lx-%lx %4s", &from, &to, mode) != 3 || mode[1] != 'w' ||
-            to - from > 1UL << 30) /* a sanitizer's shadow */
-            continue;
-        char *copy = base_alloc(to - from);
-        ssize_t got = pread(memory, copy, to - from, (off_t)from);
-        found = got > 0 && memmem(copy, (size_t)got, octets, strlen(octets));
-        free(copy);
-    }
-    fclose(maps);
-    close(memory);
-    return found;
-}
-
 static void test_secret_is_wiped(void **state)
 {
     if (getenv("SANITIZED")) /* it keeps a while what was freed */
@@ -746,12 +721,12 @@ static void test_secret_is_wiped(void **state)
     bool held = false;
     for (int i = 0; i < 20 && !held; i++) {
         usleep(40000);
-        held = holds(auth_pid, secret);
+        held = process_remembers(auth_pid, secret);
     }
     assert_true(held);
     expect(LOGIN_OK, "daemon", NULL);
     expect_vacant();
-    assert_false(holds(auth_pid, secret));
+    assert_false(process_remembers(auth_pid, secret));
 }
 
 /* Opening a maildrop changes ids for a moment, which makes the kernel forget to end us with our

@@ -5,6 +5,7 @@
  */
 #include "daemon/base.h"
 #include "daemon/channel.h"
+#include "tests/support/raw.h"
 
 #include <fcntl.h>
 #include <setjmp.h>
@@ -12,7 +13,6 @@
 #include <stdarg.h>
 #include <string.h>
 #include <sys/resource.h>
-#include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -62,27 +62,9 @@ static void compose(const struct proto_rule *rule, struct message *m)
         message_put_fd(m, STDIN_FILENO);
 }
 
-/* Send raw octets with n descriptors past all checks, as a taken-over process would. */
 static void send_raw(int fd, const void *octets, size_t size, unsigned n)
 {
-    union {
-        struct cmsghdr header;
-        char space[CMSG_SPACE(16 * sizeof(int))];
-    } control = {0};
-    struct iovec vector = {(void *)(uintptr_t)octets, size};
-    struct msghdr header = {.msg_iov = &vector, .msg_iovlen = 1};
-    if (n > 0) {
-        header.msg_control = control.space;
-        header.msg_controllen = CMSG_SPACE(n * sizeof(int));
-        control.header.cmsg_level = SOL_SOCKET;
-        control.header.cmsg_type = SCM_RIGHTS;
-        control.header.cmsg_len = CMSG_LEN(n * sizeof(int));
-        for (unsigned i = 0; i < n; i++) {
-            int one = STDIN_FILENO;
-            memcpy(CMSG_DATA(&control.header) + i * sizeof one, &one, sizeof one);
-        }
-    }
-    assert_int_equal(sendmsg(fd, &header, 0), size);
+    assert_int_equal(raw_send(fd, octets, size, STDIN_FILENO, n), size);
 }
 
 static unsigned open_descriptors(void)
@@ -145,24 +127,30 @@ static void each_row_is_sane(void **state)
     assert_null(proto_rule(255));
 }
 
+/* What the row does not allow from this peer, or in this state. */
+static void expect_refused(const struct proto_rule *rule, unsigned peer, unsigned state,
+                           const char *fault)
+{
+    struct channel sender, receiver;
+    struct message m;
+    open_pair(rule, &sender, &receiver);
+    receiver.peer = peer;
+    receiver.state = state;
+    compose(rule, &m);
+    send_raw(sender.fd, m.data, m.size, m.n_fds);
+    expect_fault(&receiver, fault);
+    close_pair(&sender, &receiver);
+}
+
 static void wrong_role(void **state)
 {
     (void)state;
     static const unsigned roles[] = {ROLE_MASTER, ROLE_NURSERY, ROLE_WORKER, ROLE_AUTH, ROLE_CTL};
     for (unsigned type = 1; type < PROTO_TYPES; type++) {
         const struct proto_rule *rule = proto_rule(type);
-        for (size_t i = 0; i < ARRAY_SIZE(roles); i++) {
-            struct channel sender, receiver;
-            struct message m;
-            if (rule->from & roles[i])
-                continue;
-            open_pair(rule, &sender, &receiver);
-            receiver.peer = roles[i];
-            compose(rule, &m);
-            send_raw(sender.fd, m.data, m.size, m.n_fds);
-            expect_fault(&receiver, "not this role's to send");
-            close_pair(&sender, &receiver);
-        }
+        for (size_t i = 0; i < ARRAY_SIZE(roles); i++)
+            if (!(rule->from & roles[i]))
+                expect_refused(rule, roles[i], lowest(rule->states), "not this role's to send");
     }
 }
 
@@ -171,18 +159,9 @@ static void wrong_state(void **state)
     (void)state;
     for (unsigned type = 1; type < PROTO_TYPES; type++) {
         const struct proto_rule *rule = proto_rule(type);
-        for (unsigned bit = STATE_STARTING; bit <= STATE_DELIVERY; bit <<= 1) {
-            struct channel sender, receiver;
-            struct message m;
-            if (rule->states & bit)
-                continue;
-            open_pair(rule, &sender, &receiver);
-            receiver.state = bit;
-            compose(rule, &m);
-            send_raw(sender.fd, m.data, m.size, m.n_fds);
-            expect_fault(&receiver, "not allowed in this state");
-            close_pair(&sender, &receiver);
-        }
+        for (unsigned bit = STATE_STARTING; bit <= STATE_DELIVERY; bit <<= 1)
+            if (!(rule->states & bit))
+                expect_refused(rule, lowest(rule->from), bit, "not allowed in this state");
     }
 }
 

@@ -570,7 +570,7 @@ static void test_user_is_forgotten(void **state)
 static bool forgets(const char *octets)
 {
     uint64_t deadline = base_now_ms() + 5000;
-    while (harness_remembers(h.worker_pid, octets))
+    while (process_remembers(h.worker_pid, octets))
         if (base_now_ms() > deadline)
             return false;
     return true;

@@ -100,7 +100,7 @@ static void nap_ms(long ms)
 static void look_for_the_secret(struct harness *at)
 {
     nap_ms(30);
-    assert_false(harness_remembers(at->worker_pid, secret_sent));
+    assert_false(process_remembers(at->worker_pid, secret_sent));
 }
 
 /* The name shows that the search works. The secret is long, so that no later reply of the worker
@@ -120,7 +120,7 @@ static void test_the_password_is_forgotten(void **state)
         expect(&h, "+OK");
         say(&h, "USER Zaunkoenig-5519\r\n");
         expect(&h, "+OK");
-        assert_true(harness_remembers(h.worker_pid, "Zaunkoenig-5519"));
+        assert_true(process_remembers(h.worker_pid, "Zaunkoenig-5519"));
         memset(filler, 'x', sizeof filler);
         filler[sizeof filler - 1] = '\0';
         snprintf(line, sizeof line, "PASS %s%s\r\n", filler, secret);
@@ -129,7 +129,7 @@ static void test_the_password_is_forgotten(void **state)
         say(&h, line);
         expect(&h, "+OK");
         assert_non_null(strstr(h.auth.secret, secret));
-        assert_false(harness_remembers(h.worker_pid, secret));
+        assert_false(process_remembers(h.worker_pid, secret));
         expect_quit(&h);
     }
 }

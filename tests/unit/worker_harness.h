@@ -23,6 +23,7 @@
 #include "certificates.h"
 #include "daemon/base.h"
 #include "daemon/channel.h"
+#include "tests/support/remembers.h"
 #include "worker/nursery.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -754,33 +755,6 @@ static inline void expect_quit_at(struct harness *h, const char *file, int where
     expect_close_at(h, END_QUIT, file, where);
 }
 #define expect_quit(h) expect_quit_at(h, __FILE__, __LINE__)
-
-/* Whether the octets are anywhere in a process's writable memory. */
-static inline bool harness_remembers(pid_t pid, const char *octets)
-{
-    char path[64], line[512];
-    bool found = false;
-    snprintf(path, sizeof path, "/proc/%d/maps", (int)pid);
-    FILE *maps = fopen(path, "r");
-    snprintf(path, sizeof path, "/proc/%d/mem", (int)pid);
-    int memory = open(path, O_RDONLY | O_CLOEXEC);
-    assert_true(maps && memory >= 0);
-    while (fgets(line, sizeof line, maps) && !found) {
-        unsigned long start, end;
-        char rights[8];
-        if (sscanf(line, "%lx-%lx %7s", &start, &end, rights) != 3 || rights[1] != 'w')
-            continue;
-        if (end - start > 1UL << 30) /* a sanitizer's books */
-            continue;
-        char *copy = base_alloc(end - start);
-        ssize_t got = pread(memory, copy, end - start, (off_t)start);
-        found = got > 0 && memmem(copy, (size_t)got, octets, strlen(octets)) != NULL;
-        free(copy);
-    }
-    fclose(maps);
-    close(memory);
-    return found;
-}
 
 /* Let go of the session that a failed test has left behind, if it has. */
 static inline void harness_abandon(struct harness *h)
