@@ -39,10 +39,7 @@ static enum store_outcome live_size(struct maildrop *m, int64_t id, int64_t *siz
     if (outcome != STORE_OK)
         return outcome;
     sqlite3_bind_int64(statement, 1, id);
-    outcome = handle_step(m, statement);
-    if (outcome == STORE_END)
-        return handle_fail(m, STORE_NOT_FOUND, "message %lld is not there", (long long)id);
-    if (outcome != STORE_OK)
+    if ((outcome = handle_step_to_message(m, statement, id)) != STORE_OK)
         return outcome;
     if (!handle_column(statement, 0, size) || !handle_column(statement, 1, plain_size))
         outcome = handle_fail(m, STORE_DAMAGED, "message %lld has no size", (long long)id);
@@ -266,12 +263,8 @@ enum store_outcome maildrop_login(struct maildrop *maildrop, uint64_t delay, uin
     enum store_outcome outcome;
 
     handle_begin_call(maildrop);
-    if ((outcome = handle_prepare(maildrop, STATEMENT_LOGIN, &statement)) != STORE_OK)
-        return outcome;
-    outcome = handle_step(maildrop, statement);
-    if (outcome == STORE_END)
-        return handle_fail(maildrop, STORE_DAMAGED, "the totals row is missing");
-    if (outcome != STORE_OK)
+    if ((outcome = handle_prepare(maildrop, STATEMENT_LOGIN, &statement)) != STORE_OK ||
+        (outcome = handle_step_to_totals(maildrop, statement)) != STORE_OK)
         return outcome;
     handle_column(statement, 0, &last); /* what is no time is none */
     sqlite3_reset(statement);

@@ -31,10 +31,7 @@ static enum store_outcome read_row(struct maildrop *m, int64_t id, struct about 
     if ((outcome = handle_prepare(m, STATEMENT_HEADER, &statement)) != STORE_OK)
         return outcome;
     sqlite3_bind_int64(statement, 1, id);
-    outcome = handle_step(m, statement);
-    if (outcome == STORE_END)
-        return handle_fail(m, STORE_NOT_FOUND, "message %lld is not there", (long long)id);
-    if (outcome != STORE_OK)
+    if ((outcome = handle_step_to_message(m, statement, id)) != STORE_OK)
         return outcome;
     if (!handle_column(statement, 0, &found.header_size) ||
         !handle_column(statement, 1, &found.size) ||
@@ -87,10 +84,7 @@ static enum store_outcome read_some(struct maildrop *m, int64_t id, uint64_t off
     sqlite3_bind_int64(statement, 1, id);
     sqlite3_bind_int64(statement, 2,
                        (id << SCHEMA_CHUNK_BITS) + (int64_t)(offset / MAILDROP_CHUNK_SIZE));
-    outcome = handle_step(m, statement);
-    if (outcome == STORE_END)
-        return handle_fail(m, STORE_NOT_FOUND, "message %lld is not there", (long long)id);
-    if (outcome != STORE_OK)
+    if ((outcome = handle_step_to_message(m, statement, id)) != STORE_OK)
         return outcome;
     outcome = copy_chunk(m, statement, id, offset, buffer, size, got);
     if (outcome == STORE_OK && header) {

@@ -189,6 +189,24 @@ enum store_outcome handle_step(struct maildrop *m, sqlite3_stmt *statement)
     return outcome;
 }
 
+enum store_outcome handle_step_to_message(struct maildrop *m, sqlite3_stmt *statement, int64_t id)
+{
+    const enum store_outcome outcome = handle_step(m, statement);
+
+    if (outcome == STORE_END)
+        return handle_fail(m, STORE_NOT_FOUND, "message %lld is not there", (long long)id);
+    return outcome;
+}
+
+enum store_outcome handle_step_to_totals(struct maildrop *m, sqlite3_stmt *statement)
+{
+    const enum store_outcome outcome = handle_step(m, statement);
+
+    if (outcome == STORE_END)
+        return handle_fail(m, STORE_DAMAGED, "the totals row is missing");
+    return outcome;
+}
+
 enum store_outcome handle_finish(struct maildrop *m, sqlite3_stmt *statement)
 {
     enum store_outcome outcome;
@@ -269,12 +287,8 @@ enum store_outcome handle_state(struct maildrop *m, struct maildrop_totals *tota
     sqlite3_stmt *statement;
     bool sound;
 
-    if ((outcome = handle_prepare(m, STATEMENT_STATE, &statement)) != STORE_OK)
-        return outcome;
-    outcome = handle_step(m, statement);
-    if (outcome == STORE_END)
-        return handle_fail(m, STORE_DAMAGED, "the totals row is missing");
-    if (outcome != STORE_OK)
+    if ((outcome = handle_prepare(m, STATEMENT_STATE, &statement)) != STORE_OK ||
+        (outcome = handle_step_to_totals(m, statement)) != STORE_OK)
         return outcome;
     sound = handle_column(statement, 0, &messages) && handle_column(statement, 1, &octets) &&
             handle_column(statement, 2, &plain_octets) && handle_column(statement, 3, &last_id) &&

@@ -96,6 +96,11 @@ enum store_outcome handle_prepare(struct maildrop *m, enum statement which, sqli
 /* Step: STORE_OK with a row; STORE_END or a failure, and then the statement is reset. */
 enum store_outcome handle_step(struct maildrop *m, sqlite3_stmt *statement);
 
+/* The same to a row that has to be there: without one it is STORE_NOT_FOUND, of this message, or
+ * STORE_DAMAGED, of the totals. */
+enum store_outcome handle_step_to_message(struct maildrop *m, sqlite3_stmt *statement, int64_t id);
+enum store_outcome handle_step_to_totals(struct maildrop *m, sqlite3_stmt *statement);
+
 /* Step a statement that brings no rows, and reset it. STORE_OK or a failure. */
 enum store_outcome handle_finish(struct maildrop *m, sqlite3_stmt *statement);
 

@@ -715,8 +715,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_making),
     };
 
-    if (argc == 4 && strcmp(argv[1], "outside") == 0)
-        return test_outside_sqlite(argv[2], argv[3]);
+    test_be_outside(argc, argv);
     if (!memory_install() ||
         maildrop_library_init(false) != STORE_OK) /* a backup is opened by its path */
         return 1;

@@ -279,8 +279,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_no_lack_is_damage),
     };
 
-    if (argc == 4 && strcmp(argv[1], "outside") == 0)
-        return test_outside_sqlite(argv[2], argv[3]);
+    test_be_outside(argc, argv);
 
     inside_acts = memory_pause;
     if (!memory_install())

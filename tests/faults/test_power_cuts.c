@@ -401,8 +401,7 @@ static void put_old_index(const struct test_drop *folder, uint64_t random,
         return;
     test_drop_grant(folder, fds);
     believed += walindex_make(fds[MAILDROP_WAL], fds[MAILDROP_SHM]);
-    for (unsigned i = 0; i < MAILDROP_FILES; i++)
-        close(fds[i]);
+    test_drop_give_back(fds);
     put_index(folder, octets, INDEX);
 }
 
@@ -546,8 +545,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_store_on_a_bad_disk),
     };
 
-    if (argc == 4 && strcmp(argv[1], "outside") == 0)
-        return test_outside_sqlite(argv[2], argv[3]);
+    test_be_outside(argc, argv);
     if (maildrop_library_init(false) != STORE_OK) /* a backup is opened by its path */
         return 1;
     disk_install();

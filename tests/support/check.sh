@@ -26,9 +26,8 @@ wanted() { # wanted NAME: asked for by ONLY, or all are
     case " $ONLY " in *" $1 "*) ;; *) return 1 ;; esac
 }
 
-for unit in "$build"/tests/test_* "$build/tests/converse"; do
-    case $unit in *.so | *.d | *.o) continue ;; esac
-    [ -x "$unit" ] && [ -f "$unit" ] && wanted "$(basename "$unit")" && echo "$unit"
+for unit in $(tests/support/programs.sh "$build"); do
+    wanted "$(basename "$unit")" && echo "$unit"
 done >"$scratch/units"
 # What takes long is begun first; the size of a file is a fair guess.
 for file in $(ls -S tests/system/test_*.py); do

@@ -16,9 +16,8 @@ COUNTING=1 LLVM_PROFILE_FILE="$counts/%4m%c.profraw" tests/support/check.sh "$bu
 
 llvm-profdata merge -sparse "$counts"/*.profraw -o "$build/coverage.profdata"
 objects=
-for program in "$build"/poplar-* "$build"/poplarctl "$build"/tests/converse "$build"/tests/test_*; do
-    case $program in *.so | *.d | *.o) continue ;; esac
-    [ -x "$program" ] && [ -f "$program" ] && objects="$objects -object $program"
+for program in "$build"/poplar-* "$build"/poplarctl $(tests/support/programs.sh "$build"); do
+    objects="$objects -object $program"
 done
 llvm-cov show "$build/poplard" $objects -instr-profile="$build/coverage.profdata" \
     --show-branches=count daemon auth worker store >"$build/coverage.txt" 2>/dev/null

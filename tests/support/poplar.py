@@ -89,6 +89,13 @@ runpy.run_path("/usr/bin/getmail", run_name="__main__")
 """)
 
 
+def make_maildir(path):
+    """An empty one."""
+    for folder in ("cur", "new", "tmp"):
+        (path / folder).mkdir(parents=True)
+    return path
+
+
 def make_certificate(directory, name, *more_names):
     """A self-signed certificate for the names and 127.0.0.1; paths of certificate and key."""
     certificate, key = directory / f"{name}.pem", directory / f"{name}.key"
@@ -321,10 +328,15 @@ class Poplar:
         client.pass_(password)
         return client
 
-    def connect(self, tls=True, greeting=True, source=None):
-        """A socket for octets, from any address of loopback; the greeting read and gone."""
-        raw = Raw(socket.create_connection(("127.0.0.1", self.tls_port if tls else self.port),
-                                           20 * PATIENCE, (source, 0) if source else None))
+    def connect(self, tls=True, greeting=True, source=None, room=None):
+        """A socket for octets, from any address of loopback, with little room for what comes; the
+        greeting read and gone."""
+        raw = Raw(socket.socket())
+        if room:
+            raw.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, room)
+        if source:
+            raw.sock.bind((source, 0))
+        raw.sock.connect(("127.0.0.1", self.tls_port if tls else self.port))
         if tls:
             raw.start_tls(self.tls_context())
         if greeting:

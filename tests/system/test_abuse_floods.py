@@ -274,12 +274,7 @@ def test_88_an_octet_a_second(floods):
             name = user if not tls else "user0tls"
             if tls:
                 p.ctl("message", "add", name, input=large)
-            raw = poplar.Raw(socket.socket())
-            raw.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            raw.sock.connect(("127.0.0.1", p.tls_port if tls else p.port))
-            if tls:
-                raw.start_tls(p.tls_context())
-            raw.line()
+            raw = p.connect(tls, room=4096)
             raw.ask(b"USER " + name.encode())
             assert raw.ask(b"PASS secret").startswith(b"+OK")
             raw.send(b"RETR 1\r\n")

@@ -14,6 +14,7 @@ import sys
 import pytest
 
 import poplar
+from logins import attempt_over, logged_in
 from poplar import BUILD, make_certificate, wait_until
 
 USAGE, DATAERR, NOINPUT, NOUSER, UNAVAILABLE = 64, 65, 66, 67, 69
@@ -591,20 +592,12 @@ def test_activation_of_both_families(broken, tmp_path):
     with broken:
         broken.login().quit()
         assert "rhost=127.0.0.1 " in seen.read_text() or "rhost=::1 " in seen.read_text()
-        raw = poplar.Raw(socket.create_connection(("127.0.0.1", broken.tls_port), 20))
-        raw.start_tls(broken.tls_context())
-        assert raw.line().startswith(b"+OK")
-        raw.ask(b"USER alice")
-        assert raw.ask(b"PASS secret").startswith(b"+OK")
-        raw.ask(b"QUIT")
-        assert "rhost=127.0.0.1 " in seen.read_text()
-        raw = poplar.Raw(socket.create_connection(("::1", broken.tls_port), 20))
-        raw.start_tls(broken.tls_context())
-        assert raw.line().startswith(b"+OK")
-        raw.ask(b"USER bob")
-        assert raw.ask(b"PASS secret").startswith(b"+OK")
-        raw.ask(b"QUIT")
-        assert "rhost=::1 " in seen.read_text()
+        for address, user in (("127.0.0.1", "alice"), ("::1", "bob")):
+            raw = poplar.Raw(socket.create_connection((address, broken.tls_port), 20))
+            raw.start_tls(broken.tls_context())
+            assert raw.line().startswith(b"+OK")
+            assert logged_in(attempt_over(raw, user, "secret"))
+            assert f"rhost={address} " in seen.read_text()
         broken.wait_log(r"peer=127\.0\.0\.1:\d+")
         assert "::ffff" not in broken.log_text()
 

@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from poplar import GETMAIL, corpus, on_the_wire
+from poplar import GETMAIL, corpus, make_maildir, on_the_wire
 from tap import Tap
 
 pytestmark = pytest.mark.accounts
@@ -100,16 +100,10 @@ def test_uidl_is_unique_and_stays(filled, mail):
 # folder only how many.
 
 
-def maildir_in(directory):
-    for folder in ("cur", "new", "tmp"):
-        (directory / "Maildir" / folder).mkdir(parents=True)
-    return directory / "Maildir"
-
-
 @DOORS
 def test_mpop(filled, mail, tls, tmp_path):
     """mpop into a Maildir; what it fetched it does not fetch again."""
-    maildir = maildir_in(tmp_path)
+    maildir = make_maildir(tmp_path / "Maildir")
     config = tmp_path / "mpoprc"
     with Tap(filled, tls) as tap:
         config.write_text(f"""
@@ -167,7 +161,7 @@ poll localhost protocol POP3 port {tap.port} uidl timeout 60 bad-header accept
 
 def test_getmail(filled, mail, tmp_path):
     """getmail6 over TLS, the only way it knows; run as carol, it delivers for nobody who is root."""
-    maildir = maildir_in(tmp_path)
+    maildir = make_maildir(tmp_path / "Maildir")
     with Tap(filled, tls=True) as tap:
         (tmp_path / "getmailrc").write_text(f"""
 [retriever]

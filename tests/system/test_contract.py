@@ -191,6 +191,15 @@ def rogues(server, tmp_path):
     return make
 
 
+@contextlib.contextmanager
+def refusing(r):
+    """PAM lets nobody in; afterwards everybody again, as an honest worker finds."""
+    r.server.stack("auth required pam_deny.so\naccount required pam_permit.so\n")
+    yield
+    r.server.stack("auth required pam_permit.so\naccount required pam_permit.so\n")
+    r.honest_again()
+
+
 CREDENTIALS = (b"PASS", b"alice", b"secret")
 
 # How a worker that has its client gets where the state is.
@@ -416,41 +425,30 @@ def test_worker_of_another_build(rogues):
 def test_login_without_end(rogues):
     """Attempts are counted by the master: the worker that goes on after the last is killed."""
     r = rogues("poplar-worker")
-    p = r.start()
-    p.stack("auth required pam_deny.so\naccount required pam_permit.so\n")
-    attempt = [f"send {record('login-wanted')}", f"await {ROW['exchange'].type}",
-               f"exchange {record('begin', *CREDENTIALS)}", "verdict",
-               f"await {ROW['settled'].type}"]
-    abuse(r, *attempt * 20)
-    assert len(r.lines("login failed")) == 3
-    assert len(r.lines("killing worker")) == 1
-    p.stack("auth required pam_permit.so\naccount required pam_permit.so\n")
-    r.honest_again()
+    r.start()
+    with refusing(r):
+        abuse(r, *[*WAY["mail"], f"await {ROW['settled'].type}"] * 20)
+        assert len(r.lines("login failed")) == 3
+        assert len(r.lines("killing worker")) == 1
 
 
 def test_login_while_the_answer_is_withheld(rogues):
     """The delay of a failure is the master's too: no second attempt in its time."""
     r = rogues("poplar-worker", auth_failure_delay="60s")
-    p = r.start()
-    p.stack("auth required pam_deny.so\naccount required pam_permit.so\n")
-    abuse(r, f"send {record('login-wanted')}", f"await {ROW['exchange'].type}",
-          f"exchange {record('begin', *CREDENTIALS)}", "verdict", f"send {record('login-wanted')}")
-    p.stack("auth required pam_permit.so\naccount required pam_permit.so\n")
-    r.honest_again()
+    r.start()
+    with refusing(r):
+        abuse(r, *WAY["mail"], f"send {record('login-wanted')}")
 
 
 def test_summary_while_the_answer_is_withheld(rogues):
     """The session is over, its login is still to be settled: the master must not stumble."""
     r = rogues("poplar-worker", auth_failure_delay="1s")
     p = r.start()
-    p.stack("auth required pam_deny.so\naccount required pam_permit.so\n")
-    r.tell("worker client", f"send {record('login-wanted')}", f"await {ROW['exchange'].type}",
-           f"exchange {record('begin', *CREDENTIALS)}", "verdict", f"send {record('summary')}")
-    with p.connect(tls=False, greeting=False).sock:
-        pid = r.taken()
-        r.punished(pid, "a summary, then nothing")  # it stays, and is killed for it
-    p.stack("auth required pam_permit.so\naccount required pam_permit.so\n")
-    r.honest_again()
+    with refusing(r):
+        r.tell("worker client", *WAY["mail"], f"send {record('summary')}")
+        with p.connect(tls=False, greeting=False).sock:
+            pid = r.taken()
+            r.punished(pid, "a summary, then nothing")  # it stays, and is killed for it
 
 
 def test_summary_while_waiting_for_an_auth_process(rogues):
@@ -480,20 +478,20 @@ def test_guesses_of_who_has_gone(rogues):
     r = rogues("poplar-worker")
     r.server.write_config(auth_throttle_exempt=None)
     p = r.start()
-    p.stack("auth required pam_deny.so\naccount required pam_permit.so\n")
-    for n in range(20):
-        r.tell("worker client", f"send {record('login-wanted')}", f"await {ROW['exchange'].type}",
-               f"send {record('summary')}",
-               f"exchange {record('begin', b'PASS', b'alice', b'wrong%d' % n)}", "verdict", "exit 0")
-        with p.connect(tls=False, greeting=False).sock as sock:
-            r.taken()
-            assert sock.recv(100) == b""
-        wait_until(lambda: len(r.lines("login failed: peer=127.0.0.1:[0-9]+ user=alice")) == n + 1,
-                   "it is told and counted")
-    p.wait_log("throttled: peer=127.0.0.1")
-    r.server.write_config(auth_throttle_exempt="127.0.0.0/8")
-    p.stack("auth required pam_permit.so\naccount required pam_permit.so\n")
-    r.honest_again()
+    with refusing(r):
+        for n in range(20):
+            r.tell("worker client", f"send {record('login-wanted')}",
+                   f"await {ROW['exchange'].type}", f"send {record('summary')}",
+                   f"exchange {record('begin', b'PASS', b'alice', b'wrong%d' % n)}", "verdict",
+                   "exit 0")
+            with p.connect(tls=False, greeting=False).sock as sock:
+                r.taken()
+                assert sock.recv(100) == b""
+            wait_until(
+                lambda: len(r.lines("login failed: peer=127.0.0.1:[0-9]+ user=alice")) == n + 1,
+                "it is told and counted")
+        p.wait_log("throttled: peer=127.0.0.1")
+        p.write_config(auth_throttle_exempt="127.0.0.0/8")
 
 
 def test_grants_without_end(rogues):

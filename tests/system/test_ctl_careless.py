@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import poplar
-from poplar import wait_until
+from poplar import make_maildir, wait_until
 
 pytestmark = pytest.mark.skipif(not poplar.ROOT, reason="needs root: files of another user")
 
@@ -62,9 +62,7 @@ class Held:
 def test_standard_descriptors_closed(p, tmp_path, closed):
     """What is printed goes nowhere, and not into what is opened under such a number."""
     p.add("alice", MESSAGE)
-    box = tmp_path / "maildir"
-    for folder in ("cur", "new"):
-        (box / folder).mkdir(parents=True)
+    box = make_maildir(tmp_path / "maildir")
     (box / "new/1.link").symlink_to("/etc/passwd")  # which is told on stderr
     (box / "new/2.x").write_bytes(b"Subject: two\n\nx\n")
     for words, status in ((["import", "alice", box], 66), (["message", "list", "alice"], 0),
@@ -143,9 +141,7 @@ def test_a_maildrop_goes_meanwhile(p, tmp_path, words):
 @pytest.mark.native("it starts four hundred programs")
 def test_nobody_reads_what_is_said(p, tmp_path):
     """As in a pager: whoever else has mail for the maildrop does not wait for that."""
-    box = tmp_path / "maildir"
-    for folder in ("cur", "new"):
-        (box / folder).mkdir(parents=True)
+    box = make_maildir(tmp_path / "maildir")
     for n in range(400):
         (box / f"new/{n}.x").write_bytes(b"Subject: %d\n\nx\n" % n)
         (box / f"new/{n}.y").symlink_to("/etc/passwd")  # of each something is said
@@ -194,9 +190,7 @@ def test_two_backups_at_once(p, tmp_path):
 @preloads
 def test_a_message_that_is_seen_meanwhile(p, tmp_path):
     """A server moves it from new/ to cur/ just between the two: it comes, and comes once."""
-    box = tmp_path / "maildir"
-    for folder in ("cur", "new"):
-        (box / folder).mkdir(parents=True)
+    box = make_maildir(tmp_path / "maildir")
     for n in range(3):
         (box / f"new/{n}.x").write_bytes(b"Subject: %d\n\nx\n" % n)
     (box / "cur/3.x:2,S").write_bytes(b"Subject: 3\n\nx\n")
@@ -213,9 +207,7 @@ def test_a_message_that_is_seen_meanwhile(p, tmp_path):
 @pytest.mark.parametrize("name", ["dovecot-uidlist", "courierpop3dsizelist"])
 def test_a_list_that_cannot_be_read(p, tmp_path, name):
     """It is no reason to give every message a new UIDL."""
-    box = tmp_path / "maildir"
-    for folder in ("cur", "new"):
-        (box / folder).mkdir(parents=True)
+    box = make_maildir(tmp_path / "maildir")
     (box / "new/1.x").write_bytes(b"Subject: one\n\nx\n")
     (tmp_path / "list").write_text("3 V7 N2\n1 :1.x\n")
     for make in (lambda at: at.symlink_to(tmp_path / "list"), lambda at: at.mkdir()):
@@ -243,9 +235,7 @@ def test_a_tree_with_files_that_are_no_mail(p, tmp_path):
 
 def test_a_file_that_is_listed_twice(p, tmp_path):
     """Dovecot appends to its list: of a file that went and was put back, the later line holds."""
-    box = tmp_path / "maildir"
-    for folder in ("cur", "new"):
-        (box / folder).mkdir(parents=True)
+    box = make_maildir(tmp_path / "maildir")
     names = [f"{n}.x" for n in range(20)]
     for name in names:
         (box / "cur" / f"{name}:2,S").write_bytes(b"Subject: %s\n\nx\n" % name.encode())

@@ -9,7 +9,7 @@ import subprocess
 import pytest
 
 from oldservers import Courier, Cyrus, Dovecot, Popa3d, messages, put_in_mbox, read_all, with_lf
-from poplar import GETMAIL
+from poplar import GETMAIL, make_maildir
 from trees import needs
 
 pytestmark = pytest.mark.accounts
@@ -365,9 +365,7 @@ class Client:
 
     def __init__(self, name, directory, port):
         self.home = directory / name
-        self.maildir = self.home / "Maildir"
-        for folder in ("cur", "new", "tmp"):
-            (self.maildir / folder).mkdir(parents=True)
+        self.maildir = make_maildir(self.home / "Maildir")
         config = self.home / "config"
         config.touch(0o600)
         config.write_text(CLIENTS[name].format(home=self.home, port=port, maildir=self.maildir))

@@ -365,12 +365,7 @@ def test_22_a_client_that_never_reads(server, tls):
     """Pipelined commands without end, no answer read: the worker's memory stays as it is, and the
     write has a deadline."""
     p = server(session_idle_timeout="5s", tls_required="not-on-loopback")
-    raw = poplar.Raw(socket.socket())
-    raw.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    raw.sock.connect(("127.0.0.1", p.tls_port if tls else p.port))
-    if tls:
-        raw.start_tls(p.tls_context())
-    raw.line()
+    raw = p.connect(tls, room=4096)
     raw.ask(b"USER alice")
     assert raw.ask(b"PASS secret").startswith(b"+OK")
     pid, = p.serving()

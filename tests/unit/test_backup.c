@@ -305,7 +305,6 @@ int main(int argc, char **argv)
         cmocka_unit_test_setup_teardown(test_names_and_versions, enter, leave),
     };
 
-    if (argc == 4 && strcmp(argv[1], "outside") == 0)
-        return test_outside_sqlite(argv[2], argv[3]);
+    test_be_outside(argc, argv);
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

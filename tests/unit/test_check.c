@@ -5,9 +5,7 @@
 #include "store/digest.h"
 #include "store/handle.h"
 #include "store/schema.h"
-#include "tests/unit/test_store.h"
-
-static struct test_drop drop;
+#include "tests/unit/one_drop.h"
 
 struct findings {
     int n;
@@ -62,13 +60,6 @@ static int enter(void **state)
     fill(m);
     maildrop_close(m);
     test_outside(&drop, "PRAGMA wal_checkpoint(TRUNCATE)");
-    return 0;
-}
-
-static int leave(void **state)
-{
-    (void)state;
-    test_drop_remove(&drop);
     return 0;
 }
 
@@ -357,16 +348,15 @@ static void test_can_be_stopped(void **state)
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(test_sound, enter, leave),
-        cmocka_unit_test_setup_teardown(test_damages, enter, leave),
-        cmocka_unit_test_setup_teardown(test_torn_page, enter, leave),
-        cmocka_unit_test_setup_teardown(test_flipped_bits, enter, leave),
-        cmocka_unit_test_setup_teardown(test_other_versions, enter, leave),
-        cmocka_unit_test_setup_teardown(test_can_be_stopped, enter, leave),
-        cmocka_unit_test_setup_teardown(test_can_be_stopped_anywhere, enter, leave),
+        cmocka_unit_test_setup_teardown(test_sound, enter, remove_drop),
+        cmocka_unit_test_setup_teardown(test_damages, enter, remove_drop),
+        cmocka_unit_test_setup_teardown(test_torn_page, enter, remove_drop),
+        cmocka_unit_test_setup_teardown(test_flipped_bits, enter, remove_drop),
+        cmocka_unit_test_setup_teardown(test_other_versions, enter, remove_drop),
+        cmocka_unit_test_setup_teardown(test_can_be_stopped, enter, remove_drop),
+        cmocka_unit_test_setup_teardown(test_can_be_stopped_anywhere, enter, remove_drop),
     };
 
-    if (argc == 4 && strcmp(argv[1], "outside") == 0)
-        return test_outside_sqlite(argv[2], argv[3]);
+    test_be_outside(argc, argv);
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

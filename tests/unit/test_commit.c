@@ -2,15 +2,13 @@
  * test_commit.c - the commit path over rows that are none: what a client asked for is done as a
  * whole or refused as a whole, and what cannot be removed for good stays deleted.
  */
-#include "test_store.h"
+#include "one_drop.h"
 
 #include "store/handle.h"
 #include "store/lock.h"
 #include "store/schema.h"
 
 enum { MESSAGES = 8, DAY = 86400 };
-
-static struct test_drop drop;
 
 static int set_up(void **state)
 {
@@ -22,13 +20,6 @@ static int set_up(void **state)
     for (int i = 0; i < MESSAGES; i++)
         assert_int_equal(test_deliver_text(m, "Subject: one\n\nbody\n"), STORE_OK);
     maildrop_close(m);
-    return 0;
-}
-
-static int tear_down(void **state)
-{
-    (void)state;
-    test_drop_remove(&drop);
     return 0;
 }
 
@@ -113,7 +104,7 @@ static void test_rows_that_are_none(void **state)
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
         test_spoil(&drop, cases[i].sql);
         expect_refusal(cases[i].ask, cases[i].words);
-        tear_down(NULL);
+        remove_drop(NULL);
         set_up(NULL);
     }
 }
@@ -257,18 +248,17 @@ static void test_large_messages_go_in_parts(void **state)
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(test_rows_that_are_none, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(test_totals_smaller_than_messages, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(test_totals_row_goes, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(test_nothing_to_do, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(test_bounded_purge, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(test_kept_for_ever, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(test_not_in_a_batch, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(test_large_messages_go_in_parts, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_rows_that_are_none, set_up, remove_drop),
+        cmocka_unit_test_setup_teardown(test_totals_smaller_than_messages, set_up, remove_drop),
+        cmocka_unit_test_setup_teardown(test_totals_row_goes, set_up, remove_drop),
+        cmocka_unit_test_setup_teardown(test_nothing_to_do, set_up, remove_drop),
+        cmocka_unit_test_setup_teardown(test_bounded_purge, set_up, remove_drop),
+        cmocka_unit_test_setup_teardown(test_kept_for_ever, set_up, remove_drop),
+        cmocka_unit_test_setup_teardown(test_not_in_a_batch, set_up, remove_drop),
+        cmocka_unit_test_setup_teardown(test_large_messages_go_in_parts, set_up, remove_drop),
     };
 
-    if (argc == 4 && strcmp(argv[1], "outside") == 0)
-        return test_outside_sqlite(argv[2], argv[3]);
+    test_be_outside(argc, argv);
     if (maildrop_library_init(true) != STORE_OK)
         return 1;
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -2,7 +2,7 @@
  * test_listing.c - groups of messages packed for listings say what the rows say, whatever was done
  * to the maildrop; and where they do not, it is the rows that are believed.
  */
-#include "test_store.h"
+#include "one_drop.h"
 
 #include "store/backup.h"
 #include "store/check.h"
@@ -12,22 +12,6 @@
 #include <stdlib.h>
 
 enum { MESSAGES = 3 * LISTING_SPAN + 50 };
-
-static struct test_drop drop;
-
-static int enter(void **state)
-{
-    (void)state;
-    test_drop_make(&drop);
-    return 0;
-}
-
-static int leave(void **state)
-{
-    (void)state;
-    test_drop_remove(&drop);
-    return 0;
-}
 
 /* Sizes and UIDLs of all kinds; every fifth has a header that needs a surrogate. */
 static void fill(struct maildrop *m, int n)
@@ -267,7 +251,7 @@ static void test_damage(void **state)
         char said[300] = "";
         struct maildrop *m;
 
-        enter(NULL);
+        make_drop(NULL);
         m = test_drop_open(&drop);
         fill(m, 2 * LISTING_SPAN + 5);
         sqlite3_db_config(m->db, SQLITE_DBCONFIG_DEFENSIVE, 0, NULL);
@@ -277,7 +261,7 @@ static void test_damage(void **state)
         if (strncmp(said, damages[i].found, strlen(damages[i].found)) != 0)
             fail_msg("%s: said %s", damages[i].sql, said);
         maildrop_close(m);
-        leave(NULL);
+        remove_drop(NULL);
     }
 }
 
@@ -322,16 +306,15 @@ static void test_any_octets(void **state)
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(test_groups_are_made, enter, leave),
-        cmocka_unit_test_setup_teardown(test_groups_follow, enter, leave),
-        cmocka_unit_test_setup_teardown(test_ends_with_the_session, enter, leave),
-        cmocka_unit_test_setup_teardown(test_older_programs, enter, leave),
+        cmocka_unit_test_setup_teardown(test_groups_are_made, make_drop, remove_drop),
+        cmocka_unit_test_setup_teardown(test_groups_follow, make_drop, remove_drop),
+        cmocka_unit_test_setup_teardown(test_ends_with_the_session, make_drop, remove_drop),
+        cmocka_unit_test_setup_teardown(test_older_programs, make_drop, remove_drop),
         cmocka_unit_test(test_damage),
-        cmocka_unit_test_setup_teardown(test_any_octets, enter, leave),
+        cmocka_unit_test_setup_teardown(test_any_octets, make_drop, remove_drop),
     };
 
-    if (argc == 4 && strcmp(argv[1], "outside") == 0)
-        return test_outside_sqlite(argv[2], argv[3]);
+    test_be_outside(argc, argv);
     if (maildrop_library_init(true) != STORE_OK)
         return 1;
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -2,26 +2,10 @@
  * test_maildrop.c - the store through its header: what is delivered is what is read, counted and
  * deleted, and it is still so after closing and opening again.
  */
-#include "test_store.h"
+#include "one_drop.h"
 
 #include "store/handle.h"
 #include "store/lock.h"
-
-static struct test_drop drop;
-
-static int set_up(void **state)
-{
-    (void)state;
-    test_drop_make(&drop);
-    return 0;
-}
-
-static int tear_down(void **state)
-{
-    (void)state;
-    test_drop_remove(&drop);
-    return 0;
-}
 
 /* A message of `size` octets whose every octet tells its place; no line ends in it but CRLF. */
 static char *make_text(size_t size)
@@ -563,28 +547,27 @@ static void test_settings_took(void **state)
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(test_tricky_octets, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(test_chunk_boundaries, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(test_line_end_over_boundary, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(test_reading_past_the_end, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(test_uidls, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(test_uidls_that_are_none, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(test_restored_file, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(test_snapshot_ends_at_totals, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(test_deletion, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(test_removal_gives_room_back, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(test_limits, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(test_failing_source, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(test_batch, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(test_write_lock_held, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(test_write_lock_is_given_back, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(test_wal_stays_bounded, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(test_wal_after_a_large_message, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(test_settings_took, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_tricky_octets, make_drop, remove_drop),
+        cmocka_unit_test_setup_teardown(test_chunk_boundaries, make_drop, remove_drop),
+        cmocka_unit_test_setup_teardown(test_line_end_over_boundary, make_drop, remove_drop),
+        cmocka_unit_test_setup_teardown(test_reading_past_the_end, make_drop, remove_drop),
+        cmocka_unit_test_setup_teardown(test_uidls, make_drop, remove_drop),
+        cmocka_unit_test_setup_teardown(test_uidls_that_are_none, make_drop, remove_drop),
+        cmocka_unit_test_setup_teardown(test_restored_file, make_drop, remove_drop),
+        cmocka_unit_test_setup_teardown(test_snapshot_ends_at_totals, make_drop, remove_drop),
+        cmocka_unit_test_setup_teardown(test_deletion, make_drop, remove_drop),
+        cmocka_unit_test_setup_teardown(test_removal_gives_room_back, make_drop, remove_drop),
+        cmocka_unit_test_setup_teardown(test_limits, make_drop, remove_drop),
+        cmocka_unit_test_setup_teardown(test_failing_source, make_drop, remove_drop),
+        cmocka_unit_test_setup_teardown(test_batch, make_drop, remove_drop),
+        cmocka_unit_test_setup_teardown(test_write_lock_held, make_drop, remove_drop),
+        cmocka_unit_test_setup_teardown(test_write_lock_is_given_back, make_drop, remove_drop),
+        cmocka_unit_test_setup_teardown(test_wal_stays_bounded, make_drop, remove_drop),
+        cmocka_unit_test_setup_teardown(test_wal_after_a_large_message, make_drop, remove_drop),
+        cmocka_unit_test_setup_teardown(test_settings_took, make_drop, remove_drop),
     };
 
-    if (argc == 4 && strcmp(argv[1], "outside") == 0)
-        return test_outside_sqlite(argv[2], argv[3]);
+    test_be_outside(argc, argv);
     if (maildrop_library_init(true) != STORE_OK)
         return 1;
     return cmocka_run_group_tests(tests, NULL, NULL);

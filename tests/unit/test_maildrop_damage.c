@@ -2,12 +2,10 @@
  * test_maildrop_damage.c - files that are no sound maildrops: refused as such, never shown as an
  * empty maildrop, never a crash.
  */
-#include "test_store.h"
+#include "one_drop.h"
 
 #include "store/handle.h"
 #include "store/schema.h"
-
-static struct test_drop drop;
 
 static int set_up(void **state)
 {
@@ -23,13 +21,6 @@ static int set_up(void **state)
     maildrop_close(m);
     /* An outside closer leaves all in mail.db. */
     test_outside(&drop, "PRAGMA wal_checkpoint(TRUNCATE)");
-    return 0;
-}
-
-static int tear_down(void **state)
-{
-    (void)state;
-    test_drop_remove(&drop);
     return 0;
 }
 
@@ -301,18 +292,17 @@ static void test_flipped_bits(void **state)
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(test_files_that_are_none, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(test_wrong_contents, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(test_versions_from_the_future, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(test_list_contradicts_totals, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(test_damaged_content, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(test_view_for_table, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(test_schema_runs_nothing, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(test_flipped_bits, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_files_that_are_none, set_up, remove_drop),
+        cmocka_unit_test_setup_teardown(test_wrong_contents, set_up, remove_drop),
+        cmocka_unit_test_setup_teardown(test_versions_from_the_future, set_up, remove_drop),
+        cmocka_unit_test_setup_teardown(test_list_contradicts_totals, set_up, remove_drop),
+        cmocka_unit_test_setup_teardown(test_damaged_content, set_up, remove_drop),
+        cmocka_unit_test_setup_teardown(test_view_for_table, set_up, remove_drop),
+        cmocka_unit_test_setup_teardown(test_schema_runs_nothing, set_up, remove_drop),
+        cmocka_unit_test_setup_teardown(test_flipped_bits, set_up, remove_drop),
     };
 
-    if (argc == 4 && strcmp(argv[1], "outside") == 0)
-        return test_outside_sqlite(argv[2], argv[3]);
+    test_be_outside(argc, argv);
     if (maildrop_library_init(true) != STORE_OK)
         return 1;
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -2,28 +2,12 @@
  * test_maildrop_loss.c - ways to lose mail that was acknowledged: each was seen once, or is what a
  * disk or a kill -9 does.
  */
-#include "test_store.h"
+#include "one_drop.h"
 
 #include "store/handle.h"
 #include <errno.h>
 #include <signal.h>
 #include <time.h>
-
-static struct test_drop drop;
-
-static int set_up(void **state)
-{
-    (void)state;
-    test_drop_make(&drop);
-    return 0;
-}
-
-static int tear_down(void **state)
-{
-    (void)state;
-    test_drop_remove(&drop);
-    return 0;
-}
 
 /* The disk's failures: writes and cuts of the WAL through SQLite's table of calls, syncs by
  * standing in for libc. */
@@ -567,25 +551,25 @@ static void test_failed_checkpoint_before_delivery(void **state)
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(test_outside_closer_meets_grant, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(test_one_link_gone, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(test_outside_closer_meets_session, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(test_at_rest, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(test_second_open_in_one_process, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(test_no_descriptor_stays, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(test_kill_at_any_moment, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(test_many_processes, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(test_disk_full, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(test_disk_full_in_batch, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(test_failed_sync, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(test_failed_write, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(test_failed_checkpoint, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(test_wal_not_cut, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(test_failed_checkpoint_before_delivery, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_outside_closer_meets_grant, make_drop, remove_drop),
+        cmocka_unit_test_setup_teardown(test_one_link_gone, make_drop, remove_drop),
+        cmocka_unit_test_setup_teardown(test_outside_closer_meets_session, make_drop, remove_drop),
+        cmocka_unit_test_setup_teardown(test_at_rest, make_drop, remove_drop),
+        cmocka_unit_test_setup_teardown(test_second_open_in_one_process, make_drop, remove_drop),
+        cmocka_unit_test_setup_teardown(test_no_descriptor_stays, make_drop, remove_drop),
+        cmocka_unit_test_setup_teardown(test_kill_at_any_moment, make_drop, remove_drop),
+        cmocka_unit_test_setup_teardown(test_many_processes, make_drop, remove_drop),
+        cmocka_unit_test_setup_teardown(test_disk_full, make_drop, remove_drop),
+        cmocka_unit_test_setup_teardown(test_disk_full_in_batch, make_drop, remove_drop),
+        cmocka_unit_test_setup_teardown(test_failed_sync, make_drop, remove_drop),
+        cmocka_unit_test_setup_teardown(test_failed_write, make_drop, remove_drop),
+        cmocka_unit_test_setup_teardown(test_failed_checkpoint, make_drop, remove_drop),
+        cmocka_unit_test_setup_teardown(test_wal_not_cut, make_drop, remove_drop),
+        cmocka_unit_test_setup_teardown(test_failed_checkpoint_before_delivery, make_drop,
+                                        remove_drop),
     };
 
-    if (argc == 4 && strcmp(argv[1], "outside") == 0)
-        return test_outside_sqlite(argv[2], argv[3]);
+    test_be_outside(argc, argv);
     if (maildrop_library_init(true) != STORE_OK)
         return 1;
     install_disk();

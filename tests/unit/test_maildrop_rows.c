@@ -3,7 +3,7 @@
  * is told of the damage, and of no message that is not there. And maildrops that are older, or in
  * use by others.
  */
-#include "test_store.h"
+#include "one_drop.h"
 
 #include "store/check.h"
 #include "store/digest.h"
@@ -13,8 +13,6 @@
 #include "store/schema.h"
 #include <endian.h>
 #include <limits.h>
-
-static struct test_drop drop;
 
 /* Three messages; the second has a surrogate. */
 static int set_up(void **state)
@@ -32,13 +30,6 @@ static int set_up(void **state)
                      STORE_OK);
     assert_int_equal(test_deliver_text(m, "Subject: three\n\nbody\n"), STORE_OK);
     maildrop_close(m);
-    return 0;
-}
-
-static int tear_down(void **state)
-{
-    (void)state;
-    test_drop_remove(&drop);
     return 0;
 }
 
@@ -153,7 +144,7 @@ static void test_values_that_are_none(void **state)
         }
         assert_int_equal(test_deliver_text(m, "no transaction was left open\n"), STORE_OK);
         maildrop_close(m);
-        tear_down(NULL);
+        remove_drop(NULL);
         set_up(NULL);
     }
 }
@@ -240,7 +231,7 @@ static void test_totals_row(void **state)
         test_spoil(&drop, sql);
         assert_int_equal(test_drop_try(&drop, &m), STORE_DAMAGED);
         assert_string_equal(maildrop_error(NULL), "the totals row holds what are no counts");
-        tear_down(NULL);
+        remove_drop(NULL);
         set_up(NULL);
     }
 }
@@ -732,31 +723,30 @@ static void test_outcomes(void **state)
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(test_values_that_are_none, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(test_rows_out_of_order, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(test_surrogate_too_large, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(test_totals_row, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(test_last_id, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(test_source_that_lies, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(test_smaller_limit, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(test_empty_list, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(test_list_in_a_batch, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(test_older_version, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(test_somebody_else_upgrades, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(test_large_wal_in_use, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(test_index_of_another_wal, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(test_unreadable_database, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(test_groups_that_lie, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(test_groups_given_up, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(test_groups_of_an_older_version, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(test_switch, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(test_outside_writer, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(test_lock_file, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(test_outcomes, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_values_that_are_none, set_up, remove_drop),
+        cmocka_unit_test_setup_teardown(test_rows_out_of_order, set_up, remove_drop),
+        cmocka_unit_test_setup_teardown(test_surrogate_too_large, set_up, remove_drop),
+        cmocka_unit_test_setup_teardown(test_totals_row, set_up, remove_drop),
+        cmocka_unit_test_setup_teardown(test_last_id, set_up, remove_drop),
+        cmocka_unit_test_setup_teardown(test_source_that_lies, set_up, remove_drop),
+        cmocka_unit_test_setup_teardown(test_smaller_limit, set_up, remove_drop),
+        cmocka_unit_test_setup_teardown(test_empty_list, set_up, remove_drop),
+        cmocka_unit_test_setup_teardown(test_list_in_a_batch, set_up, remove_drop),
+        cmocka_unit_test_setup_teardown(test_older_version, set_up, remove_drop),
+        cmocka_unit_test_setup_teardown(test_somebody_else_upgrades, set_up, remove_drop),
+        cmocka_unit_test_setup_teardown(test_large_wal_in_use, set_up, remove_drop),
+        cmocka_unit_test_setup_teardown(test_index_of_another_wal, set_up, remove_drop),
+        cmocka_unit_test_setup_teardown(test_unreadable_database, set_up, remove_drop),
+        cmocka_unit_test_setup_teardown(test_groups_that_lie, set_up, remove_drop),
+        cmocka_unit_test_setup_teardown(test_groups_given_up, set_up, remove_drop),
+        cmocka_unit_test_setup_teardown(test_groups_of_an_older_version, set_up, remove_drop),
+        cmocka_unit_test_setup_teardown(test_switch, set_up, remove_drop),
+        cmocka_unit_test_setup_teardown(test_outside_writer, set_up, remove_drop),
+        cmocka_unit_test_setup_teardown(test_lock_file, set_up, remove_drop),
+        cmocka_unit_test_setup_teardown(test_outcomes, set_up, remove_drop),
     };
 
-    if (argc == 4 && strcmp(argv[1], "outside") == 0)
-        return test_outside_sqlite(argv[2], argv[3]);
+    test_be_outside(argc, argv);
     if (argc == 4 && strcmp(argv[1], "writer") == 0)
         return write_for_a_while(argv[2]);
     if (maildrop_library_init(true) != STORE_OK)

@@ -3,7 +3,7 @@
  * which old clients get messages with UTF-8 headers, what was retrieved, the age of messages, the
  * last login.
  */
-#include "test_store.h"
+#include "one_drop.h"
 
 #include "store/lock.h"
 #include "store/surrogate.h"
@@ -11,22 +11,6 @@
 #include <time.h>
 
 #define DAY 86400
-
-static struct test_drop drop;
-
-static int set_up(void **state)
-{
-    (void)state;
-    test_drop_make(&drop);
-    return 0;
-}
-
-static int tear_down(void **state)
-{
-    (void)state;
-    test_drop_remove(&drop);
-    return 0;
-}
 
 #define RAW                                                                                        \
     "From: Ren\xc3\xa9 <r@example.org>\nSubject: x\n\nb\xc3\xb6"                                   \
@@ -356,13 +340,12 @@ static void test_lock_ends_with_the_process(void **state)
     const int other = open(path, O_RDWR);
     assert_int_equal(lock_acquire(other, MAILDROP_LOCK_SESSION, 0), STORE_OK);
     close(other);
-    for (int i = 0; i < MAILDROP_FILES; i++)
-        close(fds[i]);
+    test_drop_give_back(fds);
 }
 
 int main(int argc, char **argv)
 {
-#define WITH_DROP(test) cmocka_unit_test_setup_teardown(test, set_up, tear_down)
+#define WITH_DROP(test) cmocka_unit_test_setup_teardown(test, make_drop, remove_drop)
     const struct CMUnitTest tests[] = {
         WITH_DROP(test_forms),
         WITH_DROP(test_surrogate),
@@ -377,8 +360,7 @@ int main(int argc, char **argv)
         WITH_DROP(test_lock_ends_with_the_process),
     };
 
-    if (argc == 4 && strcmp(argv[1], "outside") == 0)
-        return test_outside_sqlite(argv[2], argv[3]);
+    test_be_outside(argc, argv);
     if (maildrop_library_init(false) != STORE_OK)
         return 1;
     return cmocka_run_group_tests_name("maildrop, sessions", tests, NULL, NULL);

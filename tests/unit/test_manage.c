@@ -6,22 +6,13 @@
 #include "store/handle.h"
 #include "store/manage.h"
 #include "store/schema.h"
-#include "tests/unit/test_store.h"
-
-static struct test_drop drop;
+#include "tests/unit/one_drop.h"
 
 static int enter(void **state)
 {
     (void)state;
     test_drop_make(&drop);
     return maildrop_library_init(false) == STORE_OK ? 0 : -1;
-}
-
-static int leave(void **state)
-{
-    (void)state;
-    test_drop_remove(&drop);
-    return 0;
 }
 
 static struct manage_state look(struct maildrop *m)
@@ -200,15 +191,14 @@ static void test_kept_at_an_older_minor_version(void **state)
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(test_own_quota_goes_first, enter, leave),
-        cmocka_unit_test_setup_teardown(test_undelete, enter, leave),
-        cmocka_unit_test_setup_teardown(test_purge_and_compact, enter, leave),
-        cmocka_unit_test_setup_teardown(test_notes_on_imports, enter, leave),
-        cmocka_unit_test_setup_teardown(test_older_minor_version, enter, leave),
-        cmocka_unit_test_setup_teardown(test_kept_at_an_older_minor_version, enter, leave),
+        cmocka_unit_test_setup_teardown(test_own_quota_goes_first, enter, remove_drop),
+        cmocka_unit_test_setup_teardown(test_undelete, enter, remove_drop),
+        cmocka_unit_test_setup_teardown(test_purge_and_compact, enter, remove_drop),
+        cmocka_unit_test_setup_teardown(test_notes_on_imports, enter, remove_drop),
+        cmocka_unit_test_setup_teardown(test_older_minor_version, enter, remove_drop),
+        cmocka_unit_test_setup_teardown(test_kept_at_an_older_minor_version, enter, remove_drop),
     };
 
-    if (argc == 4 && strcmp(argv[1], "outside") == 0)
-        return test_outside_sqlite(argv[2], argv[3]);
+    test_be_outside(argc, argv);
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

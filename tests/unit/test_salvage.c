@@ -147,13 +147,11 @@ static void test_every_page(void **state)
 /* The row and the content of a message, but not its entry in the index. */
 static void test_row_lost(void **state)
 {
-    char sql[300];
     struct found found;
 
     (void)state;
     copy_drop();
-    snprintf(sql, sizeof(sql), "DELETE FROM message WHERE id BETWEEN 11 AND 20");
-    assert_int_equal(test_run_self("outside", copy, sql), 0);
+    test_outside_at(copy, "DELETE FROM message WHERE id BETWEEN 11 AND 20");
     found = salvage_all();
     assert_int_equal(found.whole, MESSAGES - 10);
     assert_int_equal(found.rebuilt, 10);
@@ -165,11 +163,9 @@ static void test_chunk_lost(void **state)
 
     (void)state;
     copy_drop();
-    assert_int_equal(test_run_self("outside", copy,
-                                   "DELETE FROM chunk WHERE place = 10 << 20 | 1;"
-                                   "DELETE FROM message WHERE id = 20;"
-                                   "DELETE FROM chunk WHERE place = 20 << 20 | 2"),
-                     0);
+    test_outside_at(copy, "DELETE FROM chunk WHERE place = 10 << 20 | 1;"
+                          "DELETE FROM message WHERE id = 20;"
+                          "DELETE FROM chunk WHERE place = 20 << 20 | 2");
     found = salvage_all();
     assert_int_equal(found.whole, MESSAGES - 2);
     assert_int_equal(found.lost, 2);
@@ -182,11 +178,9 @@ static void test_text_changed(void **state)
 
     (void)state;
     copy_drop();
-    assert_int_equal(test_run_self("outside", copy,
-                                   "UPDATE chunk SET content = CAST(replace(content, ' 10 line',"
-                                   " ' 10 lime') AS BLOB) WHERE place >> 20 = 10;"
-                                   "UPDATE message SET received = received + 1 WHERE id = 11"),
-                     0);
+    test_outside_at(copy, "UPDATE chunk SET content = CAST(replace(content, ' 10 line',"
+                          " ' 10 lime') AS BLOB) WHERE place >> 20 = 10;"
+                          "UPDATE message SET received = received + 1 WHERE id = 11");
     found = salvage_all();
     assert_int_equal(found.whole, MESSAGES - 2);
     assert_int_equal(found.altered, 2);
@@ -199,10 +193,8 @@ static void test_older_file(void **state)
 
     (void)state;
     copy_drop();
-    assert_int_equal(test_run_self("outside", copy,
-                                   "ALTER TABLE message DROP COLUMN digest;"
-                                   "PRAGMA user_version=65537"),
-                     0);
+    test_outside_at(copy, "ALTER TABLE message DROP COLUMN digest;"
+                          "PRAGMA user_version=65537");
     found = salvage_all();
     assert_int_equal(found.whole, MESSAGES);
 }
@@ -241,7 +233,6 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_cut_short),    cmocka_unit_test(test_nothing_left),
     };
 
-    if (argc == 4 && strcmp(argv[1], "outside") == 0)
-        return test_outside_sqlite(argv[2], argv[3]);
+    test_be_outside(argc, argv);
     return cmocka_run_group_tests(tests, enter, leave);
 }

@@ -49,8 +49,7 @@ static int tear_down(void **state)
 
     (void)state;
     test_drop_grant(&drop, fds); /* what salvage removed is there again */
-    for (int i = 0; i < MAILDROP_FILES; i++)
-        close(fds[i]);
+    test_drop_give_back(fds);
     test_drop_remove(&drop);
     return 0;
 }
@@ -255,8 +254,7 @@ int main(int argc, char **argv)
         cmocka_unit_test_setup_teardown(test_no_file, set_up, tear_down),
     };
 
-    if (argc == 4 && strcmp(argv[1], "outside") == 0)
-        return test_outside_sqlite(argv[2], argv[3]);
+    test_be_outside(argc, argv);
     if (maildrop_library_init(false) != STORE_OK)
         return 1;
     return cmocka_run_group_tests(tests, NULL, NULL);

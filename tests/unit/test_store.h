@@ -216,18 +216,32 @@ static inline int test_outside_sqlite(const char *path, const char *sql)
     return status;
 }
 
+/* First in the main() of a program whose tests call for it: where it was run as the outside SQLite,
+ * it is that, and ends. */
+static inline void test_be_outside(int argc, char **argv)
+{
+    if (argc == 4 && strcmp(argv[1], "outside") == 0)
+        exit(test_outside_sqlite(argv[2], argv[3]));
+}
+
 /* Makes a maildrop one of the first minor version: without what the later ones added. */
 #define TEST_VERSION_1_0                                                                           \
     "DROP TABLE setting; DROP TABLE imported; ALTER TABLE message DROP COLUMN digest;"             \
     "DROP TABLE listing;"                                                                          \
     "PRAGMA user_version=65536"
 
+/* Have it run some SQL, on a file or on a maildrop's. */
+static inline void test_outside_at(const char *path, const char *sql)
+{
+    assert_int_equal(test_run_self("outside", path, sql), 0);
+}
+
 static inline void test_outside(const struct test_drop *drop, const char *sql)
 {
     char path[80];
 
     test_drop_path(drop, MAILDROP_DB, path);
-    assert_int_equal(test_run_self("outside", path, sql), 0);
+    test_outside_at(path, sql);
 }
 
 /* The same, also where the schema would not have it. */

@@ -112,8 +112,7 @@ static int set_up(void **state)
 static int tear_down(void **state)
 {
     (void)state;
-    for (unsigned i = 0; i < MAILDROP_FILES; i++)
-        close(fds[i]);
+    test_drop_give_back(fds);
     test_drop_remove(&drop);
     return 0;
 }
@@ -600,8 +599,7 @@ int main(int argc, char **argv)
         cmocka_unit_test_setup_teardown(test_calls_that_fail, set_up, tear_down),
     };
 
-    if (argc == 4 && strcmp(argv[1], "outside") == 0)
-        return test_outside_sqlite(argv[2], argv[3]);
+    test_be_outside(argc, argv);
     if (maildrop_library_init(false) != STORE_OK)
         return 1;
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -466,8 +466,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_not_a_maildrop),
     };
 
-    if (argc == 4 && strcmp(argv[1], "outside") == 0)
-        return test_outside_sqlite(argv[2], argv[3]);
+    test_be_outside(argc, argv);
     if (maildrop_library_init(true) != STORE_OK)
         return 1;
     return cmocka_run_group_tests(tests, NULL, NULL);
