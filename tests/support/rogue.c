@@ -99,7 +99,8 @@ static void take_verdict(void)
 {
     int file = -1;
     unsigned type = receive_raw(exchange_fd, &file);
-    fprintf(stderr, "rogue: verdict %u, %s\n", type ? answer : 0, file < 0 ? "no files" : "files");
+    fprintf(stderr, "rogue: verdict %s, %s\n", proto_outcome_name(type ? answer : LOGIN_OK),
+            file < 0 ? "no files" : "files");
 }
 
 static void spawn_stranger(void);
