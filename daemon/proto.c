@@ -166,10 +166,10 @@ const char *proto_outcome_name(unsigned outcome)
         [LOGIN_STORE_TEMP] = "store-temporary",
         [LOGIN_STORE_PERM] = "store-permanent",
         [LOGIN_BROKEN] = "contract-broken",
-        [LOGIN_CRASHED] = "crashed",
         [LOGIN_NO_USER] = "no-such-user",
         [LOGIN_FORBIDDEN] = "not-by-this-peer",
         [LOGIN_NO_ROOM] = "no-room",
+        [LOGIN_CRASHED] = "crashed",
     };
     return outcome < LOGIN_OUTCOMES ? names[outcome] : "unknown";
 }

@@ -143,10 +143,10 @@ enum login_outcome {
     LOGIN_STORE_TEMP,    /* the maildrop could not be opened: disk full, out of descriptors */
     LOGIN_STORE_PERM,    /* the maildrop is not what it must be: ownership, links, file types */
     LOGIN_BROKEN,        /* the worker broke the contract; the master only hears this */
-    LOGIN_CRASHED,       /* auth ended over it; the master only says this */
     LOGIN_NO_USER,       /* delivery: there is no such recipient */
     LOGIN_FORBIDDEN,     /* delivery: not into this maildrop, not by this peer */
     LOGIN_NO_ROOM,       /* delivery: what is left under state_dir is for deleting */
+    LOGIN_CRASHED,       /* auth ended over it; the master only says this */
     LOGIN_OUTCOMES
 };
 
