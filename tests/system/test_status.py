@@ -14,6 +14,7 @@ import time
 import pytest
 
 import poplar
+from manual import TOP
 from poplar import wait_until
 
 USAGE, NOINPUT, NOUSER, UNAVAILABLE, TEMPFAIL, NOPERM = 64, 66, 67, 69, 75, 77
@@ -306,6 +307,14 @@ def test_metrics_for_node_exporter(server):
     that this does not have."""
     types = set(re.findall(r"^# TYPE \w+ (.*)$", server().ctl("metrics").stdout.decode(), re.M))
     assert types and types <= {"counter", "gauge", "histogram", "summary", "untyped"}
+
+
+def test_the_page_has_every_metric(server):
+    page = (TOP / "packaging/man/poplarctl.8").read_text()
+    families = {s["name"] for s in shown(server(), "metrics")}
+    assert families
+    for name in families:
+        assert re.search(rf"\b{re.sub('_(bucket|sum|count)$', '', name)}\b", page), name
 
 
 def test_metrics_of_crashes_and_deliveries(server):
