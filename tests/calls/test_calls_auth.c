@@ -547,6 +547,13 @@ struct told {
     uint32_t outcome_is, verdict_is;
 };
 
+/* The order that the master gives, which a test may alter. */
+static struct {
+    const char *named, *peer;
+    bool takeover; /* the session that holds the maildrop may be ended */
+    bool pings;    /* instead of an answer to what it is asked */
+} order = {.named = "", .peer = "192.0.2.7"};
+
 static void send_request(struct channel *master, struct channel *worker)
 {
     int ends[2];
@@ -556,13 +563,17 @@ static void send_request(struct channel *master, struct channel *worker)
     message_begin(&m, PROTO_SERVE);
     message_put_u64(&m, 77);
     message_put_u32(&m, SERVE_LOGIN);
-    message_put_text(&m, "");
-    message_put_text(&m, "192.0.2.7");
+    message_put_text(&m, order.named);
+    message_put_text(&m, order.peer);
     message_put_u32(&m, DOOR_POP3);
     message_put_u32(&m, 0);
     message_put_fd(&m, ends[0]);
     assert_int_equal(channel_send(master, &m, true), CHANNEL_OK);
     close(ends[0]);
+    if (order.pings) {
+        message_begin(&m, PROTO_PING);
+        assert_int_equal(channel_send(master, &m, true), CHANNEL_OK);
+    }
     message_begin(&m, PROTO_BEGIN);
     message_put_text(&m, "PASS");
     message_put_text(&m, "alice");
@@ -607,6 +618,8 @@ static int serve_once(struct told *told)
     char error[600] = "";
     *told = (struct told){0};
     child = (struct child){.config = configure()};
+    if (order.takeover)
+        must_set(child.config, "session", "", "lock", "takeover");
     struct grant_root *root = grant_root_open(child.config, error, sizeof error);
     assert_non_null(root);
     assert_int_equal(channel_pair(ends, true), 0);
@@ -671,6 +684,57 @@ static void test_service(void **state)
     assert_true(failed > 50);
 }
 
+static int serve_order(void)
+{
+    struct told told;
+    int status = serve_once(&told);
+    if (told.verdict || told.outcome)
+        return CALLS_DONE_WRONG;
+    return status;
+}
+
+static void expect_no_service(int status, const char *why)
+{
+    struct calls_end end;
+    calls_try(serve_order, &end);
+    assert_true(WIFEXITED(end.status));
+    assert_int_equal(WEXITSTATUS(end.status), status);
+    if (!strstr(end.said, why))
+        fail_msg("not '%s', but: %s", why, end.said);
+}
+
+/* By a master of another build, or one that is taken over; or one that is gone. Nobody is let in.
+ */
+static void test_service_without_master(void **state)
+{
+    char longest[PROTO_RECIPIENT_MAX + 2] = "", error[600] = "";
+    int files[MAILDROP_FILES];
+    (void)state;
+    if (geteuid() != 0)
+        skip();
+    empty_state();
+    memset(longest, 'x', sizeof longest - 1);
+    order.named = longest;
+    expect_no_service(PROTO_EXIT_CONTRACT, "with a text too long");
+    order.named = "";
+    order.peer = longest + PROTO_RECIPIENT_MAX - PROTO_ADDRESS_MAX;
+    expect_no_service(PROTO_EXIT_CONTRACT, "with a text too long");
+    order.peer = "192.0.2.7";
+
+    struct config *config = configure();
+    struct grant_root *root = grant_root_open(config, error, sizeof error);
+    assert_int_equal(grant_open(root, "alice", true, true, files, error, sizeof error), LOGIN_OK);
+    order.takeover = true; /* of this one */
+    expect_no_service(PROTO_EXIT_DONE, "");
+    order.pings = true;
+    expect_no_service(PROTO_EXIT_CONTRACT, "not the answer to what was asked");
+    order.takeover = order.pings = false;
+    for (unsigned i = 0; i < MAILDROP_FILES; i++)
+        close(files[i]);
+    grant_root_close(root);
+    config_free(config);
+}
+
 static int set_up(void **state)
 {
     (void)state;
@@ -702,7 +766,7 @@ int main(void)
         cmocka_unit_test(test_recipient),    cmocka_unit_test(test_pam),
         cmocka_unit_test(test_conversation), cmocka_unit_test(test_pins),
         cmocka_unit_test(test_pam_conf),     cmocka_unit_test(test_selfcheck),
-        cmocka_unit_test(test_service),
+        cmocka_unit_test(test_service),      cmocka_unit_test(test_service_without_master),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }
