@@ -89,6 +89,24 @@ static bool check_languages(const struct config *config, char *error, size_t siz
                                       config_where(config, "server", "", "languages"));
 }
 
+/* It stands in greetings and in Received lines, which are ASCII (RFC 5321 section 4.4); also a
+ * literal address may. */
+static bool is_hostname(const char *name)
+{
+    static const char fit[] =
+        "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._[:]";
+    return *name && name[strspn(name, fit)] == '\0';
+}
+
+static bool check_hostname(const struct config *config, char *error, size_t size)
+{
+    return is_hostname(config->server.hostname) ||
+           base_refuse(error, size,
+                       "%s: [server] hostname=%s: must be letters, digits, dots and hyphens, "
+                       "others as xn--",
+                       config_where(config, "server", "", "hostname"), config->server.hostname);
+}
+
 static bool check_order(const struct config *config, const char *section, const char *min_key,
                         uint64_t min, const char *max_key, uint64_t max, char *error, size_t size)
 {
@@ -102,7 +120,7 @@ bool config_complete(struct config *config, char *error, size_t error_size)
 {
     if (!config->server.hostname) {
         char name[256] = "";
-        if (gethostname(name, sizeof name - 1) < 0 || !*name)
+        if (gethostname(name, sizeof name - 1) < 0 || !is_hostname(name))
             base_copy(name, sizeof name, "localhost");
         config->server.hostname = base_strdup(name);
     }
@@ -128,7 +146,8 @@ bool config_complete(struct config *config, char *error, size_t error_size)
             "%s: [store] expire_after is less than a day, which POP3 cannot announce "
             "(RFC 2449 section 6.7): set 0 for never, or 1d and more",
             config_where(config, "store", "", "expire_after"));
-    return check_languages(config, error, error_size) &&
+    return check_hostname(config, error, error_size) &&
+           check_languages(config, error, error_size) &&
            check_services(config, error, error_size) &&
            check_mechanisms(config, error, error_size) &&
            check_certificates(config, error, error_size);

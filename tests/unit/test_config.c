@@ -203,6 +203,8 @@ static void refusals(void **state)
         {MINIMAL "[server]\nlanguages=en, de\n",
          "poplar.conf:4: [server] languages=de: must be one of en, fr"},
         {MINIMAL "[server]\nlanguages=\n", "[server] languages=: must be one of en, fr"},
+        {MINIMAL "[server]\nhostname=my server\n", "hostname=my server: must be letters, digits"},
+        {MINIMAL "[server]\nhostname=p\xc3\xb6p.example\n", "xn--"},
     };
     for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
         char error[512] = "";
