@@ -133,6 +133,8 @@ static void pair(struct master *m, struct auth *a, struct worker *w)
         return;
     }
     w->queued = false;
+    if (service == SERVE_LOGIN)
+        worker_trace_later(w);
     message_begin(&message, PROTO_EXCHANGE);
     message_put_fd(&message, ends[1]);
     if (channel_send(&w->channel, &message, false) != CHANNEL_OK) {

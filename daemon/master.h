@@ -68,6 +68,7 @@ struct worker {
     struct auth *auth; /* owes this worker an outcome; also for a grant in STATE_MAIL */
     bool queued;       /* waits for an auth process */
     uint64_t asked;    /* when it asked, base_now_us() */
+    bool trace_later;  /* it was told that it will hear whether it is traced */
     bool refused;      /* waits for the time at which its client is told that it failed */
     unsigned failures, grants;
 };
@@ -225,6 +226,8 @@ void worker_finish(struct worker *w, unsigned why);
 void worker_settle(struct worker *w, bool failed);
 /* Begin or end the trace of one user's sessions, present and future. False: too many users. */
 bool worker_trace_user(struct master *m, const char *user, bool on);
+/* Before a login, while anybody is traced, and after: its user's trace misses no command. */
+void worker_trace_later(struct worker *w);
 void worker_trace_if_wanted(struct worker *w);
 
 /* trial.c: the first start and every reload. */

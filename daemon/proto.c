@@ -58,8 +58,8 @@ static const struct proto_rule rules[PROTO_TYPES] = {
     [PROTO_ADDRESS_TAKEN] = {PROTO_ADDRESS_TAKEN, "address-taken", ROLE_MASTER, ROLE_WORKER, STATE_CLIENT, 128, 0, 0, 1, "us"},
     /* enum session_end */
     [PROTO_FINISH] = {PROTO_FINISH, "finish", ROLE_MASTER, ROLE_WORKER, STATE_MAIL | STATE_DONE, 64, 0, 0, 1, "u"},
-    /* 1 on, 0 off */
-    [PROTO_TRACE] = {PROTO_TRACE, "trace", ROLE_MASTER, ROLE_WORKER, STATE_MAIL | STATE_DONE, 64, 0, 0, 0, "u"},
+    /* enum proto_trace */
+    [PROTO_TRACE] = {PROTO_TRACE, "trace", ROLE_MASTER, ROLE_WORKER, STATE_LOGIN | STATE_MAIL | STATE_DONE, 64, 0, 0, 0, "u"},
 
     /* An exchange. session, enum proto_service, user (SERVE_GRANT) or recipient, peer address without
      * port, door, the peer's uid (LMTP). Descriptor: auth's end. */

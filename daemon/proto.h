@@ -150,6 +150,13 @@ enum login_outcome {
     LOGIN_OUTCOMES
 };
 
+/* Whether a session is traced (PROTO_TRACE). */
+enum proto_trace {
+    TRACE_OFF,
+    TRACE_ON,
+    TRACE_LATER, /* one of the two follows when the login has succeeded, and is waited for */
+};
+
 /* Why the master refuses PROTO_LOGIN_WANTED or PROTO_GRANT_AGAIN. */
 enum login_refusal {
     REFUSED_BUSY = 1,  /* no auth process became free in time */

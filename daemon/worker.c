@@ -109,7 +109,7 @@ void worker_finish(struct worker *w, unsigned why)
         loop_timer(w->master, &w->timer, base_now_ms() + FINISH_MS, on_unfinished, w);
 }
 
-static void tell_trace(struct worker *w, bool on)
+static void tell_trace(struct worker *w, enum proto_trace on)
 {
     struct message message;
     message_begin(&message, PROTO_TRACE);
@@ -126,10 +126,19 @@ static size_t find_traced(const struct master *m, const char *user)
     return i;
 }
 
+void worker_trace_later(struct worker *w)
+{
+    if (w->master->traced.n == 0)
+        return;
+    w->trace_later = true;
+    tell_trace(w, TRACE_LATER);
+}
+
 void worker_trace_if_wanted(struct worker *w)
 {
-    if (find_traced(w->master, w->canonical) < w->master->traced.n)
-        tell_trace(w, true);
+    bool on = find_traced(w->master, w->canonical) < w->master->traced.n;
+    if (on || w->trace_later)
+        tell_trace(w, on ? TRACE_ON : TRACE_OFF);
 }
 
 bool worker_trace_user(struct master *m, const char *user, bool on)
@@ -146,7 +155,7 @@ bool worker_trace_user(struct master *m, const char *user, bool on)
     }
     for (struct worker *w = m->workers; w; w = w->next)
         if (w->channel.state == STATE_MAIL && strcmp(w->canonical, user) == 0)
-            tell_trace(w, on);
+            tell_trace(w, on ? TRACE_ON : TRACE_OFF);
     return true;
 }
 

@@ -118,6 +118,7 @@ static void succeed(struct session *s, int files[MAILDROP_FILES])
     s->bad = 0;
     s->stream.deadline = 0;
     session_ok(s, TEXT_LOGGED_IN);
+    session_await_trace(s);
 }
 
 /* The answer to a failure is due when the master says so. */

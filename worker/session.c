@@ -143,9 +143,12 @@ bool session_hear_answer(struct session *s)
 
 bool session_take_order(struct session *s)
 {
+    uint32_t told;
     switch (s->record.rule->type) {
     case PROTO_TRACE:
-        s->stream.tracing = message_get_u32(&s->record) != 0;
+        told = message_get_u32(&s->record);
+        s->stream.tracing = told == TRACE_ON;
+        s->trace_comes = told == TRACE_LATER;
         return true;
     case PROTO_FINISH:
         s->finishing = message_get_u32(&s->record);
@@ -171,6 +174,12 @@ bool session_hear_master(struct session *s)
     if (s->finishing && s->reading)
         session_end(s, s->finishing);
     return s->end == 0;
+}
+
+void session_await_trace(struct session *s)
+{
+    while (s->trace_comes && s->end == 0 && await_master(s))
+        session_hear_master(s);
 }
 
 void session_trace(struct session *s, const char *command)

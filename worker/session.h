@@ -54,6 +54,7 @@ struct session {
     bool reading;       /* waiting for a command */
     unsigned finishing; /* enum session_end: asked to end, and why; 0: not */
     bool last;          /* the process ends with this session */
+    bool trace_comes;   /* TRACE_LATER: whether it is traced is not known yet */
 
     unsigned end;                /* enum session_end; 0: goes on */
     char detail[256];            /* more about the end, for the log */
@@ -99,6 +100,9 @@ bool session_take_order(struct session *s);
  * between telling the master and telling us leaves nobody to answer. False when the session is
  * over. */
 bool session_hear_answer(struct session *s);
+
+/* After a login: what the master said to come comes before the first command. */
+void session_await_trace(struct session *s);
 
 /* Tell the log of one command and the first line of its reply, when the session is traced. */
 void session_trace(struct session *s, const char *command);

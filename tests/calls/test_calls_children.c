@@ -187,6 +187,34 @@ static void test_trace(void **state)
     assert_true(worker_trace_user(&m, "user-7", true));
 }
 
+static unsigned next_trace(struct channel *its)
+{
+    assert_int_equal(next_told(its), PROTO_TRACE);
+    return message_get_u32(&message);
+}
+
+/* Who is told to wait for it is told in any case: its login may take until nobody is traced. */
+static void test_trace_later(void **state)
+{
+    struct channel its;
+    struct worker *w = add_worker(STATE_LOGIN, &its);
+    (void)state;
+    worker_trace_later(w);
+    worker_trace_if_wanted(w);
+    assert_int_equal(next_told(&its), 0); /* nobody is traced */
+    base_copy(w->canonical, sizeof w->canonical, "alice");
+    assert_true(worker_trace_user(&m, "alice", true));
+    worker_trace_later(w);
+    assert_int_equal(next_trace(&its), TRACE_LATER);
+    worker_trace_if_wanted(w);
+    assert_int_equal(next_trace(&its), TRACE_ON);
+    assert_true(worker_trace_user(&m, "alice", false));
+    worker_trace_later(w);
+    assert_int_equal(next_told(&its), 0);
+    worker_trace_if_wanted(w);
+    assert_int_equal(next_trace(&its), TRACE_OFF);
+}
+
 static void test_finish(void **state)
 {
     struct channel its, other;
@@ -1080,6 +1108,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         TEST(test_trace),
+        TEST(test_trace_later),
         TEST(test_finish),
         TEST(test_tick),
         TEST(test_late),

@@ -97,11 +97,24 @@ def test_trace_of_one_user(server):
     assert "C: LIST" not in p.log_text()
     alice.quit()
     again = p.login("alice")
-    # The master may hear of the login a moment after the client does.
-    wait_until(lambda: again.noop() and "trace: C: NOOP S: +OK" in p.log_text(), "a trace")
+    again.noop()
+    p.wait_log("trace: C: NOOP S: \\+OK")
     p.ctl("debug", "alice", "off")
     again.rset()
     again.quit()
     bob.quit()
     p.wait_log("user=bob reason=quit")
     assert "C: RSET" not in p.log_text()
+
+
+def test_trace_from_the_first_command(server):
+    """Also of a client that does not wait for the answer to its password; another's is not traced."""
+    p = server(tls_required="not-on-loopback")
+    p.ctl("debug", "alice", "on")
+    for user in (b"alice", b"bob") * 10:
+        raw = p.connect(tls=False)
+        raw.send(b"USER " + user + b"\r\nPASS secret\r\nNOOP\r\nQUIT\r\n")
+        assert b"+OK logged in" in raw.rest()
+        raw.close()
+    wait_until(lambda: p.log_text().count("session ended") == 20, "all have ended")
+    assert p.log_text().count("trace: C: NOOP S: +OK") == 10
