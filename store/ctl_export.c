@@ -33,7 +33,7 @@ static void show_progress(void *context, uint64_t octets)
     ctl_progress_update(&ex->progress, ex->done + octets, ex->messages);
 }
 
-/* A From line, the message, an empty line. */
+/* A From line, the message, an empty line; all of it, or nothing. */
 static int add_to_mbox(struct export *ex, const struct maildrop_message *message,
                        enum store_outcome *outcome)
 {
@@ -47,12 +47,13 @@ static int add_to_mbox(struct export *ex, const struct maildrop_message *message
     if (localtime_r(&received, &local))
         strftime(line, sizeof line, "From MAILER-DAEMON %a %b %e %H:%M:%S %Y\n", &local);
     if (!ctl_write_all(ex->mbox, line, strlen(line)))
-        return ctl_write_failed(ex->path, errno);
-    *outcome = ctl_copy_message(&ex->copy, message->id, ex->mbox, &error);
+        error = errno;
+    else
+        *outcome = ctl_copy_message(&ex->copy, message->id, ex->mbox, &error);
     if (*outcome == STORE_OK && !error && !ctl_write_all(ex->mbox, "\n", 1))
         error = errno;
-    if (*outcome != STORE_OK &&
-        (ftruncate(ex->mbox, begin) < 0 || lseek(ex->mbox, begin, SEEK_SET) < 0))
+    if ((*outcome != STORE_OK || error) &&
+        (ftruncate(ex->mbox, begin) < 0 || lseek(ex->mbox, begin, SEEK_SET) < 0) && !error)
         error = errno;
     return error ? ctl_write_failed(ex->path, error) : *outcome == STORE_OK ? 0 : -1;
 }

@@ -226,6 +226,23 @@ def test_export_says_what_it_did(p, tmp_path):
     assert name.name.endswith(".a_b_c")
 
 
+@pytest.mark.accounts
+def test_an_mbox_ends_with_a_whole_message(p, tmp_path):
+    """On a disk that becomes full in the middle of one."""
+    small = tmp_path / "small"
+    small.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", small], check=True)
+    try:
+        for message in (MESSAGE, b"x" * 100_000):
+            p.ctl("message", "add", "--no-limits", "alice", input=message)
+        done = p.ctl("export", "--format=mbox", "alice", small / "box", check=False)
+        assert done.returncode == 75 and b"exported 1 message, 22 octets" in done.stdout, done
+        left = (small / "box").read_bytes()
+        assert left.startswith(b"From ") and left.endswith(b"\nSubject: one\n\nbody\n\n"), left[-50:]
+    finally:
+        subprocess.run(["umount", small], check=True)
+
+
 def test_names_that_are_no_text(p, tmp_path):
     """On a terminal they are escaped; in JSON too, or it says that it cannot."""
     name = b"\xffalice\x1b"[:6]
