@@ -752,12 +752,6 @@ static int set_up(void **state)
     return 0;
 }
 
-static int tear_down(void **state)
-{
-    (void)state;
-    return place_remove();
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -768,5 +762,5 @@ int main(void)
         cmocka_unit_test(test_pam_conf),     cmocka_unit_test(test_selfcheck),
         cmocka_unit_test(test_service),      cmocka_unit_test(test_service_without_master),
     };
-    return cmocka_run_group_tests(tests, set_up, tear_down);
+    return cmocka_run_group_tests(tests, set_up, leave_place);
 }

@@ -1096,12 +1096,6 @@ static int set_up_group(void **state)
     return place_make("/tmp", 0700) ? 0 : -1;
 }
 
-static int tear_down_group(void **state)
-{
-    (void)state;
-    return place_remove();
-}
-
 #define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
 
 int main(void)
@@ -1138,5 +1132,5 @@ int main(void)
         TEST(test_visitors),
     };
     alarm(120); /* what waits for ever is no test */
-    return cmocka_run_group_tests(tests, set_up_group, tear_down_group);
+    return cmocka_run_group_tests(tests, set_up_group, leave_place);
 }

@@ -1076,12 +1076,6 @@ static int set_up(void **state)
     return 0;
 }
 
-static int tear_down(void **state)
-{
-    (void)state;
-    return place_remove();
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -1106,5 +1100,5 @@ int main(void)
         cmocka_unit_test(test_serve),
     };
     alarm(300); /* what waits for ever is no test */
-    return cmocka_run_group_tests(tests, set_up, tear_down);
+    return cmocka_run_group_tests(tests, set_up, leave_place);
 }

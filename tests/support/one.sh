@@ -54,7 +54,7 @@ case $1 in
     # Nor can the leaks of a process be looked for from inside the sandbox. A worker's end frees all
     # that it has, and the connections that were made ready for others.
     leaks="--leak-check=full --show-leak-kinds=definite --errors-for-leak-kinds=definite"
-    if grep -q 'worker_harness.h' "tests/unit/$name.c" 2>/dev/null ||
+    if grep -q '"one_harness.h"' "tests/unit/$name.c" 2>/dev/null ||
         [ "$name" = converse ] || [ "$name" = test_calls_worker ]; then
         export ASAN_OPTIONS=detect_leaks=0
         leaks=

@@ -212,27 +212,29 @@ WAY = {
 }
 
 
+def killed_for(r, what, way, lines, client):
+    """A worker says these lines, with a client that is made for it. It is killed for the last, and that
+    is told once."""
+    before = len(r.lines("it sent a record"))
+    r.tell(way, *lines)
+    with client():
+        pid = r.taken()
+        r.punished(pid, what)
+    said = wait_until(lambda: r.lines("it sent a record")[before:], what)
+    assert len(said) == 1, what
+    assert r.lines(rf"killing worker {pid}: it sent a record \w+"), what
+
+
 @pytest.mark.parametrize("state", ["starting", "idle", *WAY])
 def test_103_records_of_a_worker(rogues, state):
     """Every row that a worker may not send (now), and every malformed one that it may."""
     r = rogues("poplar-worker", workers_max_sessions="8")
     p = r.start()
+    client = {"starting": lambda: another_worker(r), "idle": contextlib.nullcontext}.get(
+        state, lambda: p.connect(tls=False, greeting=False).sock)
     for what, records in wrong_records("worker", state):
-        before = len(r.lines("it sent a record"))
-        lines = WAY.get(state, []) + [f"send {one}" for one in records]
-        if state in WAY:
-            r.tell("worker client", *lines)
-            with p.connect(tls=False, greeting=False).sock:
-                pid = r.taken()
-                r.punished(pid, what)
-        else:
-            r.tell(f"worker {state}", *lines)
-            with another_worker(r) if state == "starting" else contextlib.nullcontext():
-                pid = r.taken()
-                r.punished(pid, what)
-        said = wait_until(lambda: r.lines("it sent a record")[before:], what)
-        assert len(said) == 1, what
-        assert r.lines(rf"killing worker {pid}: it sent a record \w+"), what
+        killed_for(r, what, f"worker {'client' if state in WAY else state}",
+                   [*WAY.get(state, []), *(f"send {one}" for one in records)], client)
     r.honest_again()
 
 
@@ -242,14 +244,8 @@ def test_records_of_a_worker_that_delivers(rogues, state):
     r = rogues("poplar-worker", workers_max_sessions="8")
     p = r.start()
     for what, records in wrong_records("worker", state):
-        before = len(r.lines("it sent a record"))
-        r.tell("worker client", *WAY.get(state, []), *[f"send {one}" for one in records])
-        with deliverer(p):
-            pid = r.taken()
-            r.punished(pid, what)
-        said = wait_until(lambda: r.lines("it sent a record")[before:], what)
-        assert len(said) == 1, what
-        assert r.lines(rf"killing worker {pid}: it sent a record \w+"), what
+        killed_for(r, what, "worker client",
+                   [*WAY.get(state, []), *(f"send {one}" for one in records)], lambda: deliverer(p))
     r.honest_again()
 
 

@@ -66,12 +66,6 @@ static int set_up_group(void **state)
     return access(module, R_OK);
 }
 
-static int tear_down_group(void **state)
-{
-    (void)state;
-    return place_remove();
-}
-
 /* "daemon" is an account with a small uid wherever Unix is. */
 static int set_up(void **state)
 {
@@ -856,5 +850,5 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_secret_is_wiped, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_hardened_after_exchange, set_up, tear_down),
     };
-    return cmocka_run_group_tests_name("auth", tests, set_up_group, tear_down_group);
+    return cmocka_run_group_tests_name("auth", tests, set_up_group, leave_place);
 }

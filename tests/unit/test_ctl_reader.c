@@ -27,12 +27,6 @@ static int enter_place(void **state)
     return place_make("/tmp", 0700) ? chdir(place) : -1;
 }
 
-static int leave_place(void **state)
-{
-    (void)state;
-    return place_remove();
-}
-
 static void put(const char *path, const char *text, int64_t mtime)
 {
     struct timespec times[2] = {{.tv_sec = mtime}, {.tv_sec = mtime}};

@@ -70,12 +70,6 @@ static int set_up_group(void **state)
     return 0;
 }
 
-static int tear_down_group(void **state)
-{
-    (void)state;
-    return place_remove();
-}
-
 static struct config *configure(void)
 {
     struct config *config = config_new();
@@ -552,5 +546,5 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_disk_full, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_room, set_up, tear_down),
     };
-    return cmocka_run_group_tests_name("grant", tests, set_up_group, tear_down_group);
+    return cmocka_run_group_tests_name("grant", tests, set_up_group, leave_place);
 }

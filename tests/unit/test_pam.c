@@ -59,12 +59,6 @@ static int set_up_group(void **state)
     return access(module, R_OK);
 }
 
-static int tear_down_group(void **state)
-{
-    (void)state;
-    return place_remove();
-}
-
 static struct pam_login last;
 
 static enum login_outcome check(const char *user, const char *secret)
@@ -301,5 +295,5 @@ int main(void)
         cmocka_unit_test(test_pins),
         cmocka_unit_test(test_find_service),
     };
-    return cmocka_run_group_tests_name("pam", tests, set_up_group, tear_down_group);
+    return cmocka_run_group_tests_name("pam", tests, set_up_group, leave_place);
 }

@@ -2,15 +2,13 @@
  * test_pop3.c - whole sessions against a real worker in its sandbox: the commands, their framing,
  * logins and their failures, timeouts, TLS on the way.
  */
-#include "worker_harness.h"
+#include "one_harness.h"
 
 #define FIRST  "From: a@example.org\r\nSubject: one\r\n\r\nfirst line\r\n.second\r\n..\r\nlast\r\n"
 #define SECOND "Subject: two\r\n\r\n"
 
 static const char *const in_the_clear[] = {"tls.required=no", NULL};
 static const char *const as_shipped[] = {NULL};
-
-static struct harness h;
 
 static int start_clear(void **state)
 {
@@ -26,20 +24,6 @@ static int start_strict(void **state)
     (void)state;
     harness_start(&h, as_shipped);
     harness_deliver(&h, FIRST);
-    return 0;
-}
-
-static int stop(void **state)
-{
-    (void)state;
-    harness_stop(&h);
-    return 0;
-}
-
-static int clean_up(void **state)
-{
-    (void)state;
-    harness_abandon(&h);
     return 0;
 }
 
@@ -801,7 +785,7 @@ static void test_damage_on_the_way(void **state)
 
 int main(void)
 {
-#define SESSION(name) cmocka_unit_test_teardown(name, clean_up)
+#define SESSION(name) cmocka_unit_test_teardown(name, abandon_session)
     const struct CMUnitTest clear[] = {
         SESSION(test_a_session),
         SESSION(test_capabilities),
@@ -839,6 +823,6 @@ int main(void)
         SESSION(test_clear_text_on_the_tls_port),
         SESSION(test_tls_hello_on_the_clear_port),
     };
-    int failed = cmocka_run_group_tests_name("pop3, clear", clear, start_clear, stop);
-    return failed + cmocka_run_group_tests_name("pop3, strict", strict, start_strict, stop);
+    int failed = cmocka_run_group_tests_name("pop3, clear", clear, start_clear, stop_harness);
+    return failed + cmocka_run_group_tests_name("pop3, strict", strict, start_strict, stop_harness);
 }

@@ -2,7 +2,7 @@
  * test_proxy.c - PROXY headers: each at every cut and truncation, with octets changed, and then in
  * front of a real worker in its sandbox.
  */
-#include "worker_harness.h"
+#include "one_harness.h"
 
 #include "worker/proxy.h"
 
@@ -220,8 +220,6 @@ static void test_begins(void **state)
 
 /* ---- in front of a worker ---- */
 
-static struct harness h;
-
 static int set_up_with(const char *const *settings)
 {
     harness_start(&h, settings);
@@ -245,13 +243,6 @@ static int set_up_impatient(void **state)
 {
     (void)state;
     return set_up_with((const char *[]){"session.login_timeout=1s", NULL});
-}
-
-static int tear_down(void **state)
-{
-    (void)state;
-    harness_stop(&h);
-    return 0;
 }
 
 static void say_header(const char *octets, size_t size)
@@ -489,7 +480,7 @@ static void test_unexpected_headers(void **state)
     expect_close(&h, END_BAD_COMMANDS);
 }
 
-#define WITH(set_up, test) cmocka_unit_test_setup_teardown(test, set_up, tear_down)
+#define WITH(set_up, test) cmocka_unit_test_setup_teardown(test, set_up, stop_harness)
 
 int main(void)
 {

@@ -2,7 +2,7 @@
  * test_sasl.c - the mechanisms of AUTH: their parsers at every cut and on garbage, then whole
  * exchanges (RFC 5034) against a real worker in its sandbox.
  */
-#include "worker_harness.h"
+#include "one_harness.h"
 
 #include "worker/sasl.h"
 #include <ctype.h>
@@ -253,8 +253,6 @@ static void test_garbage_responses(void **state)
 
 /* ---- exchanges ---- */
 
-static struct harness h;
-
 /* A line: what comes before, then octets in base64. */
 static void say_encoded(const char *before, const void *octets, size_t size)
 {
@@ -298,13 +296,6 @@ static int set_up_tls(void **state)
 {
     (void)state;
     return set_up_with((const char *[]){"auth.mechanisms=login, plain, external", NULL});
-}
-
-static int tear_down(void **state)
-{
-    (void)state;
-    harness_stop(&h);
-    return 0;
 }
 
 static void test_plain(void **state)
@@ -779,7 +770,7 @@ static void test_longest_token(void **state)
     free(response);
 }
 
-#define WITH(set_up, test) cmocka_unit_test_setup_teardown(test, set_up, tear_down)
+#define WITH(set_up, test) cmocka_unit_test_setup_teardown(test, set_up, stop_harness)
 
 int main(void)
 {

@@ -2,22 +2,13 @@
  * test_session.c - what a session keeps over its end, and what the administrator makes it do: LAST,
  * LOGIN-DELAY, EXPIRE, NULs. Against a real worker in its sandbox.
  */
-#include "worker_harness.h"
+#include "one_harness.h"
 
 #include "store/schema.h"
 
 #include <time.h>
 
 #define DAY 86400
-
-static struct harness h;
-
-static int clean_up(void **state)
-{
-    (void)state;
-    harness_stop(&h);
-    return 0;
-}
 
 static void start(const char *setting)
 {
@@ -247,15 +238,15 @@ static void test_nuls_replaced(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_teardown(test_last, clean_up),
-        cmocka_unit_test_teardown(test_no_last, clean_up),
-        cmocka_unit_test_teardown(test_login_delay, clean_up),
-        cmocka_unit_test_teardown(test_no_login_delay, clean_up),
-        cmocka_unit_test_teardown(test_expire, clean_up),
-        cmocka_unit_test_teardown(test_damage_at_login, clean_up),
-        cmocka_unit_test_teardown(test_totals_of_other_rows, clean_up),
-        cmocka_unit_test_teardown(test_nuls_pass, clean_up),
-        cmocka_unit_test_teardown(test_nuls_replaced, clean_up),
+        cmocka_unit_test_teardown(test_last, stop_harness),
+        cmocka_unit_test_teardown(test_no_last, stop_harness),
+        cmocka_unit_test_teardown(test_login_delay, stop_harness),
+        cmocka_unit_test_teardown(test_no_login_delay, stop_harness),
+        cmocka_unit_test_teardown(test_expire, stop_harness),
+        cmocka_unit_test_teardown(test_damage_at_login, stop_harness),
+        cmocka_unit_test_teardown(test_totals_of_other_rows, stop_harness),
+        cmocka_unit_test_teardown(test_nuls_pass, stop_harness),
+        cmocka_unit_test_teardown(test_nuls_replaced, stop_harness),
     };
     return cmocka_run_group_tests_name("session", tests, NULL, NULL);
 }

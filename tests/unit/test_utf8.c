@@ -2,7 +2,7 @@
  * test_utf8.c - SASLprep by itself, and UTF8 and LANG in whole sessions against a real worker in
  * its sandbox: sizes, surrogates, names and passwords, the language of texts.
  */
-#include "worker_harness.h"
+#include "one_harness.h"
 
 #include "worker/utf8.h"
 
@@ -11,22 +11,6 @@
 #define BODY    "c\xc3\xb4t\xc3\xa9\r\n.\r\nlast\r\n"
 #define STUFFED "c\xc3\xb4t\xc3\xa9\r\n..\r\nlast\r\n"
 #define ASCII   "Subject: plain\r\n\r\nbody\r\n"
-
-static struct harness h;
-
-static int stop(void **state)
-{
-    (void)state;
-    harness_stop(&h);
-    return 0;
-}
-
-static int clean_up(void **state)
-{
-    (void)state;
-    harness_abandon(&h);
-    return 0;
-}
 
 /* Message 2 comes as import delivers, where nobody vouches for the header. Message 4's header is
  * too large for a surrogate. */
@@ -348,7 +332,7 @@ static void test_room(void **state)
 
 int main(void)
 {
-#define SESSION(name) cmocka_unit_test_teardown(name, clean_up)
+#define SESSION(name) cmocka_unit_test_teardown(name, abandon_session)
     const struct CMUnitTest alone[] = {
         cmocka_unit_test(test_leaves_nothing_behind),
         cmocka_unit_test(test_room),
@@ -359,6 +343,6 @@ int main(void)
     };
     const struct CMUnitTest french[] = {SESSION(test_french_server)};
     int failed = cmocka_run_group_tests_name("utf8, alone", alone, NULL, NULL);
-    failed += cmocka_run_group_tests_name("utf8, sessions", sessions, start, stop);
-    return failed + cmocka_run_group_tests_name("utf8, french", french, start_french, stop);
+    failed += cmocka_run_group_tests_name("utf8, sessions", sessions, start, stop_harness);
+    return failed + cmocka_run_group_tests_name("utf8, french", french, start_french, stop_harness);
 }

@@ -2,7 +2,7 @@
  * test_worker.c - nursery and workers as processes: how they are made, confined and ended; what
  * they hold and what they forget; timeouts; who may log in without TLS.
  */
-#include "worker_harness.h"
+#include "one_harness.h"
 
 #include <signal.h>
 #include <sysexits.h>
@@ -12,17 +12,6 @@ static const char *const in_the_clear[] = {"tls.required=no", NULL};
 static const char *const impatient[] = {"tls.required=no", "session.login_timeout=1s",
                                         "session.idle_timeout=1s", NULL};
 static const char *const on_loopback[] = {"tls.required=not-on-loopback", NULL};
-
-static struct harness h;
-
-static int stop(void **state)
-{
-    (void)state;
-    harness_abandon(&h);
-    if (h.nursery.fd >= 0)
-        harness_stop(&h);
-    return 0;
-}
 
 /* A field of /proc/PID/status, without what surrounds it. */
 static void status_field(pid_t pid, const char *field, char *value, size_t size)
@@ -415,7 +404,7 @@ static void test_a_nursery_that_cannot_start(void **state)
 
 int main(void)
 {
-#define PROCESS(name) cmocka_unit_test_teardown(name, stop)
+#define PROCESS(name) cmocka_unit_test_teardown(name, stop_harness)
     const struct CMUnitTest tests[] = {
         PROCESS(test_confinement),
         PROCESS(test_the_password_is_forgotten),
