@@ -750,7 +750,7 @@ def test_42_stopped_auth(stack):
 
 def test_55_client_leaves_during_its_login(stack):
     """Between PASS and its answer: no lock stays, no process is lost."""
-    p = stack(f"auth required {MODULE} slow=1000\n" + PERMIT, auth_processes_min="1",
+    p = stack(f"auth required {MODULE} slow={1000 * poplar.PATIENCE}\n" + PERMIT, auth_processes_min="1",
               auth_processes_max="2")
     for _ in range(4):
         raw = begin(p)
@@ -764,7 +764,7 @@ def test_55_client_leaves_during_its_login(stack):
 
 @pytest.mark.skipif(not poplar.ROOT, reason="needs root to see a worker's descriptors")
 def test_worker_killed_during_its_login(stack):
-    p = stack(f"auth required {MODULE} slow=1000\n" + PERMIT, auth_processes_min="1",
+    p = stack(f"auth required {MODULE} slow={1000 * poplar.PATIENCE}\n" + PERMIT, auth_processes_min="1",
               auth_processes_max="2")
     raw = begin(p)
     wait_busy(p, 1)
