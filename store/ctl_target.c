@@ -123,7 +123,7 @@ static bool move_into_place(const struct ctl_target *target, const char *name, b
 
 static bool set_time_and_sync(int fd, int64_t received)
 {
-    struct timespec times[2] = {{.tv_nsec = UTIME_OMIT}, {.tv_sec = received}};
+    struct timespec times[2] = {{.tv_nsec = UTIME_OMIT}, {.tv_sec = (time_t)received}};
     return (received <= 0 || futimens(fd, times) == 0) && fsync(fd) == 0;
 }
 

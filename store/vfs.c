@@ -157,7 +157,7 @@ static int stat_by(int (*fallback)(const char *, struct stat *), const char *pat
 
     switch (meaning_of(path, &file)) {
     case GRANTED:
-        return fstat(self.fds[file], status);
+        return maildrop_file_stat(self.fds[file], status);
     case ABSENT:
     case FORBIDDEN:
         return fail(ENOENT);
@@ -175,6 +175,11 @@ static int call_stat(const char *path, struct stat *status)
 static int call_lstat(const char *path, struct stat *status)
 {
     return stat_by(real.lstat, path, status);
+}
+
+static int call_fstat(int fd, struct stat *status)
+{
+    return maildrop_file_stat(fd, status);
 }
 
 /* Files of a maildrop are never unlinked; a missing journal may be "removed". */
@@ -232,7 +237,7 @@ static bool clear_shm(int fd)
     static const char zeros[SHM_REGION];
     struct stat status;
 
-    return fstat(fd, &status) == 0 && status.st_size >= SHM_REGION &&
+    return maildrop_file_stat(fd, &status) == 0 && status.st_size >= SHM_REGION &&
            (status.st_size == SHM_REGION || real.ftruncate(fd, SHM_REGION) == 0) &&
            pwrite(fd, zeros, sizeof(zeros), 0) == (ssize_t)sizeof(zeros);
 }
@@ -330,7 +335,8 @@ static bool replace_calls(void)
            REPLACE(unlink, "unlink") && REPLACE(mkdir, "mkdir") && REPLACE(rmdir, "rmdir") &&
            REPLACE(readlink, "readlink") && REPLACE(open_directory, "openDirectory") &&
            REPLACE(ftruncate, "ftruncate") && REPLACE(fchmod, "fchmod") &&
-           REPLACE(fchown, "fchown") && REPLACE(geteuid, "geteuid");
+           REPLACE(fchown, "fchown") && REPLACE(geteuid, "geteuid") &&
+           replace("fstat", (sqlite3_syscall_ptr)call_fstat);
 }
 
 enum store_outcome vfs_install(bool granted_only)
@@ -412,7 +418,7 @@ static bool is_unlinked(int fd)
 {
     struct stat status;
 
-    return fstat(fd, &status) == 0 && status.st_nlink == 0;
+    return maildrop_file_stat(fd, &status) == 0 && status.st_nlink == 0;
 }
 
 bool vfs_unlinked(void)
@@ -427,7 +433,8 @@ int64_t vfs_file_size(enum maildrop_file file)
 {
     struct stat status;
 
-    return self.live && fstat(self.fds[file], &status) == 0 ? (int64_t)status.st_size : -1;
+    return self.live && maildrop_file_stat(self.fds[file], &status) == 0 ? (int64_t)status.st_size
+                                                                         : -1;
 }
 
 static const enum maildrop_file content[] = {MAILDROP_DB, MAILDROP_WAL};
@@ -435,7 +442,7 @@ static const enum maildrop_file content[] = {MAILDROP_DB, MAILDROP_WAL};
 void vfs_note(void)
 {
     for (size_t i = 0; i < sizeof(content) / sizeof(content[0]); i++)
-        if (fstat(self.fds[content[i]], &self.noted[content[i]]) < 0)
+        if (maildrop_file_stat(self.fds[content[i]], &self.noted[content[i]]) < 0)
             self.noted[content[i]].st_size = -1;
 }
 
@@ -448,8 +455,8 @@ bool vfs_is_as_noted(void)
         const struct stat *noted = &self.noted[content[i]];
         struct stat now;
 
-        same = fstat(self.fds[content[i]], &now) == 0 && now.st_size == noted->st_size &&
-               now.st_ctim.tv_sec == noted->st_ctim.tv_sec &&
+        same = maildrop_file_stat(self.fds[content[i]], &now) == 0 &&
+               now.st_size == noted->st_size && now.st_ctim.tv_sec == noted->st_ctim.tv_sec &&
                now.st_ctim.tv_nsec == noted->st_ctim.tv_nsec;
     }
     return same;

@@ -5,6 +5,7 @@
  * SQLite's own recovery would not, nor leave one out: wherever that is not sure, it makes nothing.
  */
 #include "store/walindex.h"
+#include "store/files.h"
 #include <assert.h>
 #include <endian.h>
 #include <stddef.h>
@@ -210,9 +211,9 @@ static bool read_index(int shm, struct region *found)
     struct stat status;
     size_t rest;
 
-    if (key == 0 || fstat(shm, &status) < 0 || status.st_size < (off_t)sizeof(*found) ||
-        pread(shm, found, usual, 0) != (ssize_t)usual || !is_whole(&found->head) ||
-        c->frames == 0 || c->frames > FRAMES_MAX)
+    if (key == 0 || maildrop_file_stat(shm, &status) < 0 ||
+        status.st_size < (off_t)sizeof(*found) || pread(shm, found, usual, 0) != (ssize_t)usual ||
+        !is_whole(&found->head) || c->frames == 0 || c->frames > FRAMES_MAX)
         return false;
     rest = c->frames <= USUAL_FRAMES ? 0 : (c->frames - USUAL_FRAMES) * sizeof(found->pages[0]);
     if (rest > 0 && pread(shm, found->pages + USUAL_FRAMES, rest, (off_t)usual) != (ssize_t)rest)
@@ -250,7 +251,7 @@ bool walindex_make(int wal, int shm)
 {
     struct stat status;
 
-    if (fstat(wal, &status) < 0)
+    if (maildrop_file_stat(wal, &status) < 0)
         return false;
     return status.st_size == 0 ? make_empty(shm) : make_again(wal, status.st_size, shm);
 }

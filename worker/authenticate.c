@@ -60,7 +60,7 @@ size_t authenticate_line_limit(const struct config *config)
     size_t secret = PROTO_PASSWORD_MAX;
     for (size_t i = 0; i < SASL_MECHANISMS; i++)
         if (sasl_has_token((enum sasl_mechanism)i) && is_configured(config, (enum sasl_mechanism)i))
-            secret = config->auth.token_max;
+            secret = (size_t)config->auth.token_max;
     return SASL_NAME_LINE_MAX + sasl_encoded_size(sasl_response_max(secret));
 }
 

@@ -54,7 +54,7 @@ static const struct row rows[] = {
     {{"poll", "ppoll"}, SCOPE_ANY, "every wait; SQLite's busy handler"},
     {{"close"}, SCOPE_ANY, "the client, an exchange, the maildrop"},
     {{"exit_group"}, SCOPE_ANY, "the end"},
-    {{"futex_time64", "futex"}, SCOPE_ANY, "locks of the C library and OpenSSL when contended"},
+    {{"futex", "futex_time64"}, SCOPE_ANY, "locks of the C library and OpenSSL when contended"},
     {{"brk"}, SCOPE_ANY, "malloc"},
     {{"mmap2", "mmap"}, SCOPE_NO_EXEC, "malloc; the maildrop's -shm"},
     {{"munmap"}, SCOPE_ANY, "free; the maildrop's -shm"},
@@ -68,7 +68,7 @@ static const struct row rows[] = {
     {{"fdatasync"}, SCOPE_GRANTED, "a commit is durable"},
     {{"ftruncate64", "ftruncate"}, SCOPE_FILES, "SQLite sizes -wal and -shm; the spool is emptied"},
     {{"fcntl64", "fcntl"}, SCOPE_LOCKING, "SQLite's locks, the maildrop's write lock"},
-    {{"newfstatat"}, SCOPE_GRANTED_STAT, "SQLite and the link check look at size and links"},
+    {{"newfstatat", "statx"}, SCOPE_GRANTED_STAT, "sizes, and links that are left"},
 };
 
 /* What the nursery does, and a worker before it has met anybody. None of these is in the table
@@ -94,12 +94,14 @@ struct filter {
     struct program nursery, worker;
 };
 
-/* The name that this architecture has, and its number. */
+/* The name that this architecture has, and its number. Where sockets are reached by socketcall(2)
+ * as well, libseccomp has negative numbers of its own for what is done to them, and makes rules for
+ * both ways; other negative numbers are calls that are not there. */
 static const char *resolve(const struct row *row, int *number)
 {
     for (size_t i = 0; i < ARRAY_SIZE(row->names) && row->names[i]; i++) {
         *number = seccomp_syscall_resolve_name(row->names[i]);
-        if (*number >= 0)
+        if (*number >= 0 || (*number <= __PNR_socket && *number >= __PNR_sendmmsg))
             return row->names[i];
     }
     return NULL;
@@ -130,7 +132,10 @@ static int allow(scmp_filter_ctx context, const struct row *row, int number)
 {
     const struct scmp_arg_cmp no_exec = {
         .arg = 2, .op = SCMP_CMP_MASKED_EQ, .datum_a = PROT_EXEC, .datum_b = 0};
-    const struct scmp_arg_cmp itself = equal(3, AT_EMPTY_PATH);
+    /* So does the C library call them. */
+    const struct scmp_arg_cmp itself = number == seccomp_syscall_resolve_name("statx")
+                                           ? equal(2, AT_NO_AUTOMOUNT | AT_EMPTY_PATH)
+                                           : equal(3, AT_EMPTY_PATH);
     struct scmp_arg_cmp only;
     int result = 0;
     switch (row->scope) {

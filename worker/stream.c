@@ -70,7 +70,8 @@ static short tls_wants(struct stream *s, int result)
     case SSL_ERROR_WANT_WRITE:
         return POLLOUT;
     case SSL_ERROR_SSL:
-        if (ERR_GET_REASON(ERR_peek_last_error()) != SSL_R_UNEXPECTED_EOF_WHILE_READING) {
+        /* The first of the errors: that no alert could be sent then may follow. */
+        if (ERR_GET_REASON(ERR_peek_error()) != SSL_R_UNEXPECTED_EOF_WHILE_READING) {
             s->tls_reason = tls_error();
             fail(s, STREAM_TLS_FAILED);
             return 0;

@@ -68,7 +68,7 @@ enum store_outcome view_load(struct view *view)
         maildrop_snapshot_free(snapshot);
         return STORE_DAMAGED;
     }
-    view->marks = calloc(held.messages + 1, 1);
+    view->marks = calloc((size_t)held.messages + 1, 1);
     if (!view->marks) {
         maildrop_snapshot_free(snapshot);
         return STORE_MEMORY;

@@ -27,7 +27,7 @@ static int enter_place(void **state)
     return place_make("/tmp", 0700) ? chdir(place) : -1;
 }
 
-static void put(const char *path, const char *text, int64_t mtime)
+static void put(const char *path, const char *text, time_t mtime)
 {
     struct timespec times[2] = {{.tv_sec = mtime}, {.tv_sec = mtime}};
     place_put(path, "%s", text);

@@ -17,8 +17,10 @@
 
 enum { GRANT_FD = 6, REPORT_FD = 5 };
 
-/* Calls on the granted descriptors only. */
-static const char *const on_grant[] = {"pread64", "pwrite64", "fdatasync", "ftruncate", "fcntl"};
+/* Calls on the granted descriptors only; two by the names that they have with 64 bits and with 32.
+ */
+static const char *const on_grant[] = {"pread64",     "pwrite64", "fdatasync", "ftruncate",
+                                       "ftruncate64", "fcntl",    "fcntl64"};
 
 /* Calls that name no descriptor, or take any. */
 static const char *const anywhere[] = {
@@ -27,18 +29,21 @@ static const char *const anywhere[] = {
     "brk",           /* memory */
     "poll",          /* waiting for a lock */
     "clock_gettime", /* where the vDSO does not serve it */
-    "getrandom",     /* UIDLs, WAL salt */
-    "getpid",        /* SQLite looks whether it was forked */
+    "clock_gettime64",
+    "getrandom", /* UIDLs, WAL salt */
+    "getpid",    /* SQLite looks whether it was forked */
     "close",
     /* the test's own: */
     "exit_group",
 };
 
+/* What this machine does not have is passed over. */
 static bool allow(scmp_filter_ctx filter, const char *name, unsigned n,
                   const struct scmp_arg_cmp *arguments)
 {
-    return seccomp_rule_add_array(filter, SCMP_ACT_ALLOW, seccomp_syscall_resolve_name(name), n,
-                                  arguments) == 0;
+    const int number = seccomp_syscall_resolve_name(name);
+
+    return number < 0 || seccomp_rule_add_array(filter, SCMP_ACT_ALLOW, number, n, arguments) == 0;
 }
 
 static bool load_filter(void)
@@ -52,14 +57,18 @@ static bool load_filter(void)
     for (fd.datum_a = GRANT_FD; fd.datum_a < GRANT_FD + MAILDROP_FILES; fd.datum_a++) {
         const struct scmp_arg_cmp fstat_of[2] = {
             fd, {.arg = 3, .op = SCMP_CMP_EQ, .datum_a = AT_EMPTY_PATH}};
+        const struct scmp_arg_cmp statx_of[2] = {
+            fd, {.arg = 2, .op = SCMP_CMP_EQ, .datum_a = AT_NO_AUTOMOUNT | AT_EMPTY_PATH}};
 
         for (size_t i = 0; i < sizeof(on_grant) / sizeof(on_grant[0]); i++)
             built = built && allow(filter, on_grant[i], 1, &fd);
-        built = built && allow(filter, "newfstatat", 2, fstat_of); /* glibc's fstat() */
+        /* maildrop_file_stat(), with 64 bits and with 32 */
+        built = built && allow(filter, "newfstatat", 2, fstat_of) &&
+                allow(filter, "statx", 2, statx_of);
     }
     for (size_t i = 0; i < sizeof(anywhere) / sizeof(anywhere[0]); i++)
         built = built && allow(filter, anywhere[i], 0, NULL);
-    built = built && allow(filter, "mmap", 1, &not_exec);
+    built = built && allow(filter, "mmap", 1, &not_exec) && allow(filter, "mmap2", 1, &not_exec);
     /* The test's own: its report, and nothing to the log or the maildrop. */
     fd.datum_a = REPORT_FD;
     built = built && allow(filter, "write", 1, &fd);

@@ -484,6 +484,8 @@ static void test_locks(void **state)
     const int fd = fds[MAILDROP_LOCK];
 
     (void)state;
+    if (sizeof(long) < 8) /* there the lock's call has another name than the one that fails here */
+        skip();
     wrong_lock.error = EINTR;
     wrong_lock.times = 3;
     assert_int_equal(lock_acquire(fd, MAILDROP_LOCK_WRITE, 0), STORE_OK);
