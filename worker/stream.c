@@ -240,9 +240,10 @@ void stream_close(struct stream *s)
     if (s->fd < 0)
         return;
     stream_flush(s);
-    if (s->tls && s->failure != STREAM_TLS_FAILED && s->failure != STREAM_CLOSED) {
+    bool open = s->failure != STREAM_TLS_FAILED && s->failure != STREAM_CLOSED;
+    if (s->tls && (open || SSL_get_shutdown(s->tls) & SSL_RECEIVED_SHUTDOWN)) {
         ERR_clear_error();
-        SSL_shutdown(s->tls); /* our close_notify; nobody waits for theirs */
+        SSL_shutdown(s->tls); /* our close_notify; nobody waits for theirs (RFC 8446 6.1) */
     }
     if (s->tls) /* else the library is not even looked at */
         SSL_free(s->tls);

@@ -239,7 +239,7 @@ class Poplar:
 
     def children(self, program=None):
         found = []
-        for line in subprocess.run(["ps", "-o", "pid=,args=", "--ppid", str(self.process.pid)],
+        for line in subprocess.run(["ps", "-ww", "-o", "pid=,args=", "--ppid", str(self.process.pid)],
                                    capture_output=True, text=True).stdout.splitlines():
             pid, _, arguments = line.strip().partition(" ")
             if "defunct" not in arguments and (program is None or program in arguments):
@@ -371,7 +371,9 @@ class Raw:
         self.sock = context.wrap_socket(self.sock, server_hostname=name)
 
     def send(self, octets):
-        self.sock.sendall(octets)
+        """Who has closed meanwhile is found out by reading."""
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            self.sock.sendall(octets)
 
     def line(self):
         """One line with its CRLF; what is left when the peer closed."""

@@ -3,6 +3,7 @@ numbers in the names are those of the list of abuse cases. LONG=1 does more of i
 
 import contextlib
 import os
+import select
 import signal
 import socket
 import ssl
@@ -290,7 +291,11 @@ def test_68_84_end_without_quit(server, end, way):
     raw.ask(b"PASS secret")
     assert raw.ask(b"DELE 1").startswith(b"+OK")
     if end == "notify":
-        raw.sock.unwrap()
+        raw.sock.setblocking(False)
+        with contextlib.suppress(ssl.SSLWantReadError):
+            raw.sock.unwrap()
+        select.select([raw.sock], [], [], 20 * poplar.PATIENCE)
+        assert os.read(raw.sock.fileno(), 100), "the server says goodbye too (RFC 8446, 6.1)"
     elif end == "reset":
         raw.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     else:
