@@ -141,10 +141,8 @@ static enum store_outcome open_file(struct maildrop *m, const char *path)
         return handle_fail(m, outcome, "it was written by a newer version of Poplar");
     if (outcome != STORE_OK)
         return handle_fail(m, outcome, "it is not a maildrop");
-    m->minor = schema_minor(m->db);
-    if (m->minor < 0)
-        return handle_fail(m, STORE_IO, "%s", sqlite3_errmsg(m->db));
-    return handle_state(m, &totals);
+    outcome = handle_outcome(m, schema_minor(m->db, &m->minor));
+    return outcome == STORE_OK ? handle_state(m, &totals) : outcome;
 }
 
 enum store_outcome backup_open(const char *path, struct maildrop **opened, char *error,

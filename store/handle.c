@@ -345,12 +345,7 @@ enum store_outcome handle_setting(struct maildrop *m, const char *name, int64_t 
  * what that added. */
 static enum store_outcome look_again(struct maildrop *m)
 {
-    const int minor = m->minor < SCHEMA_MINOR ? schema_minor(m->db) : m->minor;
-
-    if (minor < 0)
-        return handle_outcome(m, sqlite3_errcode(m->db));
-    m->minor = minor;
-    return STORE_OK;
+    return m->minor < SCHEMA_MINOR ? handle_outcome(m, schema_minor(m->db, &m->minor)) : STORE_OK;
 }
 
 static enum store_outcome lock_for_writing(struct maildrop *m)

@@ -207,8 +207,7 @@ static enum store_outcome open_cold(struct maildrop *m)
     if ((outcome = handle_connect(m)) != STORE_OK || (outcome = check_schema(m)) != STORE_OK)
         return outcome;
     handle_watch_wal(m);
-    m->minor = schema_minor(m->db);
-    return m->minor < 0 ? handle_outcome(m, sqlite3_errcode(m->db)) : STORE_OK;
+    return handle_outcome(m, schema_minor(m->db, &m->minor));
 }
 
 static void disconnect(struct maildrop *m)

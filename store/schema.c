@@ -255,11 +255,12 @@ enum store_outcome schema_identify(sqlite3 *db, int *rc)
     return schema_identity(atol(identity), atol(version));
 }
 
-int schema_minor(sqlite3 *db)
+int schema_minor(sqlite3 *db, int *minor)
 {
     char version[24];
+    const int rc = ask(db, "PRAGMA user_version", version, sizeof(version));
 
-    if (ask(db, "PRAGMA user_version", version, sizeof(version)) != SQLITE_OK)
-        return -1;
-    return (int)(atol(version) & 0xffff);
+    if (rc == SQLITE_OK)
+        *minor = (int)(atol(version) & 0xffff);
+    return rc;
 }

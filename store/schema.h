@@ -21,8 +21,8 @@ enum {
  * result code. */
 int schema_create(sqlite3 *db);
 
-/* The minor version of a maildrop whose major one is ours; -1 if it cannot be told. */
-int schema_minor(sqlite3 *db);
+/* The minor version of a maildrop whose major one is ours. SQLite's result code. */
+int schema_minor(sqlite3 *db, int *minor);
 
 /* Bring a maildrop of an older minor version up to ours: to be called in a write transaction.
  * SQLite's result code. */
