@@ -222,6 +222,10 @@ servers:
 # And trees that Poplar runs in itself.
 runtime := libidn12 libinih1 libjansson4 libpam-modules libpam-pwdfile libseccomp2 libsqlite3-0 \
 	libssl3 libsystemd0
+# Or is built in: another Debian.
+elsewhere := gcc make pkg-config libc6-dev libpam0g-dev libssl-dev libsystemd-dev libsqlite3-dev libseccomp-dev \
+	libinih-dev libjansson-dev libidn-dev libcmocka-dev libpam-wrapper libpam-pwdfile python3-pytest openssl \
+	procps util-linux passwd strace sqlite3
 trees: servers
 	@tests/support/tree.sh runtime $(runtime) >/dev/null || true
 	@tests/support/tree.sh directory slapd ldap-utils nslcd libnss-ldapd libpam-ldapd krb5-kdc \
@@ -231,6 +235,8 @@ trees: servers
 	@tests/support/tree.sh booted systemd-sysv dbus libnss-systemd ssl-cert sssd-common sssd-proxy \
 		libpam-sss libnss-sss libnss-extrausers python3 openssl procps curl postfix $(runtime) >/dev/null || true
 	@! command -v dh >/dev/null || $(MAKE) --no-print-directory $(B)/deb/tested
+	$(if $(filter 1,$(LONG)),@SUITE=trixie tests/support/tree.sh next $(elsewhere) >/dev/null || true)
+	$(if $(filter 1,$(LONG)),@ARCH=i386 tests/support/tree.sh narrow $(elsewhere) >/dev/null || true)
 
 unit: $(UNIT) $(FAULTS) $(CALLS) $(MODULES)
 	@set -e; for t in $(UNIT) $(FAULTS) $(CALLS); do $$t; done

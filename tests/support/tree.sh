@@ -1,6 +1,7 @@
 #!/bin/sh
 # tree.sh NAME PACKAGE... - make, or find made, a small Debian with these packages in it, for the
-# servers that tests put in front of Poplar: those are never installed on the machine itself.
+# servers that tests put in front of Poplar: those are never installed on the machine itself. With
+# SUITE or ARCH in the environment it is another Debian, or one for another processor.
 #
 # Runs as root, before the tests, where the network still is. Prints the tree's path; 77 when this
 # machine cannot make one, with the reason. Trees stay under ${POPLAR_TREES:-/var/tmp/poplar-trees}
@@ -8,7 +9,11 @@
 # leaves no mount behind and starts no service, in the tree or out of it.
 set -eu
 
-suite=bookworm
+usual=bookworm
+suite=${SUITE:-$usual}
+arch=${ARCH:-$(dpkg --print-architecture)}
+base=base
+[ "$suite $arch" = "$usual $(dpkg --print-architecture)" ] || base=base-$suite-$arch
 trees=${POPLAR_TREES:-/var/tmp/poplar-trees}
 [ $# -ge 2 ] || { echo "usage: tree.sh NAME PACKAGE..." >&2; exit 64; }
 name=$1
@@ -65,8 +70,8 @@ finish() { # finish TREE WANTED...: the tree under its temporary name gets its o
 eval "$(apt-config shell http_proxy Acquire::http::Proxy)"
 export http_proxy="${http_proxy:-}"
 mirror=$(apt-get indextargets --format '$(REPO_URI) $(RELEASE) $(COMPONENT)' 'Created-By: Packages' |
-    sed -n "s/^\([^ ]*\) $suite main$/\1/p" | head -n 1)
-[ -n "$mirror" ] || cannot "apt knows no mirror of $suite"
+    sed -n "s/^\([^ ]*\) $usual main$/\1/p" | head -n 1)
+[ -n "$mirror" ] || cannot "apt knows no mirror of $usual"
 
 inside() { # inside TREE SHELL_TEXT [WORD...]: run it there, below its temporary name
     tree=$trees/$1.new
@@ -76,19 +81,19 @@ inside() { # inside TREE SHELL_TEXT [WORD...]: run it there, below its temporary
         PATH=/usr/sbin:/usr/bin:/sbin:/bin sh -c "$1" "$@"
 }
 
-if ! made base minbase; then
+if ! made "$base" minbase; then
     echo "Making a $suite tree under $trees" >&2
-    try debootstrap --variant=minbase "$suite" "$trees/base.new" "$mirror"
-    printf '#!/bin/sh\nexit 101\n' >"$trees/base.new/usr/sbin/policy-rc.d"
-    chmod 755 "$trees/base.new/usr/sbin/policy-rc.d"
+    try debootstrap --arch="$arch" --variant=minbase "$suite" "$trees/$base.new" "$mirror"
+    printf '#!/bin/sh\nexit 101\n' >"$trees/$base.new/usr/sbin/policy-rc.d"
+    chmod 755 "$trees/$base.new/usr/sbin/policy-rc.d"
     # A tree that a power cut spoils is made again.
-    echo force-unsafe-io >"$trees/base.new/etc/dpkg/dpkg.cfg.d/unsafe-io"
-    inside base 'apt-get update'
-    finish base minbase
+    echo force-unsafe-io >"$trees/$base.new/etc/dpkg/dpkg.cfg.d/unsafe-io"
+    inside "$base" 'apt-get update'
+    finish "$base" minbase
 fi
 
 echo "Installing in a tree: $*" >&2
-cp -a "$trees/base" "$trees/$name.new"
+cp -a "$trees/$base" "$trees/$name.new"
 # The base's lists may have grown old meanwhile.
 inside "$name" 'install() { apt-get install -y --no-install-recommends "$@"; }
     { install "$@" || { apt-get update && install "$@"; }; } && apt-get clean' "$@"
