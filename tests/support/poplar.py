@@ -371,16 +371,14 @@ class Raw:
         self.sock = context.wrap_socket(self.sock, server_hostname=name)
 
     def send(self, octets):
-        """Who has closed meanwhile is found out by reading."""
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            self.sock.sendall(octets)
+        self.sock.sendall(octets)
 
     def line(self):
         """One line with its CRLF; what is left when the peer closed."""
         while b"\n" not in self.buffer:
             try:
                 got = self.sock.recv(65536)
-            except (ConnectionResetError, ssl.SSLEOFError):
+            except (ConnectionResetError, BrokenPipeError, ssl.SSLEOFError):
                 got = b""
             if not got:
                 line, self.buffer = self.buffer, b""
