@@ -21,7 +21,7 @@ SYSTEM = "test_session test_tls test_lmtp test_auth test_store test_takeover tes
 @pytest.mark.skipif(poplar.CHROOT, reason="no chroot in a chroot")
 @pytest.mark.parametrize("name", [pytest.param(n, marks=needs(n)) for n in ("next", "narrow")])
 def test_built_there(tmp_path, name):
-    tree = Tree(name, tmp_path, "/root")
+    tree = Tree(name, tmp_path, "/root", "/var/tmp")
     shutil.copytree(TOP, tree.root / "root/poplar", symlinks=True,
                     ignore=shutil.ignore_patterns("build", ".git"))
     tests = " ".join(file.stem for file in sorted((TOP / "tests/unit").glob("test_*.c")))
