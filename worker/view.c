@@ -107,7 +107,7 @@ enum store_outcome view_last(struct view *view, uint64_t *number)
     if (outcome != STORE_OK)
         return outcome;
     size_t earlier = maildrop_snapshot_position(view->snapshot, id), last = view_count(view);
-    while (last > earlier && !(view->marks[last - 1] & MARK_RETRIEVED))
+    while (last > earlier && !view->marks[last - 1])
         last--;
     *number = last;
     return STORE_OK;

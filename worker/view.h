@@ -46,7 +46,7 @@ size_t view_count(const struct view *view); /* with those marked as deleted */
 uint64_t view_size_of(const struct view *view, const struct maildrop_entry *entry);
 
 /* After view_load(): the highest number of a message that was retrieved, in this session or in an
- * earlier one; 0 if none was (RFC 1460, LAST). */
+ * earlier one, or deleted in this; 0 if none was (RFC 1460, LAST and DELE). */
 enum store_outcome view_last(struct view *view, uint64_t *number);
 
 /* Without those marked as deleted. */

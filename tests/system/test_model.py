@@ -218,7 +218,7 @@ class Walk:
         client.fetched, client.marked = set(), set()
 
     def say_last(self, client):
-        last = max(client.before | client.fetched, default=0)
+        last = max(client.before | client.fetched | client.marked, default=0)
         assert client.raw.ask(b"LAST") == b"+OK %d\r\n" % last
 
     def leave(self, user):
