@@ -80,16 +80,22 @@ static void parse_options(int argc, char **argv, struct options *options)
 }
 
 /* What is wrong with a configuration is not the message's fault: the transport keeps it. */
-static char *find_socket(const struct options *options)
+static struct config *read_config(const struct options *options, const char *file)
 {
     char error[2048];
-    if (options->socket)
-        return base_strdup(options->socket);
-    const char *file = options->config ? options->config : POPLAR_CONFIG;
     struct config *config = options->config ? configfile_read(file, error, sizeof error)
                                             : configfile_read_visible(file, error, sizeof error);
     if (!config)
         fatal(EX_TEMPFAIL, "%s", error);
+    return config;
+}
+
+static char *find_socket(const struct options *options)
+{
+    if (options->socket)
+        return base_strdup(options->socket);
+    const char *file = options->config ? options->config : POPLAR_CONFIG;
+    struct config *config = read_config(options, file);
     if (config->listen.lmtp.n == 0)
         fatal(EX_TEMPFAIL, "%s: [listen] lmtp is empty; name a socket by --socket", file);
     char *path = base_strdup(config->listen.lmtp.items[0]);
