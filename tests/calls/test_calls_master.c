@@ -680,6 +680,8 @@ static int check_as_nobody(void)
 {
     if (setresgid(65534, 65534, 65534) < 0 || setresuid(65534, 65534, 65534) < 0)
         return CALLS_DONE_WRONG;
+    if (access(build_dir, X_OK) < 0) /* built in root's home, say */
+        return CALLS_NOT_DONE;
     return check_config();
 }
 
@@ -702,8 +704,10 @@ static void test_check(void **state)
         strstr(end.said, "[auth] pam_service=no-such-poplar: no readable file /etc/pam.d/"));
     assert_non_null(strstr(end.said, "[domain a.example] pam_service=no-such-poplar: no readable"));
     calls_try(check_as_nobody, &end); /* nobody may read the key: that is no fault */
-    assert_non_null(strstr(end.said, "key.pem: only root can check this"));
-    assert_int_equal(end.status, 0);
+    if (WEXITSTATUS(end.status) != CALLS_NOT_DONE) {
+        assert_non_null(strstr(end.said, "key.pem: only root can check this"));
+        assert_int_equal(end.status, 0);
+    }
     calls_break("open", 2, EACCES); /* of root it is one */
     calls_try(check_config, &end);
     assert_non_null(strstr(end.said, "key.pem: Permission denied"));
