@@ -37,7 +37,7 @@ static void confine_capabilities(const int *keep)
     for (size_t i = 0; i < ARRAY_SIZE(has); i++) {
         has[i].effective &= may[i].permitted;
         has[i].permitted &= may[i].permitted;
-        has[i].inheritable &= may[i].permitted;
+        has[i].inheritable = 0; /* nothing that we start is to have any by that */
     }
     if (!good || syscall(SYS_capset, &header, has) < 0)
         fatal(EX_OSERR, "capset: %s", strerror(errno));

@@ -145,6 +145,7 @@ def test_what_is_closed_is_closed(debian):
         "hugepages", "fd", "stdin", "stdout", "stderr", "core", "char", "block"}
     no_family, read_only = "EAFNOSUPPORT", "EROFS"
     assert tried.pop("files") in LIMITS
+    assert tried.pop("write and execute") in ("EPERM", "EACCES")  # the kernel's own word since 6.3
     assert tried == {
         "write /usr": read_only, "write /etc": read_only, "write /run": read_only,
         "write /var/log": read_only, "write /sys": read_only,
@@ -154,8 +155,8 @@ def test_what_is_closed_is_closed(debian):
         "home": [], "root's home": [], "tmp": [], "proc": [],
         "core": 0, "umask": 0o077,
     } | dict.fromkeys(
-        ("chown", "mknod", "user namespace", "chroot", "mount", "write and execute", "real time",
-         "personality", "clock", "host name", "setpriority", "mlockall", "keyctl", "reboot",
+        ("chown", "mknod", "user namespace", "chroot", "mount", "real time", "personality",
+         "clock", "host name", "setpriority", "mlockall", "keyctl", "reboot",
          "module", "kernel log", "swapon", "bpf", "perf", "ptrace", "iopl"), "EPERM")
 
 
@@ -242,7 +243,6 @@ proxy_pam_target = directory
     assert log_in(debian, "sam", "wrong") == DENIED
     debian.deliver("sam", "Subject: by sssd\n\nHello.\n")
     assert log_in(debian, "alice") == "+OK"
-    debian.run("systemctl", "stop", "sssd.service", "sssd-nss.socket", "sssd-pam.socket",
-               "sssd-pam-priv.socket")
+    debian.run("systemctl", "stop", "sssd.service", "sssd-*.socket")
     assert log_in(debian, "sam", "a directory's") == UNAVAILABLE
     assert debian.is_active()
