@@ -223,9 +223,8 @@ servers:
 runtime := libidn12 libinih1 libjansson4 libpam-modules libpam-pwdfile libseccomp2 libsqlite3-0 \
 	libssl3 libsystemd0
 # Or is built in: another Debian.
-elsewhere := gcc make pkg-config libc6-dev libpam0g-dev libssl-dev libsystemd-dev libsqlite3-dev libseccomp-dev \
-	libinih-dev libjansson-dev libidn-dev libcmocka-dev libpam-wrapper libpam-pwdfile python3-pytest openssl \
-	procps util-linux passwd strace sqlite3 curl mandoc man-db groff-base
+elsewhere = $(shell LIST=1 packaging/install-deps.sh build) libcmocka-dev libpam-wrapper libpam-pwdfile \
+	python3-pytest openssl procps util-linux passwd strace sqlite3 curl mandoc man-db groff-base
 trees: servers
 	@tests/support/tree.sh runtime $(runtime) >/dev/null || true
 	@tests/support/tree.sh directory slapd ldap-utils nslcd libnss-ldapd libpam-ldapd krb5-kdc \

@@ -1,6 +1,7 @@
 #!/bin/sh
 # install-deps.sh SET... - install what is missing to build, run or check Poplar, on Debian and its
-# kin: compilers, libraries and mail clients, never a server, and no daemon is started.
+# kin: compilers, libraries and mail clients, never a server, and no daemon is started. With LIST=1
+# they are only named.
 set -eu
 
 build='gcc make pkg-config libc6-dev libpam0g-dev libssl-dev libsystemd-dev libsqlite3-dev
@@ -28,6 +29,8 @@ for set in "$@"; do
     *) echo "install-deps.sh: no set '$set': build, run, check, deb, rpm, fuzz or long" >&2; exit 64 ;;
     esac
 done
+
+[ -z "${LIST:-}" ] || { echo $wanted; exit 0; }
 
 if ! command -v dpkg-query >/dev/null || ! command -v apt-get >/dev/null; then
     echo "install-deps.sh: not a Debian system; needed are the equivalents of:" $wanted >&2

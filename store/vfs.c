@@ -177,11 +177,6 @@ static int call_lstat(const char *path, struct stat *status)
     return stat_by(real.lstat, path, status);
 }
 
-static int call_fstat(int fd, struct stat *status)
-{
-    return maildrop_file_stat(fd, status);
-}
-
 /* Files of a maildrop are never unlinked; a missing journal may be "removed". */
 static int call_unlink(const char *path)
 {
@@ -336,7 +331,7 @@ static bool replace_calls(void)
            REPLACE(readlink, "readlink") && REPLACE(open_directory, "openDirectory") &&
            REPLACE(ftruncate, "ftruncate") && REPLACE(fchmod, "fchmod") &&
            REPLACE(fchown, "fchown") && REPLACE(geteuid, "geteuid") &&
-           replace("fstat", (sqlite3_syscall_ptr)call_fstat);
+           replace("fstat", (sqlite3_syscall_ptr)maildrop_file_stat);
 }
 
 enum store_outcome vfs_install(bool granted_only)
