@@ -252,6 +252,7 @@ bench: deps-build deps-check
 lint:
 	@clang-format --dry-run --Werror $(wildcard */*.[ch] tests/*/*.[ch])
 	@tests/support/arrows.sh
+	@pyflakes3 tests
 	@echo "lint: clean"
 
 # Static analysers over all that is shipped.

@@ -8,7 +8,7 @@ build='gcc make pkg-config libc6-dev libpam0g-dev libssl-dev libsystemd-dev libs
        libseccomp-dev libinih-dev libjansson-dev libidn-dev'
 run='libpam-pwdfile curl openssl ca-certificates'
 check='clang-format libcmocka-dev libpam-wrapper libpam-pwdfile python3-pytest curl fetchmail mpop
-       getmail6 neomutt libio-socket-ssl-perl testssl.sh openssl sqlite3
+       getmail6 neomutt libio-socket-ssl-perl testssl.sh openssl sqlite3 pyflakes3
        python3-prometheus-client debootstrap strace valgrind procps util-linux passwd ca-certificates man-db groff-base
        mandoc rpm rpmlint apparmor libpam-google-authenticator systemd-container'
 deb='build-essential dpkg-dev debhelper dh-apparmor po-debconf bash-completion systemd'

@@ -420,7 +420,6 @@ def main():
             peers.Group.base.rmdir()
 
     rows = summarise(results, scenarios)
-    text = table(rows)
     print(f"\n{heading(about)}\n\n{table(rows)}")
     if arguments.results:
         stamp = about["date"].translate(str.maketrans(": ", "--", "UTC")).rstrip("-")

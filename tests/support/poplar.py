@@ -59,6 +59,12 @@ def wait_until(condition, what, seconds=20):
         time.sleep(0.01)
 
 
+def kill(pid, number=signal.SIGKILL):
+    """Signal a process that may have ended by itself, as what stands by does."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)
+
+
 def check(program, config):
     """What `poplard --check` says against a configuration, but for what is not there yet."""
     done = subprocess.run([program, "--config", config, "--check"], capture_output=True, text=True)

@@ -148,8 +148,7 @@ class Tree:
         def ended():
             pids = self.inside()
             for pid in pids:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGTERM)
+                poplar.kill(pid, signal.SIGTERM)
             return not pids
         wait_until(ended, f"the end of all in {self.root}")
         for process in self.running:

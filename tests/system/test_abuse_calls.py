@@ -163,8 +163,7 @@ def test_93_94_calls_of_the_master_that_fail(server, spec):
                 if raw:
                     raw.close()
             for pid in p.auths()[:1]:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+                poplar.kill(pid)
         w.serves(f"{spec} {when}")
     with tampered(p.process.pid, *rules(spec, "1+")) as seen:
         start = time.monotonic()

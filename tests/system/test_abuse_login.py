@@ -113,7 +113,7 @@ def test_49_addresses_of_one_48(guarded):
     except OSError as error:
         pytest.skip(f"no IPv6 here: {error}")
     port = poplar.free_port()
-    p = guarded(listen_pop3=f"[::]:{port}", tls_required="no")
+    guarded(listen_pop3=f"[::]:{port}", tls_required="no")
 
     def visit(source, password):
         raw = poplar.Raw(socket.create_connection((there, port), 20, (source, 0)))

@@ -5,7 +5,6 @@ import json
 import os
 import poplib
 import re
-import socket
 import ssl
 import threading
 

@@ -11,7 +11,6 @@ import pytest
 
 import booted
 import poplar
-from poplar import wait_until
 
 pytestmark = pytest.mark.skipif(booted.missing() is not None, reason=str(booted.missing()))
 

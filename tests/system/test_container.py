@@ -3,7 +3,6 @@ without /dev/log and without systemd, with the capabilities that packaging/conta
 container is made of namespaces and chroot, with the configuration and the PAM service of
 packaging/container; no engine is needed."""
 
-import contextlib
 import os
 import poplib
 import re
@@ -18,7 +17,7 @@ import pytest
 import poplar
 from manual import TOP
 from trees import PATH, TREES, Tree, needs
-from poplar import Raw, wait_until
+from poplar import Raw, kill, wait_until
 
 pytestmark = [pytest.mark.accounts, needs("runtime"),
               pytest.mark.unsanitized("the tree has no sanitizer's library"),
@@ -208,8 +207,7 @@ def test_killed_workers_come_back(container):
     for _ in range(3):
         before = children()
         for pid in before:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+            kill(pid)
         wait_until(lambda: not children() & before, "they are reaped")
         container.login().quit()
 

@@ -409,7 +409,7 @@ def serves(r):
 def test_worker_of_another_build(rogues):
     """A worker whose fingerprint differs from its nursery's is no honest worker."""
     r = rogues("poplar-worker")
-    p = r.start()
+    r.start()
     for _ in range(20):  # each that is not let go of would count as starting for ever
         r.tell("worker starting", f"send {record('ready', 1)}")
         with another_worker(r):
@@ -493,7 +493,7 @@ def test_guesses_of_who_has_gone(rogues):
 def test_grants_without_end(rogues):
     """PROTO_GRANT_AGAIN: some are honest, more are not."""
     r = rogues("poplar-worker")
-    p = r.start()
+    r.start()
     again = [f"send {record('grant-again')}", f"await {ROW['exchange'].type}", "verdict"]
     pid = abuse(r, *WAY["mail"], *again * 20)
     assert len(r.lines(f"killing worker {pid}")) == 1

@@ -20,7 +20,7 @@ import time
 import pytest
 
 import poplar
-from poplar import wait_until
+from poplar import kill, wait_until
 
 LONG = os.environ.get("LONG") == "1"
 SECONDS = 600 if LONG else 15
@@ -145,11 +145,6 @@ def fetch_load(p, ledger, over, user, seed):
         with contextlib.suppress(*BROKEN):
             fetch_once(p, ledger, user, chance)
         time.sleep(chance.random() / 20)
-
-
-def kill(pid):
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGKILL)
 
 
 class Killer:

@@ -104,7 +104,7 @@ def haproxy(in_tree, tmp_path):
     """haproxy(poplar) gives the port of each way in."""
     def start(p, check=""):
         ports = {way: free_port() for way in WAYS}
-        config = f"""
+        config = """
 defaults
   mode tcp
   timeout connect 20s

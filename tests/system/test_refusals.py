@@ -1,12 +1,11 @@
 """What a user of a real client is told, and does not have to do, when a login is refused: what will
 pass is tried again by itself, and no password is asked for anew."""
 
-import re
 import subprocess
 
 import pytest
 
-from poplar import GETMAIL, log_in, wait_until
+from poplar import log_in
 
 pytestmark = pytest.mark.accounts
 

@@ -463,7 +463,7 @@ def test_56_not_on_loopback(server):
                               socket.inet_aton("192.0.2.1"), b"")
         fcntl.ioctl(s, 0x8916, address)  # SIOCSIFADDR
     port = poplar.free_port()
-    p = server(tls_required="not-on-loopback", listen_pop3=f"192.0.2.1:{port}")
+    server(tls_required="not-on-loopback", listen_pop3=f"192.0.2.1:{port}")
     raw = poplar.Raw(socket.create_connection(("192.0.2.1", port), 20, ("192.0.2.1", 0)))
     assert raw.line().startswith(b"+OK")
     assert "USER" not in capabilities(raw)

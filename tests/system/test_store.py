@@ -847,8 +847,7 @@ def test_85_kill_around_quit(store):
         moment = start + chance.uniform(0, longest * 1.5)
         while time.monotonic() < moment:
             pass
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+        poplar.kill(pid)
         acknowledged = raw.rest().startswith(b"+OK")
         raw.close()
         after = log_in(p)
