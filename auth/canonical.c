@@ -20,7 +20,8 @@ enum {
 static bool acceptable(const char *name)
 {
     size_t length = strnlen(name, PROTO_USER_MAX + 1);
-    if (length == 0 || length > PROTO_USER_MAX || strcmp(name, ".") == 0 || strcmp(name, "..") == 0)
+    bool blank = name[strspn(name, " ")] == '\0';
+    if (blank || length > PROTO_USER_MAX || strcmp(name, ".") == 0 || strcmp(name, "..") == 0)
         return false;
     for (size_t i = 0; i < length; i++) {
         unsigned char c = (unsigned char)name[i];

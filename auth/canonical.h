@@ -12,7 +12,7 @@
 
 enum canonical_outcome {
     CANONICAL_OK = 0,
-    CANONICAL_MALFORMED,  /* empty, too long, control characters, '/', '.' or '..' */
+    CANONICAL_MALFORMED,  /* empty, blank, too long, control characters, '/', '.' or '..' */
     CANONICAL_UNKNOWN,    /* no such account, and require_nss (or canonical=nss) wants one */
     CANONICAL_REFUSED,    /* uid 0, 65534, or below first_uid */
     CANONICAL_UNAVAILABLE /* the look-up itself failed: never take this for "unknown" */

@@ -125,6 +125,11 @@ bool base_refuse(char *error, size_t size, const char *format, ...)
     return false;
 }
 
+const char *base_plural(uint64_t n)
+{
+    return n == 1 ? "" : "s";
+}
+
 /* Octets of the well-formed UTF-8 character at `at`, 0 if there is none (RFC 3629). */
 static size_t utf8_length(const unsigned char *at)
 {

@@ -46,6 +46,9 @@ bool base_copy(char *to, size_t size, const char *text);
  * check ends by `return base_refuse(...)`. */
 bool base_refuse(char *error, size_t size, const char *format, ...) PRINTF(3, 4);
 
+/* What a noun ends in after this number: "" for 1, else "s". */
+const char *base_plural(uint64_t n);
+
 /* Print text for a log or a terminal: control characters and invalid UTF-8 become \xNN, a
  * backslash doubles. Cut where it does not fit, always ended by NUL. */
 void base_escape(char *to, size_t size, const char *text);

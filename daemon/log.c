@@ -145,7 +145,8 @@ void log_tick(void)
         return;
     if (state.dropped > 0) {
         char text[64];
-        snprintf(text, sizeof text, "%u log lines dropped", state.dropped);
+        snprintf(text, sizeof text, "%u log line%s dropped", state.dropped,
+                 base_plural(state.dropped));
         emit(LOG_WARNING, LOG_EVENT_DROPPED, NULL, text);
     }
     state.second = second;

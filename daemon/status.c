@@ -55,12 +55,15 @@ void status_line(struct master *m, char *text, size_t size)
     look(m);
     for (unsigned i = LOGIN_OK + 1; i < LOGIN_OUTCOMES; i++)
         failed += c[COUNT_LOGIN + i];
+    const uint64_t logins = c[COUNT_LOGIN + LOGIN_OK];
     snprintf(text, size,
-             "%" PRIu64 " sessions (%" PRIu64 " logged in), %" PRIu64 " waiting, %" PRIu64
-             " idle workers, %" PRIu64 " auth processes (%" PRIu64 " busy); since start: %" PRIu64
-             " sessions, %" PRIu64 " logins, %" PRIu64 " failed, %" PRIu64 " refused",
-             c[COUNT_SESSIONS], c[COUNT_LOGGED_IN], c[COUNT_WAITING], c[COUNT_WORKERS_IDLE],
-             c[COUNT_AUTHS], c[COUNT_AUTHS_BUSY], c[COUNT_CONNECTIONS], c[COUNT_LOGIN + LOGIN_OK],
+             "%" PRIu64 " session%s (%" PRIu64 " logged in), %" PRIu64 " waiting, %" PRIu64
+             " idle worker%s, %" PRIu64 " auth process%s (%" PRIu64 " busy); since start: %" PRIu64
+             " session%s, %" PRIu64 " login%s, %" PRIu64 " failed, %" PRIu64 " refused",
+             c[COUNT_SESSIONS], base_plural(c[COUNT_SESSIONS]), c[COUNT_LOGGED_IN],
+             c[COUNT_WAITING], c[COUNT_WORKERS_IDLE], base_plural(c[COUNT_WORKERS_IDLE]),
+             c[COUNT_AUTHS], c[COUNT_AUTHS] == 1 ? "" : "es", c[COUNT_AUTHS_BUSY],
+             c[COUNT_CONNECTIONS], base_plural(c[COUNT_CONNECTIONS]), logins, base_plural(logins),
              failed, c[COUNT_REFUSED]);
 }
 

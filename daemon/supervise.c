@@ -203,7 +203,8 @@ static int on_stop(sd_event_source *source, const struct signalfd_siginfo *info,
         trial_failed(m, EX_TEMPFAIL, "poplard is stopping");
     sd_notify(0, "STOPPING=1\nSTATUS=Waiting for sessions to end");
     listen_detach(m);
-    log_line(LOG_NOTICE, LOG_EVENT_STOPPED, NULL, "stopping, %u sessions under way", m->n_sessions);
+    log_line(LOG_NOTICE, LOG_EVENT_STOPPED, NULL, "stopping, %u session%s under way", m->n_sessions,
+             base_plural(m->n_sessions));
     workers_tick(m); /* who was accepted is served, also who still waits for a worker */
     workers_end_refused(m);
     loop_timer(m, &m->tick, base_now_ms() + m->config->server.stop_grace * 1000, on_grace_over, m);

@@ -355,11 +355,11 @@ static void check_totals(struct check *c)
         return;
     }
     if (totals.messages != c->seen.messages || totals.octets != c->seen.octets)
-        found(c, "totals: they say %llu messages of %llu octets, there are %llu of %llu",
+        found(c, "totals: messages %llu, octets %llu; counted: %llu, %llu",
               (unsigned long long)totals.messages, (unsigned long long)totals.octets,
               (unsigned long long)c->seen.messages, (unsigned long long)c->seen.octets);
     else if (totals.plain_octets != c->seen.plain_octets)
-        found(c, "totals: they say %llu octets for old clients, there are %llu",
+        found(c, "totals: octets for old clients %llu; counted: %llu",
               (unsigned long long)totals.plain_octets, (unsigned long long)c->seen.plain_octets);
     if (c->seen.last_id > totals.last_id)
         found(c, "totals: message %lld is above the last id %lld", (long long)c->seen.last_id,

@@ -73,8 +73,9 @@ int ctl_open_user(const struct ctl *ctl, const char *given, char name[PROTO_USER
                   const char **pam_service);
 
 /* The same of a user who may be gone, but not his sessions: the name as far as the rules lead, and
- * whether they lead to a user. Says nothing. */
-bool ctl_open_guess(const struct ctl *ctl, const char *given, char name[PROTO_USER_MAX + 1]);
+ * whether they lead to a user. 0, or an exit status after saying why no user has such a name. */
+int ctl_open_guess(const struct ctl *ctl, const char *given, char name[PROTO_USER_MAX + 1],
+                   bool *known);
 
 /* How to open a maildrop; nothing of these: as it is, to add and to read. */
 enum ctl_open {

@@ -32,7 +32,7 @@ static bool show_progress(void *context, uint64_t done, uint64_t pages)
 {
     struct ctl_progress *progress = context;
     progress->total = pages;
-    progress->unit = "pages";
+    progress->unit = "page";
     ctl_progress_update(progress, done, 0);
     return !ctl_signals_met();
 }
@@ -241,12 +241,12 @@ static int restore(struct ctl *ctl, struct ctl_maildrop *maildrop, struct maildr
         outcome = maildrop_totals(backup, &then);
     if (outcome != STORE_OK)
         return ctl_open_failed(maildrop, outcome, "restore");
-    int status = now.messages == 0
-                     ? 0
-                     : ctl_ask(ctl,
-                               "Put the %ju messages of the backup in the place of "
-                               "the %ju that %s has",
-                               (uintmax_t)then.messages, (uintmax_t)now.messages, maildrop->name);
+    int status = now.messages == 0 ? 0
+                                   : ctl_ask(ctl,
+                                             "Put the %ju message%s of the backup in the place of "
+                                             "the %ju that %s has",
+                                             (uintmax_t)then.messages, base_plural(then.messages),
+                                             (uintmax_t)now.messages, maildrop->name);
     if (status)
         return status;
     ctl_progress_begin(&progress, "restoring", 0);
@@ -259,8 +259,8 @@ static int restore(struct ctl *ctl, struct ctl_maildrop *maildrop, struct maildr
                                         "messages", (json_int_t)then.messages, "octets",
                                         (json_int_t)then.octets),
                               false);
-    printf("restored %ju message%s, %ju octets\n", (uintmax_t)then.messages,
-           then.messages == 1 ? "" : "s", (uintmax_t)then.octets);
+    printf("restored %ju message%s, %ju octet%s\n", (uintmax_t)then.messages,
+           base_plural(then.messages), (uintmax_t)then.octets, base_plural(then.octets));
     return 0;
 }
 

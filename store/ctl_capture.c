@@ -77,7 +77,8 @@ static bool build(const struct listing *uidls, const struct listing *sizes,
                   struct ctl_capture *capture, char *error, size_t error_size)
 {
     if (sizes->n > 0 && sizes->n != uidls->n) {
-        snprintf(error, error_size, "%zu UIDLs, but %zu sizes", uidls->n, sizes->n);
+        snprintf(error, error_size, "%zu UIDL%s, but %zu size%s", uidls->n, base_plural(uidls->n),
+                 sizes->n, base_plural(sizes->n));
         return false;
     }
     capture->entries = base_alloc((uidls->n + 1) * sizeof *capture->entries);

@@ -44,7 +44,7 @@ static int check_one(struct ctl *ctl, struct ctl_maildrop *maildrop, bool many)
     base_escape(c.name, sizeof c.name, maildrop->name);
     maildrop_totals(maildrop->store, &totals);
     ctl_progress_begin(&c.progress, "checking", totals.octets);
-    c.progress.unit = "octets";
+    c.progress.unit = "octet";
     enum store_outcome outcome = check_run(maildrop->store, take, &c);
     ctl_progress_hide(&c.progress);
     if (outcome != STORE_OK) {
@@ -79,7 +79,7 @@ static int compact_one(struct ctl *ctl, struct ctl_maildrop *maildrop, bool many
     enum store_outcome outcome = manage_look(maildrop->store, &before);
     if (outcome == STORE_OK)
         ctl_progress_begin(&progress, "compacting", before.free_pages);
-    progress.unit = "pages";
+    progress.unit = "page";
     while (outcome == STORE_OK && left > 0 && !ctl_signals_met()) {
         outcome = manage_compact_some(maildrop->store, &left);
         ctl_progress_update(&progress, before.free_pages - (left < before.free_pages ? left : 0),
@@ -99,7 +99,7 @@ static int compact_one(struct ctl *ctl, struct ctl_maildrop *maildrop, bool many
                               many);
     char safe[4 * PROTO_USER_MAX + 1];
     base_escape(safe, sizeof safe, maildrop->name);
-    printf("%s: %ju octets given back\n", safe, (uintmax_t)freed);
+    printf("%s: %ju octet%s given back\n", safe, (uintmax_t)freed, base_plural(freed));
     return 0;
 }
 

@@ -323,7 +323,7 @@ static int take_option(struct ctl *ctl, const char *word, const char *next, bool
         value = next;
         *took_next = true;
     }
-    if (option->argument && !value) {
+    if (option->argument && (!value || !*value)) {
         snprintf(error, error_size, "--%s needs a value: --%s %s", option->name, option->name,
                  option->argument);
         return EX_USAGE;
@@ -347,10 +347,15 @@ static int check(const struct ctl *ctl, const struct ctl_command *command, char 
             return EX_USAGE;
         }
     size_t all = ctl->options & CTL_ALL ? 1 : 0; /* stands for USER */
+    size_t empty = 0;
+    while (empty < ctl->n_words && *ctl->words[empty])
+        empty++;
+    bool whole = empty == ctl->n_words; /* a script's variable that was never set is no name */
     if (ctl->options & CTL_HELP ||
-        (ctl->n_words + all >= command->min && ctl->n_words + all <= command->max))
+        (whole && ctl->n_words + all >= command->min && ctl->n_words + all <= command->max))
         return 0;
-    snprintf(error, error_size, "usage: poplarctl %s%s%s%s", command->words,
+    snprintf(error, error_size, "%susage: poplarctl %s%s%s%s",
+             whole ? "" : "an argument is empty; ", command->words,
              command->arguments[0] ? " " : "", command->arguments,
              command->options & CTL_ALL ? ", or --all in the place of USER" : "");
     return EX_USAGE;

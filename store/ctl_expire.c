@@ -62,11 +62,11 @@ static int remove_deleted(struct expiring *e, const char *name, unsigned how)
 static int expire_one(struct expiring *e, const char *name, unsigned how)
 {
     int status = 0;
-    e->maildrops++;
     if (e->ctl->config->store.expire_after > 0)
         status = expire_old(e, name, how);
     if (!status)
         status = remove_deleted(e, name, how);
+    e->maildrops += status == 0;
     return how & CTL_OPEN_NAMED && status == EX_NOUSER ? 0 : status; /* gone since it was listed */
 }
 
@@ -78,9 +78,9 @@ static int print_summary(const struct expiring *e)
                                         "expired", (json_int_t)e->expired, "removed",
                                         (json_int_t)e->removed),
                               false);
-    printf("%ju maildrop%s: %ju messages expired, %ju removed for good; %ju in use, passed over\n",
-           (uintmax_t)e->maildrops, e->maildrops == 1 ? "" : "s", (uintmax_t)e->expired,
-           (uintmax_t)e->removed, (uintmax_t)e->in_use);
+    printf("%ju maildrop%s: %ju message%s expired, %ju removed for good; %ju in use, passed over\n",
+           (uintmax_t)e->maildrops, base_plural(e->maildrops), (uintmax_t)e->expired,
+           base_plural(e->expired), (uintmax_t)e->removed, (uintmax_t)e->in_use);
     return 0;
 }
 
@@ -97,7 +97,7 @@ int ctl_expire(struct ctl *ctl)
         return status;
     ctl_signals_catch();
     ctl_progress_begin(&e.progress, "expiring", all ? n : ctl->n_words);
-    e.progress.unit = "maildrops";
+    e.progress.unit = "maildrop";
     for (size_t i = 0; i < (all ? n : ctl->n_words) && !ctl_signals_met(); i++) {
         int failed =
             all ? expire_one(&e, names[i], CTL_OPEN_NAMED) : expire_one(&e, ctl->words[i], 0);
@@ -105,7 +105,7 @@ int ctl_expire(struct ctl *ctl)
         ctl_progress_update(&e.progress, i + 1, e.expired + e.removed);
     }
     ctl_progress_hide(&e.progress);
-    int printed = print_summary(&e);
+    int printed = status && e.maildrops == 0 ? 0 : print_summary(&e);
     ctl_drops_free(names, n);
     if (all && !ctl_signals_met())
         ctl_remove_leftovers(ctl);

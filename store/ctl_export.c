@@ -108,8 +108,9 @@ static void print_summary(const struct export *ex)
         printf("{\"messages\":%ju,\"octets\":%ju,\"skipped\":%ju}\n", (uintmax_t)ex->messages,
                (uintmax_t)ex->octets, (uintmax_t)ex->skipped);
     else
-        printf("exported %ju message%s, %ju octets, %ju skipped\n", (uintmax_t)ex->messages,
-               ex->messages == 1 ? "" : "s", (uintmax_t)ex->octets, (uintmax_t)ex->skipped);
+        printf("exported %ju message%s, %ju octet%s, %ju skipped\n", (uintmax_t)ex->messages,
+               base_plural(ex->messages), (uintmax_t)ex->octets, base_plural(ex->octets),
+               (uintmax_t)ex->skipped);
 }
 
 static int open_target(struct export *ex)

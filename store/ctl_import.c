@@ -358,9 +358,9 @@ static void delete_gone(struct import *im)
         return;
     im->tally.counts_gone = true;
     if (im->nameless > 0) {
-        ctl_note("%s: %ju messages are known, but not by a UIDL of the old server: what is gone "
+        ctl_note("%s: %ju message%s known, but not by a UIDL of the old server: what is gone "
                  "cannot be told, and nothing was deleted",
-                 im->maildrop.name, (uintmax_t)im->nameless);
+                 im->maildrop.name, (uintmax_t)im->nameless, im->nameless == 1 ? " is" : "s are");
         went_wrong(im, EX_DATAERR);
     } else if (im->maildrop.store) {
         enum store_outcome outcome =

@@ -93,10 +93,10 @@ static int show_one(struct ctl *ctl, struct ctl_maildrop *maildrop, bool many)
     print_name(maildrop->name);
     printf("\n%-16s ", "directory");
     print_name(path);
-    printf("\n%-16s %ju, %ju octets\n", "messages", (uintmax_t)state.totals.messages,
-           (uintmax_t)state.totals.octets);
-    printf("%-16s %ju, %ju octets\n", "restorable", (uintmax_t)state.restorable,
-           (uintmax_t)state.restorable_octets);
+    printf("\n%-16s %ju, %ju octet%s\n", "messages", (uintmax_t)state.totals.messages,
+           (uintmax_t)state.totals.octets, base_plural(state.totals.octets));
+    printf("%-16s %ju, %ju octet%s\n", "restorable", (uintmax_t)state.restorable,
+           (uintmax_t)state.restorable_octets, base_plural(state.restorable_octets));
     printf("%-16s %ju octets, %ju of them unused\n", "file",
            (uintmax_t)(state.pages * state.page_size),
            (uintmax_t)(state.free_pages * state.page_size));

@@ -158,7 +158,8 @@ static enum store_outcome list(const struct ctl *ctl, struct maildrop *store, in
     }
     *printed = ctl_json_end(ctl);
     if (!json)
-        printf("%zu message%s, %ju octets\n", number, number == 1 ? "" : "s", (uintmax_t)octets);
+        printf("%zu message%s, %ju octet%s\n", number, base_plural(number), (uintmax_t)octets,
+               base_plural(octets));
     return outcome == STORE_END ? STORE_OK : outcome;
 }
 

@@ -61,7 +61,7 @@ static int no_user(const struct ctl *ctl, enum canonical_outcome outcome, const 
     case CANONICAL_MALFORMED:
         return ctl_fail(EX_NOUSER,
                         "\"%s\" cannot be a user: 1-%d octets without '/' and control characters, "
-                        "not \".\" or \"..\"",
+                        "not blanks alone, \".\" or \"..\"",
                         given, PROTO_USER_MAX);
     case CANONICAL_UNKNOWN:
         return unknown_user(ctl->config, folded);
@@ -110,15 +110,18 @@ int ctl_open_name(const struct ctl *ctl, const char *given, char name[PROTO_USER
     return no_user(ctl, outcome, given, folded);
 }
 
-bool ctl_open_guess(const struct ctl *ctl, const char *given, char name[PROTO_USER_MAX + 1])
+int ctl_open_guess(const struct ctl *ctl, const char *given, char name[PROTO_USER_MAX + 1],
+                   bool *known)
 {
     char folded[PROTO_USER_MAX + 1];
     const char *service;
     enum canonical_outcome outcome = resolve(ctl->config, given, folded, name, &service);
-    if (outcome == CANONICAL_OK)
-        return true;
-    base_copy(name, PROTO_USER_MAX + 1, outcome == CANONICAL_MALFORMED ? given : folded);
-    return outcome != CANONICAL_MALFORMED && ctl_open_exists(ctl, folded);
+    if (outcome == CANONICAL_MALFORMED)
+        return no_user(ctl, outcome, given, folded);
+    if (outcome != CANONICAL_OK)
+        base_copy(name, PROTO_USER_MAX + 1, folded);
+    *known = outcome == CANONICAL_OK || ctl_open_exists(ctl, folded);
+    return 0;
 }
 
 /* Files are opened as the store user: root can, that user can, nobody else. */

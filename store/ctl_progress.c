@@ -52,10 +52,11 @@ static void put_pieces(const struct ctl_progress *p, char pieces[PIECES][PIECE_S
     if (p->total > 0)
         put_percent(p, pieces[0]);
     if (p->unit)
-        snprintf(pieces[1], PIECE_SIZE, "  %ju %s", (uintmax_t)p->done, p->unit);
+        snprintf(pieces[1], PIECE_SIZE, "  %ju %s%s", (uintmax_t)p->done, p->unit,
+                 base_plural(p->done));
     else
         snprintf(pieces[1], PIECE_SIZE, "  %ju message%s", (uintmax_t)p->messages,
-                 p->messages == 1 ? "" : "s");
+                 base_plural(p->messages));
     if (p->elapsed_ms < SETTLED_MS || p->done == 0)
         return;
     if (!p->unit)

@@ -14,8 +14,8 @@ struct ctl_progress {
     uint64_t done, total; /* octets; total 0: not known */
     uint64_t messages;
     uint64_t elapsed_ms;
-    const char *unit; /* what done and total count, if it is not octets: then it is shown, instead
-                       * of messages and speed; NULL: octets */
+    const char *unit; /* one of what done and total count, if it is not octets: then it is shown,
+                       * instead of messages and speed; NULL: octets */
 
     bool enabled, shown;
     uint64_t started_ms, drawn_ms;

@@ -155,7 +155,7 @@ static int run(struct salvaging *s)
     s->copy = (struct ctl_copy){
         .read = read_salvaged, .from = s->salvage, .crlf = s->ctl->options & CTL_CRLF};
     ctl_progress_begin(&s->progress, "salvaging", n);
-    s->progress.unit = "messages";
+    s->progress.unit = "message";
     for (size_t i = 0; !status && i < n && !ctl_signals_met(); i++) {
         status = take(s, i);
         ctl_progress_update(&s->progress, i + 1, s->whole + s->altered + s->rebuilt);
@@ -175,7 +175,7 @@ static int print_summary(const struct salvaging *s)
                               false);
     printf("salvaged %ju message%s, %ju of them without time of receipt, %ju not as they were "
            "stored; %ju lost; %ju deleted before, left out\n",
-           (uintmax_t)all, all == 1 ? "" : "s", (uintmax_t)s->rebuilt, (uintmax_t)s->altered,
+           (uintmax_t)all, base_plural(all), (uintmax_t)s->rebuilt, (uintmax_t)s->altered,
            (uintmax_t)s->lost, (uintmax_t)s->deleted);
     return 0;
 }

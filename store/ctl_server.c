@@ -136,18 +136,19 @@ static int end_all(struct channel *channel, const struct kicking *k)
             usleep(LOOK_MS * 1000);
     }
     if (left > 0)
-        return ctl_fail(EX_TEMPFAIL, "%ld sessions did not end", left);
+        return ctl_fail(EX_TEMPFAIL, "%ld session%s did not end", left,
+                        base_plural((uint64_t)left));
     return left < 0 ? EX_UNAVAILABLE : 0;
 }
 
 /* By the number, or by the rules that a login has. */
-static void name_victim(const struct ctl *ctl, const char *word, struct victim *v)
+static int name_victim(const struct ctl *ctl, const char *word, struct victim *v)
 {
     *v = (struct victim){.word = word};
-    if (is_number(word))
-        v->number = strtoull(word, NULL, 10);
-    else
-        v->known = ctl_open_guess(ctl, word, v->user);
+    if (!is_number(word))
+        return ctl_open_guess(ctl, word, v->user, &v->known);
+    v->number = strtoull(word, NULL, 10);
+    return 0;
 }
 
 static int report(const struct ctl *ctl, const struct kicking *k)
@@ -164,26 +165,34 @@ static int report(const struct ctl *ctl, const struct kicking *k)
         int printed = ctl_json_print(json_pack("{s:I}", "ended", (json_int_t)k->n), false);
         return status ? status : printed;
     }
-    printf("%zu session%s ended\n", k->n, k->n == 1 ? "" : "s");
+    printf("%zu session%s ended\n", k->n, base_plural(k->n));
+    return status;
+}
+
+static int kick(const struct ctl *ctl, struct kicking *k)
+{
+    struct channel channel;
+    int status = ctl_master_connect(ctl, &channel);
+    if (status)
+        return status;
+    status = ctl_master_walk(&channel, STATUS_SESSIONS, choose, k);
+    if (!status)
+        status = end_all(&channel, k);
+    if (!status)
+        status = report(ctl, k);
+    channel_close(&channel);
     return status;
 }
 
 int ctl_kick(struct ctl *ctl)
 {
-    struct channel channel;
     struct kicking k = {.n_victims = ctl->n_words};
-    int status = ctl_master_connect(ctl, &channel);
-    if (status)
-        return status;
+    int status = 0;
     k.victims = base_alloc(k.n_victims * sizeof *k.victims);
-    for (size_t i = 0; i < k.n_victims; i++)
-        name_victim(ctl, ctl->words[i], &k.victims[i]);
-    status = ctl_master_walk(&channel, STATUS_SESSIONS, choose, &k);
+    for (size_t i = 0; !status && i < k.n_victims; i++)
+        status = name_victim(ctl, ctl->words[i], &k.victims[i]);
     if (!status)
-        status = end_all(&channel, &k);
-    if (!status)
-        status = report(ctl, &k);
-    channel_close(&channel);
+        status = kick(ctl, &k);
     free(k.sessions);
     free(k.victims);
     return status;

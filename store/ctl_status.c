@@ -59,23 +59,25 @@ static void print_counts(const uint64_t *c)
     printf("%-12s %s since ", "poplard", c[COUNT_STOPPING] ? "stopping; served" : "serves");
     print_when(c[COUNT_STARTED], "%Y-%m-%d %H:%M:%S");
     printf(", process %llu\n", count(c, COUNT_PID));
-    printf("%-12s %llu of %llu: %llu logged in, %llu delivering; %llu connections wait\n",
+    printf("%-12s %llu of %llu: %llu logged in, %llu delivering; %llu connection%s waiting\n",
            "sessions", count(c, COUNT_SESSIONS), count(c, COUNT_SESSIONS_MAX),
-           count(c, COUNT_LOGGED_IN), count(c, COUNT_DELIVERING), count(c, COUNT_WAITING));
-    printf("%-12s %llu idle workers, %llu starting; generation %llu, ", "workers",
-           count(c, COUNT_WORKERS_IDLE), count(c, COUNT_WORKERS_STARTING),
-           count(c, COUNT_GENERATION));
+           count(c, COUNT_LOGGED_IN), count(c, COUNT_DELIVERING), count(c, COUNT_WAITING),
+           base_plural(c[COUNT_WAITING]));
+    printf("%-12s %llu idle worker%s, %llu starting; generation %llu, ", "workers",
+           count(c, COUNT_WORKERS_IDLE), base_plural(c[COUNT_WORKERS_IDLE]),
+           count(c, COUNT_WORKERS_STARTING), count(c, COUNT_GENERATION));
     print_age(c[COUNT_GENERATION_MS]);
-    printf(" old\n%-12s %llu auth processes (%llu busy) of %llu; %llu logins wait\n", "logins",
-           count(c, COUNT_AUTHS), count(c, COUNT_AUTHS_BUSY), count(c, COUNT_AUTHS_MAX),
-           count(c, COUNT_LOGINS_QUEUED));
-    printf("%-12s %llu connections, %llu refused; %llu logins, %ju failed, %llu throttled\n",
-           "since start", count(c, COUNT_CONNECTIONS), count(c, COUNT_REFUSED),
-           count(c, COUNT_LOGIN + LOGIN_OK), (uintmax_t)failed_logins(c),
+    printf(" old\n%-12s %llu of %llu auth processes, %llu busy; %llu login%s waiting\n", "logins",
+           count(c, COUNT_AUTHS), count(c, COUNT_AUTHS_MAX), count(c, COUNT_AUTHS_BUSY),
+           count(c, COUNT_LOGINS_QUEUED), base_plural(c[COUNT_LOGINS_QUEUED]));
+    printf("%-12s %llu connection%s, %llu refused; %llu login%s, %ju failed, %llu throttled\n",
+           "since start", count(c, COUNT_CONNECTIONS), base_plural(c[COUNT_CONNECTIONS]),
+           count(c, COUNT_REFUSED), count(c, COUNT_LOGIN + LOGIN_OK),
+           base_plural(c[COUNT_LOGIN + LOGIN_OK]), (uintmax_t)failed_logins(c),
            count(c, COUNT_LOGINS_THROTTLED));
-    printf("%-12s %llu messages retrieved, %llu deleted, %llu delivered\n", "",
-           count(c, COUNT_MESSAGES_RETRIEVED), count(c, COUNT_MESSAGES_DELETED),
-           count(c, COUNT_COPIES_DELIVERED));
+    printf("%-12s %llu message%s retrieved, %llu deleted, %llu delivered\n", "",
+           count(c, COUNT_MESSAGES_RETRIEVED), base_plural(c[COUNT_MESSAGES_RETRIEVED]),
+           count(c, COUNT_MESSAGES_DELETED), count(c, COUNT_COPIES_DELIVERED));
 }
 
 /* The numbers of the object: part (NULL: none) and name. */
@@ -153,7 +155,7 @@ static void show_certificate(void *context, struct message *entry)
         return;
     }
     printf(left < 0 ? "EXPIRED, on " : "%lld day%s left, until ", (long long)days,
-           days == 1 ? "" : "s");
+           base_plural((uint64_t)days));
     print_when(item.value, "%Y-%m-%d");
     puts(left < 0 || days < SOON_DAYS ? "; renew it, then poplarctl reload" : "");
 }

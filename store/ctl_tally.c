@@ -43,10 +43,10 @@ static void print_text(const struct ctl_tally *tally, bool dry, const char *user
     char safe[NAME_MAX_SHOWN] = "";
     if (user)
         base_escape(safe, sizeof safe, user);
-    printf("%s%s%s %ju message%s, %ju octets, %ju skipped, %ju there already\n", safe,
+    printf("%s%s%s %ju message%s, %ju octet%s, %ju skipped, %ju there already\n", safe,
            user ? ": " : "", dry ? "would import" : "imported", (uintmax_t)tally->messages,
-           tally->messages == 1 ? "" : "s", (uintmax_t)tally->octets, (uintmax_t)tally->skipped,
-           (uintmax_t)tally->known);
+           base_plural(tally->messages), (uintmax_t)tally->octets, base_plural(tally->octets),
+           (uintmax_t)tally->skipped, (uintmax_t)tally->known);
     if (tally->kept > 0)
         printf("  %ju keep%s the UIDL of the old server\n", (uintmax_t)tally->kept,
                tally->kept == 1 ? "s" : "");

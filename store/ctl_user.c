@@ -45,8 +45,8 @@ static void print_text(const struct ctl *ctl, const char *name, const char *serv
     char safe[4 * PROTO_USER_MAX + 1];
     base_escape(safe, sizeof safe, name);
     printf("user         %s\nPAM service  %s\nmaildrop     %s (%s)\n", safe, service, path, state);
-    printf("messages     %ju, %ju octets\n", (uintmax_t)holds->totals.messages,
-           (uintmax_t)holds->totals.octets);
+    printf("messages     %ju, %ju octet%s\n", (uintmax_t)holds->totals.messages,
+           (uintmax_t)holds->totals.octets, base_plural(holds->totals.octets));
     print_limit("quota", holds->quota_octets, holds->has_quota_octets);
     print_limit("  messages", holds->quota_messages, holds->has_quota_messages);
     print_limit("max_message", ctl->config->store.max_message, false);

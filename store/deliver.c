@@ -106,8 +106,8 @@ static enum store_outcome set_limits(struct intake *in, const struct maildrop_de
     if (delivery->max_message > 0)
         set_limit(in, delivery->max_message, STORE_TOO_LARGE);
     if (messages > 0 && totals->messages >= messages)
-        return handle_fail(in->m, STORE_OVER_QUOTA, "the maildrop holds %llu messages",
-                           (unsigned long long)totals->messages);
+        return handle_fail(in->m, STORE_OVER_QUOTA, "messages in the maildrop: %llu, allowed: %llu",
+                           (unsigned long long)totals->messages, (unsigned long long)messages);
     if (octets > 0)
         set_limit(in, octets > totals->octets ? octets - totals->octets : 0, STORE_OVER_QUOTA);
     return STORE_OK;
@@ -172,7 +172,7 @@ static enum store_outcome take_in(struct intake *in, const char *text, size_t si
         text += used;
         size -= used;
         if (in->wire.octets > in->limit)
-            return handle_fail(in->m, in->past_limit, "the message has more than %llu octets",
+            return handle_fail(in->m, in->past_limit, "the message has more octets than %llu",
                                (unsigned long long)in->limit);
         if (in->filled == sizeof(in->chunk)) {
             const enum store_outcome outcome = store_chunk(in);

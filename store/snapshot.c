@@ -238,7 +238,7 @@ static enum store_outcome take_all(struct taking *t, bool by_groups)
         return outcome;
     if (t->seen.messages != now.messages || t->seen.octets != now.octets ||
         t->seen.plain_octets != now.plain_octets || t->seen.last_id > now.last_id)
-        return handle_fail(t->m, STORE_DAMAGED, "the totals say %llu messages, there are %llu",
+        return handle_fail(t->m, STORE_DAMAGED, "messages by the totals: %llu, counted: %llu",
                            (unsigned long long)now.messages, (unsigned long long)t->seen.messages);
     return STORE_OK;
 }

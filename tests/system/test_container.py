@@ -190,7 +190,7 @@ def test_stops_and_reloads(container):
     assert client.stat()[0] == 0
     raw = Raw(client.sock)
     os.kill(container.pid(), signal.SIGTERM)
-    container.wait_log("stopping, 1 sessions under way")
+    container.wait_log("stopping, 1 session under way")
     assert raw.ask(b"QUIT").startswith(b"+OK")
     assert container.process.wait(20) == 0
 

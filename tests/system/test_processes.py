@@ -423,7 +423,7 @@ def test_stop_lets_sessions_end(server):
     client.dele(1)
     process = p.process
     process.send_signal(signal.SIGTERM)
-    p.wait_log("stopping, 1 sessions")
+    p.wait_log("stopping, 1 session")
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", p.tls_port), 5)
     client.quit()
@@ -440,7 +440,7 @@ def test_stop_twice(server):
     client = p.login()
     client.dele(1)
     p.process.send_signal(signal.SIGTERM)
-    p.wait_log("stopping, 1 sessions")
+    p.wait_log("stopping, 1 session")
     p.process.send_signal(signal.SIGTERM)
     assert p.process.wait(15) == 0
     p.stop()
@@ -470,7 +470,7 @@ def test_stop_serves_who_was_accepted(server):
     nursery, = wait_until(p.nursery, "a nursery")
     os.kill(nursery, signal.SIGSTOP)
     clients = []
-    while not re.search(rb"; 3 connections wait", p.ctl("status").stdout):
+    while not re.search(rb"; 3 connections waiting", p.ctl("status").stdout):
         clients.append(p.connect(tls=False, greeting=False))
         assert len(clients) < 20
     p.process.send_signal(signal.SIGTERM)
@@ -628,7 +628,7 @@ def test_stop_during_a_reload(slow_reload):
                               auth_processes_min="1")
     client = p.login()
     p.process.send_signal(signal.SIGTERM)
-    p.wait_log("stopping, 1 sessions")
+    p.wait_log("stopping, 1 session")
     (programs / "go").touch()
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", p.tls_port), 5)

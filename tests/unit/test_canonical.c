@@ -66,6 +66,8 @@ static const struct fold_case fold_cases[] = {
     {"lowercase", "local", ".", NULL, NULL},
     {"lowercase", "local", "..", NULL, NULL},
     {"lowercase", "local", "..@localhost", NULL, NULL},
+    {"lowercase", "local", " ", NULL, NULL},
+    {"lowercase", "local", "  @localhost", NULL, NULL},
     {"lowercase", "local", "@localhost", NULL, NULL},
     {"lowercase", "local", ".@localhost@localhost", NULL, NULL},
     {"lowercase", "local", "@localhost@localhost", NULL, NULL},

@@ -115,7 +115,7 @@ static const struct damage {
     {"UPDATE message SET digest = digest + 1 WHERE id = 3", "message 3: not what was stored"},
     {"UPDATE message SET digest = 'x' WHERE id = 3", "message 3: not what was stored"},
     {"UPDATE state SET messages = 4", "totals: the totals row contradicts"},
-    {"UPDATE message SET deleted = 5 WHERE id = 1", "totals: they say 6 messages"},
+    {"UPDATE message SET deleted = 5 WHERE id = 1", "totals: messages 6, octets "},
     {"UPDATE message SET id = 99 WHERE id = 6", "message 99 is above the last id 7"},
     {"UPDATE message SET plain_size = 'x' WHERE id = 3", "message 3: its sizes are none"},
     {"UPDATE message SET form = 'x' WHERE id = 3", "message 3: its sizes are none"},

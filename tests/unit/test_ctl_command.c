@@ -97,6 +97,30 @@ static void takes_values(void **state)
     free(ctl.words);
 }
 
+static void refuse_words(int argc, char **argv, const char *wanted)
+{
+    struct ctl ctl = {.config_file = "default"};
+    const struct ctl_command *command;
+    char error[512] = "";
+    assert_int_equal(ctl_command_parse(&ctl, argc, argv, &command, error, sizeof error), EX_USAGE);
+    assert_string_equal(error, wanted);
+    free(ctl.words);
+}
+
+/* A variable of a script that was never set. */
+static void takes_nothing_empty(void **state)
+{
+    (void)state;
+    refuse_words(2, (char *[]){"kick", ""},
+                 "an argument is empty; usage: poplarctl kick USER|SESSION...");
+    refuse_words(4, (char *[]){"mailbox", "restore", "alice", ""},
+                 "an argument is empty; usage: poplarctl mailbox restore USER FILE");
+    refuse_words(3, (char *[]){"expire", "alice", ""},
+                 "an argument is empty; usage: poplarctl expire [USER...]");
+    refuse_words(2, (char *[]){"--config=", "status"}, "--config needs a value: --config FILE");
+    refuse_words(3, (char *[]){"--config", "", "status"}, "--config needs a value: --config FILE");
+}
+
 static void suggests_the_nearest(void **state)
 {
     (void)state;
@@ -225,10 +249,11 @@ static void man_page_and_completion_know_all(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(finds_commands),     cmocka_unit_test(explains_a_group),
-        cmocka_unit_test(takes_values),       cmocka_unit_test(suggests_the_nearest),
-        cmocka_unit_test(refuses_misuse),     cmocka_unit_test(distances),
-        cmocka_unit_test(every_row_is_whole), cmocka_unit_test(man_page_and_completion_know_all),
+        cmocka_unit_test(finds_commands),      cmocka_unit_test(explains_a_group),
+        cmocka_unit_test(takes_values),        cmocka_unit_test(suggests_the_nearest),
+        cmocka_unit_test(refuses_misuse),      cmocka_unit_test(distances),
+        cmocka_unit_test(every_row_is_whole),  cmocka_unit_test(man_page_and_completion_know_all),
+        cmocka_unit_test(takes_nothing_empty),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -39,7 +39,7 @@ static void counts_other_things(void **state)
 {
     (void)state;
     struct ctl_progress p = {.verb = "backing up", .done = 5, .total = 20, .elapsed_ms = 2000};
-    p.unit = "pages";
+    p.unit = "page";
     expect_line(&p, 60, "backing up [#####.................]  25%  5 pages  0:06 left");
 }
 

@@ -65,6 +65,20 @@ static void every_number(void **state)
     free_master(m);
 }
 
+/* What systemctl status shows. */
+static void the_line(void **state)
+{
+    (void)state;
+    char text[256];
+    struct master *m = make_master();
+    for (unsigned i = 0; i < COUNT_NOW; i++)
+        m->counts[i] = 1;
+    status_line(m, text, sizeof text);
+    assert_non_null(strstr(text, "0 sessions (0 logged in), 0 waiting, 0 idle workers, 0 auth "
+                                 "processes (0 busy); since start: 1 session, 1 login, "));
+    free_master(m);
+}
+
 /* Idle workers are no sessions; those that began first come first, wherever they are in the list.
  */
 static void sessions_in_order(void **state)
@@ -141,7 +155,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(latencies),         cmocka_unit_test(every_number),
         cmocka_unit_test(sessions_in_order), cmocka_unit_test(certificates),
-        cmocka_unit_test(nothing_to_tell),
+        cmocka_unit_test(nothing_to_tell),   cmocka_unit_test(the_line),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
