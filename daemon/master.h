@@ -290,16 +290,33 @@ void workers_end_refused(struct master *m);
 struct worker *queue_next(struct master *m);   /* who has the next one; NULL: nobody may */
 unsigned queue_length(const struct master *m); /* those for whom another process is of use */
 
-/* login.c: auth processes and the exchanges they serve. */
-struct auth *login_spawn(struct master *m, struct config *config, bool strict);
+/* auths.c: auth processes. */
+struct auth *auths_spawn(struct master *m, struct config *config, bool strict);
+struct auth *auths_idle(struct master *m); /* one that may be asked; NULL: none is free */
+/* Start what is missing: processes_min, and one for each login that waits, up to processes_max. */
+void auths_grow(struct master *m);
+/* It must say something within `ms`, or is killed. */
+void auths_deadline(struct auth *a, uint64_t ms);
+void auths_retire(struct auth *a); /* after its exchange; its end follows at end-of-file */
+void auths_retire_all(struct master *m, const struct config *config);
+void auths_kill(struct auth *a, const char *what); /* it broke the contract; `what`: "sent ..." */
+int auths_hear(sd_event_source *source, int fd, uint32_t events, void *context);
+void auths_reaped(struct master *m, struct auth *a, int status);
+void auths_tick(struct master *m);
+bool auths_ping(struct master *m); /* false: the last one pinged has not answered */
+
+/* login.c: the exchanges that they serve. */
 void login_wanted(struct master *m, struct worker *w);
+void login_serve(struct master *m); /* who waits gets the auth processes that are free */
 void login_forget(struct master *m, struct worker *w);      /* the worker is gone */
 void login_holder_gone(struct master *m, struct worker *w); /* a lock may be free now */
-void login_retire_all(struct master *m, const struct config *config);
-int login_hear(sd_event_source *source, int fd, uint32_t events, void *context);
-void login_reaped(struct master *m, struct auth *a, int status);
+/* What an auth process says of the exchange that it serves. */
+void login_outcome(struct master *m, struct auth *a, struct message *message);
+void login_locked(struct master *m, struct auth *a, struct message *message);
+/* The exchange is over without an outcome. `w`: who asked, or NULL; `crashed`: by auth's own end.
+ */
+void login_undecided(struct master *m, const struct attempt *t, struct worker *w, bool crashed);
 void login_tick(struct master *m);
-bool login_ping(struct master *m); /* false: the last one pinged has not answered */
 
 /* listen.c */
 /* The sockets of a configuration, or those that systemd passed. Sockets of `old` with the same

@@ -85,7 +85,7 @@ static void reap(struct master *m, pid_t pid)
     if (w && !w->summarised)
         hear_last_words(&w->io, &w->channel, workers_hear);
     else if (a)
-        hear_last_words(&a->io, &a->channel, login_hear);
+        hear_last_words(&a->io, &a->channel, auths_hear);
     else if (g)
         hear_last_words(&g->io, &g->channel, generation_hear);
     if (waitpid(pid, &status, WNOHANG) != pid)
@@ -93,7 +93,7 @@ static void reap(struct master *m, pid_t pid)
     if (w)
         workers_reaped(m, w, status);
     else if (a)
-        login_reaped(m, a, status);
+        auths_reaped(m, a, status);
     else if (g)
         generation_reaped(m, g, status);
 }
@@ -126,7 +126,7 @@ static void feed_watchdog(struct master *m, uint64_t now)
     if (m->watchdog_ms == 0 || now - m->watchdog_fed < m->watchdog_ms / 3)
         return;
     bool nursery = !m->serving || (m->current && !m->current->awaiting_pong);
-    if (!nursery || !login_ping(m)) {
+    if (!nursery || !auths_ping(m)) {
         if (!m->starved)
             log_line(LOG_ERR, LOG_EVENT_STALLED, NULL,
                      "%s does not answer: systemd's watchdog is not fed until it does",
@@ -158,6 +158,7 @@ static int on_tick(sd_event_source *source, uint64_t usec, void *context)
             generation_replace(m, "layout_max_age is over");
         }
         workers_tick(m);
+        auths_tick(m);
         login_tick(m);
         control_tick(m);
         status_line(m, status, sizeof status);

@@ -71,7 +71,7 @@ void trial_failed(struct master *m, int status, const char *why)
     }
     if (t->generation) /* it ends by itself: killed, it could leave its empty directory behind */
         generation_retire(m, t->generation, false);
-    login_retire_all(m, t->config);
+    auths_retire_all(m, t->config);
     free_trial(t);
     if (m->serving) {
         sd_notifyf(0, "READY=1\nSTATUS=Reload failed, the old configuration stays: %s", why);
@@ -129,7 +129,7 @@ static void begin(struct master *m)
     }
     keep_programs(t);
     t->generation = generation_spawn(m, t->config, true);
-    t->auth = login_spawn(m, t->config, true);
+    t->auth = auths_spawn(m, t->config, true);
     if (t->generation->channel.fd < 0)
         trial_failed(m, EX_CONFIG,
                      base_copy(error, sizeof error, t->generation->last_error)
@@ -185,7 +185,7 @@ static bool commit(struct master *m, struct trial *t)
         sd_event_exit(m->event, m->exit_status);
     }
     if (before)
-        login_retire_all(m, before);
+        auths_retire_all(m, before);
     config_free(before);
     if (m->current)
         m->current->outlived = RETIRED_RELOAD;

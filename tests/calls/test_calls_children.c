@@ -125,7 +125,7 @@ static struct auth *add_auth(unsigned state, struct worker *w, struct channel *i
     a->master = &m;
     channel_open(&a->channel, ends[0], ROLE_MASTER, ROLE_AUTH, state);
     channel_open(its, ends[1], ROLE_AUTH, ROLE_MASTER, state);
-    assert_true(loop_watch(&m, &a->io, ends[0], login_hear, a));
+    assert_true(loop_watch(&m, &a->io, ends[0], auths_hear, a));
     a->config = m.config;
     a->pid = make_victim();
     a->vacant_since = base_now_ms();
@@ -688,13 +688,13 @@ static void test_spare_auths(void **state)
         a[i] = add_auth(STATE_IDLE, NULL, &its[i]);
         a[i]->vacant_since = base_now_ms() - 3600000;
     }
-    login_tick(&m);
+    auths_tick(&m);
     assert_int_equal(a[0]->retired + a[1]->retired + a[2]->retired, 1);
-    assert_true(login_ping(&m));
-    assert_false(login_ping(&m)); /* the first has not answered */
+    assert_true(auths_ping(&m));
+    assert_false(auths_ping(&m)); /* the first has not answered */
     for (size_t i = 0; i < 3; i++)
         a[i]->retired = true;
-    assert_true(login_ping(&m)); /* those do not count */
+    assert_true(auths_ping(&m)); /* those do not count */
 }
 
 static void test_auth_says(void **state)
@@ -709,11 +709,11 @@ static void test_auth_says(void **state)
     message_put_text(&message, long_text);
     say(&its);
     assert_non_null(strstr(logged(), "auth: (a line too long)\n"));
-    assert_int_equal(login_hear(NULL, 0, 0, a), 0); /* nothing is there */
+    assert_int_equal(auths_hear(NULL, 0, 0, a), 0); /* nothing is there */
     calls_break("sendmsg", 1, ENOBUFS);
-    assert_true(login_ping(&m)); /* what was not asked is not waited for */
+    assert_true(auths_ping(&m)); /* what was not asked is not waited for */
     assert_true(calls_mend());
-    assert_true(login_ping(&m));
+    assert_true(auths_ping(&m));
     assert_int_equal(next_told(&its), PROTO_PING);
     assert_true(lives(a->pid));
 }
