@@ -7,6 +7,7 @@
 #include "daemon/pool.h"
 #include "daemon/status.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -149,7 +150,10 @@ bool admit_allows(struct master *m, int fd, enum proto_door door,
         why = "too many connections wait for a worker";
     if (!why)
         return true;
-    address_print(peer, true, text);
+    if (door == DOOR_LMTP)
+        snprintf(text, sizeof text, "unix:%u", (unsigned)delivery_peer(fd));
+    else
+        address_print(peer, true, text);
     struct log_about about = {.peer = text, .door = proto_door_name(door)};
     log_line(LOG_NOTICE, LOG_EVENT_REFUSED, &about, "refused peer=%s: %s", text, why);
     return false;
@@ -159,7 +163,11 @@ void admit_queue(struct master *m, int fd, enum proto_door door,
                  const struct sockaddr_storage *peer)
 {
     struct waiting *waiting = base_alloc(sizeof *waiting);
-    *waiting = (struct waiting){.fd = fd, .door = door, .peer = *peer, .since = base_now_ms()};
+    *waiting = (struct waiting){.fd = fd,
+                                .door = door,
+                                .peer = *peer,
+                                .uid = door == DOOR_LMTP ? delivery_peer(fd) : 0,
+                                .since = base_now_ms()};
     *m->waiting_end = waiting;
     m->waiting_end = &waiting->next;
     m->n_waiting++;

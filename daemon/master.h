@@ -116,6 +116,7 @@ struct waiting {
     int fd;
     enum proto_door door;
     struct sockaddr_storage peer;
+    uid_t uid; /* LMTP: the peer's, from the kernel */
     uint64_t since;
 };
 
@@ -337,7 +338,7 @@ int delivery_bind(const char *path, char *why, size_t size);
 uid_t delivery_peer(int fd);
 /* A file without a name in state_dir, for one message on its way in; -1 and errno. */
 int delivery_spool(const struct config *config);
-/* Sessions that a uid has with us. */
+/* Sessions that a uid has with us, and its connections that wait to become one. */
 unsigned delivery_sessions_of(const struct master *m, uid_t uid);
 
 /* control.c: poplarctl's socket: root's; to look, store_user's group's too. */

@@ -560,6 +560,26 @@ def test_connections_of_one_user(start):
     assert len(mail_of(p, "bob")) == 1
 
 
+def test_connections_of_one_user_that_wait(start):
+    """Those without a worker yet count, too: who connects faster than workers are forked would
+    have every slot."""
+    p = start(workers_max_per_source="6", workers_idle_min="4")
+    wait_until(lambda: len(p.workers()) == 4, "workers that stand by")
+    nursery, = p.nursery()
+    os.kill(nursery, signal.SIGSTOP)
+    try:
+        with as_user("alice"):
+            crowd = [socket.socket(socket.AF_UNIX) for _ in range(20)]
+            for sock in crowd:
+                sock.connect(str(p.lmtp))
+        p.wait_log(r"(?s)(refused peer=unix:%d: \[workers\] max_per_source.*){14}"
+                   % pwd.getpwnam("alice").pw_uid)
+    finally:
+        os.kill(nursery, signal.SIGCONT)
+    greetings = [sock.makefile("rb").readline()[:3] for sock in crowd]
+    assert sorted(greetings) == [b"220"] * 6 + [b"421"] * 14
+
+
 def test_accept_maildrop(start):
     """A recipient is who has a maildrop already."""
     p = start(delivery_accept="maildrop")
