@@ -9,11 +9,9 @@
 #include "store/ctl_json.h"
 #include "store/ctl_progress.h"
 #include "store/ctl_signals.h"
-#include "store/lock.h"
+#include "store/ctl_unfinished.h"
 
 #include <errno.h>
-#include <fcntl.h>
-#include <libgen.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -23,9 +21,6 @@
 #include <unistd.h>
 
 enum { SETTLED = 2 }; /* seconds after which two changes have two different times */
-
-/* The octet of an unfinished backup that is locked by who writes it. */
-static const enum maildrop_lock_byte unfinished_lock = MAILDROP_LOCK_SESSION;
 
 /* Shows pages; Ctrl-C stops between two steps. */
 static bool show_progress(void *context, uint64_t done, uint64_t pages)
@@ -71,86 +66,20 @@ static bool is_unchanged(const char *path, struct timespec changed)
            about.st_mtim.tv_nsec == changed.tv_nsec;
 }
 
-/* Written, synced and named as it should be; 0 or an errno. */
-static int finish_file(const char *unfinished, const char *path, struct timespec stamp)
-{
-    struct timespec times[2] = {{.tv_nsec = UTIME_OMIT}, stamp};
-    char *folder = base_strdup(path);
-    int error = 0, fd = open(unfinished, O_RDWR | O_CLOEXEC | O_NOFOLLOW);
-    if (fd < 0 || futimens(fd, times) < 0 || fsync(fd) < 0 || rename(unfinished, path) < 0)
-        error = errno;
-    base_close(fd);
-    fd = error ? -1 : open(dirname(folder), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (!error && (fd < 0 || fsync(fd) < 0))
-        error = errno;
-    base_close(fd);
-    free(folder);
-    return error;
-}
-
-static bool is_at(const char *path, int fd)
-{
-    struct stat named, opened;
-    return lstat(path, &named) == 0 && fstat(fd, &opened) == 0 && named.st_ino == opened.st_ino &&
-           named.st_dev == opened.st_dev;
-}
-
-/* Remove what an earlier one left behind. False and errno, EAGAIN where somebody is at work on it.
- */
-static bool remove_leftover(const char *path)
-{
-    int fd = open(path, O_RDWR | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
-    bool busy = fd >= 0 && lock_acquire(fd, unfinished_lock, 0) == STORE_BUSY, removed = true;
-    if (busy)
-        errno = EAGAIN;
-    else if (fd < 0 || is_at(path, fd)) /* else it was just finished, and renamed */
-        removed = unlink(path) == 0 || errno == ENOENT;
-    base_close(fd);
-    return removed && !busy;
-}
-
-/* Make what is going to be the backup. It is locked for as long as it is open, since two at once
- * would rename each other's; SQLite locks other octets of it. -1 and errno, as above. */
-static int make_unfinished(const char *path)
-{
-    int fd;
-    do
-        fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
-    while (fd < 0 && errno == EEXIST && remove_leftover(path));
-    if (fd >= 0 && (lock_acquire(fd, unfinished_lock, 0) == STORE_BUSY || !is_at(path, fd))) {
-        close(fd); /* another took it for a leftover before it was locked */
-        fd = -1;
-        errno = EAGAIN;
-    }
-    return fd;
-}
-
 static int write_backup(struct ctl_maildrop *maildrop, const char *path, struct timespec stamp,
                         const char *verb)
 {
     struct ctl_progress progress;
-    char *unfinished = base_format("%s.unfinished", path);
-    int status = 0, error;
-    int fd = make_unfinished(unfinished);
-    if (fd < 0) {
-        status = errno == EAGAIN
-                     ? ctl_fail(EX_TEMPFAIL, "%s: another poplarctl writes it; try again", path)
-                     : ctl_write_failed(unfinished, errno);
-        goto out;
-    }
-    ctl_progress_begin(&progress, verb, 0);
-    enum store_outcome outcome =
-        backup_write(maildrop->store, unfinished, show_progress, &progress);
-    ctl_progress_hide(&progress);
-    if (outcome != STORE_OK)
-        status = ctl_open_failed(maildrop, outcome, "backup");
-    else if ((error = finish_file(unfinished, path, stamp)))
-        status = ctl_write_failed(path, error);
+    struct ctl_unfinished file;
+    int status = ctl_unfinished_make(path, true, &file);
     if (status)
-        unlink(unfinished);
-    close(fd);
-out:
-    free(unfinished);
+        return status;
+    ctl_progress_begin(&progress, verb, 0);
+    enum store_outcome outcome = backup_write(maildrop->store, file.name, show_progress, &progress);
+    ctl_progress_hide(&progress);
+    status = outcome == STORE_OK ? ctl_unfinished_finish(&file, &stamp)
+                                 : ctl_open_failed(maildrop, outcome, "backup");
+    ctl_unfinished_end(&file);
     return status;
 }
 

@@ -1,14 +1,16 @@
 /*
  * ctl_export.c - poplarctl export: a maildrop's messages as a Maildir or an mbox. What is written
- * may belong to a user and the caller is usually root: no link is followed, no file overwritten.
+ * may belong to a user and the caller is usually root: no link is followed, no file overwritten. An
+ * mbox is whole under its name, or not there.
  */
 #include "store/ctl.h"
 #include "store/ctl_copy.h"
 #include "store/ctl_progress.h"
+#include "store/ctl_signals.h"
 #include "store/ctl_target.h"
+#include "store/ctl_unfinished.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
 #include <sysexits.h>
@@ -20,8 +22,8 @@ struct export
     const struct ctl *ctl;
     struct ctl_maildrop maildrop;
     const char *path;
-    struct ctl_target *target; /* a Maildir, */
-    int mbox;                  /* or an mbox */
+    struct ctl_target *target;  /* a Maildir, */
+    struct ctl_unfinished mbox; /* or an mbox */
     struct ctl_copy copy;
     struct ctl_progress progress;
     uint64_t messages, octets, done, skipped;
@@ -38,22 +40,23 @@ static int add_to_mbox(struct export *ex, const struct maildrop_message *message
                        enum store_outcome *outcome)
 {
     char line[80] = "";
+    int fd = ex->mbox.fd;
     time_t received = (time_t)message->received;
     struct tm local;
-    off_t begin = lseek(ex->mbox, 0, SEEK_CUR);
+    off_t begin = lseek(fd, 0, SEEK_CUR);
     int error = 0;
     *outcome = STORE_OK;
     /* Local time, as everywhere in this format: it has no zones. */
     if (localtime_r(&received, &local))
         strftime(line, sizeof line, "From MAILER-DAEMON %a %b %e %H:%M:%S %Y\n", &local);
-    if (!ctl_write_all(ex->mbox, line, strlen(line)))
+    if (!ctl_write_all(fd, line, strlen(line)))
         error = errno;
     else
-        *outcome = ctl_copy_message(&ex->copy, message->id, ex->mbox, &error);
-    if (*outcome == STORE_OK && !error && !ctl_write_all(ex->mbox, "\n", 1))
+        *outcome = ctl_copy_message(&ex->copy, message->id, fd, &error);
+    if (*outcome == STORE_OK && !error && !ctl_write_all(fd, "\n", 1))
         error = errno;
     if ((*outcome != STORE_OK || error) &&
-        (ftruncate(ex->mbox, begin) < 0 || lseek(ex->mbox, begin, SEEK_SET) < 0) && !error)
+        (ftruncate(fd, begin) < 0 || lseek(fd, begin, SEEK_SET) < 0) && !error)
         error = errno;
     return error ? ctl_write_failed(ex->path, error) : *outcome == STORE_OK ? 0 : -1;
 }
@@ -78,11 +81,12 @@ static int export_message(struct export *ex, const struct maildrop_message *mess
     return outcome == STORE_OK ? status : ctl_open_failed(&ex->maildrop, outcome, "export");
 }
 
+/* Who interrupts it gets a Maildir of what was exported up to there, and no mbox. */
 static int finish(struct export *ex)
 {
     if (ex->target)
         return ctl_target_finish(ex->target);
-    return fsync(ex->mbox) == 0 ? 0 : ctl_write_failed(ex->path, errno);
+    return ctl_signals_met() ? EX_TEMPFAIL : ctl_unfinished_finish(&ex->mbox, NULL);
 }
 
 /* Every message that was there at the start. */
@@ -91,7 +95,7 @@ static int export_all(struct export *ex, int64_t last_id)
     struct maildrop_message message = {.id = 0};
     enum store_outcome outcome = STORE_OK;
     int status = 0;
-    while (!status &&
+    while (!status && !ctl_signals_met() &&
            (outcome = maildrop_next(ex->maildrop.store, message.id, &message)) == STORE_OK &&
            message.id <= last_id)
         if (!message.deleted)
@@ -121,8 +125,7 @@ static int open_target(struct export *ex)
     if (strcmp(format, "mbox") != 0)
         return ctl_fail(EX_USAGE, "--format=%s: must be maildir or mbox", format);
     ex->copy.quote = true;
-    ex->mbox = open(ex->path, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
-    return ex->mbox >= 0 ? 0 : ctl_write_failed(ex->path, errno);
+    return ctl_unfinished_make(ex->path, false, &ex->mbox);
 }
 
 static int run(struct export *ex)
@@ -136,13 +139,15 @@ static int run(struct export *ex)
         return status;
     ctl_progress_begin(&ex->progress, "exporting", totals.octets);
     status = export_all(ex, totals.last_id);
-    print_summary(ex);
+    if (ex->target || !status) /* of an mbox that is not there nothing was exported */
+        print_summary(ex);
     return status;
 }
 
 int ctl_export(struct ctl *ctl)
 {
-    struct export ex = {.ctl = ctl, .path = ctl->words[1], .mbox = -1};
+    struct export ex = {.ctl = ctl, .path = ctl->words[1]};
+    ctl_signals_catch();
     int status = ctl_open_maildrop(ctl, ctl->words[0], 0, &ex.maildrop);
     ex.copy = (struct ctl_copy){.read = ctl_copy_maildrop,
                                 .from = ex.maildrop.store,
@@ -153,6 +158,6 @@ int ctl_export(struct ctl *ctl)
         status = run(&ex);
     ctl_open_close(&ex.maildrop);
     ctl_target_close(ex.target);
-    base_close(ex.mbox);
-    return status;
+    ctl_unfinished_end(&ex.mbox);
+    return ctl_signals_end(status);
 }

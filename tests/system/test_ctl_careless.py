@@ -188,6 +188,28 @@ def test_two_backups_at_once(p, tmp_path):
 
 
 @preloads
+def test_an_mbox_that_somebody_makes_meanwhile(p, tmp_path):
+    """It is not overwritten; nor is what lies under the name of one that was killed in the way."""
+    for n in range(3):
+        p.add("alice", MESSAGE)
+    box = tmp_path / "box"
+    held = Held(p, "fsync", "export", "--format=mbox", "alice", box)
+    assert [f.name for f in tmp_path.glob("box*")] == ["box.unfinished"]
+    done = p.ctl("export", "--format=mbox", "alice", box, check=False)
+    assert done.returncode == 75 and b"another poplarctl writes it; try again" in done.stderr, done
+    box.write_bytes(b"x")
+    assert held.go_on() == (73, "", f"poplarctl: {box}: File exists\n")
+    assert box.read_bytes() == b"x" and [f.name for f in tmp_path.glob("box*")] == ["box"]
+    box.unlink()
+    held = Held(p, "fsync", "export", "--format=mbox", "alice", box)
+    held.process.kill()
+    held.process.communicate()
+    p.ctl("export", "--format=mbox", "alice", box)
+    assert box.read_bytes().count(b"From ") == 3
+    assert [f.name for f in tmp_path.glob("box*")] == ["box"]
+
+
+@preloads
 def test_a_message_that_is_seen_meanwhile(p, tmp_path):
     """A server moves it from new/ to cur/ just between the two: it comes, and comes once."""
     box = make_maildir(tmp_path / "maildir")

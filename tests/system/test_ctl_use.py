@@ -402,6 +402,8 @@ LONG_WORK = {
     "backup": ["mailbox", "backup", "alice", "@out"],
     "restore": ["mailbox", "restore", "--yes", "alice", "@backup"],
     "salvage": ["mailbox", "salvage", "alice", "@out"],
+    "export": ["export", "alice", "@out"],
+    "export-mbox": ["export", "--format=mbox", "alice", "@out"],
     "expire": ["expire"],
 }
 
@@ -437,10 +439,14 @@ def test_interrupted(everything, tmp_path, name):
             ended += done.returncode != 0
             if name == "backup" and (tmp_path / "out").exists():  # whole, or not there
                 p.ctl("mailbox", "restore", "--yes", "carol", tmp_path / "out")
+            if name == "export-mbox" and (tmp_path / "out").exists():
+                assert (tmp_path / "out").read_bytes().endswith(b"\nbody\n\n")
+            assert not (tmp_path / "out.unfinished").exists()
     assert ended > 2
-    shutil.rmtree(tmp_path / "out", ignore_errors=True)
-    (tmp_path / "out").unlink(missing_ok=True)
-    p.ctl(*words)
+    if name != "export-mbox" or not (tmp_path / "out").exists():
+        shutil.rmtree(tmp_path / "out", ignore_errors=True)
+        (tmp_path / "out").unlink(missing_ok=True)
+        p.ctl(*words)
     p.ctl("mailbox", "check", "--all")
 
 

@@ -1,0 +1,28 @@
+/*
+ * ctl_unfinished.h - a file that poplarctl makes: whole under its name, or not there. Until then it
+ * is called NAME.unfinished.
+ */
+#ifndef POPLAR_STORE_CTL_UNFINISHED_H
+#define POPLAR_STORE_CTL_UNFINISHED_H
+
+#include <stdbool.h>
+#include <time.h>
+
+struct ctl_unfinished {
+    char *path, *name; /* to be, and as it is called meanwhile */
+    int fd;            /* open to read and write */
+    bool replaces;     /* what is there under its name */
+};
+
+/* Make it; what an earlier one left behind goes. 0, or an exit status after saying why: there is
+ * such a file and none may be replaced, or another process is about to write it. */
+int ctl_unfinished_make(const char *path, bool replaces, struct ctl_unfinished *made);
+
+/* All of it is written: to the disk with it, and give it its name, and this time of modification
+ * if there is one. 0, or an exit status after saying why. */
+int ctl_unfinished_finish(struct ctl_unfinished *file, const struct timespec *stamp);
+
+/* At the end in any case: what was not finished is removed. One that is all zero is legal. */
+void ctl_unfinished_end(struct ctl_unfinished *file);
+
+#endif
