@@ -79,6 +79,16 @@ void base_hold_standard(void)
             fatal(EX_OSERR, "/dev/null: %s", strerror(errno));
 }
 
+int base_printed(int status)
+{
+    errno = 0;
+    if (fflush(stdout) == 0 && !ferror(stdout))
+        return status;
+    fprintf(stderr, "%s: standard output: %s\n", program_invocation_short_name,
+            strerror(errno ? errno : EIO));
+    return EX_IOERR;
+}
+
 uint64_t base_now_us(void)
 {
     struct timespec now;

@@ -32,6 +32,10 @@ void base_close(int fd);
  * them as before. */
 void base_hold_standard(void);
 
+/* At the end of a program that printed: what is on stdout has arrived, and `status` it is; or one
+ * line on stderr says why not, and it is EX_IOERR. */
+int base_printed(int status);
+
 /* CLOCK_MONOTONIC, in microseconds, and in milliseconds. */
 uint64_t base_now_us(void);
 uint64_t base_now_ms(void);

@@ -8,7 +8,6 @@
 #include "daemon/privileges.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <getopt.h>
 #include <libgen.h>
 #include <limits.h>
@@ -53,10 +52,10 @@ static void parse_options(int argc, char **argv, struct options *options)
             break;
         case 'v':
             puts("poplard " POPLAR_VERSION);
-            exit(EX_OK);
+            exit(base_printed(EX_OK));
         case 'h':
             fputs(usage, stdout);
-            exit(EX_OK);
+            exit(base_printed(EX_OK));
         case ':':
             fatal(EX_USAGE, "%s needs a value; see poplard --help", argv[optind - 1]);
         default:
@@ -115,16 +114,6 @@ static void raise_descriptor_limit(void)
     }
 }
 
-/* Descriptors 0 to 2 must exist: what is opened next would take their numbers. */
-static void fill_standard_descriptors(void)
-{
-    int fd;
-    do
-        fd = open("/dev/null", O_RDWR);
-    while (fd >= 0 && fd <= STDERR_FILENO);
-    base_close(fd);
-}
-
 /* As far as that can be told without starting anything: a certificate is not read, a port not
  * bound. */
 static int check(const struct options *options, const struct config *config)
@@ -132,7 +121,7 @@ static int check(const struct options *options, const struct config *config)
     if (check_all(config) > 0)
         return EX_CONFIG;
     printf("%s: no errors\n", options->config_file);
-    return EX_OK;
+    return base_printed(EX_OK);
 }
 
 int main(int argc, char **argv)
@@ -141,7 +130,7 @@ int main(int argc, char **argv)
     struct master m = {.control_fd = -1};
     char error[2048];
 
-    fill_standard_descriptors();
+    base_hold_standard();
     parse_options(argc, argv, &options);
     m.config_file = options.config_file;
     m.own_dir = program_dir();

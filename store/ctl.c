@@ -6,20 +6,9 @@
 #include "daemon/configfile.h"
 #include "store/ctl_command.h"
 
-#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 #include <sysexits.h>
-
-/* What was printed has arrived, or the exit status says that it has not. */
-static int finish(int status)
-{
-    errno = 0;
-    if (fflush(stdout) != 0 || ferror(stdout))
-        return ctl_fail(EX_IOERR, "standard output: %s", strerror(errno ? errno : EIO));
-    return status;
-}
 
 static int run(struct ctl *ctl, const struct ctl_command *command)
 {
@@ -52,7 +41,7 @@ int main(int argc, char **argv)
     if (status)
         ctl_fail(status, "%s", error);
     else
-        status = finish(run(&ctl, command));
+        status = base_printed(run(&ctl, command));
     config_free(ctl.config);
     free(ctl.words);
     return status;

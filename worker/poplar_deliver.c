@@ -63,10 +63,10 @@ static void parse_options(int argc, char **argv, struct options *options)
             break;
         case 'v':
             puts("poplar-deliver " POPLAR_VERSION);
-            exit(EX_OK);
+            exit(base_printed(EX_OK));
         case 'h':
             fputs(usage, stdout);
-            exit(EX_OK);
+            exit(base_printed(EX_OK));
         default:
             fputs(usage, stderr);
             exit(EX_USAGE);

@@ -839,10 +839,23 @@ def test_programs_by_hand():
         result = run(program, *arguments)
         assert result.returncode == os.EX_USAGE, (program, arguments, result)
         assert "is started by poplard" in result.stderr
-    with open("/dev/full", "w") as full:
-        assert run("poplar-worker", "--sandbox", stdout=full).returncode == os.EX_IOERR
     assert re.fullmatch(r"poplard \S+\n", run("poplard", "--version", stdout=subprocess.PIPE).stdout)
     assert "SIGHUP reloads" in run("poplard", "--help", stdout=subprocess.PIPE).stdout
+
+
+@pytest.mark.native("valgrind opens the standard descriptors that are closed")
+def test_programs_print_in_vain(server):
+    """On a full disk, or on an output that is closed: the exit status says so, and one line why."""
+    config = server(start=False).config
+    for words in (["poplard", "--help"], ["poplard", "--version"],
+                  ["poplard", "--config", config, "--check"], ["poplar-worker", "--sandbox"],
+                  ["poplar-deliver", "--help"], ["poplar-deliver", "--version"],
+                  ["poplarctl", "--version"]):
+        for output, why in ((">/dev/full", "No space left on device"), (">&-", "Bad file descriptor")):
+            done = subprocess.run(["sh", "-c", f'exec "$@" {output}', "sh",
+                                   poplar.BUILD / words[0], *words[1:]], capture_output=True, text=True)
+            assert (done.returncode, done.stderr) == (
+                os.EX_IOERR, f"{words[0]}: standard output: {why}\n"), (words, output)
 
 
 @pytest.mark.parametrize("before", ("exec \"$@\" <&- >&- 2>&-", "ulimit -Sn 200; exec \"$@\"",
