@@ -12,8 +12,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
+
+enum {
+    OTHER_DESCRIPTORS = 64 /* the log, timers, poplarctl, workers that start, files on their way */
+};
 
 bool check_prefixes(const struct config *config, char *error, size_t size)
 {
@@ -31,6 +36,30 @@ bool check_prefixes(const struct config *config, char *error, size_t size)
                 lists[i].key, bad);
     }
     return true;
+}
+
+/* A channel to each worker or a connection that waits for one, and to each auth process; sockets
+ * twice, while a reload tries its own. */
+static uint64_t count_descriptors(const struct config *config)
+{
+    size_t sockets = config->listen.pop3.n + config->listen.pop3s.n + config->listen.lmtp.n;
+    return OTHER_DESCRIPTORS + 2 * sockets + config->auth.processes_max +
+           config->workers.max_sessions + config->workers.idle_max;
+}
+
+bool check_descriptors(const struct config *config, char *error, size_t size)
+{
+    struct rlimit limit;
+    uint64_t wanted = count_descriptors(config);
+    if (getrlimit(RLIMIT_NOFILE, &limit) < 0 || limit.rlim_cur >= wanted)
+        return true;
+    return base_refuse(error, size,
+                       "%s: [workers] max_sessions=%ju: wants %ju descriptors with all else, the "
+                       "limit is %ju; raise it (ulimit -Hn, or LimitNOFILE= of the service), or "
+                       "set max_sessions lower",
+                       config_where(config, "workers", "", "max_sessions"),
+                       (uintmax_t)config->workers.max_sessions, (uintmax_t)wanted,
+                       (uintmax_t)limit.rlim_cur);
 }
 
 static bool check_addresses(const struct config *config, const char *key,

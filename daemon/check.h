@@ -10,14 +10,16 @@
 
 /* Each is true, or false with one line in `error` that names the setting and the remedy. */
 bool check_prefixes(const struct config *config, char *error, size_t size);
+/* Whether this process may have as many descriptors as [workers] and [auth] want of it. */
+bool check_descriptors(const struct config *config, char *error, size_t size);
 /* Whether addresses of [listen] can be read, and what needs a certificate has one. */
 bool check_doors(const struct config *config, char *error, size_t size);
 /* Whether the children's programs are there to be started. */
 bool check_programs(const struct config *config, char *error, size_t size);
 
-/* These, and accounts, directories, PAM services and certificates too: each fault is a line on
- * stderr. Returns how many there are. What only root can see is passed over for others, with a
- * line that is no fault. */
+/* These but for descriptors, of which a service may have others than who asks, and accounts,
+ * directories, PAM services and certificates too: each fault is a line on stderr. Returns how many
+ * there are. What only root can see is passed over for others, with a line that is no fault. */
 unsigned check_all(const struct config *config);
 
 #endif

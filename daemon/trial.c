@@ -117,6 +117,7 @@ static void begin(struct master *m)
                    (unsigned long long)base_now_ms() * 1000);
     t->config = trial_read(m, error, sizeof error);
     if (!t->config || !check_prefixes(t->config, error, sizeof error) ||
+        !check_descriptors(t->config, error, sizeof error) ||
         !check_run_dir(m, t->config, error, sizeof error) ||
         !listen_open(t->config, m->listeners, m->n_listeners, &t->listeners, &t->n_listeners, error,
                      sizeof error)) {

@@ -781,6 +781,36 @@ def test_93_control_socket_without_descriptors_does_not_spin(server):
     assert b"idle workers" in asking.communicate(timeout=20)[0]
 
 
+@pytest.mark.native("valgrind has descriptors of its own")
+@pytest.mark.parametrize("limit", [8, 16, 32, 256])
+def test_too_few_descriptors(server, limit):
+    """It does not start to fail later, and says what it wants."""
+    p = server(start=False)
+    done = subprocess.run(["sh", "-c", f'ulimit -n {limit}; exec "$@"', "sh", *p.command()],
+                          capture_output=True, text=True, timeout=20)
+    assert done.returncode == os.EX_CONFIG and done.stderr.count("\n") == 1, done
+    assert re.fullmatch(rf"poplard: built-in default: \[workers\] max_sessions=1024: wants 11\d\d "
+                        rf"descriptors with all else, the limit is {limit}; raise it \(.*\n",
+                        done.stderr), done
+
+
+@pytest.mark.native("valgrind has descriptors of its own")
+def test_descriptors_for_few_sessions(server):
+    """A limit that is low is no hindrance to who wants little; a reload may not want more."""
+    p = server(start=False, workers_max_sessions="20", workers_idle_max="20",
+               auth_processes_max="10")
+    real = p.command
+    p.command = lambda *more: ["sh", "-c", 'ulimit -n 128; exec "$@"', "sh", *real(*more)]
+    p.start()
+    clients = [p.login(f"user{n}") for n in range(20)]
+    p.write_config(workers_max_sessions="100")
+    done = p.ctl("reload", check=False)
+    assert done.returncode == os.EX_CONFIG and b"max_sessions=100: wants " in done.stderr, done
+    for client in clients:
+        client.quit()
+    assert works(p) == 0
+
+
 def test_a_limit_on_the_size_of_files(server):
     """What cannot be stored for one is refused as for want of room, and is no crash."""
     p = server(start=False)
