@@ -11,9 +11,12 @@
 #include <string.h>
 #include <sys/stat.h>
 
+/* A child that has ended is no failure here: it is told with its last words and its exit status,
+ * when it is reaped, and not by chance before. */
 static bool send_or_say(struct channel *channel, const struct message *m, char *error, size_t size)
 {
-    if (channel_send(channel, m, true) == CHANNEL_OK)
+    enum channel_outcome sent = channel_send(channel, m, true);
+    if (sent == CHANNEL_OK || sent == CHANNEL_END)
         return true;
     return base_refuse(error, size, "%s did not take its configuration",
                        proto_role_name(channel->peer));

@@ -7,7 +7,8 @@
 #include "daemon/channel.h"
 #include "daemon/config.h"
 
-/* What every child is told at its start. False with one line in `error`. */
+/* What every child is told at its start. False with one line in `error`; not when it has ended
+ * meanwhile, for the reaping says why. */
 bool setup_send(struct channel *channel, const struct config *config, const uint64_t *digest_key,
                 unsigned generation, bool strict, char *error, size_t error_size);
 
