@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 enum {
@@ -21,19 +22,24 @@ static const char refusal[] = "-ERR [SYS/TEMP] Too many connections, wait and tr
 static const char lmtp_refusal[] = "421 4.3.2 Too many connections, try again later\r\n";
 
 /* Say no on a connection, in the clear only: on a TLS port there is no way to say it. */
-static void turn_away(int fd, enum proto_door door)
+static void turn_away(struct master *m, int fd, enum proto_door door)
 {
     const char *text = door == DOOR_LMTP ? lmtp_refusal : refusal;
     if (door != DOOR_POP3S && write(fd, text, strlen(text)) < 0) {
         /* A client that cannot even take this has left. */
     }
-    base_close(fd);
+    if (door == DOOR_LMTP) {
+        shutdown(fd, SHUT_RDWR);
+        discard(m, fd);
+    } else {
+        base_close(fd);
+    }
 }
 
 void admit_refuse(struct master *m, int fd, enum proto_door door)
 {
     m->counts[COUNT_REFUSED]++;
-    turn_away(fd, door);
+    turn_away(m, fd, door);
 }
 
 unsigned admit_sessions_of(const struct master *m, const struct address_source *source)
@@ -73,7 +79,7 @@ static void send_away(struct master *m, struct waiting **at)
     char peer[PROTO_ADDRESS_MAX];
     address_print(&gone->peer, true, peer);
     tell_victim(&(struct log_about){.peer = peer, .door = proto_door_name(gone->door)});
-    turn_away(gone->fd, gone->door);
+    turn_away(m, gone->fd, gone->door);
     free(gone);
 }
 

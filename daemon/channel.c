@@ -147,6 +147,23 @@ static ssize_t receive(int fd, struct msghdr *header, bool wait)
     return got;
 }
 
+/* There is room for credentials, which come first; what has none is told. */
+bool channel_brings_descriptors(int fd, bool credentials)
+{
+    union {
+        struct cmsghdr header;
+        char space[CMSG_SPACE(sizeof(struct ucred))];
+    } control;
+    char octet;
+    struct iovec vector = {.iov_base = &octet, .iov_len = sizeof octet};
+    struct msghdr header = {.msg_iov = &vector,
+                            .msg_iovlen = 1,
+                            .msg_control = control.space,
+                            .msg_controllen = credentials ? sizeof control.space : 0};
+    return recvmsg(fd, &header, MSG_PEEK | MSG_DONTWAIT | MSG_CMSG_CLOEXEC) >= 0 &&
+           header.msg_flags & MSG_CTRUNC;
+}
+
 enum channel_outcome channel_receive(struct channel *c, struct message *m, bool wait,
                                      const char **fault)
 {
@@ -164,6 +181,11 @@ enum channel_outcome channel_receive(struct channel *c, struct message *m, bool 
     m->n_fds = 0;
     m->sender = 0;
     m->sender_uid = (uid_t)-1;
+    if (c->wary && channel_brings_descriptors(c->fd, c->peer != ROLE_CTL)) {
+        if (fault)
+            *fault = "with a wrong number of descriptors";
+        return CHANNEL_BAD;
+    }
     ssize_t got = receive(c->fd, &header, wait);
     if (got < 0)
         return failed();

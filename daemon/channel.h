@@ -14,6 +14,7 @@ struct channel {
     enum proto_role self, peer;
     unsigned state; /* enum proto_state; set by the role as things happen */
     uint64_t seen;  /* types received, by bit, for the rows that may come once */
+    bool wary;      /* look whether descriptors come along before they are taken, and closed */
 };
 
 enum channel_outcome {
@@ -37,9 +38,16 @@ void channel_close(struct channel *c);
 /* Send one record, complete by its row. `wait`: block when the queue is full. */
 enum channel_outcome channel_send(struct channel *c, const struct message *m, bool wait);
 
+/* Whether descriptors come along with the next record, which stays where it is. poplarctl's come
+ * without credentials. */
+bool channel_brings_descriptors(int fd, bool credentials);
+
 /* Receive one record and check it against its row: role, state, size, descriptors, once, fields.
  * On CHANNEL_OK the caller reads the fields and calls message_clear(). On any other outcome the
- * message is empty. `fault`, if not NULL, gets a static word for the log on CHANNEL_BAD. */
+ * message is empty. `fault`, if not NULL, gets a static word for the log on CHANNEL_BAD.
+ *
+ * On a `wary` channel no descriptor is taken: the last close of one can last for as long as who
+ * sent it likes. The record stays where it is, so that the socket's own close waits as well. */
 enum channel_outcome channel_receive(struct channel *c, struct message *m, bool wait,
                                      const char **fault);
 

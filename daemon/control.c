@@ -32,7 +32,10 @@ static void leave(struct visitor *v)
 {
     v->master->guests -= v->guest;
     sd_event_source_disable_unref(v->io);
-    channel_close(&v->channel);
+    if (v->guest)
+        discard(v->master, v->channel.fd);
+    else
+        channel_close(&v->channel);
     free(v);
 }
 
@@ -137,6 +140,18 @@ static int on_request(sd_event_source *source, int fd, uint32_t events, void *co
     return 0;
 }
 
+static void turn_away(struct master *m, int client)
+{
+    struct channel channel;
+    channel_open(&channel, client, ROLE_MASTER, ROLE_CTL, STATE_IDLE);
+    /* What was not read when we close would take the answer's place. */
+    shutdown(client, SHUT_RD);
+    if (!channel_brings_descriptors(client, false))
+        (void)!recv(client, &(char){0}, 1, MSG_DONTWAIT);
+    (void)reply(&channel, EX_TEMPFAIL, "too many look at once, try again");
+    discard(m, client);
+}
+
 static int on_visitor(sd_event_source *source, int fd, uint32_t events, void *context)
 {
     struct master *m = context;
@@ -154,10 +169,7 @@ static int on_visitor(sd_event_source *source, int fd, uint32_t events, void *co
     bool known = getsockopt(client, SOL_SOCKET, SO_PEERCRED, &peer, &size) == 0;
     bool guest = !known || (peer.uid != 0 && peer.uid != geteuid());
     if (guest && m->guests >= GUESTS_MAX) {
-        /* What was not read when we close would take the answer's place. */
-        shutdown(client, SHUT_RD);
-        (void)!recv(client, &(char){0}, 1, MSG_DONTWAIT);
-        control_reply(client, EX_TEMPFAIL, "too many look at once, try again");
+        turn_away(m, client);
         return 0;
     }
     struct visitor *v = base_alloc(sizeof *v);
@@ -165,6 +177,7 @@ static int on_visitor(sd_event_source *source, int fd, uint32_t events, void *co
     v->guest = guest;
     m->guests += guest;
     channel_open(&v->channel, client, ROLE_MASTER, ROLE_CTL, STATE_IDLE);
+    v->channel.wary = guest;
     if (sd_event_add_io(m->event, &v->io, client, EPOLLIN, on_request, v) < 0)
         leave(v);
     return 0;
@@ -251,6 +264,6 @@ void control_close(struct master *m)
     m->control_io = sd_event_source_disable_unref(m->control_io);
     if (getsockname(m->control_fd, (struct sockaddr *)&address, &size) == 0)
         unlink(address.sun_path);
-    base_close(m->control_fd);
+    discard_now(&m->control_fd, 1); /* with who was not heard any more */
     m->control_fd = -1;
 }

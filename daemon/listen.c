@@ -298,7 +298,10 @@ void listen_close(struct listener *listeners, size_t n)
 {
     for (size_t i = 0; i < n; i++) {
         sd_event_source_disable_unref(listeners[i].io);
-        base_close(listeners[i].fd);
+        if (listeners[i].door == DOOR_LMTP) /* with who connected and was not accepted */
+            discard_now(&listeners[i].fd, 1);
+        else
+            base_close(listeners[i].fd);
         if (listeners[i].owned)
             unlink(listeners[i].text);
         free(listeners[i].text);

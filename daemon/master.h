@@ -126,6 +126,13 @@ struct programs {
     int worker, auth;
 };
 
+/* Descriptors that a child is to close for us. */
+struct discarded {
+    int *fds;
+    size_t n;
+    sd_event_source *timer;
+};
+
 /* A poplarctl that waits for the outcome of a reload. */
 struct asker {
     struct asker *next;
@@ -162,6 +169,7 @@ struct master {
     struct listener *listeners;
     size_t n_listeners;
     sd_event_source *accept_pause; /* while out of descriptors */
+    struct discarded discarded;
     struct waiting *waiting, **waiting_end;
     unsigned n_waiting;
 
@@ -318,6 +326,13 @@ void login_locked(struct master *m, struct auth *a, struct message *message);
  */
 void login_undecided(struct master *m, const struct attempt *t, struct worker *w, bool crashed);
 void login_tick(struct master *m);
+
+/* discard.c */
+/* Close, a moment later and without ever waiting for it, what a local client may have put
+ * descriptors into. -1 is legal. */
+void discard(struct master *m, int fd);
+/* The same, now; where there is no process for it that may have to wait. */
+void discard_now(const int *fds, size_t n);
 
 /* listen.c */
 /* The sockets of a configuration, or those that systemd passed. Sockets of `old` with the same

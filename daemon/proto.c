@@ -37,6 +37,9 @@ static const struct proto_rule rules[PROTO_TYPES] = {
     /* A session. session, door, local address, peer address, ticket keys: current, previous; 1 when
      * the peer is a proxy whose header comes first. Descriptors: the client; for LMTP a spool file. */
     [PROTO_ASSIGN] = {PROTO_ASSIGN, "assign", ROLE_MASTER, ROLE_WORKER, STATE_IDLE, 512, 1, 2, 1, "qussbbu"},
+    /* For LMTP, after it: the master has closed its own end of that socket. Not before is it served:
+     * who closes last has to wait for what a local client can put into it. */
+    [PROTO_HANDED_OVER] = {PROTO_HANDED_OVER, "handed-over", ROLE_MASTER, ROLE_WORKER, STATE_DELIVERY, 16, 0, 0, 1, ""},
     /* TLS version, for people to see; empty: none */
     [PROTO_LOGIN_WANTED] = {PROTO_LOGIN_WANTED, "login-wanted", ROLE_WORKER, ROLE_MASTER, STATE_CLIENT, 64, 0, 0, 0, "s"},
     [PROTO_GRANT_AGAIN] = {PROTO_GRANT_AGAIN, "grant-again", ROLE_WORKER, ROLE_MASTER, STATE_MAIL, 16, 0, 0, 0, ""},

@@ -89,6 +89,7 @@ enum proto_type {
     PROTO_SESSION,       /* the same: a session */
     PROTO_ITEM,          /* the same: something that has a name */
     PROTO_KICK,          /* poplarctl: end a session */
+    PROTO_HANDED_OVER,   /* the client's socket is the worker's alone: serve it */
     PROTO_TYPES          /* one past the last */
 };
 

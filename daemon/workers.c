@@ -20,6 +20,19 @@
 
 enum { CROWDED_LOGIN_MS = 10000 }; /* the time to log in while every slot is taken */
 
+/* What is left in it is not heard any more; a descriptor that a local client gave to a worker of
+ * his may be in there. `ended`: nothing can come after. */
+static void close_channel(struct master *m, struct worker *w, bool ended)
+{
+    char octet;
+    struct channel *c = &w->channel;
+    if (c->wary && (!ended || recv(c->fd, &octet, 1, MSG_PEEK | MSG_DONTWAIT) > 0)) {
+        discard(m, c->fd);
+        c->fd = -1;
+    }
+    channel_close(c);
+}
+
 static void release(struct master *m, struct worker *w)
 {
     struct generation *g = w->generation;
@@ -31,12 +44,21 @@ static void release(struct master *m, struct worker *w)
         w->next->link = w->link;
     sd_event_source_disable_unref(w->io);
     sd_event_source_disable_unref(w->timer);
-    channel_close(&w->channel);
+    close_channel(m, w, true);
     free(w);
     g->workers--;
     if (g->retired)
         generation_release(m, g);
     loop_end_if_drained(m);
+}
+
+/* What a local client may have put into its socket is the worker's to close from now on. */
+static bool hand_over(struct worker *w)
+{
+    struct message message;
+    w->channel.wary = true;
+    message_begin(&message, PROTO_HANDED_OVER);
+    return channel_send(&w->channel, &message, false) == CHANNEL_OK;
 }
 
 /* Hand a connection to an idle worker. The descriptor is the worker's from here on; false: it has
@@ -91,13 +113,16 @@ static bool assign(struct master *m, struct worker *w, int fd, enum proto_door d
         w->peer_text[0] = '\0';
         return false;
     }
-    base_close(fd);
+    if (lmtp && sent != CHANNEL_OK)
+        discard(m, fd);
+    else
+        base_close(fd);
     m->counts[COUNT_CONNECTIONS]++;
     if (lmtp)
         worker_enter(w, STATE_DELIVERY);
     else
         worker_may_log_in(w);
-    if (sent != CHANNEL_OK)
+    if (sent != CHANNEL_OK || (lmtp && !hand_over(w)))
         worker_end(w);
     return true;
 }
@@ -323,7 +348,8 @@ int workers_hear(sd_event_source *source, int fd, uint32_t events, void *context
     (void)source;
     (void)fd;
     (void)events;
-    switch (channel_receive(&w->channel, &message, false, &fault)) {
+    enum channel_outcome outcome = channel_receive(&w->channel, &message, false, &fault);
+    switch (outcome) {
     case CHANNEL_OK:
         dispatch(m, w, &message);
         message_clear(&message);
@@ -345,7 +371,7 @@ int workers_hear(sd_event_source *source, int fd, uint32_t events, void *context
         break;
     }
     w->io = sd_event_source_disable_unref(w->io);
-    channel_close(&w->channel);
+    close_channel(m, w, outcome == CHANNEL_END);
     if (w->pid == 0) { /* never ready: its exit status is nobody's */
         m->nursery_failures += !expected;
         release(m, w);

@@ -49,6 +49,19 @@ static bool hear_master(void *session)
     return session_hear_master(session);
 }
 
+/* The socket of a local client is ours alone before it is served. */
+static bool is_handed_over(struct session *s)
+{
+    enum channel_outcome outcome = channel_receive(&s->control, &s->record, true, NULL);
+    if (outcome == CHANNEL_OK && s->record.rule->type == PROTO_HANDED_OVER) {
+        message_clear(&s->record);
+        return true;
+    }
+    if (outcome != CHANNEL_END)
+        _exit(PROTO_EXIT_CONTRACT);
+    return false;
+}
+
 /* Wait for a client; false when none will come. */
 static bool take_client(struct session *s)
 {
@@ -77,7 +90,7 @@ static bool take_client(struct session *s)
     s->stream.on_control = hear_master;
     s->stream.control_context = s;
     s->control.state = s->door == DOOR_LMTP ? STATE_DELIVERY : STATE_CLIENT;
-    return true;
+    return s->door != DOOR_LMTP || is_handed_over(s);
 }
 
 /* What a worker that was taken over wrote there would look like ours, and have no limit. Last words

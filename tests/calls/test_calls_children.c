@@ -8,6 +8,7 @@
 #include "daemon/status.h"
 #include "tests/calls/calls.h"
 #include "tests/support/place.h"
+#include "tests/support/raw.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -479,6 +480,59 @@ static void test_ended_is_not_idle(void **state)
     assert_true(lives(fit->pid));
     m.n_idle = 1;
     close(client);
+}
+
+/* Mail's socket is the worker's alone, and no other descriptor of it is left, before it is told to
+ * serve it: the last who closes may have to wait. */
+static void test_mail_is_handed_over(void **state)
+{
+    struct channel its;
+    int client;
+    char octet;
+    struct sockaddr_storage nowhere = {.ss_family = AF_UNIX};
+    struct worker *w = add_worker(STATE_IDLE, &its);
+    (void)state;
+    must_set(m.config, "server", "", "state_dir", "/tmp");
+    workers_connection(&m, connect_client(&client), DOOR_LMTP, &nowhere);
+    assert_int_equal(w->channel.state, STATE_DELIVERY);
+    assert_int_equal(channel_receive(&its, &message, false, NULL), CHANNEL_OK);
+    assert_int_equal(message.rule->type, PROTO_ASSIGN);
+    message_clear(&message); /* the worker's own */
+    assert_int_equal(read(client, &octet, 1), 0);
+    its.state = STATE_DELIVERY;
+    assert_int_equal(next_told(&its), PROTO_HANDED_OVER);
+    assert_int_equal(m.discarded.n, 0);
+    close(client);
+}
+
+/* What such a worker sends may hold what its client sent: it is not taken, but left to a child. */
+static void test_descriptors_of_mail(void **state)
+{
+    struct channel its;
+    struct worker *w = add_worker(STATE_DELIVERY, &its);
+    int probe[2];
+    char octet;
+    (void)state;
+    w->channel.wary = true;
+    assert_int_equal(pipe(probe), 0);
+    message_begin(&message, PROTO_LOG);
+    message_put_u32(&message, LOG_INFO);
+    message_put_text(&message, "x");
+    raw_send(its.fd, message.data, message.size, probe[1], 1);
+    close(probe[1]);
+    assert_int_equal(fcntl(probe[0], F_SETFL, O_NONBLOCK), 0);
+    workers_hear(w->io, w->channel.fd, EPOLLIN, w);
+    assert_true(is_killed(w->pid));
+    assert_non_null(strstr(logged(), "with a wrong number of descriptors"));
+    assert_int_equal(m.discarded.n, 1);
+    assert_true(read(probe[0], &octet, 1) < 0); /* still open, where it was sent to */
+    for (int i = 0; i < 1000 && read(probe[0], &octet, 1) != 0; i++) {
+        turn();
+        usleep(1000);
+    }
+    assert_int_equal(m.discarded.n, 0);
+    assert_int_equal(read(probe[0], &octet, 1), 0);
+    close(probe[0]);
 }
 
 static void test_no_spool(void **state)
@@ -1082,6 +1136,10 @@ static int tear_down(void **state)
     sd_event_source_disable_unref(m.nursery_retry);
     sd_event_source_disable_unref(m.tick);
     control_close(&m);
+    sd_event_source_disable_unref(m.discarded.timer);
+    while (m.discarded.n > 0)
+        close(m.discarded.fds[--m.discarded.n]);
+    free(m.discarded.fds);
     throttle_free(m.throttle);
     config_free(m.config);
     sd_event_unref(m.event);
@@ -1109,6 +1167,8 @@ int main(void)
         TEST(test_crowded),
         TEST(test_doors),
         TEST(test_who_waits_gives_way),
+        TEST(test_mail_is_handed_over),
+        TEST(test_descriptors_of_mail),
         TEST(test_no_spool),
         TEST(test_claimed_addresses),
         TEST(test_summary),

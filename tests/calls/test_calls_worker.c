@@ -485,6 +485,18 @@ static void assign_no_spool(struct channel *master)
     assign(master, DOOR_LMTP, "unix", "unix:0", false);
 }
 
+/* Not told that it is alone with its client. */
+static void assign_not_over(struct channel *master)
+{
+    struct message m;
+    assign(master, DOOR_LMTP, "unix", "unix:0", true);
+    master->state = STATE_LOGIN;
+    message_begin(&m, PROTO_TRACE);
+    message_put_u32(&m, TRACE_OFF);
+    assert_int_equal(channel_send(master, &m, true), CHANNEL_OK);
+    master->state = STATE_IDLE;
+}
+
 static void assign_nonsense(struct channel *master)
 {
     assert_int_equal(send(master->fd, "\xff", 1, 0), 1);
@@ -493,8 +505,8 @@ static void assign_nonsense(struct channel *master)
 /* What the contract has no room for, its master must not say either. */
 static void test_worker_is_told_nonsense(void **state)
 {
-    static void (*const nonsense[])(struct channel *) = {assign_long_local, assign_long_peer,
-                                                         assign_no_spool, assign_nonsense};
+    static void (*const nonsense[])(struct channel *) = {
+        assign_long_local, assign_long_peer, assign_no_spool, assign_not_over, assign_nonsense};
     struct calls_end end;
     (void)state;
     memset(too_long, '1', sizeof too_long - 1);
