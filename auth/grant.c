@@ -247,17 +247,19 @@ static enum login_outcome open_file(struct grant *g, int dir, enum maildrop_file
 }
 
 /* Whether the path still leads to the lock file that we hold: a maildrop is deleted by renaming
- * its directory away, and may be made anew. */
-static bool is_current(struct grant *g, int lock)
+ * its directory away, and may be made anew. `current` is set with LOGIN_OK only. */
+static enum login_outcome look_again(struct grant *g, int lock, bool *current)
 {
     char path[GRANT_PATH_MAX + 8];
     struct stat held, there;
     snprintf(path, sizeof path, "%s/%s", g->path, maildrop_file_names[MAILDROP_LOCK]);
     int fd = open_beneath(g->root->fd, path, O_PATH);
-    bool same = fd >= 0 && fstat(fd, &there) == 0 && fstat(lock, &held) == 0 &&
-                held.st_dev == there.st_dev && held.st_ino == there.st_ino;
+    if (fd < 0 && errno != ENOENT)
+        return refuse_errno(g, maildrop_file_names[MAILDROP_LOCK]);
+    *current = fd >= 0 && fstat(fd, &there) == 0 && fstat(lock, &held) == 0 &&
+               held.st_dev == there.st_dev && held.st_ino == there.st_ino;
     base_close(fd);
-    return same;
+    return LOGIN_OK;
 }
 
 /* Open what is there. `current` false with LOGIN_OK: it was replaced meanwhile, nothing is open. */
@@ -271,7 +273,11 @@ static enum login_outcome open_existing(struct grant *g, int dir, bool session,
         if (outcome == LOGIN_OK && i == MAILDROP_LOCK && session)
             outcome = lock_session(g, fds[i]);
     }
-    *current = fds[MAILDROP_LOCK] < 0 || is_current(g, fds[MAILDROP_LOCK]);
+    *current = true;
+    if (fds[MAILDROP_LOCK] >= 0) {
+        enum login_outcome seen = look_again(g, fds[MAILDROP_LOCK], current);
+        outcome = outcome == LOGIN_OK ? seen : outcome;
+    }
     if (outcome == LOGIN_OK && *current) {
         memcpy(files, fds, sizeof fds);
         return LOGIN_OK;

@@ -128,14 +128,10 @@ static int allow_granted(scmp_filter_ctx context, int number, int first,
     return result;
 }
 
-static int allow(scmp_filter_ctx context, const struct row *row, int number)
+static int allow(scmp_filter_ctx context, const struct row *row, const char *name, int number)
 {
     const struct scmp_arg_cmp no_exec = {
         .arg = 2, .op = SCMP_CMP_MASKED_EQ, .datum_a = PROT_EXEC, .datum_b = 0};
-    /* So does the C library call them. */
-    const struct scmp_arg_cmp itself = number == seccomp_syscall_resolve_name("statx")
-                                           ? equal(2, AT_NO_AUTOMOUNT | AT_EMPTY_PATH)
-                                           : equal(3, AT_EMPTY_PATH);
     struct scmp_arg_cmp only;
     int result = 0;
     switch (row->scope) {
@@ -148,7 +144,10 @@ static int allow(scmp_filter_ctx context, const struct row *row, int number)
     case SCOPE_GRANTED:
         return allow_granted(context, number, PROTO_FD_GRANT, NULL);
     case SCOPE_GRANTED_STAT:
-        return allow_granted(context, number, PROTO_FD_GRANT, &itself);
+        /* So does the C library call the two. */
+        only = strcmp(name, "statx") == 0 ? equal(2, AT_NO_AUTOMOUNT | AT_EMPTY_PATH)
+                                          : equal(3, AT_EMPTY_PATH);
+        return allow_granted(context, number, PROTO_FD_GRANT, &only);
     case SCOPE_LOCKING:
         for (size_t i = 0; i < ARRAY_SIZE(locking) && result == 0; i++) {
             struct scmp_arg_cmp command = equal(1, locking[i]);
@@ -189,7 +188,7 @@ static bool add_rows(scmp_filter_ctx context, const struct row *row, size_t n, b
         int number;
         const char *name = resolve(row, &number);
         int result = !name     ? 0
-                     : allowed ? allow(context, row, number)
+                     : allowed ? allow(context, row, name, number)
                                : seccomp_rule_add(context, action, number, 0);
         if (result < 0)
             return base_refuse(error, error_size, "libseccomp refuses the rule for %s: %s", name,

@@ -443,6 +443,17 @@ static void test_out_of_descriptors(void **state)
         expect_nothing_unfinished();
     }
     make(*state, "alice");
+    /* What is there takes six: its directory, its four files, and the lock once more. */
+    for (rlim_t spare = 0; spare < 6; spare++) {
+        few = (struct rlimit){(rlim_t)next + spare, limit.rlim_max};
+        setrlimit(RLIMIT_NOFILE, &few);
+        enum login_outcome outcome =
+            grant_open(*state, "alice", true, true, files, error, sizeof error);
+        setrlimit(RLIMIT_NOFILE, &limit);
+        assert_int_equal(outcome, LOGIN_STORE_TEMP);
+        assert_non_null(strstr(error, "Too many open files"));
+        assert_int_equal(count_fds(), before);
+    }
 }
 
 /* On a file system with room for the directories, but not for the database. */
