@@ -82,6 +82,7 @@ static void pair(struct master *m, struct auth *a, struct worker *w)
                                       .peer = w->peer,
                                       .asked = w->asked};
         base_copy(a->attempt.peer_text, sizeof a->attempt.peer_text, w->peer_text);
+        base_copy(a->attempt.claimed, sizeof a->attempt.claimed, w->claimed);
         a->channel.state = STATE_BUSY;
         auths_deadline(a, m->config->auth.timeout * 1000);
     }
@@ -170,17 +171,19 @@ static bool is_throttling(unsigned outcome)
 static void count_failure(struct master *m, const struct attempt *t, const char *user,
                           unsigned outcome, uint64_t digest)
 {
-    char seen[PROTO_USER_MAX * 4 + 1];
+    char seen[PROTO_USER_MAX * 4 + 1], claimed[PROTO_USER_MAX * 4 + 1] = "";
     unsigned filled = 0;
     base_escape(seen, sizeof seen, user);
+    if (outcome == LOGIN_CRASHED) /* auth did not live to say who it was */
+        base_escape(claimed, sizeof claimed, t->claimed);
     struct log_about about = {.session = t->session,
                               .peer = t->peer_text,
                               .user = seen,
                               .door = proto_door_name(t->door),
                               .reason = proto_outcome_name(outcome)};
     log_line(is_delayed(outcome) || outcome == LOGIN_IN_USE ? LOG_NOTICE : LOG_ERR,
-             LOG_EVENT_LOGIN_FAILED, &about, "login failed: peer=%s user=%s reason=%s",
-             t->peer_text, *seen ? seen : "-", about.reason);
+             LOG_EVENT_LOGIN_FAILED, &about, "login failed: peer=%s user=%s reason=%s%s%s",
+             t->peer_text, *seen ? seen : "-", about.reason, *claimed ? " claimed=" : "", claimed);
     if (is_throttling(outcome) && !address_listed(&m->config->auth.throttle_exempt, &t->peer)) {
         struct address_source source = address_source(&t->peer);
         filled = throttle_failed(m->throttle, &source, user, digest, base_now_ms());

@@ -65,6 +65,7 @@ struct worker {
     char canonical[PROTO_USER_MAX + 1];
 
     /* While STATE_LOGIN. */
+    char claimed[PROTO_USER_MAX + 1]; /* the name given, by its own word; shown, nothing else */
     struct auth *auth; /* owes this worker an outcome; also for a grant in STATE_MAIL */
     bool queued;       /* waits for an auth process */
     uint64_t asked;    /* when it asked, base_now_us() */
@@ -80,7 +81,8 @@ struct attempt {
     enum proto_door door;
     struct sockaddr_storage peer;
     char peer_text[PROTO_ADDRESS_MAX];
-    uint64_t asked; /* base_now_us() */
+    char claimed[PROTO_USER_MAX + 1]; /* as in the worker */
+    uint64_t asked;                   /* base_now_us() */
 };
 
 /* One auth process. */

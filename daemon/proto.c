@@ -40,8 +40,8 @@ static const struct proto_rule rules[PROTO_TYPES] = {
     /* For LMTP, after it: the master has closed its own end of that socket. Not before is it served:
      * who closes last has to wait for what a local client can put into it. */
     [PROTO_HANDED_OVER] = {PROTO_HANDED_OVER, "handed-over", ROLE_MASTER, ROLE_WORKER, STATE_DELIVERY, 16, 0, 0, 1, ""},
-    /* TLS version, for people to see; empty: none */
-    [PROTO_LOGIN_WANTED] = {PROTO_LOGIN_WANTED, "login-wanted", ROLE_WORKER, ROLE_MASTER, STATE_CLIENT, 64, 0, 0, 0, "s"},
+    /* TLS version (empty: none) and the name that the client gave; both for people to see */
+    [PROTO_LOGIN_WANTED] = {PROTO_LOGIN_WANTED, "login-wanted", ROLE_WORKER, ROLE_MASTER, STATE_CLIENT, 512, 0, 0, 0, "ss"},
     [PROTO_GRANT_AGAIN] = {PROTO_GRANT_AGAIN, "grant-again", ROLE_WORKER, ROLE_MASTER, STATE_MAIL, 16, 0, 0, 0, ""},
     /* the recipient's address without brackets and quotes, enum proto_service */
     [PROTO_RECIPIENT] = {PROTO_RECIPIENT, "recipient", ROLE_WORKER, ROLE_MASTER, STATE_DELIVERY, 512, 0, 0, 0, "su"},

@@ -305,6 +305,8 @@ static void dispatch(struct master *m, struct worker *w, struct message *message
     case PROTO_LOGIN_WANTED:
         if (!message_get_text(message, w->tls, sizeof w->tls))
             w->tls[0] = '\0';
+        if (!message_get_text(message, w->claimed, sizeof w->claimed))
+            w->claimed[0] = '\0';
         worker_enter(w, STATE_LOGIN);
         login_wanted(m, w);
         break;

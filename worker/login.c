@@ -30,12 +30,14 @@ static const struct answer {
     [LOGIN_STORE_PERM] = {CODE_SYS_PERM, TEXT_STORE_PERM},
 };
 
-/* Ask the master for an exchange. */
-static bool ask_master(struct session *s, enum proto_type type)
+/* Ask the master for an exchange. `user`: as whom the client wants to log in; NULL: he has. */
+static bool ask_master(struct session *s, const char *user)
 {
-    message_begin(&s->record, type);
-    if (type == PROTO_LOGIN_WANTED)
+    message_begin(&s->record, user ? PROTO_LOGIN_WANTED : PROTO_GRANT_AGAIN);
+    if (user) {
         message_put_text(&s->record, s->tls_version);
+        message_put_text(&s->record, user);
+    }
     enum channel_outcome outcome = channel_send(&s->control, &s->record, true);
     if (outcome != CHANNEL_OK)
         session_lost_master(s, outcome, NULL);
@@ -70,7 +72,7 @@ static enum attempt open_granted(struct session *s, int files[MAILDROP_FILES], u
         view_close(&s->view);
         struct channel exchange;
         uint32_t refusal = 0;
-        if (!ask_master(s, PROTO_GRANT_AGAIN))
+        if (!ask_master(s, NULL))
             return ATTEMPT_LOST;
         enum attempt attempt = exchange_take(s, &exchange, &refusal);
         if (attempt == ATTEMPT_LOST)
@@ -181,7 +183,7 @@ static void attempt_login(struct session *s, const struct login_credentials *cre
     uint32_t refusal = 0;
     int files[MAILDROP_FILES];
 
-    if (!ask_master(s, PROTO_LOGIN_WANTED))
+    if (!ask_master(s, credentials->user))
         return;
     s->control.state = STATE_LOGIN;
     switch (exchange_take(s, &exchange, &refusal)) {

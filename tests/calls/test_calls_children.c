@@ -932,9 +932,14 @@ static void test_login_while_stopping(void **state)
     struct worker *w = add_worker(STATE_CLIENT, &worker);
     (void)state;
     message_begin(&message, PROTO_LOGIN_WANTED);
+    char endless[PROTO_USER_MAX + 2];
+    memset(endless, 'x', sizeof endless - 1);
+    endless[sizeof endless - 1] = '\0';
     message_put_text(&message, "a version of TLS that nobody has");
+    message_put_text(&message, endless);
     say(&worker);
     assert_string_equal(w->tls, "");
+    assert_string_equal(w->claimed, "");
     assert_int_equal(w->channel.state, STATE_LOGIN);
     w->queued = false;
     add_auth(STATE_BUSY, w, &auth);

@@ -163,7 +163,8 @@ def test_48_exempt(guarded):
     pytest.param("crash", marks=pytest.mark.unsanitized("it takes signal 11")), "exit"])
 def test_43_crashes_count(server, how):
     """Who ends auth processes is slowed down as who guesses is, also if he leaves at once: each end
-    costs everybody a new one. No name is attacked by that, for none is known."""
+    costs everybody a new one. No name is attacked by that, for none is known but by the client's own
+    word, which is shown."""
     p = server(stack=f"auth [success=ignore default=1] pam_succeed_if.so quiet user = unlucky\n"
                      f"auth required {MODULE} {how}\nauth required pam_permit.so\n" + PERMIT,
                tls_required="not-on-loopback", auth_processes_min="1", auth_processes_max="1")
@@ -179,6 +180,7 @@ def test_43_crashes_count(server, how):
     assert is_throttled(attempt(p, "127.0.0.66"))
     assert "throttled: peer=127.0.0.66:" in p.log_text()
     assert "attacked: " not in p.log_text()
+    assert p.log_text().count(" user=- reason=crashed claimed=unlucky\n") == 20
     assert json.loads(p.ctl("--json", "status").stdout)["logins"]["crashed"] == 20
 
 
