@@ -18,8 +18,26 @@
 
 enum { OPEN_ATTEMPTS = 4 }; /* a stale -wal is met once, if ever; more is no accident */
 
+/* The domain of a name, when it stayed there only because nobody said that it is ours. */
+static const char *foreign_domain(const struct config *config, const char *name)
+{
+    const char *at = strrchr(name, '@');
+    if (!at || config->auth.strip_domain != STRIP_LOCAL)
+        return NULL;
+    for (size_t i = 0; i < config->auth.n_domains; i++)
+        if (strcasecmp(config->auth.domains[i].name, at + 1) == 0)
+            return NULL;
+    return at + 1;
+}
+
 static int unknown_user(const struct config *config, const char *name)
 {
+    const char *foreign = foreign_domain(config, name);
+    if (foreign)
+        return ctl_fail(EX_NOUSER,
+                        "%s: no such account, and %s is not in [server] local_domains; name it "
+                        "there if it is yours, or in a section [domain %s]",
+                        name, foreign, foreign);
     if (config->auth.canonical == CANONICAL_NSS)
         return ctl_fail(EX_NOUSER,
                         "%s: no such account; make it, or set [auth] canonical=pam and "

@@ -168,11 +168,13 @@ def test_without_sockets(debian, configured):
     debian.run("systemctl", "unmask", *SOCKETS)
 
 
-def test_postfix_in_three_lines(debian):
+def test_postfix_in_four_lines(debian):
     debian.run("systemctl", "start", "postfix")
-    debian.run("postconf", "mydestination=localhost")
-    debian.sh(readme(3))
-    debian.run("sendmail", "alice@localhost", input="Subject: by Postfix\n\nHello.\n")
+    # As Debian sets it up: the mail name is not the host's.
+    debian.run("postconf", "myorigin=example.org",
+               "mydestination=example.org, $myhostname, localhost.localdomain localhost")
+    debian.sh(readme(4))
+    debian.run("sendmail", "alice", input="Subject: by Postfix\n\nHello.\n")
 
     def arrived():
         client = debian.login("alice", PASSWORD)
@@ -182,7 +184,9 @@ def test_postfix_in_three_lines(debian):
         return found
     wait_until(arrived, f"the message, {debian.run('postqueue', '-p').stdout}", 30)
     debian.run("systemctl", "stop", "postfix")
+    debian.login("alice@Example.ORG", PASSWORD).quit()
     debian.path("/etc/systemd/system/poplar-lmtp.socket.d/postfix.conf").unlink()
+    debian.path("/etc/poplar/poplar.conf.d/domains.conf").unlink()
     debian.run("systemctl", "daemon-reload")
     restart_all(debian)
 

@@ -245,6 +245,8 @@ def test_who_never_has_a_maildrop(p):
     refused(p, NO_USER, "daemon: uid 1 is below [auth] first_uid=1000", "user", "daemon")
     refused(p, NO_USER, "nobody-here: no such account; make it, or set [auth] canonical=pam",
             "user", "nobody-here")
+    refused(p, NO_USER, "nobody@example.org: no such account, and example.org is not in [server] "
+            "local_domains", "user", "nobody@example.org")
     p.write_config(auth_canonical="pam", auth_require_nss="yes")
     refused(p, NO_USER, "[auth] require_nss=yes wants one", "user", "nobody-here")
     p.write_config(server_store_user="nobody-here")
