@@ -19,6 +19,7 @@
 #include <string.h>
 #include <sys/fsuid.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <sys/syscall.h>
 #include <sys/vfs.h>
 #include <unistd.h>
@@ -170,6 +171,19 @@ struct grant_root *grant_root_open(const struct config *config, char *error, siz
     free(fault);
     grant_root_close(root);
     return NULL;
+}
+
+bool grant_root_is_writable(const struct grant_root *root, const struct config *config, char *error,
+                            size_t error_size)
+{
+    struct statfs fs;
+    if (fstatfs(root->fd, &fs) < 0 || !(fs.f_flags & ST_RDONLY))
+        return true; /* what is wrong otherwise, the first maildrop tells */
+    return base_refuse(error, error_size,
+                       "%s: [server] state_dir=%s: Read-only file system; mount it for writing, or "
+                       "in a unit of systemd's that may write to little, as poplar.service and "
+                       "poplar-expire.service, add ReadWritePaths=%s (systemctl edit)",
+                       config_where(config, "server", "", "state_dir"), root->path, root->path);
 }
 
 void grant_root_close(struct grant_root *root)

@@ -93,7 +93,7 @@ int main(void)
     settle(parent);
     check_store_user(&child);
     struct grant_root *root = grant_root_open(child.config, error, sizeof error);
-    if (!root)
+    if (!root || (child.strict && !grant_root_is_writable(root, child.config, error, sizeof error)))
         give_up(&child, error);
     check_confdir(&child);
     pin_service(&child, &pins, "auth", "", child.config->auth.pam_service);

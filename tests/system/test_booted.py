@@ -397,6 +397,41 @@ def test_expiry_is_the_timers(debian, configured):
     assert deleted(debian) == 0
 
 
+def test_a_state_dir_elsewhere(debian, configured):
+    """Each unit sees it once its drop-in says so; until then a start says what to do."""
+    debian.run("install", "-d", "-m", "0700", "-o", "poplar", "-g", "poplar", "/srv/mail")
+    configured("[server]\nstate_dir=/srv/mail\n[store]\nundelete_for=0\n")
+    refused = debian.run("poplarctl", "reload", check=False)
+    assert refused.returncode == 78
+    assert "[server] state_dir=/srv/mail: Read-only file system" in refused.stderr
+    assert "ReadWritePaths=/srv/mail" in refused.stderr
+    debian.login("alice", PASSWORD).quit()
+
+    dropin = "[Service]\nReadWritePaths=/srv/mail\n"
+    other = "/etc/systemd/system/poplar-expire.service.d/test.conf"
+    debian.write(other, dropin)
+    configured.unit(dropin)
+    restart_all(debian)
+    configured("[server]\nstate_dir=/srv/mail\n")
+    debian.run("poplarctl", "reload")
+    debian.deliver("alice", "Subject: elsewhere\n\nHello.\n")
+    client = debian.login("alice", PASSWORD)
+    assert stat(client) == 1
+    client.dele(1)
+    client.quit()
+    assert deleted(debian) == 1
+    configured("[server]\nstate_dir=/srv/mail\n[store]\nundelete_for=0\n")
+    debian.run("mv", "/var/lib/poplar", "/var/lib/poplar.old")
+    try:
+        debian.run("systemctl", "start", "poplar-expire.service")
+        assert deleted(debian) == 0
+        restart_all(debian)
+        debian.login("alice", PASSWORD).quit()
+    finally:
+        debian.run("mv", "/var/lib/poplar.old", "/var/lib/poplar")
+        debian.path(other).unlink()
+
+
 def test_the_journal_has_fields(debian):
     with pytest.raises(poplib.error_proto):
         debian.login("alice", "wrong")
