@@ -9,6 +9,9 @@
  */
 #include "store/files.h"
 #include "store/schema.h"
+
+#include <errno.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -51,7 +54,7 @@ static bool write_source(FILE *in, FILE *out)
 
 int main(int argc, char **argv)
 {
-    char path[] = "/tmp/mktemplate-XXXXXX";
+    char path[PATH_MAX];
     FILE *in = NULL, *out = NULL;
     int fd, status = EX_CANTCREAT;
 
@@ -59,9 +62,10 @@ int main(int argc, char **argv)
         fprintf(stderr, "usage: mktemplate OUT.c\n");
         return EX_USAGE;
     }
+    snprintf(path, sizeof path, "%s.XXXXXX", argv[1]);
     fd = mkstemp(path);
     if (fd < 0) {
-        perror("mktemplate: cannot make a file in /tmp");
+        fprintf(stderr, "mktemplate: %s: %s\n", path, strerror(errno));
         return EX_CANTCREAT;
     }
     if (make_database(path) && (in = fdopen(fd, "rb")) && (out = fopen(argv[1], "w")) &&
