@@ -158,6 +158,18 @@ static void test_channel(void **state)
     channel_close(&ping_receiver);
 }
 
+/* Whether a process waits for something, or is no more. */
+static bool is_asleep(pid_t pid)
+{
+    char path[40], state = 0;
+    snprintf(path, sizeof path, "/proc/%d/stat", pid);
+    FILE *stat = fopen(path, "r");
+    bool known = stat && fscanf(stat, "%*d %*s %c", &state) == 1;
+    if (stat)
+        fclose(stat);
+    return !known || state == 'S';
+}
+
 /* A signal while there is no room. */
 static void test_channel_interrupted(void **state)
 {
@@ -168,7 +180,8 @@ static void test_channel_interrupted(void **state)
     pid_t pid = fork();
     assert_true(pid >= 0);
     if (pid == 0) {
-        usleep(1000);
+        while (!is_asleep(getppid()))
+            usleep(100);
         while (receive_ping(false) == CHANNEL_OK)
             ;
         _exit(0);

@@ -756,7 +756,7 @@ def test_ctl_usage(broken, arguments, words):
     ctl(broken, USAGE, *arguments, words=words)
 
 
-@pytest.mark.parametrize("user", ["", ".", "..", "a/b", "../../etc/x", "x" * 251, "a\tb", "a\nb"],
+@pytest.mark.parametrize("user", [".", "..", "a/b", "../../etc/x", "x" * 251, "a\tb", "a\nb"],
                          ids=lambda user: repr(user)[:20])
 @pytest.mark.parametrize("command", [["user"], ["message", "list"], ["message", "add"]],
                          ids=" ".join)

@@ -236,12 +236,10 @@ class Walk:
         elif way == "kick":
             self.p.ctl("kick", user)
         elif way == "kill":
-            session, = [s for s in json.loads(self.p.ctl("--json", "sessions").stdout)
-                        if s["user"] == user]
+            session, = self.p.sessions(user=user)
             os.kill(session["pid"], signal.SIGKILL)
         client.raw.close()
-        wait_until(lambda: user not in [s["user"] for s in json.loads(
-            self.p.ctl("--json", "sessions").stdout)], "the session ends")
+        wait_until(lambda: not self.p.sessions(user=user), "the session ends")
         return way
 
     def held(self, user, *arguments):

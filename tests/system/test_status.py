@@ -28,11 +28,6 @@ def shown(p, *command):
     return json.loads(p.ctl("--json", *command).stdout)
 
 
-def sessions(p, **wanted):
-    """Those of `poplarctl sessions` with these fields."""
-    return [s for s in shown(p, "sessions") if all(s[k] == v for k, v in wanted.items())]
-
-
 def metrics(p):
     """Every sample by its name and labels, read by an OpenMetrics parser that is not ours."""
     parser = pytest.importorskip("prometheus_client.openmetrics.parser")
@@ -44,13 +39,13 @@ def metrics(p):
 def test_sessions(server):
     """Each door and state, with and without TLS, in the table and for programs."""
     p = server()
-    assert shown(p, "sessions") == []
+    assert p.sessions() == []
     client = p.login()
     early = p.connect(tls=False)
     late = p.pop3(tls=False)
     late.user("bob")
     late.pass_("secret")
-    found = wait_until(lambda: len(sessions(p)) == 3 and sessions(p), "three sessions")
+    found = wait_until(lambda: len(p.sessions()) == 3 and p.sessions(), "three sessions")
     alice, = [s for s in found if s["user"] == "alice"]
     assert alice["door"] == "pop3s" and alice["state"] == "mail" and alice["tls"] == "TLSv1.3"
     assert alice["peer"].startswith("127.0.0.1:") and alice["seconds"] < 60
@@ -67,14 +62,14 @@ def test_sessions(server):
     client.quit()
     late.quit()
     early.close()
-    wait_until(lambda: shown(p, "sessions") == [], "the end of all sessions")
+    wait_until(lambda: p.sessions() == [], "the end of all sessions")
 
 
 def test_many_sessions(server):
     """More than fit into any one record or buffer."""
     p = server(workers_max_per_source="300")
     clients = [p.connect(tls=False) for _ in range(150)]
-    assert len(shown(p, "sessions")) == 150
+    assert len(p.sessions()) == 150
     for client in clients:
         client.close()
 
@@ -88,7 +83,7 @@ def test_kick_a_user(server):
     other = p.login("bob")
     result = p.ctl("kick", "ALICE@localhost")
     assert result.stdout == b"1 session ended\n"
-    assert sessions(p, user="alice") == [] and len(sessions(p, user="bob")) == 1
+    assert p.sessions(user="alice") == [] and len(p.sessions(user="bob")) == 1
     with pytest.raises(Exception):
         client.noop()
     p.wait_log(r"kicked: peer=127.0.0.1:\d+ user=alice")
@@ -105,14 +100,14 @@ def test_kick_by_number(server):
     """Whoever it is: not logged in, stuck, gone meanwhile."""
     p = server()
     early = p.connect(tls=False)
-    session, = sessions(p)
+    session, = p.sessions()
     assert shown(p, "kick", str(session["session"])) == {"ended": 1}
     assert early.rest() == b""
     gone = p.ctl("kick", str(session["session"]), check=False)
     assert gone.returncode == NOINPUT and b"no such session" in gone.stderr
     # One that cannot end by itself has a second.
     client = p.login()
-    session, = sessions(p, user="alice")
+    session, = p.sessions(user="alice")
     os.kill(session["pid"], 19)  # SIGSTOP
     p.ctl("kick", str(session["session"]))
     wait_until(lambda: not os.path.exists(f"/proc/{session['pid']}"), "its end")
@@ -320,7 +315,7 @@ def test_the_page_has_every_metric(server):
 def test_metrics_of_crashes_and_deliveries(server):
     p = server(delivery_accept="any")
     client = p.login()
-    session, = sessions(p, user="alice")
+    session, = p.sessions(user="alice")
     os.kill(session["pid"], 11)
     client.close()
     wait_until(lambda: metrics(p)["poplar_worker_crashes_total",] == 1, "a crash")
@@ -367,7 +362,7 @@ def test_the_group_may_look(looker):
         assert result.returncode == 0, (command, result.stderr)
         assert result.stdout == p.ctl(command).stdout or command != "sessions"
     client = p.login()
-    number = str(sessions(p)[0]["session"])
+    number = str(p.sessions()[0]["session"])
     for command in (("kick", "alice"), ("kick", number), ("reload",), ("debug", "alice", "on")):
         result = ask(*command)
         assert result.returncode == NOPERM, (command, result)
@@ -406,7 +401,7 @@ def test_lookers_take_nothing_from_root(looker):
         assert holder.stdout.readline() == b"held\n"
         result = ask("status")
         assert result.returncode == TEMPFAIL and b"try again" in result.stderr
-        assert shown(p, "sessions") == []
+        assert p.sessions() == []
         p.ctl("reload")
     finally:
         holder.communicate()
@@ -454,7 +449,7 @@ def test_visitors_that_make_no_sense(server):
             assert bool(visitor.recv(10000)) == answered, octets[:50]
     wait_until(lambda: len(os.listdir(f"/proc/{p.process.pid}/fd")) == before, "no descriptor more")
     assert client.noop().startswith(b"+OK")
-    assert len(shown(p, "sessions")) == 1
+    assert len(p.sessions()) == 1
 
 
 def test_not_running(server):

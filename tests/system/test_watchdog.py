@@ -85,6 +85,6 @@ def test_fed_while_pam_hangs(watched):
     waiting = [p.connect() for _ in range(3)]
     for raw in waiting:
         raw.send(b"USER alice\r\nPASS secret\r\n")
-    wait_until(lambda: b"(2 busy)" in p.ctl("status").stdout, "both are busy")
+    wait_until(lambda: b", 2 busy;" in p.ctl("status").stdout, "both are busy")
     fed(p, 3)
     assert "does not answer" not in p.log_text()
