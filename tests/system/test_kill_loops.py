@@ -290,7 +290,7 @@ def test_82_locks_are_free_again(server, door):
     """The next session gets the maildrop of one whose worker was killed; within a second where the
     machine has one to spare."""
     p = server(tls_required="not-on-loopback", auth_throttle_exempt="127.0.0.0/8",
-               workers_max_per_source="200")
+               workers_max_per_source="200", delivery_accept="any")
     p.add("alice", message(1, random.Random(1)))
     waits = []
     for turn in range(100 if LONG else 15):

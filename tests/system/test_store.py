@@ -28,7 +28,7 @@ MESSAGE = b"Subject: one\r\n\r\nbody\r\n"
 FILES = ("lock", "mail.db", "mail.db-wal", "mail.db-shm")
 SESSION, WRITE = 0, 1  # bytes of the lock file
 
-root_only = pytest.mark.skipif(not poplar.ROOT, reason="needs root: files of another user")
+root_only = pytest.mark.skipif(not poplar.ROOT, reason="needs root: files and workers of others")
 
 
 @pytest.fixture
@@ -606,6 +606,7 @@ def test_87_sqlite_lock_held(store):
     assert mail_of(p) == mail
 
 
+@root_only
 def test_write_lock_held_for_a_while(store):
     """Within the patience it is waited for."""
     p = store()
