@@ -446,6 +446,11 @@ def test_salvage_from_anywhere(p, tmp_path):
     assert done.returncode == 65 and b"nothing can be read" in done.stderr
     done = p.ctl("mailbox", "salvage", "a", tmp_path / "x", check=False)
     assert done.returncode == 67
+
+
+@pytest.mark.native("valgrind wants a temporary directory")
+def test_salvage_without_a_temporary_directory(p, tmp_path):
+    p.add("alice", MESSAGE)
     done = p.ctl("mailbox", "salvage", "alice", tmp_path / "x", check=False,
-                 env=environment | {"TMPDIR": "/nonexistent"})
+                 env=os.environ | {"TMPDIR": "/nonexistent"})
     assert done.returncode == 73 and b"/nonexistent/poplar-salvage-" in done.stderr
