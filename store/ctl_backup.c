@@ -32,20 +32,26 @@ static bool show_progress(void *context, uint64_t done, uint64_t pages)
     return !ctl_signals_met();
 }
 
-/* When a maildrop's files changed last. */
+/* When a maildrop's files changed last, by the second; below that stands a digest of both files'
+ * times and sizes, for after a clock was set back the later change may bear the earlier time. */
 static struct timespec changed_at(const char *directory)
 {
     static const enum maildrop_file files[] = {MAILDROP_DB, MAILDROP_WAL};
     struct timespec latest = {0};
+    uint64_t digest = UINT64_C(0xcbf29ce484222325); /* FNV-1a, of numbers for octets */
     for (size_t i = 0; i < ARRAY_SIZE(files); i++) {
         struct stat about;
         char *path = base_format("%s/%s", directory, maildrop_file_names[files[i]]);
-        if (stat(path, &about) == 0 &&
-            (about.st_mtim.tv_sec > latest.tv_sec ||
-             (about.st_mtim.tv_sec == latest.tv_sec && about.st_mtim.tv_nsec > latest.tv_nsec)))
-            latest = about.st_mtim;
+        if (stat(path, &about) == 0) {
+            const int64_t marks[] = {about.st_mtim.tv_sec, about.st_mtim.tv_nsec, about.st_size};
+            for (size_t k = 0; k < ARRAY_SIZE(marks); k++)
+                digest = (digest ^ (uint64_t)marks[k]) * UINT64_C(0x100000001b3);
+            if (about.st_mtim.tv_sec > latest.tv_sec)
+                latest.tv_sec = about.st_mtim.tv_sec;
+        }
         free(path);
     }
+    latest.tv_nsec = (long)((digest ^ digest >> 32) % 1000000000);
     return latest;
 }
 
