@@ -71,6 +71,20 @@ static FILE *open_service(const char *confdir, const char *name, bool included)
     return file;
 }
 
+/* Whether no file has the name that an include gives: to libpam that is an error, of which it tells
+ * nobody but the log. One that is there and empty is none. */
+static bool is_missing(const char *confdir, const char *name)
+{
+    bool missing = true;
+    const char *const dirs[] = {name[0] == '/' ? "" : confdir, pam_dirs[0], pam_dirs[1]};
+    for (size_t i = 0; missing && i < (name[0] == '/' ? 1 : ARRAY_SIZE(dirs)); i++) {
+        char *path = base_format("%s/%s", dirs[i] ? dirs[i] : pam_dirs[0], name);
+        missing = access(path, F_OK) < 0 && errno == ENOENT;
+        free(path);
+    }
+    return missing;
+}
+
 static bool is_word(const char *word, const char *wanted)
 {
     return word && strcasecmp(word, wanted) == 0;
@@ -92,33 +106,52 @@ static int type_bit(const char *word)
 }
 
 /* What stands in the way of saying which lines a service has. */
-enum { LINES_CIRCLE = -1, LINES_UNREADABLE = -2 };
+enum { LINES_CIRCLE = -1, LINES_UNREADABLE = -2, LINES_MISSING = -3 };
+
+/* One look at a service. */
+struct reading {
+    const char *confdir;
+    char missing[80]; /* what a file includes and is not there, for LINES_MISSING */
+};
+
+static int find_lines(struct reading *r, FILE *file, int wanted, int depth);
+
+/* The same for what a line includes; `here`: the types that it includes, `whole`: all of them. */
+static int find_included(struct reading *r, const char *name, int here, bool whole, int depth)
+{
+    if ((here || whole) && is_missing(r->confdir, name)) {
+        snprintf(r->missing, sizeof r->missing, "%s", name);
+        return LINES_MISSING;
+    }
+    return depth == INCLUDES_MAX
+               ? LINES_CIRCLE
+               : find_lines(r, open_service(r->confdir, name, true), here, depth + 1);
+}
 
 /* Which of these types an open file, with what it includes, has lines of, or one of the above.
  * Read to its end: libpam takes an error for the end, and what it then lacks from "other". Closes
- * the file. */
-static int find_lines(FILE *file, const char *confdir, int wanted, int depth)
+ * the file. Words end where libpam ends them: it takes a carriage return for a part of one. */
+static int find_lines(struct reading *r, FILE *file, int wanted, int depth)
 {
     char *line = NULL;
     size_t size = 0;
     int found = 0;
     while (file && found >= 0 && getline(&line, &size, file) > 0) {
         char *rest = NULL;
-        const char *first = strtok_r(line, " \t\r\n", &rest);
-        const char *second = first ? strtok_r(NULL, " \t\r\n", &rest) : NULL;
+        const char *first = strtok_r(line, " \t\n", &rest);
+        const char *second = first ? strtok_r(NULL, " \t\n", &rest) : NULL;
         const char *included = NULL;
-        int here = is_word(first, "@include") ? wanted : type_bit(first) & wanted;
-        if (is_word(first, "@include"))
+        bool whole = is_word(first, "@include");
+        int here = whole ? wanted : type_bit(first) & wanted;
+        if (whole)
             included = second;
         else if (is_word(second, "include") || is_word(second, "substack"))
-            included = strtok_r(NULL, " \t\r\n", &rest);
+            included = strtok_r(NULL, " \t\n", &rest);
         else
             found |= here;
         int more = 0;
         if (included && first && *first != '#')
-            more = depth == INCLUDES_MAX ? LINES_CIRCLE
-                                         : find_lines(open_service(confdir, included, true),
-                                                      confdir, here, depth + 1);
+            more = find_included(r, included, here, whole, depth);
         found = more < 0 ? more : found | more;
     }
     if (file && ferror(file))
@@ -172,7 +205,8 @@ bool pam_service_find(const char *service, const char *confdir, char *problem, s
         has_dirs = has_dirs || (stat(pam_dirs[i], &st) == 0 && S_ISDIR(st.st_mode));
     FILE *file = has_dirs ? open_service(confdir, name, false) : NULL;
     bool there = file != NULL;
-    int found = there      ? find_lines(file, confdir, TYPES_ALL, 0)
+    struct reading reading = {.confdir = confdir};
+    int found = there      ? find_lines(&reading, file, TYPES_ALL, 0)
                 : has_dirs ? 0
                            : find_in_pam_conf(name);
     if (found == TYPES_ALL)
@@ -180,15 +214,20 @@ bool pam_service_find(const char *service, const char *confdir, char *problem, s
     if (found == LINES_UNREADABLE)
         snprintf(problem, size, "pam_service=%s: a file of the service cannot be read: %s", name,
                  strerror(errno));
+    else if (found == LINES_MISSING)
+        snprintf(problem, size,
+                 "pam_service=%s: includes %s, which is not in %s; mend the name, or add the file",
+                 name, reading.missing, confdir ? confdir : pam_dirs[0]);
     else if (there || found & type_bit("auth"))
         snprintf(problem, size,
-                 "pam_service=%s: the service has no %s line (or includes itself, or what is not "
-                 "there), and PAM would take those of the service other; add one",
+                 "pam_service=%s: the service has no %s line (or includes itself), and PAM would "
+                 "take those of the service other; add one",
                  name, types[found == type_bit("auth")]);
     else
         snprintf(problem, size,
-                 "pam_service=%s: no readable file %s/%s; make one with the lines `auth required "
-                 "pam_unix.so` and `account required pam_unix.so`, or set pam_service",
+                 "pam_service=%s: no readable file %s/%s, or an empty one; make one with the lines "
+                 "`auth required pam_unix.so` and `account required pam_unix.so`, or set "
+                 "pam_service",
                  name, confdir ? confdir : pam_dirs[0], name);
     return false;
 }
@@ -340,7 +379,9 @@ enum login_outcome pam_login_session(struct pam_login *login)
         ended = child < 0 ? -1 : waitpid(child, &status, 0);
     while (ended < 0 && errno == EINTR);
     login->status = ended == child && WIFEXITED(status) ? WEXITSTATUS(status) : PAM_SYSTEM_ERR;
-    return explain(login, "session", login->status == PAM_SUCCESS ? LOGIN_OK : LOGIN_UNAVAILABLE);
+    enum login_outcome failed =
+        login->status == PAM_MODULE_UNKNOWN ? LOGIN_MISCONFIGURED : LOGIN_UNAVAILABLE;
+    return explain(login, "session", login->status == PAM_SUCCESS ? LOGIN_OK : failed);
 }
 
 void pam_login_end(struct pam_login *login)

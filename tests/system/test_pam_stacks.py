@@ -93,7 +93,7 @@ def test_fedora(served):
     served.ctl("reload")
     file.unlink()
     assert attempt(served, "alice", "secret") == MISCONFIGURED
-    served.wait_log("no auth line .or includes itself, or what is not there")
+    served.wait_log("includes password-auth, which is not in")
 
 
 def test_lock_after_failures(served, tmp_path):

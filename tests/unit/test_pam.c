@@ -233,6 +233,32 @@ static void test_pins(void **state)
     assert_false(is_mapped());
 }
 
+static void test_session_that_fails(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *module;
+        enum login_outcome outcome;
+    } cases[] = {{"pam_permit.so", LOGIN_OK},
+                 {"pam_deny.so", LOGIN_UNAVAILABLE},
+                 {"pam_poplar_nix.so", LOGIN_MISCONFIGURED}};
+    for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+        place_put("poplar",
+                  "auth required pam_permit.so\naccount required pam_permit.so\n"
+                  "session required %s\n",
+                  cases[i].module);
+        last = (struct pam_login){.service = "poplar",
+                                  .confdir = place,
+                                  .user = "root",
+                                  .secret = "x",
+                                  .peer = "192.0.2.7"};
+        assert_int_equal(pam_login_check(&last), LOGIN_OK);
+        assert_int_equal(pam_login_session(&last), cases[i].outcome);
+        assert_int_equal(last.problem[0] != '\0', cases[i].outcome != LOGIN_OK);
+        pam_login_end(&last);
+    }
+}
+
 static void test_find_service(void **state)
 {
     (void)state;
@@ -282,11 +308,33 @@ static void test_service_that_cannot_be_read(void **state)
     assert_true(pam_service_find("poplar", place, problem, sizeof problem));
 }
 
+/* libpam ends with an error, or refuses whoever comes, and neither says why to who is asked. */
+static void test_service_that_includes_what_is_missing(void **state)
+{
+    (void)state;
+    char problem[400] = "";
+    static const char *const includes[] = {"@include nix", "auth include nix", "-auth substack nix",
+                                           "@include nix\r"};
+    place_put("empty", "%s", "");
+    for (size_t i = 0; i < ARRAY_SIZE(includes); i++) {
+        place_put("poplar", "auth required pam_permit.so\naccount required pam_permit.so\n%s\n",
+                  includes[i]);
+        assert_false(pam_service_find("poplar", place, problem, sizeof problem));
+        assert_non_null(strstr(problem, "pam_service=poplar: includes nix"));
+        assert_non_null(strstr(problem, place));
+    }
+    place_put("poplar", "@include empty\nauth required pam_permit.so\r\n"
+                        "account required pam_permit.so\nsession include nix\n");
+    assert_true(pam_service_find("poplar", place, problem, sizeof problem));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_service_that_includes_what_is_missing),
         cmocka_unit_test(test_service_that_cannot_be_read),
         cmocka_unit_test(test_outcomes),
+        cmocka_unit_test(test_session_that_fails),
         cmocka_unit_test(test_conversation),
         cmocka_unit_test(test_items),
         cmocka_unit_test(test_rename),
