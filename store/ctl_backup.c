@@ -7,8 +7,10 @@
 #include "store/ctl_ask.h"
 #include "store/ctl_drops.h"
 #include "store/ctl_json.h"
+#include "store/ctl_path.h"
 #include "store/ctl_progress.h"
 #include "store/ctl_signals.h"
+#include "store/ctl_twin.h"
 #include "store/ctl_unfinished.h"
 
 #include <errno.h>
@@ -145,26 +147,45 @@ static bool say_damage(void *context, const char *damage, uint64_t octets)
 /* FILE, or the directory of a backup or a raw copy. */
 static char *find_file(const char *path)
 {
-    struct stat about;
-    if (stat(path, &about) == 0 && S_ISDIR(about.st_mode))
-        return base_format("%s/%s", path, maildrop_file_names[MAILDROP_DB]);
-    return base_strdup(path);
+    int fd = ctl_path_open(path, O_PATH | O_DIRECTORY);
+    char *file = base_format("%s%s%s", path, fd < 0 ? "" : "/",
+                             fd < 0 ? "" : maildrop_file_names[MAILDROP_DB]);
+    base_close(fd);
+    return file;
 }
 
-static int open_backup(const char *path, struct maildrop **backup)
+/* Of one that has changes beside it, SQLite would obey what else lies there: a copy is opened. 0,
+ * or an exit status after saying why. */
+static int open_apart(const char *path, struct ctl_twin *twin, struct maildrop **backup)
 {
     char error[300] = "";
+    char *wal = base_format("%s-wal", path);
+    struct stat about;
+    int fd = ctl_path_open(path, O_PATH);
+    int status = fd < 0 ? ctl_fail(EX_NOINPUT, "%s: %s", path, ctl_path_fault(errno)) : 0;
+    int beside = ctl_path_open(wal, O_PATH);
+    bool changes = beside >= 0 && fstat(beside, &about) == 0 && about.st_size > 0;
+    if (!status && changes)
+        status = ctl_twin_make(path, twin);
+    if (!status &&
+        backup_open(changes ? twin->path : path, backup, error, sizeof error) != STORE_OK)
+        status = ctl_fail(EX_DATAERR, "%s: no backup of a maildrop: %s", path, error);
+    base_close(fd);
+    base_close(beside);
+    free(wal);
+    return status;
+}
+
+static int open_backup(const char *path, struct ctl_twin *twin, struct maildrop **backup)
+{
     size_t damages = 0;
     if (maildrop_library_init(false) != STORE_OK)
         return ctl_fail(EX_SOFTWARE, "this SQLite library lacks what the store needs");
-    if (access(path, R_OK) < 0)
-        return ctl_fail(EX_NOINPUT, "%s: %s", path, strerror(errno));
-    if (backup_open(path, backup, error, sizeof error) != STORE_OK)
-        return ctl_fail(EX_DATAERR, "%s: no backup of a maildrop: %s", path, error);
-    if (check_run(*backup, say_damage, &damages) != STORE_OK || damages > 0)
+    int status = open_apart(path, twin, backup);
+    if (!status && (check_run(*backup, say_damage, &damages) != STORE_OK || damages > 0))
         return ctl_fail(EX_DATAERR, "%s: not restored; mailbox salvage may get mail out of it",
                         path);
-    return 0;
+    return status;
 }
 
 static int restore(struct ctl *ctl, struct ctl_maildrop *maildrop, struct maildrop *backup)
@@ -203,11 +224,12 @@ int ctl_mailbox_restore(struct ctl *ctl)
 {
     struct ctl_maildrop maildrop = {.store = NULL};
     struct maildrop *backup = NULL;
+    struct ctl_twin twin = {0};
     char *path = find_file(ctl->words[1]);
     ctl_signals_catch();
     int status = ctl_open_user(ctl, ctl->words[0], maildrop.name, NULL);
     if (!status)
-        status = open_backup(path, &backup);
+        status = open_backup(path, &twin, &backup);
     if (!status)
         status =
             ctl_open_maildrop(ctl, ctl->words[0], CTL_OPEN_CREATE | CTL_OPEN_SESSION, &maildrop);
@@ -215,6 +237,7 @@ int ctl_mailbox_restore(struct ctl *ctl)
         status = restore(ctl, &maildrop, backup);
     ctl_open_close(&maildrop);
     backup_close(backup);
+    ctl_twin_remove(&twin);
     free(path);
     return ctl_signals_end(status);
 }

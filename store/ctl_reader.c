@@ -8,6 +8,7 @@
 #include "store/ctl_hide.h"
 #include "store/ctl_maildir.h"
 #include "store/ctl_mbox.h"
+#include "store/ctl_path.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -246,7 +247,9 @@ static const char *begin_directory(struct ctl_reader *reader, const struct ctl_r
 static int open_path(const char *path, bool beneath)
 {
     struct open_how how = {.flags = O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC,
-                           .resolve = beneath ? RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS : 0};
+                           .resolve = RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS};
+    if (!beneath)
+        return ctl_path_open(path, O_RDONLY | O_NONBLOCK | O_NOCTTY);
     return (int)syscall(SYS_openat2, AT_FDCWD, path, &how, sizeof how);
 }
 
@@ -269,8 +272,8 @@ struct ctl_reader *ctl_reader_open(const char *path, const struct ctl_reader_how
     reader->fd = open_path(path, how->beneath);
     if (reader->fd < 0 || fstat(reader->fd, &about) < 0) {
         *status = open_status(errno);
-        wrong =
-            errno == ELOOP ? "a symbolic link is on the way; name the real path" : strerror(errno);
+        wrong = how->beneath && errno == ELOOP ? "a symbolic link is on the way; name the real path"
+                                               : ctl_path_fault(errno);
     } else if (S_ISREG(about.st_mode)) {
         reader->total = (uint64_t)about.st_size;
         reader->mtime = about.st_mtime;

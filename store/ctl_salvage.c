@@ -5,9 +5,11 @@
 #include "store/ctl_copy.h"
 #include "store/ctl_drops.h"
 #include "store/ctl_json.h"
+#include "store/ctl_path.h"
 #include "store/ctl_progress.h"
 #include "store/ctl_signals.h"
 #include "store/ctl_target.h"
+#include "store/ctl_twin.h"
 #include "store/salvage.h"
 
 #include <errno.h>
@@ -25,7 +27,7 @@ struct salvaging {
     char *source;     /* the maildrop's directory, or that of a backup */
     const char *file; /* in it */
     bool in_use;      /* by a server, perhaps */
-    char *folder;     /* of the copy */
+    struct ctl_twin twin;
     struct salvage *salvage;
     struct ctl_target *target;
     struct ctl_copy copy;
@@ -33,63 +35,17 @@ struct salvaging {
     uint64_t whole, altered, rebuilt, lost, deleted;
 };
 
-/* Octet by octet; a file that is not there is as good as an empty one. */
-static int copy_file(const char *from, const char *to)
-{
-    char buffer[65536];
-    ssize_t got = 0;
-    int status = 0, out = -1, in = open(from, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
-    if (in < 0 && errno != ENOENT)
-        return ctl_fail(errno == EACCES ? EX_NOPERM : EX_IOERR, "%s: %s", from, strerror(errno));
-    out = open(to, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
-    bool good = out >= 0;
-    while (good && in >= 0 && (got = ctl_read(in, buffer, sizeof buffer)) > 0)
-        good = ctl_write_all(out, buffer, (size_t)got);
-    if (!good)
-        status = ctl_fail(EX_CANTCREAT, "%s: %s; TMPDIR names another place", to, strerror(errno));
-    else if (got < 0)
-        ctl_note("%s: %s; going on with what was read", from, strerror(errno));
-    base_close(in);
-    base_close(out);
-    return status;
-}
-
 /* A copy of both files as of one moment: no commit is under way while the write byte is ours. */
 static int make_copy(struct salvaging *s)
 {
-    static const char *const files[] = {"", "-wal"};
-    const char *temporary = getenv("TMPDIR");
     int lock = -1;
-    s->folder = base_format("%s/poplar-salvage-XXXXXX", temporary ? temporary : "/var/tmp");
-    int status = 0;
-    if (!mkdtemp(s->folder)) {
-        status = ctl_fail(EX_CANTCREAT, "%s: %s", s->folder, strerror(errno));
-        s->folder[0] = '\0';
-    }
-    if (!status && s->in_use)
-        status = ctl_drops_lock(s->name, s->source, false, &lock);
-    for (size_t i = 0; !status && i < ARRAY_SIZE(files); i++) {
-        char *from = base_format("%s/%s%s", s->source, s->file, files[i]);
-        char *to = base_format("%s/copy%s", s->folder, files[i]);
-        status = copy_file(from, to);
-        free(from);
-        free(to);
-    }
+    int status = s->in_use ? ctl_drops_lock(s->name, s->source, false, &lock) : 0;
+    char *path = base_format("%s/%s", s->source, s->file);
+    if (!status)
+        status = ctl_twin_make(path, &s->twin);
     base_close(lock);
+    free(path);
     return status;
-}
-
-static void remove_copy(const struct salvaging *s)
-{
-    static const char *const files[] = {"", "-wal", "-shm"};
-    if (!s->folder[0])
-        return;
-    for (size_t i = 0; i < ARRAY_SIZE(files); i++) {
-        char *path = base_format("%s/copy%s", s->folder, files[i]);
-        unlink(path);
-        free(path);
-    }
-    rmdir(s->folder);
 }
 
 static enum store_outcome read_salvaged(void *from, int64_t id, uint64_t offset, void *buffer,
@@ -143,9 +99,7 @@ static int take(struct salvaging *s, size_t n)
 static int run(struct salvaging *s)
 {
     char error[300];
-    char *path = base_format("%s/copy", s->folder);
-    enum store_outcome outcome = salvage_open(path, &s->salvage, error, sizeof error);
-    free(path);
+    enum store_outcome outcome = salvage_open(s->twin.path, &s->salvage, error, sizeof error);
     if (outcome != STORE_OK)
         return ctl_fail(EX_DATAERR, "maildrop of %s: nothing can be read: %s", s->name, error);
     int status = ctl_target_open(s->ctl->words[1], &s->target);
@@ -188,8 +142,10 @@ static int find_source(struct salvaging *s, char name[PROTO_USER_MAX + 1])
     s->file = maildrop_file_names[MAILDROP_DB];
     s->name = given;
     if (slash) {
-        if (stat(given, &about) < 0)
-            return ctl_fail(EX_NOINPUT, "%s: %s", given, strerror(errno));
+        int fd = ctl_path_open(given, O_PATH);
+        if (fd < 0 || fstat(fd, &about) < 0)
+            return ctl_fail(EX_NOINPUT, "%s: %s", given, ctl_path_fault(errno));
+        close(fd);
         bool directory = S_ISDIR(about.st_mode);
         if (!directory && !S_ISREG(about.st_mode)) /* which has no end, perhaps */
             return ctl_fail(EX_NOINPUT, "%s: is neither a file nor a directory", given);
@@ -226,8 +182,7 @@ int ctl_mailbox_salvage(struct ctl *ctl)
         status = print_summary(&s);
     salvage_close(s.salvage);
     ctl_target_close(s.target);
-    remove_copy(&s);
-    free(s.folder);
+    ctl_twin_remove(&s.twin);
     free(s.source);
     return ctl_signals_end(status ? status : s.lost + s.altered > 0 ? EX_DATAERR : 0);
 }

@@ -4,6 +4,7 @@
  */
 #include "store/ctl_target.h"
 #include "store/ctl.h"
+#include "store/ctl_path.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -57,11 +58,9 @@ static bool is_empty(int directory)
 /* Make or open DIR and the three folders of a Maildir in it. */
 static int open_folders(struct ctl_target *target)
 {
-    if (mkdir(target->path, 0700) < 0 && errno != EEXIST)
-        return ctl_fail(EX_CANTCREAT, "%s: %s", target->path, strerror(errno));
-    target->directory = open(target->path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    target->directory = ctl_path_open(target->path, O_RDONLY | O_DIRECTORY | O_CREAT);
     if (target->directory < 0)
-        return ctl_fail(EX_CANTCREAT, "%s: %s", target->path, strerror(errno));
+        return ctl_fail(EX_CANTCREAT, "%s: %s", target->path, ctl_path_fault(errno));
     target->was_empty = is_empty(target->directory);
     if (faccessat(target->directory, "cur", F_OK, AT_SYMLINK_NOFOLLOW) < 0 && !target->was_empty)
         return ctl_fail(EX_CANTCREAT, "%s: neither empty nor a Maildir; name another directory",

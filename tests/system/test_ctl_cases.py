@@ -453,4 +453,4 @@ def test_salvage_without_a_temporary_directory(p, tmp_path):
     p.add("alice", MESSAGE)
     done = p.ctl("mailbox", "salvage", "alice", tmp_path / "x", check=False,
                  env=os.environ | {"TMPDIR": "/nonexistent"})
-    assert done.returncode == 73 and b"/nonexistent/poplar-salvage-" in done.stderr
+    assert done.returncode == 73 and b"/nonexistent/poplar-copy-" in done.stderr

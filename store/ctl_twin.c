@@ -1,0 +1,76 @@
+/*
+ * ctl_twin.c - see ctl_twin.h. Runs in poplarctl, with the caller's privilege, on files that may be
+ * anybody's.
+ */
+#include "store/ctl_twin.h"
+#include "store/ctl.h"
+#include "store/ctl_path.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sysexits.h>
+#include <unistd.h>
+
+/* Octet by octet; a file that is not there is as good as an empty one. */
+static int copy_file(const char *from, const char *to)
+{
+    char buffer[65536];
+    ssize_t got = 0;
+    int status = 0, out = -1, in = ctl_path_open(from, O_RDONLY | O_NONBLOCK | O_NOCTTY);
+    if (in < 0 && errno != ENOENT)
+        return ctl_fail(errno == EACCES ? EX_NOPERM : EX_IOERR, "%s: %s", from,
+                        ctl_path_fault(errno));
+    out = open(to, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+    bool good = out >= 0;
+    while (good && in >= 0 && (got = ctl_read(in, buffer, sizeof buffer)) > 0)
+        good = ctl_write_all(out, buffer, (size_t)got);
+    if (!good)
+        status = ctl_fail(EX_CANTCREAT, "%s: %s; TMPDIR names another place", to, strerror(errno));
+    else if (got < 0)
+        ctl_note("%s: %s; going on with what was read", from, strerror(errno));
+    base_close(in);
+    base_close(out);
+    return status;
+}
+
+int ctl_twin_make(const char *path, struct ctl_twin *twin)
+{
+    static const char *const files[] = {"", "-wal"};
+    const char *temporary = getenv("TMPDIR");
+    int status = 0;
+    twin->path = NULL;
+    twin->folder = base_format("%s/poplar-copy-XXXXXX", temporary ? temporary : "/var/tmp");
+    if (!mkdtemp(twin->folder)) {
+        status = ctl_fail(EX_CANTCREAT, "%s: %s", twin->folder, strerror(errno));
+        free(twin->folder);
+        twin->folder = NULL;
+        return status;
+    }
+    twin->path = base_format("%s/copy", twin->folder);
+    for (size_t i = 0; !status && i < ARRAY_SIZE(files); i++) {
+        char *from = base_format("%s%s", path, files[i]);
+        char *to = base_format("%s%s", twin->path, files[i]);
+        status = copy_file(from, to);
+        free(from);
+        free(to);
+    }
+    return status;
+}
+
+void ctl_twin_remove(struct ctl_twin *twin)
+{
+    static const char *const files[] = {"", "-wal", "-shm"};
+    if (!twin->folder)
+        return;
+    for (size_t i = 0; i < ARRAY_SIZE(files); i++) {
+        char *path = base_format("%s%s", twin->path, files[i]);
+        unlink(path);
+        free(path);
+    }
+    rmdir(twin->folder);
+    free(twin->folder);
+    free(twin->path);
+    *twin = (struct ctl_twin){0};
+}

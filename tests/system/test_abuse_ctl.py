@@ -1,0 +1,117 @@
+"""What a user gets out of an administrator who runs poplarctl, as root, on files and in directories
+that are the user's: nobody else's mail, no file written, changed or deleted for him."""
+
+import os
+import pwd
+import shutil
+import sqlite3
+import struct
+
+import pytest
+
+from poplar import make_maildir
+
+pytestmark = pytest.mark.accounts
+
+MESSAGE = b"Subject: one\r\n\r\nbody\r\n"
+SECRET = b"From x@example.test Sat Jan  1 00:00:00 2022\nSubject: secret\n\nbob's\n"
+LINK = b"a symbolic link of a user's is on the way"
+
+
+@pytest.fixture
+def p(server):
+    return server(start=False, tls_required="no")
+
+
+@pytest.fixture
+def home(tmp_path):
+    """Alice's, where she does as she likes."""
+    home = tmp_path / "home"
+    home.mkdir()
+    shutil.chown(home, "alice")
+    return home
+
+
+def link(at, to, owner="alice"):
+    at.symlink_to(to)
+    os.chown(at, pwd.getpwnam(owner).pw_uid, -1, follow_symlinks=False)
+    return at
+
+
+def refused(p, *words, status=66):
+    done = p.ctl(*words, check=False)
+    assert done.returncode == status and LINK in done.stderr, done
+    assert b"secret" not in p.ctl("message", "list", "--json", "alice", check=False).stdout
+
+
+def hot_journal(page_size, pages, names):
+    """A rollback journal that changes nothing, of a transaction over several databases: the file
+    that it names goes when it was rolled back."""
+    magic = bytes.fromhex("d9d505f920a163d7")
+    head = (magic + struct.pack(">IIIII", 0, 1, pages, 512, page_size)).ljust(512, b"\0")
+    name = os.fsencode(names)
+    return (head + struct.pack(">I", 0x40000000 // page_size + 1) + name
+            + struct.pack(">II", len(name), sum(name)) + magic)
+
+
+def test_a_backup_with_orders_for_sqlite(p, home):
+    p.add("alice", MESSAGE)
+    file = home / "backup"
+    precious = home.parent / "precious"
+    precious.write_text("of root")
+    p.ctl("mailbox", "backup", "alice", file)
+    database = sqlite3.connect(file)
+    size, pages = (database.execute(f"PRAGMA {what}").fetchone()[0]
+                   for what in ("page_size", "page_count"))
+    database.close()
+    (home / "backup-wal").write_bytes(b"x" * 100)  # to have it opened for writing
+    journal = home / "backup-journal"
+    journal.write_bytes(hot_journal(size, pages, precious))
+    for words in (("mailbox", "restore", "--yes", "alice", file),
+                  ("mailbox", "salvage", file, home.parent / "salvaged")):
+        done = p.ctl(*words)
+        assert b"1 message" in done.stdout
+    assert precious.read_text() == "of root"
+    assert sorted(path.name for path in home.iterdir()) == ["backup", "backup-journal",
+                                                            "backup-wal"]
+
+
+def test_mail_of_others_by_links(p, home, tmp_path):
+    p.ctl("mailbox", "create", "alice")
+    (tmp_path / "mbox").write_bytes(SECRET)
+    box = make_maildir(tmp_path / "Maildir")
+    (box / "new/1.x").write_bytes(SECRET)
+    refused(p, "import", "alice", link(home / "mbox", tmp_path / "mbox"))
+    refused(p, "import", "alice", link(home / "Maildir", "../Maildir"))
+    link(home / "up", "..")
+    refused(p, "import", "alice", home / "up/Maildir")
+    p.add("bob", MESSAGE)
+    p.ctl("mailbox", "backup", "bob", tmp_path / "bob")
+    refused(p, "mailbox", "restore", "--yes", "alice", link(home / "backup", tmp_path / "bob"))
+    refused(p, "mailbox", "salvage", link(home / "raw", tmp_path), home / "salvaged")
+
+
+def test_links_of_the_administrator(p, home, tmp_path):
+    """They are as good as what they lead to: also one to another, relative ones, a standard
+    descriptor."""
+    (home / "mbox").write_bytes(SECRET)
+    link(tmp_path / "homes", home, "root")
+    link(tmp_path / "there", "./homes/", "root")
+    for path in ("there/mbox", "homes/../homes/./mbox", "there//mbox"):
+        done = p.ctl("import", "--dry-run", "alice", tmp_path / path)
+        assert b"1 message" in done.stdout
+    with open(home / "mbox", "rb") as mbox:
+        assert b"1 message" in p.ctl("import", "--dry-run", "alice", "/dev/stdin", stdin=mbox).stdout
+    link(tmp_path / "circle", "circle", "root")
+    done = p.ctl("import", "alice", tmp_path / "circle", check=False)
+    assert done.returncode == 66
+
+
+def test_export_through_a_link(p, home, tmp_path):
+    p.add("alice", MESSAGE)
+    (tmp_path / "empty").mkdir()
+    refused(p, "export", "alice", link(home / "out", tmp_path / "empty"), status=73)
+    refused(p, "export", "alice", home / "out/box", status=73)
+    assert list((tmp_path / "empty").iterdir()) == []
+    p.ctl("export", "alice", home / "box")
+    assert len(list((home / "box/new").iterdir())) == 1
