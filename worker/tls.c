@@ -415,7 +415,11 @@ SSL *tls_session(struct tls *tls, const struct tls_ticket_keys *keys)
     SSL *ssl = SSL_new(tls->identities[0].context);
     if (!ssl)
         return NULL;
-    if (SSL_set_app_data(ssl, (void *)(uintptr_t)keys) != 1) {
+    /* What sets the state has no way to say that it failed. Without memory it does, and OpenSSL 3.5
+     * crashes over what it leaves when the socket is put there. */
+    ERR_clear_error();
+    SSL_set_accept_state(ssl);
+    if (ERR_peek_error() != 0 || SSL_set_app_data(ssl, (void *)(uintptr_t)keys) != 1) {
         SSL_free(ssl);
         return NULL;
     }
@@ -423,6 +427,5 @@ SSL *tls_session(struct tls *tls, const struct tls_ticket_keys *keys)
         SSL_set_options(ssl, SSL_OP_NO_TICKET);
         SSL_set_num_tickets(ssl, 0);
     }
-    SSL_set_accept_state(ssl);
     return ssl;
 }
