@@ -386,6 +386,10 @@ static bool refuse_section(const char *section, const char *name, char *error, s
     for (size_t n = 0; (at = section_at(n, &key)) != NULL; before = at, n++)
         if (strcmp(at, before) != 0 && known_section(at, false) && !strstr(known, at))
             textlist_add_word(known, sizeof known, at);
+    if (!*section && !*name)
+        return base_refuse(error, size,
+                           "stands below no [section]; there are %s, tls NAME and domain NAME",
+                           known);
     return base_refuse(error, size,
                        "[%s%s%s]: no such section; there are %s, tls NAME and domain NAME", section,
                        *name ? " " : "", name, known);

@@ -147,7 +147,7 @@ def test_first_mistake_is_told(broken):
 
 def test_settings_before_a_section(broken):
     broken.config.write_text("hostname=x\n" + broken.config.read_text())
-    refused(broken, CONFIG, f"{broken.config}:1: []: no such section", "server")
+    refused(broken, CONFIG, f"{broken.config}:1: stands below no [section]", "server")
 
 
 def test_snippet_is_named(broken, tmp_path):

@@ -87,6 +87,10 @@ def test_from_installation_to_the_end(debian, newer):
     debian.write("/root/smoke", SMOKE.read_text(), 0o755)
     assert debian.run("/root/smoke").stdout
 
+    # Nothing is newer after that.
+    said = debian.run("dpkg-reconfigure", "poplar")
+    assert "from before" not in said.stdout + said.stderr
+
     # A later version comes under a session, and a configuration of the administrator's.
     debian.write(CONF, debian.path(CONF).read_text() + "\n[auth]\nfailure_delay=0\n")
     before, master = program(debian), debian.main_pid()

@@ -175,7 +175,7 @@ static void refusals(void **state)
         {"[serer]\nhostname=x\n", "poplar.conf:2: [serer]: no such section"},
         {"[server x]\nhostname=x\n", "[server x]: no such section"},
         {"[domain]\npam_service=x\n", "[domain]: no such section"},
-        {"hostname=x\n", "poplar.conf:1: []: no such section"},
+        {"hostname=x\n", "poplar.conf:1: stands below no [section]"},
         {"[server]\nnonsense\n", "poplar.conf:2: neither [section] nor key=value"},
         {"[server]\nstop_grace=5x\n", "not a time such as"},
         {"[server]\nstop_grace=-5\n", "not a time such as"},
