@@ -87,8 +87,13 @@ static short tls_wants(struct stream *s, int result)
 enum stream_outcome stream_start_tls(struct stream *s, SSL *tls)
 {
     s->tls = tls;
-    if (SSL_set_fd(tls, s->fd) != 1)
+    /* Not SSL_set_fd(): where OpenSSL was built for TLS in the kernel, that asks for it by
+     * setsockopt(), whether it is wanted or not, and the sandbox ends who does. */
+    BIO *socket = BIO_new(BIO_s_socket());
+    if (!socket)
         return fail(s, STREAM_TLS_FAILED);
+    BIO_set_fd(socket, s->fd, BIO_NOCLOSE);
+    SSL_set_bio(tls, socket, socket);
     for (;;) {
         ERR_clear_error();
         int result = SSL_do_handshake(tls);

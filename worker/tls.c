@@ -276,6 +276,8 @@ static int choose_protocol(SSL *ssl, const unsigned char **out, unsigned char *o
 
 static void set_options(SSL_CTX *c)
 {
+    /* openssl.cnf may set it; the sandbox forbids what it takes. */
+    SSL_CTX_clear_options(c, SSL_OP_ENABLE_KTLS);
     SSL_CTX_set_options(c, SSL_OP_NO_RENEGOTIATION | SSL_OP_CLEANSE_PLAINTEXT |
                                SSL_OP_NO_COMPRESSION | SSL_OP_CIPHER_SERVER_PREFERENCE |
                                SSL_OP_PRIORITIZE_CHACHA);

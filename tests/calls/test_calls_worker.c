@@ -647,7 +647,7 @@ static void test_stream(void **state)
 
     SSL_CTX *context = SSL_CTX_new(TLS_server_method());
     open_stream();
-    calls_break("SSL_set_fd", 1, 0);
+    calls_break("BIO_new", 1, 0);
     assert_int_equal(stream_start_tls(&stream, SSL_new(context)), STREAM_TLS_FAILED);
     assert_true(calls_mend());
     close_stream();

@@ -517,3 +517,12 @@ def test_71_reload_with_another_certificates_key(server, tmp_path):
     client = p.login()
     assert client.stat()[0] == 1
     client.quit()
+
+
+def test_no_tls_in_the_kernel():
+    """These ask the kernel for it, where OpenSSL was built for that, as some distributions do: the
+    sandbox ends who does."""
+    named = subprocess.run(["nm", "-D", "--undefined-only", poplar.BINARIES / "poplar-worker"],
+                           check=True, capture_output=True, text=True).stdout
+    assert "SSL_set_bio" in named
+    assert "SSL_set_fd" not in named and "BIO_new_socket" not in named
