@@ -63,7 +63,8 @@ enum store_outcome backup_write(struct maildrop *maildrop, const char *path,
     struct maildrop_totals totals;
     sqlite3 *file = NULL;
     enum store_outcome outcome = STORE_OK;
-    int rc = sqlite3_open_v2(path, &file, SQLITE_OPEN_READWRITE, "unix");
+    const bool opened = strncmp(path, VFS_OPENED, strlen(VFS_OPENED)) == 0;
+    int rc = sqlite3_open_v2(path, &file, SQLITE_OPEN_READWRITE, opened ? VFS_NAME : "unix");
 
     /* Nobody else has this file, and one that is not finished is thrown away. */
     if (rc == SQLITE_OK)

@@ -13,8 +13,9 @@
  * STORE_SOURCE. May be NULL. */
 typedef bool backup_progress(void *context, uint64_t done, uint64_t pages);
 
-/* Copy a maildrop as of one moment into an existing, empty file. Sessions and deliveries go on. The
- * file is not synced. What failed stands in maildrop_error(). */
+/* Copy a maildrop as of one moment into an existing, empty file. Sessions and deliveries go on.
+ * Where others may change what `path` leads to, it begins with VFS_OPENED (store/vfs.h). The file
+ * is not synced. What failed stands in maildrop_error(). */
 enum store_outcome backup_write(struct maildrop *maildrop, const char *path,
                                 backup_progress *progress, void *context);
 

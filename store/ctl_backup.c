@@ -83,7 +83,8 @@ static int write_backup(struct ctl_maildrop *maildrop, const char *path, struct 
     if (status)
         return status;
     ctl_progress_begin(&progress, verb, 0);
-    enum store_outcome outcome = backup_write(maildrop->store, file.name, show_progress, &progress);
+    enum store_outcome outcome =
+        backup_write(maildrop->store, file.opened, show_progress, &progress);
     ctl_progress_hide(&progress);
     status = outcome == STORE_OK ? ctl_unfinished_finish(&file, &stamp)
                                  : ctl_open_failed(maildrop, outcome, "backup");
@@ -106,6 +107,15 @@ static int report(const struct ctl *ctl, const char *name, const char *path, boo
     return 0;
 }
 
+static int make_directory(const char *path)
+{
+    int fd = ctl_path_open(path, O_RDONLY | O_DIRECTORY | O_CREAT), error = errno;
+    base_close(fd);
+    return fd >= 0          ? 0
+           : error == ELOOP ? ctl_fail(EX_CANTCREAT, "%s: %s", path, ctl_path_fault(error))
+                            : ctl_write_failed(path, error);
+}
+
 /* One of all: DIR/NAME/mail.db, NAME as the maildrop's own directory is called. */
 static int backup_one(struct ctl *ctl, struct ctl_maildrop *maildrop, bool many)
 {
@@ -116,8 +126,8 @@ static int backup_one(struct ctl *ctl, struct ctl_maildrop *maildrop, bool many)
                       : base_strdup(ctl->words[1]);
     bool unchanged = many && is_unchanged(path, changed);
     int status = 0;
-    if (folder && mkdir(folder, 0700) < 0 && errno != EEXIST)
-        status = ctl_write_failed(folder, errno);
+    if (folder)
+        status = make_directory(folder);
     if (!status && !unchanged)
         status = write_backup(maildrop, path, time_of_backup(changed), "backing up");
     if (!status)
@@ -130,10 +140,9 @@ static int backup_one(struct ctl *ctl, struct ctl_maildrop *maildrop, bool many)
 
 int ctl_mailbox_backup(struct ctl *ctl)
 {
-    if (ctl->options & CTL_ALL && mkdir(ctl->words[0], 0700) < 0 && errno != EEXIST)
-        return ctl_write_failed(ctl->words[0], errno);
+    int status = ctl->options & CTL_ALL ? make_directory(ctl->words[0]) : 0;
     ctl_signals_catch();
-    return ctl_signals_end(ctl_drops_each(ctl, 0, backup_one));
+    return status ? status : ctl_signals_end(ctl_drops_each(ctl, 0, backup_one));
 }
 
 static bool say_damage(void *context, const char *damage, uint64_t octets)

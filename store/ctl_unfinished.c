@@ -1,14 +1,15 @@
 /*
  * ctl_unfinished.c - see ctl_unfinished.h. Runs in poplarctl, usually as root, in a directory that
- * may belong to a user: no link is followed.
+ * may belong to a user: it is reached once, and below it no link is followed.
  */
 #include "store/ctl_unfinished.h"
 #include "store/ctl.h"
+#include "store/ctl_path.h"
 #include "store/lock.h"
+#include "store/vfs.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <libgen.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/stat.h>
@@ -18,36 +19,37 @@
 /* The octet that is locked by who writes it. */
 static const enum maildrop_lock_byte writer = MAILDROP_LOCK_SESSION;
 
-static bool is_at(const char *path, int fd)
+static bool is_at(int directory, const char *name, int fd)
 {
     struct stat named, opened;
-    return lstat(path, &named) == 0 && fstat(fd, &opened) == 0 && named.st_ino == opened.st_ino &&
-           named.st_dev == opened.st_dev;
+    return fstatat(directory, name, &named, AT_SYMLINK_NOFOLLOW) == 0 && fstat(fd, &opened) == 0 &&
+           named.st_ino == opened.st_ino && named.st_dev == opened.st_dev;
 }
 
 /* Remove what an earlier one left behind. False and errno, EAGAIN where somebody is at work on it.
  */
-static bool remove_leftover(const char *path)
+static bool remove_leftover(int directory, const char *name)
 {
-    int fd = open(path, O_RDWR | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+    int fd = openat(directory, name, O_RDWR | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
     bool busy = fd >= 0 && lock_acquire(fd, writer, 0) == STORE_BUSY, removed = true;
     if (busy)
         errno = EAGAIN;
-    else if (fd < 0 || is_at(path, fd)) /* else it was just finished, and renamed */
-        removed = unlink(path) == 0 || errno == ENOENT;
+    else if (fd < 0 || is_at(directory, name, fd)) /* else it was just finished, and renamed */
+        removed = unlinkat(directory, name, 0) == 0 || errno == ENOENT;
     base_close(fd);
     return removed && !busy;
 }
 
 /* It is locked for as long as it is open, since two at once would rename each other's; SQLite locks
  * other octets of it. -1 and errno, as above. */
-static int make_locked(const char *path)
+static int make_locked(int directory, const char *name)
 {
+    const int flags = O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC;
     int fd;
     do
-        fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
-    while (fd < 0 && errno == EEXIST && remove_leftover(path));
-    if (fd >= 0 && (lock_acquire(fd, writer, 0) == STORE_BUSY || !is_at(path, fd))) {
+        fd = openat(directory, name, flags, 0600);
+    while (fd < 0 && errno == EEXIST && remove_leftover(directory, name));
+    if (fd >= 0 && (lock_acquire(fd, writer, 0) == STORE_BUSY || !is_at(directory, name, fd))) {
         close(fd); /* another took it for a leftover before it was locked */
         fd = -1;
         errno = EAGAIN;
@@ -57,41 +59,49 @@ static int make_locked(const char *path)
 
 int ctl_unfinished_make(const char *path, bool replaces, struct ctl_unfinished *made)
 {
+    struct ctl_unfinished f = {.path = base_strdup(path), .fd = -1, .replaces = replaces};
     struct stat about;
     int status = 0;
+    f.directory = ctl_path_open_parent(f.path, &f.last);
+    f.name = base_format("%s.unfinished", f.last);
+    f.opened = base_format("%s%d/%s", VFS_OPENED, f.directory, f.name);
+    if (f.directory < 0)
+        status = ctl_fail(EX_CANTCREAT, "%s: %s", path, ctl_path_fault(errno));
     /* What comes to be there later is met when the file gets its name. */
-    if (!replaces && lstat(path, &about) == 0)
-        return ctl_write_failed(path, EEXIST);
-    char *name = base_format("%s.unfinished", path);
-    int fd = make_locked(name);
-    if (fd >= 0)
-        *made = (struct ctl_unfinished){base_strdup(path), name, fd, replaces};
-    else if (errno == EAGAIN)
+    else if (!replaces && fstatat(f.directory, f.last, &about, AT_SYMLINK_NOFOLLOW) == 0)
+        status = ctl_write_failed(path, EEXIST);
+    else if ((f.fd = make_locked(f.directory, f.name)) < 0 && errno == EAGAIN)
         status = ctl_fail(EX_TEMPFAIL, "%s: another poplarctl writes it; try again", path);
-    else
-        status = ctl_write_failed(name, errno);
-    if (status)
-        free(name);
+    else if (f.fd < 0)
+        status = ctl_write_failed(path, errno);
+    if (!status) {
+        *made = f;
+        return 0;
+    }
+    base_close(f.directory);
+    free(f.path);
+    free(f.name);
+    free(f.opened);
     return status;
 }
 
 static bool give_name(const struct ctl_unfinished *file)
 {
+    int directory = file->directory;
     if (file->replaces)
-        return rename(file->name, file->path) == 0;
-    if (renameat2(AT_FDCWD, file->name, AT_FDCWD, file->path, RENAME_NOREPLACE) == 0)
+        return renameat(directory, file->name, directory, file->last) == 0;
+    if (renameat2(directory, file->name, directory, file->last, RENAME_NOREPLACE) == 0)
         return true;
     /* Not every file system can do that. */
-    return errno == EINVAL && link(file->name, file->path) == 0 && unlink(file->name) == 0;
+    return errno == EINVAL && linkat(directory, file->name, directory, file->last, 0) == 0 &&
+           unlinkat(directory, file->name, 0) == 0;
 }
 
-static bool sync_folder(const char *path)
+static bool sync_folder(int directory)
 {
-    char *copy = base_strdup(path);
-    int fd = open(dirname(copy), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    int fd = openat(directory, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     bool synced = fd >= 0 && fsync(fd) == 0;
     base_close(fd);
-    free(copy);
     return synced;
 }
 
@@ -103,7 +113,7 @@ int ctl_unfinished_finish(struct ctl_unfinished *file, const struct timespec *st
         return ctl_write_failed(file->path, errno);
     free(file->name);
     file->name = NULL;
-    return sync_folder(file->path) ? 0 : ctl_write_failed(file->path, errno);
+    return sync_folder(file->directory) ? 0 : ctl_write_failed(file->path, errno);
 }
 
 void ctl_unfinished_end(struct ctl_unfinished *file)
@@ -111,9 +121,11 @@ void ctl_unfinished_end(struct ctl_unfinished *file)
     if (!file->path)
         return;
     if (file->name)
-        unlink(file->name);
+        unlinkat(file->directory, file->name, 0);
     base_close(file->fd);
+    base_close(file->directory);
     free(file->name);
+    free(file->opened);
     free(file->path);
     *file = (struct ctl_unfinished){0};
 }

@@ -9,9 +9,13 @@
 #include <time.h>
 
 struct ctl_unfinished {
-    char *path, *name; /* to be, and as it is called meanwhile */
-    int fd;            /* open to read and write */
-    bool replaces;     /* what is there under its name */
+    char *path; /* to be; below, its last name */
+    const char *last;
+    char *name;    /* as it is called meanwhile, in the same directory */
+    char *opened;  /* a path to it for SQLite, by the directory's descriptor (VFS_OPENED) */
+    int directory; /* which somebody else may own */
+    int fd;        /* open to read and write */
+    bool replaces; /* what is there under its name */
 };
 
 /* Make it; what an earlier one left behind goes. 0, or an exit status after saying why: there is

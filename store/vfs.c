@@ -277,7 +277,8 @@ static int full_path(sqlite3_vfs *vfs, const char *name, int size, char *path)
     const size_t length = strlen(name);
 
     (void)vfs;
-    if (strncmp(name, VFS_FOLDER, strlen(VFS_FOLDER)) != 0)
+    bool opened = !self.granted_only && strncmp(name, VFS_OPENED, strlen(VFS_OPENED)) == 0;
+    if (!opened && strncmp(name, VFS_FOLDER, strlen(VFS_FOLDER)) != 0)
         return self.granted_only ? SQLITE_CANTOPEN
                                  : self.unix_vfs->xFullPathname(self.unix_vfs, name, size, path);
     if (length >= (size_t)size)

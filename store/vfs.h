@@ -13,6 +13,11 @@
 #define VFS_NAME   "poplar"
 #define VFS_FOLDER "/granted/" /* where granted files seem to be; never a real path */
 
+/* A path below a directory that the caller has open, in /proc: it is taken as it stands. SQLite's
+ * own layer would ask where that directory is, and go there by its name. No link is followed at its
+ * end. */
+#define VFS_OPENED "/proc/self/fd/"
+
 /* Replace SQLite's path calls and register the VFS as its default. `granted_only`: no path ever
  * reaches the kernel. A second call changes nothing but may add `granted_only`. */
 enum store_outcome vfs_install(bool granted_only);

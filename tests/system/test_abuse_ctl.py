@@ -10,6 +10,7 @@ import struct
 import pytest
 
 from poplar import make_maildir
+from test_ctl_careless import Held, preloads
 
 pytestmark = pytest.mark.accounts
 
@@ -115,3 +116,43 @@ def test_export_through_a_link(p, home, tmp_path):
     assert list((tmp_path / "empty").iterdir()) == []
     p.ctl("export", "alice", home / "box")
     assert len(list((home / "box/new").iterdir())) == 1
+
+
+def held_at_open(p, path):
+    """A backup, where its file is there and is opened once more."""
+    for number in range(1, 50):
+        held = Held(p, "open", "mailbox", "backup", "alice", path, number=number)
+        if path.with_name(path.name + ".unfinished").exists():
+            return held
+        held.go_on()
+        path.unlink()
+    raise AssertionError("it is not opened")
+
+
+@preloads
+def test_a_backup_in_the_place_of_others(p, home, tmp_path):
+    """The directory is the user's, who changes it while the backup is written."""
+    p.add("alice", MESSAGE)
+    p.add("bob", MESSAGE)
+    bobs = p.maildrop("bob") / "mail.db"
+    before = bobs.read_bytes()
+    link(home / "there", bobs.parent)
+    for path in (home / "there/mail.db", link(home / "d", bobs.parent) / "x"):
+        done = p.ctl("mailbox", "backup", "alice", path, check=False)
+        assert done.returncode == 73 and LINK in done.stderr
+    assert p.ctl("mailbox", "backup", "--all", home / "there", check=False).returncode == 73
+    # When SQLite is about to open what it writes to.
+    held = held_at_open(p, home / "b")
+    (home / "b.unfinished").rename(home / "mine")
+    link(home / "b.unfinished", bobs)
+    held.go_on()
+    assert bobs.read_bytes() == before
+    # The same with the directory.
+    (home / "b").mkdir()
+    held = held_at_open(p, home / "b/mail.db")
+    (home / "b").rename(home / "moved")
+    link(home / "b", bobs.parent)
+    shutil.copy(bobs, bobs.parent / "mail.db.unfinished")
+    assert held.go_on()[0] == 0
+    assert bobs.read_bytes() == (bobs.parent / "mail.db.unfinished").read_bytes() == before
+    assert [path.name for path in (home / "moved").iterdir()] == ["mail.db"]
