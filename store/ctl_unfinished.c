@@ -57,6 +57,15 @@ static int make_locked(int directory, const char *name)
     return fd;
 }
 
+static int cannot_make(const char *path)
+{
+    int error = errno;
+    char *name = base_format("%s.unfinished", path);
+    int status = ctl_write_failed(name, error);
+    free(name);
+    return status;
+}
+
 int ctl_unfinished_make(const char *path, bool replaces, struct ctl_unfinished *made)
 {
     struct ctl_unfinished f = {.path = base_strdup(path), .fd = -1, .replaces = replaces};
@@ -73,7 +82,7 @@ int ctl_unfinished_make(const char *path, bool replaces, struct ctl_unfinished *
     else if ((f.fd = make_locked(f.directory, f.name)) < 0 && errno == EAGAIN)
         status = ctl_fail(EX_TEMPFAIL, "%s: another poplarctl writes it; try again", path);
     else if (f.fd < 0)
-        status = ctl_write_failed(path, errno);
+        status = cannot_make(path);
     if (!status) {
         *made = f;
         return 0;
