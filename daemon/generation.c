@@ -133,7 +133,7 @@ void generation_serve(struct master *m, struct generation *g)
 {
     m->nursery_retry = sd_event_source_disable_unref(m->nursery_retry);
     if (m->current)
-        m->counts[COUNT_RETIRED + m->current->outlived]++;
+        m->counts[proto_count_of(COUNT_RETIRED, m->current->outlived)]++;
     m->current = g;
     /* Also one that was started meanwhile, by the configuration before, and is not ready yet. */
     for (struct generation *other = m->generations, *next; other; other = next) {
@@ -258,7 +258,7 @@ void generation_reaped(struct master *m, struct generation *g, int status)
     if (!g->ready || base_now_ms() - g->born < 1000)
         m->nursery_failures++;
     log_line(LOG_ERR, LOG_EVENT_CRASH, NULL, "%s", why);
-    m->counts[COUNT_RETIRED + RETIRED_LOST] += g == m->current;
+    m->counts[proto_count_of(COUNT_RETIRED, RETIRED_LOST)] += g == m->current;
     generation_retire(m, g, crashed);
     generation_replace(m, why);
 }

@@ -210,7 +210,7 @@ static void settle(struct master *m, const struct attempt *t, struct worker *w, 
         return;
     }
     if (w && w->channel.state == STATE_DELIVERY)
-        m->counts[COUNT_RECIPIENT + outcome]++;
+        m->counts[proto_count_of(COUNT_RECIPIENT, outcome)]++;
     if (t->service != SERVE_LOGIN || (!w && !is_delayed(outcome)))
         return; /* of a grant, nobody's state changes */
     status_login(m, outcome, (base_now_us() - t->asked) / 1000);

@@ -258,6 +258,12 @@ enum proto_count {
     COUNTS
 };
 
+/* Where in them the one of a kind stands: proto_count_of(COUNT_LOGIN, LOGIN_OK). */
+static inline unsigned proto_count_of(enum proto_count first, unsigned which)
+{
+    return first + which;
+}
+
 /* Exit statuses of children; beside these, sysexits.h. The status is the verdict: the master
  * reads nothing else of an ended child. */
 enum proto_exit {

@@ -16,9 +16,9 @@ void status_login(struct master *m, unsigned outcome, uint64_t ms)
     unsigned class = 0;
     while (proto_latency_bound(class) && ms > proto_latency_bound(class))
         class ++;
-    m->counts[COUNT_LATENCY + class]++;
+    m->counts[proto_count_of(COUNT_LATENCY, class)]++;
     m->counts[COUNT_LOGIN_MS] += ms;
-    m->counts[COUNT_LOGIN + outcome]++;
+    m->counts[proto_count_of(COUNT_LOGIN, outcome)]++;
 }
 
 /* What holds now, beside what was counted. */
@@ -54,8 +54,8 @@ void status_line(struct master *m, char *text, size_t size)
     uint64_t failed = 0;
     look(m);
     for (unsigned i = LOGIN_OK + 1; i < LOGIN_OUTCOMES; i++)
-        failed += c[COUNT_LOGIN + i];
-    const uint64_t logins = c[COUNT_LOGIN + LOGIN_OK];
+        failed += c[proto_count_of(COUNT_LOGIN, i)];
+    const uint64_t logins = c[proto_count_of(COUNT_LOGIN, LOGIN_OK)];
     snprintf(text, size,
              "%" PRIu64 " session%s (%" PRIu64 " logged in), %" PRIu64 " waiting, %" PRIu64
              " idle worker%s, %" PRIu64 " auth process%s (%" PRIu64 " busy); since start: %" PRIu64
@@ -193,7 +193,7 @@ void status_summary(struct master *m, struct worker *w, struct message *message)
     m->counts[COUNT_COPIES_DEFERRED] += lmtp ? deferred : 0;
     m->counts[COUNT_OCTETS_IN] += in;
     m->counts[COUNT_OCTETS_OUT] += out;
-    m->counts[COUNT_ENDED + (reason < END_REASONS ? reason : 0)]++;
+    m->counts[proto_count_of(COUNT_ENDED, reason < END_REASONS ? reason : 0)]++;
     if (lmtp)
         snprintf(later, sizeof later, " deferred=%" PRIu64, deferred);
     else

@@ -424,7 +424,7 @@ void workers_reaped(struct master *m, struct worker *w, int status)
         base_random(m->ticket_key, sizeof m->ticket_key);
         base_random(m->old_ticket_key, sizeof m->old_ticket_key);
         m->nursery_failures += served && base_now_ms() - g->born < 1000;
-        m->counts[COUNT_RETIRED + RETIRED_CRASH] += served;
+        m->counts[proto_count_of(COUNT_RETIRED, RETIRED_CRASH)] += served;
         generation_retire(m, g, true); /* who shares the layout ends, also of one retired before */
         if (served)
             generation_replace(m, "a worker crashed");

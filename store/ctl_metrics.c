@@ -224,7 +224,7 @@ static void put_latencies(const struct printing *p, const uint64_t *counts)
     for (unsigned i = 0; i < PROTO_LATENCIES; i++) {
         unsigned bound = proto_latency_bound(i);
         snprintf(text, sizeof text, "%u.%03u", bound / 1000, bound % 1000);
-        sum += counts[COUNT_LATENCY + i];
+        sum += counts[proto_count_of(COUNT_LATENCY, i)];
         put_number(p, name, "_bucket", "le", bound ? text : "+Inf", sum);
     }
     put_number(p, name, "_count", NULL, NULL, sum);

@@ -31,7 +31,7 @@ static uint64_t failed_logins(const uint64_t *counts)
 {
     uint64_t failed = 0;
     for (unsigned i = LOGIN_OK + 1; i < LOGIN_OUTCOMES; i++)
-        failed += counts[COUNT_LOGIN + i];
+        failed += counts[proto_count_of(COUNT_LOGIN, i)];
     return failed;
 }
 
@@ -72,8 +72,8 @@ static void print_counts(const uint64_t *c)
            count(c, COUNT_LOGINS_QUEUED), base_plural(c[COUNT_LOGINS_QUEUED]));
     printf("%-12s %llu connection%s, %llu refused; %llu login%s, %ju failed, %llu throttled\n",
            "since start", count(c, COUNT_CONNECTIONS), base_plural(c[COUNT_CONNECTIONS]),
-           count(c, COUNT_REFUSED), count(c, COUNT_LOGIN + LOGIN_OK),
-           base_plural(c[COUNT_LOGIN + LOGIN_OK]), (uintmax_t)failed_logins(c),
+           count(c, COUNT_REFUSED), count(c, proto_count_of(COUNT_LOGIN, LOGIN_OK)),
+           base_plural(c[proto_count_of(COUNT_LOGIN, LOGIN_OK)]), (uintmax_t)failed_logins(c),
            count(c, COUNT_LOGINS_THROTTLED));
     printf("%-12s %llu message%s retrieved, %llu deleted, %llu delivered\n", "",
            count(c, COUNT_MESSAGES_RETRIEVED), base_plural(c[COUNT_MESSAGES_RETRIEVED]),
@@ -128,7 +128,7 @@ static json_t *make_counts(const uint64_t *counts)
     for (size_t i = 0; i < ARRAY_SIZE(numbers); i++)
         set_number(object, numbers[i].part, numbers[i].name, counts[numbers[i].count]);
     for (unsigned i = 0; i < LOGIN_OUTCOMES; i++)
-        set_number(object, "logins", proto_outcome_name(i), counts[COUNT_LOGIN + i]);
+        set_number(object, "logins", proto_outcome_name(i), counts[proto_count_of(COUNT_LOGIN, i)]);
     json_object_set_new(object, "stopping", json_boolean(counts[COUNT_STOPPING]));
     return object;
 }

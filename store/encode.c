@@ -119,7 +119,7 @@ static void put_b(struct encode *e, const char *text, size_t size)
     for (size_t i = 0; i < size; i += 3) {
         const size_t n = size - i < 3 ? size - i : 3;
         unsigned long bits = 0;
-        char group[4] = "====";
+        char group[] = {'=', '=', '=', '='};
 
         for (size_t j = 0; j < 3; j++)
             bits = bits << 8 | (j < n ? (unsigned char)text[i + j] : 0UL);

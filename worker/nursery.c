@@ -64,7 +64,7 @@ static void warm_up(struct child *child)
     }
     /* The spool of a delivery moves its grant up. */
     outcome = maildrop_library_warm(maildrop_template, maildrop_template_size, MAILDROP_SESSIONS,
-                                    PROTO_FD_GRANT + MAILDROP_DB);
+                                    (int)PROTO_FD_GRANT + MAILDROP_DB);
     if (outcome == STORE_OK)
         outcome = maildrop_library_warm(maildrop_template, maildrop_template_size,
                                         MAILDROP_DELIVERIES, PROTO_FD_GRANT + 1 + MAILDROP_DB);

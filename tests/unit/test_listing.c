@@ -4,6 +4,7 @@
  */
 #include "one_drop.h"
 
+#include "between.h"
 #include "store/backup.h"
 #include "store/check.h"
 #include "store/listing.h"
@@ -84,7 +85,7 @@ static void expect_rows(struct maildrop *m)
         assert_string_equal(uidl, (const char *)sqlite3_column_text(rows, 4));
         assert_string_equal(uidl, test_uidl(snapshot, n));
         assert_int_equal(maildrop_snapshot_position(snapshot, entry->id), n + 1);
-        assert_in_range(maildrop_snapshot_position(snapshot, entry->id - 1), 0, n);
+        assert_true(is_between(maildrop_snapshot_position(snapshot, entry->id - 1), 0, n));
     }
     sqlite3_finalize(rows);
     assert_null(maildrop_walk_next(&walk));
@@ -296,7 +297,7 @@ static void test_any_octets(void **state)
             char uidl[MAILDROP_UIDL_MAX + 1];
 
             assert_true(at > octets && at <= octets + length && entry.id >= 0);
-            assert_in_range(maildrop_entry_uidl(&entry, uidl), 1, MAILDROP_UIDL_MAX);
+            assert_true(is_between(maildrop_entry_uidl(&entry, uidl), 1, MAILDROP_UIDL_MAX));
         }
         free(octets);
     }

@@ -31,13 +31,13 @@ static void latencies(void **state)
         uint64_t bound = proto_latency_bound(i);
         uint64_t ms = bound ? bound : UINT64_C(86400000);
         status_login(m, LOGIN_OK, ms);
-        assert_int_equal(m->counts[COUNT_LATENCY + i], i == 0 ? 1 : 2);
+        assert_int_equal(m->counts[proto_count_of(COUNT_LATENCY, i)], i == 0 ? 1 : 2);
         if (bound > 0)
             status_login(m, LOGIN_DENIED, ms + 1);
         sum += bound ? 2 * ms + 1 : ms;
     }
-    assert_int_equal(m->counts[COUNT_LOGIN + LOGIN_OK], PROTO_LATENCIES);
-    assert_int_equal(m->counts[COUNT_LOGIN + LOGIN_DENIED], PROTO_LATENCIES - 1);
+    assert_int_equal(m->counts[proto_count_of(COUNT_LOGIN, LOGIN_OK)], PROTO_LATENCIES);
+    assert_int_equal(m->counts[proto_count_of(COUNT_LOGIN, LOGIN_DENIED)], PROTO_LATENCIES - 1);
     assert_int_equal(m->counts[COUNT_LOGIN_MS], sum);
     status_login(m, LOGIN_OK, 0);
     assert_int_equal(m->counts[COUNT_LATENCY], 2);
