@@ -12,6 +12,7 @@
 #include <libgen.h>
 #include <limits.h>
 #include <linux/capability.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -145,6 +146,7 @@ int main(int argc, char **argv)
     m.config_file = realpath(options.config_file, NULL);
     if (!m.config_file)
         fatal(EX_CONFIG, "%s: %s", options.config_file, strerror(errno));
+    signal(SIGXFSZ, SIG_IGN); /* children too: a file that is too large is an error, no crash */
     umask(0022);
     raise_descriptor_limit();
     bound_privileges();

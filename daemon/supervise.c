@@ -253,7 +253,6 @@ int supervise_run(struct master *m)
         sigaddset(&blocked, signals[i]);
     sigprocmask(SIG_BLOCK, &blocked, NULL);
     signal(SIGPIPE, SIG_IGN);
-    signal(SIGXFSZ, SIG_IGN); /* children too: a file that is too large is an error, no crash */
     /* Whoever started us may have ignored it: children would then vanish without a word. */
     signal(SIGCHLD, SIG_DFL);
     if (sd_event_new(&m->event) < 0)

@@ -6,6 +6,7 @@
 #include "daemon/configfile.h"
 #include "store/ctl_command.h"
 
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sysexits.h>
@@ -37,6 +38,7 @@ int main(int argc, char **argv)
     char error[512];
 
     base_hold_standard();
+    signal(SIGXFSZ, SIG_IGN); /* a file that is too large is an error */
     int status = ctl_command_parse(&ctl, argc - 1, argv + 1, &command, error, sizeof error);
     if (status)
         ctl_fail(status, "%s", error);

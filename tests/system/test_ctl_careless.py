@@ -138,6 +138,20 @@ def test_a_maildrop_goes_meanwhile(p, tmp_path, words):
     assert (status, err) == (0, ""), out
 
 
+def test_files_may_not_grow(p, tmp_path):
+    """As under ulimit -f: a file that may not is like a disk that is full, with nothing half done."""
+    p.add("alice", b"Subject: large\r\n\r\n" + b"x\r\n" * 100000)
+    for words in (["message", "add", "alice"], ["export", "alice", tmp_path / "a"],
+                  ["mailbox", "backup", "alice", tmp_path / "b"]):
+        done = subprocess.run(["prlimit", "--fsize=65536", poplar.BUILD / "poplarctl", "--config",
+                               p.config, *words], input=b"y" * 100000, capture_output=True)
+        assert done.returncode in (73, 74, 75) and done.stderr, (words, done)
+        assert done.stderr.count(b"\n") == 1, done.stderr
+    assert not list(tmp_path.glob("b*")) and not [f for f in (tmp_path / "a").rglob("*")
+                                                  if f.is_file()]
+    assert subjects(p, "alice") == ["Subject: large"]
+
+
 @pytest.mark.native("it starts four hundred programs")
 def test_nobody_reads_what_is_said(p, tmp_path):
     """As in a pager: whoever else has mail for the maildrop does not wait for that."""
