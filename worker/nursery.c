@@ -81,7 +81,7 @@ static void set_up_tls(struct child *child, struct tls *tls)
     if (!tls_complete(tls, child->config, text, sizeof text))
         give_up(child, EX_CONFIG, text);
     for (size_t n = 0; n < tls_count(tls); n++) {
-        if (tls_expired(tls, n, text, sizeof text))
+        if (tls_is_untimely(tls, n, text, sizeof text))
             child_log(&child->control, LOG_WARNING, "%s", text);
         message_begin(&m, PROTO_EXPIRES);
         message_put_u32(&m, (uint32_t)n);

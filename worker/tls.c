@@ -211,17 +211,19 @@ static bool refuse_identity(const struct identity *id, const struct config *conf
     return false;
 }
 
-bool tls_expired(const struct tls *tls, size_t n, char *text, size_t size)
+bool tls_is_untimely(const struct tls *tls, size_t n, char *text, size_t size)
 {
     const struct identity *id = &tls->identities[n];
-    const ASN1_TIME *end = X509_get0_notAfter(id->leaf);
+    const ASN1_TIME *begin = X509_get0_notBefore(id->leaf), *end = X509_get0_notAfter(id->leaf);
+    bool early = X509_cmp_current_time(begin) > 0, late = X509_cmp_current_time(end) < 0;
     struct tm when;
-    if (X509_cmp_current_time(end) >= 0 || ASN1_TIME_to_tm(end, &when) != 1)
+    if ((!early && !late) || ASN1_TIME_to_tm(early ? begin : end, &when) != 1)
         return false;
     snprintf(text, size,
-             "%s: the certificate expired on %04d-%02d-%02d; it is used, but clients will refuse "
-             "it: renew it, then reload",
-             id->path, when.tm_year + 1900, when.tm_mon + 1, when.tm_mday);
+             "%s: the certificate %s %04d-%02d-%02d; it is used, but clients will refuse it: %s",
+             id->path, early ? "is not valid before" : "expired on", when.tm_year + 1900,
+             when.tm_mon + 1, when.tm_mday,
+             early ? "see whether the clock is right" : "renew it, then reload");
     return true;
 }
 

@@ -35,11 +35,11 @@ bool tls_add(void *context, const char *name, const char *path, int chain_fd, in
 bool tls_complete(struct tls *tls, const struct config *config, char *error, size_t error_size);
 
 /* How many certificates there are; when the n-th, from 0, expires, in seconds since the epoch (0:
- * it does not say); and whether it has, with a line about it: one that expired is still served, for
- * not to answer at all is worse. */
+ * it does not say); and whether it has, or is not valid yet, with a line about it: such a one is
+ * still served, for not to answer at all is worse. */
 size_t tls_count(const struct tls *tls);
 uint64_t tls_expires(const struct tls *tls, size_t n);
-bool tls_expired(const struct tls *tls, size_t n, char *text, size_t size);
+bool tls_is_untimely(const struct tls *tls, size_t n, char *text, size_t size);
 
 /* Whether there is any certificate. */
 bool tls_available(const struct tls *tls);

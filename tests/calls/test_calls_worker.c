@@ -76,7 +76,7 @@ static int make_tls(void)
         return calls_say(error);
     if (tls_expires(tls, 0) == 0)
         return calls_say("no end");
-    int status = tls_expired(tls, 0, text, sizeof text) ? CALLS_DONE_WRONG : 0;
+    int status = tls_is_untimely(tls, 0, text, sizeof text) ? CALLS_DONE_WRONG : 0;
     tls_free(tls);
     config_free(config);
     return status;

@@ -328,10 +328,33 @@ static void test_an_expired_certificate_serves(void **state)
     certificate_make("b.example.org", fds);
     add(tls, "net", "/etc/net.pem", fds);
     assert_true(tls_complete(tls, config, error, sizeof error));
-    assert_true(tls_expired(tls, 0, error, sizeof error));
+    assert_true(tls_is_untimely(tls, 0, error, sizeof error));
     assert_non_null(strstr(error, "/etc/a.pem: the certificate expired on "));
-    assert_false(tls_expired(tls, 1, error, sizeof error));
+    assert_false(tls_is_untimely(tls, 1, error, sizeof error));
     assert_true(connects(tls, 0, NULL));
+    tls_free(tls);
+    config_free(config);
+}
+
+/* As after a start with a clock that is behind. */
+static void test_a_certificate_of_tomorrow_serves(void **state)
+{
+    int fds[2];
+    struct tls *tls = tls_new();
+    struct config *config = configure(NULL, NULL);
+    (void)state;
+    struct certificate c = certificate_issue(NULL, EVP_EC_gen("P-256"), 3600, 86400,
+                                             (const char *[]){"CN=a.example.org", NULL});
+    BIO *secret = BIO_new(BIO_s_mem());
+    PEM_write_bio_PrivateKey(secret, c.key, NULL, NULL, 0, NULL, NULL);
+    fds[0] = certificate_pem(&c, 1);
+    fds[1] = certificate_file(secret);
+    add(tls, "", "/etc/a.pem", fds);
+    assert_true(tls_complete(tls, config, error, sizeof error));
+    assert_true(tls_is_untimely(tls, 0, error, sizeof error));
+    assert_non_null(strstr(error, "/etc/a.pem: the certificate is not valid before "));
+    assert_true(connects(tls, 0, NULL));
+    certificate_release(&c);
     tls_free(tls);
     config_free(config);
 }
@@ -701,6 +724,7 @@ int main(void)
         cmocka_unit_test(test_key_in_the_same_file),
         cmocka_unit_test(test_bad_files),
         cmocka_unit_test(test_an_expired_certificate_serves),
+        cmocka_unit_test(test_a_certificate_of_tomorrow_serves),
         cmocka_unit_test(test_ten_thousand_names),
         cmocka_unit_test(test_client_names),
         cmocka_unit_test(test_client_name_with_nul),
