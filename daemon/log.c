@@ -2,22 +2,33 @@
  * log.c - one line at a time to the journal, syslog or stderr. Runs in the master, as root; what it
  * writes was escaped before, and is limited here. A control character that got this far is some
  * child's attempt to write a line of its own.
+ *
+ * Never waits: journald behind a disk that hangs, or a pipe that nobody reads, would hold up
+ * everybody. That is why the libraries' own calls, which wait, are not used.
  */
-#define SD_JOURNAL_SUPPRESS_LOCATION /* where in log.c this is helps nobody */
 #include "daemon/log.h"
 #include "daemon/config.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
-#include <systemd/sd-journal.h>
+#include <sys/un.h>
+#include <time.h>
 #include <unistd.h>
 
-enum { LINES_PER_SECOND = 500 };
+/* Who connects often enough fills the log with sessions; what is said of guessed passwords, and of
+ * what went wrong here, must have room even so. */
+enum {
+    LINES_PER_SECOND = 500,
+    LINES_OF_LOGINS = 450, /* those of failed logins, and the following */
+    LINES_OF_ALL = 300     /* those that anybody makes by coming and going */
+};
 
 /* The one piece of global state in the master: where the log goes and how much it took. */
 static struct {
@@ -25,7 +36,8 @@ static struct {
     bool started;
     uint64_t second;
     unsigned in_second, dropped;
-} state = {.to = LOG_TO_STDERR, .level = LOG_INFO};
+    int sink; /* a socket to the journal or to syslog; -1: none */
+} state = {.to = LOG_TO_STDERR, .level = LOG_INFO, .sink = -1};
 
 static const char *const event_ids[LOG_EVENTS] = {
     [LOG_EVENT_OTHER] = "2b8f1b6a0d0f4d8f9d6f3a1c5e7b9a10",
@@ -67,8 +79,8 @@ void log_open(unsigned to, unsigned level)
 {
     if (to == LOG_TO_AUTO)
         to = stderr_is_journal() ? LOG_TO_JOURNAL : LOG_TO_STDERR;
-    if (to == LOG_TO_SYSLOG)
-        openlog("poplard", LOG_PID, LOG_MAIL);
+    base_close(state.sink);
+    state.sink = -1;
     state.to = to;
     state.level = level;
 }
@@ -78,64 +90,122 @@ void log_started(void)
     state.started = true;
 }
 
-/* Both libraries throw away what they cannot send, and do not say so. */
+static const char *sink_path(void)
+{
+    return state.to == LOG_TO_JOURNAL ? "/run/systemd/journal/socket" : "/dev/log";
+}
+
+/* What cannot be sent because nobody is there is lost, and not told. */
 void log_look(void)
 {
     const char *name = state.to == LOG_TO_JOURNAL ? "journal" : "syslog";
-    const char *sink = state.to == LOG_TO_JOURNAL ? "/run/systemd/journal/socket" : "/dev/log";
-    if (state.to != LOG_TO_STDERR && access(sink, F_OK) < 0)
+    if (state.to != LOG_TO_STDERR && access(sink_path(), F_OK) < 0)
         fprintf(stderr,
                 "poplard: [server] log_to=%s: %s: %s; until it is there nothing is logged\n", name,
-                sink, strerror(errno));
+                sink_path(), strerror(errno));
 }
 
-static void to_stderr(const struct log_about *about, const char *text)
+static bool reach_sink(void)
 {
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    base_copy(address.sun_path, sizeof address.sun_path, sink_path());
+    if (state.sink < 0)
+        state.sink = socket(AF_UNIX, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    if (state.sink >= 0 &&
+        connect(state.sink, (const struct sockaddr *)&address, sizeof address) == 0)
+        return true;
+    base_close(state.sink);
+    state.sink = -1;
+    return false;
+}
+
+/* One datagram. False: there is no room for it now. */
+static bool send_to_sink(struct iovec *vector, size_t n)
+{
+    const struct msghdr message = {.msg_iov = vector, .msg_iovlen = n};
+    for (int again = 0; again < 2 && (state.sink >= 0 || reach_sink()); again++) {
+        if (sendmsg(state.sink, &message, MSG_DONTWAIT | MSG_NOSIGNAL) >= 0)
+            return true;
+        if (errno == EAGAIN || errno == ENOBUFS)
+            return false;
+        base_close(state.sink); /* who listened there has been started anew */
+        state.sink = -1;
+    }
+    return true;
+}
+
+/* To a pipe or socket that has room, a line goes at once. */
+static bool to_stderr(const struct log_about *about, const char *text)
+{
+    struct pollfd poller = {.fd = STDERR_FILENO, .events = POLLOUT};
     char where[128] = "";
+    if (poll(&poller, 1, 0) == 0)
+        return false;
     if (about && about->session)
         snprintf(where, sizeof where, "session %llu: ", (unsigned long long)about->session);
     fprintf(stderr, "poplard: %s%s\n", where, text);
+    return true;
 }
 
-static void to_journal(int priority, enum log_event event, const struct log_about *about,
+/* RFC 3164, as syslog(3) writes it to this socket. */
+static bool to_syslog(int priority, const char *text)
+{
+    char head[80], when[32] = "";
+    const time_t now = time(NULL);
+    struct tm local;
+    if (localtime_r(&now, &local))
+        strftime(when, sizeof when, "%b %e %T ", &local);
+    int length = snprintf(head, sizeof head, "<%d>%spoplard[%d]: ", LOG_MAIL | priority, when,
+                          (int)getpid());
+    struct iovec vector[] = {{head, (size_t)length}, {(void *)(uintptr_t)text, strlen(text)}};
+    return send_to_sink(vector, ARRAY_SIZE(vector));
+}
+
+/* A line NAME=VALUE for each field: no value has a line end. */
+static bool to_journal(int priority, enum log_event event, const struct log_about *about,
                        const char *text)
 {
     const struct log_about nothing = {0};
-    char *fields[9];
+    char *fields[10];
     struct iovec vector[ARRAY_SIZE(fields)];
     int n = 0;
     if (!about)
         about = &nothing;
-    fields[n++] = base_format("MESSAGE=%s", text);
-    fields[n++] = base_format("PRIORITY=%d", priority);
-    fields[n++] = base_format("SYSLOG_FACILITY=%d", LOG_MAIL >> 3);
-    fields[n++] = base_format("MESSAGE_ID=%s", event_ids[event]);
+    fields[n++] = base_format("MESSAGE=%s\n", text);
+    fields[n++] = base_format("PRIORITY=%d\n", priority);
+    fields[n++] = base_format("SYSLOG_FACILITY=%d\n", LOG_MAIL >> 3);
+    fields[n++] = base_format("MESSAGE_ID=%s\n", event_ids[event]);
+    fields[n++] = base_strdup("SYSLOG_IDENTIFIER=poplard\n");
     if (about->session)
-        fields[n++] = base_format("POPLAR_SESSION=%llu", (unsigned long long)about->session);
+        fields[n++] = base_format("POPLAR_SESSION=%llu\n", (unsigned long long)about->session);
     if (about->peer && *about->peer)
-        fields[n++] = base_format("POPLAR_PEER=%s", about->peer);
+        fields[n++] = base_format("POPLAR_PEER=%s\n", about->peer);
     if (about->user && *about->user)
-        fields[n++] = base_format("POPLAR_USER=%s", about->user);
+        fields[n++] = base_format("POPLAR_USER=%s\n", about->user);
     if (about->door)
-        fields[n++] = base_format("POPLAR_DOOR=%s", about->door);
+        fields[n++] = base_format("POPLAR_DOOR=%s\n", about->door);
     if (about->reason)
-        fields[n++] = base_format("POPLAR_REASON=%s", about->reason);
+        fields[n++] = base_format("POPLAR_REASON=%s\n", about->reason);
     for (int i = 0; i < n; i++)
         vector[i] = (struct iovec){fields[i], strlen(fields[i])};
-    sd_journal_sendv(vector, n);
+    bool sent = send_to_sink(vector, (size_t)n);
     for (int i = 0; i < n; i++)
         free(fields[i]);
+    return sent;
 }
 
-static void emit(int priority, enum log_event event, const struct log_about *about,
+/* False: it has no room for that now. */
+static bool emit(int priority, enum log_event event, const struct log_about *about,
                  const char *text)
 {
+    bool sent = true;
     if (state.to == LOG_TO_JOURNAL)
-        to_journal(priority, event, about, text);
+        sent = to_journal(priority, event, about, text);
     else if (state.to == LOG_TO_SYSLOG)
-        syslog(priority, "%s", text);
+        sent = to_syslog(priority, text);
     if (state.to == LOG_TO_STDERR || (!state.started && priority <= LOG_ERR))
-        to_stderr(about, text);
+        sent = to_stderr(about, text) && sent;
+    return sent;
 }
 
 void log_tick(void)
@@ -147,17 +217,34 @@ void log_tick(void)
         char text[64];
         snprintf(text, sizeof text, "%u log line%s dropped", state.dropped,
                  base_plural(state.dropped));
-        emit(LOG_WARNING, LOG_EVENT_DROPPED, NULL, text);
+        if (emit(LOG_WARNING, LOG_EVENT_DROPPED, NULL, text))
+            state.dropped = 0;
     }
     state.second = second;
-    state.in_second = state.dropped = 0;
+    state.in_second = 0;
+}
+
+static unsigned share_of(enum log_event event)
+{
+    switch (event) {
+    case LOG_EVENT_OTHER:
+    case LOG_EVENT_SESSION:
+    case LOG_EVENT_REFUSED:
+    case LOG_EVENT_CHILD:
+        return LINES_OF_ALL;
+    case LOG_EVENT_LOGIN_FAILED:
+    case LOG_EVENT_THROTTLED:
+        return LINES_OF_LOGINS;
+    default:
+        return LINES_PER_SECOND;
+    }
 }
 
 /* Whether this second still has room for a line. */
-static bool admit(void)
+static bool admit(enum log_event event)
 {
     log_tick();
-    if (state.in_second < LINES_PER_SECOND) {
+    if (state.in_second < share_of(event)) {
         state.in_second++;
         return true;
     }
@@ -169,7 +256,7 @@ void log_line(int priority, enum log_event event, const struct log_about *about,
               ...)
 {
     char text[2048];
-    if ((unsigned)priority > state.level || !admit())
+    if ((unsigned)priority > state.level || !admit(event))
         return;
     va_list arguments;
     va_start(arguments, format);
@@ -178,5 +265,6 @@ void log_line(int priority, enum log_event event, const struct log_about *about,
     for (char *at = text; *at; at++)
         if ((unsigned char)*at < 0x20 || *at == 0x7f)
             *at = '?';
-    emit(priority, event, about, text);
+    if (!emit(priority, event, about, text))
+        state.dropped++;
 }

@@ -51,7 +51,8 @@ void log_look(void);
 const char *log_event_id(enum log_event event);
 
 /* One line. Text from outside must have gone through base_escape(). More than a few hundred lines
- * a second are dropped and counted; the count is logged when there is room again. */
+ * a second, less where anybody can cause them, are dropped and counted, as is what the log cannot
+ * take at once; the count is logged when there is room again. */
 void log_line(int priority, enum log_event event, const struct log_about *about, const char *format,
               ...) PRINTF(4, 5);
 

@@ -27,6 +27,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/fsuid.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -1016,6 +1017,48 @@ static int log_to_syslog(void)
     return 0;
 }
 
+static unsigned count_lines(const char *text, char kind)
+{
+    const char line[] = {':', ' ', kind, '\n', '\0'};
+    unsigned n = 0;
+    for (; (text = strstr(text, line)); text++)
+        n++;
+    return n;
+}
+
+/* Lines that anybody can cause leave room for what matters more, and that for what matters most. */
+static int log_a_flood(void)
+{
+    static const enum log_event kinds[] = {LOG_EVENT_SESSION, LOG_EVENT_LOGIN_FAILED,
+                                           LOG_EVENT_CRASH};
+    static char text[65536];
+    int fd = memfd_create("log", 0);
+    if (fd < 0 || dup2(fd, STDERR_FILENO) < 0)
+        return CALLS_DONE_WRONG;
+    log_started();
+    log_open(LOG_TO_STDERR, LOG_INFO);
+    uint64_t second = base_now_ms() / 1000;
+    while (base_now_ms() / 1000 == second) /* all of it in one */
+        usleep(1000);
+    for (size_t k = 0; k < ARRAY_SIZE(kinds); k++)
+        for (int i = 0; i < 600; i++)
+            log_line(LOG_INFO, kinds[k], NULL, "%c", "abc"[k]);
+    if (pread(fd, text, sizeof text - 1, 0) < 0)
+        return CALLS_DONE_WRONG;
+    return count_lines(text, 'a') >= 200 && count_lines(text, 'b') >= 100 &&
+                   count_lines(text, 'c') >= 50
+               ? 0
+               : CALLS_DONE_WRONG;
+}
+
+static void test_log_flood(void **state)
+{
+    struct calls_end end;
+    (void)state;
+    calls_try(log_a_flood, &end);
+    assert_int_equal(end.status, 0);
+}
+
 static void test_log(void **state)
 {
     struct calls_end end;
@@ -1113,6 +1156,7 @@ int main(void)
         cmocka_unit_test(test_child),
         cmocka_unit_test(test_child_is_told_nonsense),
         cmocka_unit_test(test_child_alone),
+        cmocka_unit_test(test_log_flood),
         cmocka_unit_test(test_log),
         cmocka_unit_test(test_serve),
     };

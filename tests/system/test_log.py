@@ -2,6 +2,7 @@
 fail2ban acts on. The journal is a socket of our own, the catalog is compiled by systemd's tool, the
 filter runs in the real fail2ban-regex, from a tree of its own (tests/support/tree.sh)."""
 
+import contextlib
 import os
 import re
 import shutil
@@ -70,6 +71,8 @@ class Journal:
         os.makedirs("/run/systemd/journal")
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.socket.bind("/run/systemd/journal/socket")
+
+    def start(self):
         threading.Thread(target=self.listen, daemon=True).start()
 
     def listen(self):
@@ -94,8 +97,38 @@ class Journal:
 @pytest.fixture
 def journal():
     made = Journal()
+    made.start()
     yield made
     made.close()
+
+
+@pytest.fixture
+def stuck_journal():
+    """That of a journald which waits for its disk, until start()."""
+    made = Journal()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def stuck_syslog():
+    """The socket of a syslogd that takes nothing, in a /dev of our own."""
+    subprocess.run("mount -t tmpfs tmpfs /dev; mknod -m 666 /dev/null c 1 3;"
+                   "mknod -m 666 /dev/random c 1 8; mknod -m 666 /dev/urandom c 1 9; mkdir /dev/shm",
+                   shell=True, check=True)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as made:
+        made.bind("/dev/log")
+        made.settimeout(20)
+        yield made
+    subprocess.run(["umount", "-l", "/dev"], check=True)
+
+
+def come_and_go(p, n=30):
+    """Sessions of which the log tells, of a server that does its work."""
+    for _ in range(n):
+        raw = p.connect(tls=False)
+        assert raw.ask(b"QUIT").startswith(b"+OK")
+        raw.close()
 
 
 @namespaces
@@ -274,3 +307,61 @@ def test_a_log_that_is_not_there(server, to, missing):
         pytest.skip("it is here")
     p = server(server_log_to=to)
     p.wait_log(f"log_to={to}: {missing}: No such file or directory; until it is there nothing")
+
+
+@namespaces
+def test_a_journal_that_takes_nothing(stuck_journal, server):
+    """Logins wait for no disk; what was lost is told when it can be."""
+    p = server(stack=STACK, server_log_to="journal", tls_required="no")
+    come_and_go(p)
+    stuck_journal.start()
+    assert int(stuck_journal.wait(r"\d+ log lines dropped")["MESSAGE"].split()[0]) > 5
+    come_and_go(p, 1)
+    # And of a journald that was started anew.
+    os.unlink("/run/systemd/journal/socket")
+    stuck_journal.socket.shutdown(socket.SHUT_RDWR)
+    stuck_journal.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    stuck_journal.socket.bind("/run/systemd/journal/socket")
+    stuck_journal.records.clear()
+    stuck_journal.start()
+    come_and_go(p, 1)
+    stuck_journal.wait("session ended")
+
+
+@namespaces
+def test_a_syslog_that_takes_nothing(stuck_syslog, server):
+    p = server(stack=STACK, server_log_to="syslog", tls_required="no")
+    come_and_go(p)
+    seen = []
+
+    def told():
+        seen.append(stuck_syslog.recv(4096).decode())
+        return re.fullmatch(r"<20>[A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d poplard\[%d\]: "
+                            r"\d+ log lines dropped" % p.process.pid, seen[-1])
+    wait_until(told, lambda: seen)
+
+
+@namespaces
+def test_a_pipe_that_nobody_reads(server):
+    p = server(start=False, stack=STACK, tls_required="no")
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(writing, b"x" * 4096)
+    os.set_blocking(writing, True)
+    with subprocess.Popen(p.command(), stdin=subprocess.DEVNULL, stderr=writing) as p.process:
+        os.close(writing)
+        try:
+            def serves():
+                with contextlib.suppress(ConnectionError):
+                    return p.connect(tls=False)
+            wait_until(serves, "the server")
+            come_and_go(p)
+            text = b""
+            while b"log lines dropped" not in text:
+                text += os.read(reading, 65536).lstrip(b"x")
+        finally:
+            os.close(reading)
+            p.process.terminate()
+    p.process = None
