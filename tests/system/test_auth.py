@@ -728,10 +728,10 @@ def test_95_kill_auth_in_an_exchange(stack):
               auth_processes_max="1", auth_timeout="600s")
     raw = begin(p)
     wait_busy(p, 1)
-    p.stack("auth required pam_permit.so\n" + PERMIT)
     for pid in p.auths():
         os.kill(pid, signal.SIGKILL)
     assert raw.line() == UNAVAILABLE
+    p.stack("auth required pam_permit.so\n" + PERMIT)
     assert logged_in(ask(raw, "alice", "secret"))
     raw.close()
 
@@ -905,7 +905,7 @@ def test_57_password_is_not_kept(stack, way, mechanism, good):
     assert logged_in(answer) == good
     serving = p.serving()
     assert len(serving) == 1
-    wait_busy(p, 0)
+    wait_until(lambda: b", 0 busy;" in p.ctl("status").stdout, "auth has done with it")
     tail = password[-16:]  # also what is left of a copy that was overwritten in part
     for pid in [p.process.pid, *p.nursery(), *serving, *p.auths()]:
         for trace in (tail, *encodings(tail)):
