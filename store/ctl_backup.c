@@ -13,6 +13,7 @@
 #include "store/ctl_twin.h"
 #include "store/ctl_unfinished.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -197,7 +198,8 @@ static int open_backup(const char *path, struct ctl_twin *twin, struct maildrop 
     return status;
 }
 
-static int restore(struct ctl *ctl, struct ctl_maildrop *maildrop, struct maildrop *backup)
+static int restore(struct ctl *ctl, struct ctl_maildrop *maildrop, struct maildrop *backup,
+                   bool many)
 {
     struct ctl_progress progress;
     struct maildrop_totals now, then;
@@ -223,30 +225,71 @@ static int restore(struct ctl *ctl, struct ctl_maildrop *maildrop, struct maildr
         return ctl_json_print(json_pack("{s:o, s:I, s:I}", "user", ctl_json_name(maildrop->name),
                                         "messages", (json_int_t)then.messages, "octets",
                                         (json_int_t)then.octets),
-                              false);
-    printf("restored %ju message%s, %ju octet%s\n", (uintmax_t)then.messages,
-           base_plural(then.messages), (uintmax_t)then.octets, base_plural(then.octets));
+                              many);
+    char safe[4 * PROTO_USER_MAX + 1];
+    base_escape(safe, sizeof safe, maildrop->name);
+    printf("%s%srestored %ju message%s, %ju octet%s\n", many ? safe : "", many ? ": " : "",
+           (uintmax_t)then.messages, base_plural(then.messages), (uintmax_t)then.octets,
+           base_plural(then.octets));
     return 0;
 }
 
-int ctl_mailbox_restore(struct ctl *ctl)
+/* `from` is a backup, or the directory of one. */
+static int restore_one(struct ctl *ctl, const char *user, const char *from, bool many)
 {
     struct ctl_maildrop maildrop = {.store = NULL};
     struct maildrop *backup = NULL;
     struct ctl_twin twin = {0};
-    char *path = find_file(ctl->words[1]);
-    ctl_signals_catch();
-    int status = ctl_open_user(ctl, ctl->words[0], maildrop.name, NULL);
+    char *path = find_file(from);
+    int status = ctl_open_user(ctl, user, maildrop.name, NULL);
     if (!status)
         status = open_backup(path, &twin, &backup);
     if (!status)
-        status =
-            ctl_open_maildrop(ctl, ctl->words[0], CTL_OPEN_CREATE | CTL_OPEN_SESSION, &maildrop);
+        status = ctl_open_maildrop(ctl, user, CTL_OPEN_CREATE | CTL_OPEN_SESSION, &maildrop);
     if (!status)
-        status = restore(ctl, &maildrop, backup);
+        status = restore(ctl, &maildrop, backup, many);
     ctl_open_close(&maildrop);
     backup_close(backup);
     ctl_twin_remove(&twin);
     free(path);
-    return ctl_signals_end(status);
+    return status;
+}
+
+static int is_entry(const struct dirent *found)
+{
+    return found->d_name[0] != '.';
+}
+
+/* What backup_one() wrote for all. The first failure is the status, and stops nothing. */
+static int restore_all(struct ctl *ctl)
+{
+    struct dirent **entries;
+    int status = 0, n = scandir(ctl->words[0], &entries, is_entry, alphasort);
+    if (n < 0)
+        return ctl_fail(EX_NOINPUT, "%s: %s", ctl->words[0], strerror(errno));
+    ctl_json_begin(ctl);
+    for (int i = 0; i < n; i++) {
+        char name[PROTO_USER_MAX + 1];
+        struct stat about;
+        char *path = base_format("%s/%s", ctl->words[0], entries[i]->d_name);
+        bool fits = stat(path, &about) == 0 && S_ISDIR(about.st_mode) &&
+                    ctl_drops_named(entries[i]->d_name, name);
+        if (!fits)
+            ctl_note("%s: no backup of a maildrop; passed over", path);
+        int failed = fits && !ctl_signals_met() ? restore_one(ctl, name, path, true) : 0;
+        status = status ? status : failed;
+        free(path);
+        free(entries[i]);
+    }
+    free(entries);
+    int printed = ctl_json_end(ctl);
+    return status ? status : printed;
+}
+
+int ctl_mailbox_restore(struct ctl *ctl)
+{
+    ctl_signals_catch();
+    return ctl_signals_end(ctl->options & CTL_ALL
+                               ? restore_all(ctl)
+                               : restore_one(ctl, ctl->words[0], ctl->words[1], false));
 }

@@ -65,9 +65,10 @@ static const struct ctl_command commands[] = {
     {"mailbox backup", "USER FILE", 2, 2, CTL_ALL, true, ctl_mailbox_backup,
      "Write a maildrop into a file while it is in use",
      "--all DIR writes DIR/NAME/mail.db for each, except those unchanged since the last time.\n"},
-    {"mailbox restore", "USER FILE", 2, 2, CTL_YES, true, ctl_mailbox_restore,
+    {"mailbox restore", "USER FILE", 2, 2, CTL_YES | CTL_ALL, true, ctl_mailbox_restore,
      "Put a backup in the place of what a maildrop holds",
-     "Mail that came since the backup is lost; without --yes it asks on a terminal.\n"},
+     "Mail that came since the backup is lost; without --yes it asks on a terminal. --all DIR\n"
+     "takes all that mailbox backup --all wrote there.\n"},
     {"mailbox compact", "USER", 1, 1, CTL_ALL, true, ctl_mailbox_compact,
      "Give unused room in a maildrop's file back to the system", NULL},
     {"mailbox salvage", "USER|FILE DIR", 2, 2, CTL_CRLF, true, ctl_mailbox_salvage,

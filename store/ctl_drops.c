@@ -46,6 +46,13 @@ static bool decode(const char *encoded, char name[PROTO_USER_MAX + 1])
     return length > 0;
 }
 
+bool ctl_drops_named(const char *directory, char name[PROTO_USER_MAX + 1])
+{
+    char path[GRANT_PATH_MAX];
+    return decode(directory, name) && grant_path(name, path) &&
+           strcmp(strrchr(path, '/') + 1, directory) == 0;
+}
+
 static void add(struct list *list, const char *name)
 {
     if (list->n == list->room) {

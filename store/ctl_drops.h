@@ -11,6 +11,9 @@
 int ctl_drops_list(const struct ctl *ctl, char ***names, size_t *n);
 void ctl_drops_free(char **names, size_t n);
 
+/* The canonical name whose maildrop's directory has this name; false if none's has. */
+bool ctl_drops_named(const char *directory, char name[PROTO_USER_MAX + 1]);
+
 /* The path of a maildrop's directory; the caller frees it. NULL: the name is too long. */
 char *ctl_drops_path(const struct ctl *ctl, const char *name);
 

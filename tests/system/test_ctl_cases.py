@@ -12,6 +12,7 @@ import subprocess
 import pytest
 
 import poplar
+from manual import examples
 from poplar import wait_until
 
 pytestmark = pytest.mark.skipif(not poplar.ROOT, reason="needs root: files of another user")
@@ -428,6 +429,36 @@ def test_a_tree_that_may_not_be_read(p, tmp_path):
     done = p.ctl("import", "--all", tree, user="poplar", check=False)
     assert done.returncode == 77 and b"secret: Permission denied; passed over" in done.stderr
     assert b"alice: imported 1 message," in done.stdout
+
+
+def test_to_another_machine(p, tmp_path):
+    """By the page's example."""
+    users = ["alice", "bob", "o'hara", "with blank", "100%", ".dot", "dora@example.net"]
+    for user in users:
+        p.add(user, MESSAGE)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    other = poplar.Poplar(elsewhere, **p.settings)
+    there, = (e for e in examples("poplarctl.8", "EXAMPLES") if "mailbox restore" in e)
+    out, back = there.replace("/media/mail", str(tmp_path / "m")).split("\n", 1)
+    for machine, line in ((p, out), (other, back)):
+        command = f"{poplar.BUILD}/poplarctl --config {machine.config}"
+        subprocess.run(["sh", "-ec", line.replace("poplarctl", command)], check=True)
+    assert other.ctl("mailbox", "list").stdout.split(b"User\n")[1] == \
+        p.ctl("mailbox", "list").stdout.split(b"User\n")[1]
+    uidls = [[m.ctl("message", "list", u).stdout for u in users] for m in (p, other)]
+    assert uidls[0] == uidls[1]
+
+    # What is there already is asked for; what is no backup, or nobody's here, stops nothing.
+    (tmp_path / "m/notes").write_text("x")
+    (tmp_path / "m/bob/mail.db").write_bytes(b"x" * 4096)
+    done = other.ctl("mailbox", "restore", "--all", tmp_path / "m", check=False)
+    assert done.returncode == 64 and b"Say --yes" in done.stderr
+    done = other.ctl("--json", "mailbox", "restore", "--yes", "--all", tmp_path / "m", check=False)
+    assert done.returncode == 65
+    assert b"/notes: no backup of a maildrop; passed over" in done.stderr
+    assert b"bob/mail.db: no backup of a maildrop: file is not a database" in done.stderr
+    assert [r["user"] for r in json.loads(done.stdout)] == sorted(set(users) - {"bob"}, key=str.encode)
 
 
 def test_salvage_from_anywhere(p, tmp_path):

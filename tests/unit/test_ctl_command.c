@@ -114,7 +114,8 @@ static void takes_nothing_empty(void **state)
     refuse_words(2, (char *[]){"kick", ""},
                  "an argument is empty; usage: poplarctl kick USER|SESSION...");
     refuse_words(4, (char *[]){"mailbox", "restore", "alice", ""},
-                 "an argument is empty; usage: poplarctl mailbox restore USER FILE");
+                 "an argument is empty; usage: poplarctl mailbox restore USER FILE, or --all in "
+                 "the place of USER");
     refuse_words(3, (char *[]){"expire", "alice", ""},
                  "an argument is empty; usage: poplarctl expire [USER...]");
     refuse_words(2, (char *[]){"--config=", "status"}, "--config needs a value: --config FILE");
