@@ -70,6 +70,7 @@ int ctl_unfinished_make(const char *path, bool replaces, struct ctl_unfinished *
 {
     struct ctl_unfinished f = {.path = base_strdup(path), .fd = -1, .replaces = replaces};
     struct stat about;
+    bool there;
     int status = 0;
     f.directory = ctl_path_open_parent(f.path, &f.last);
     f.name = base_format("%s.unfinished", f.last);
@@ -77,8 +78,10 @@ int ctl_unfinished_make(const char *path, bool replaces, struct ctl_unfinished *
     if (f.directory < 0)
         status = ctl_fail(EX_CANTCREAT, "%s: %s", path, ctl_path_fault(errno));
     /* What comes to be there later is met when the file gets its name. */
-    else if (!replaces && fstatat(f.directory, f.last, &about, AT_SYMLINK_NOFOLLOW) == 0)
+    else if ((there = fstatat(f.directory, f.last, &about, AT_SYMLINK_NOFOLLOW) == 0) && !replaces)
         status = ctl_write_failed(path, EEXIST);
+    else if (there && !S_ISREG(about.st_mode)) /* /dev/null, say: its name would lead to a file */
+        status = ctl_fail(EX_CANTCREAT, "%s: is there, and is no file; name another", path);
     else if ((f.fd = make_locked(f.directory, f.name)) < 0 && errno == EAGAIN)
         status = ctl_fail(EX_TEMPFAIL, "%s: another poplarctl writes it; try again", path);
     else if (f.fd < 0)

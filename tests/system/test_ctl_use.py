@@ -386,6 +386,19 @@ def test_backup_that_is_none(everything, tmp_path, kind):
     assert b"1 message," in p.ctl("message", "list", "alice").stdout
 
 
+def test_backup_over_what_is_no_file(everything, tmp_path):
+    """The name of a device, of a pipe or of a link goes on to lead to it: poplarctl is root's."""
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "link").symlink_to("fifo")
+    (tmp_path / "folder").mkdir()
+    for name in ("fifo", "link", "folder"):
+        before = (tmp_path / name).lstat()
+        refused(everything, CANNOT_CREATE, f"{name}: is there, and is no file", "mailbox", "backup",
+                "alice", tmp_path / name)
+        assert (tmp_path / name).lstat() == before
+    assert len(list(tmp_path.glob("*.unfinished"))) == 0
+
+
 def test_backup_into_the_working_directory(everything, tmp_path):
     """And into the root of a tree: a path has a slash at its begin, or none."""
     everything.ctl("mailbox", "backup", "alice", "one.db", cwd=tmp_path)
