@@ -272,8 +272,9 @@ static int no_option(const char *word, char *error, size_t error_size)
 {
     const char *best = NULL;
     unsigned distance = WORD_MAX;
-    for (size_t i = 0; word[1] == '-' && i < ARRAY_SIZE(options); i++)
-        consider(word + 2, options[i].name, options[i].name, &best, &distance);
+    const char *name = word + (word[1] == '-' ? 2 : 1);
+    for (size_t i = 0; name[0] && name[1] && i < ARRAY_SIZE(options); i++)
+        consider(name, options[i].name, options[i].name, &best, &distance);
     if (best)
         snprintf(error, error_size, "no option \"%.*s\": did you mean \"--%s\"?", WORD_MAX, word,
                  best);

@@ -88,8 +88,6 @@ static int remove_locked(const char *path)
 static int delete_maildrop(const struct ctl *ctl, const char *name)
 {
     int lock = -1;
-    if (!ctl_open_exists(ctl, name))
-        return ctl_fail(EX_NOUSER, "%s: no maildrop", name);
     char *path = ctl_drops_path(ctl, name);
     int status = become_store_user(ctl);
     if (!status)
@@ -105,6 +103,8 @@ int ctl_mailbox_delete(struct ctl *ctl)
 {
     char name[PROTO_USER_MAX + 1];
     int status = ctl_open_name(ctl, ctl->words[0], name);
+    if (!status && !ctl_open_exists(ctl, name))
+        status = ctl_fail(EX_NOUSER, "%s: no maildrop", name);
     if (!status)
         status = ctl_ask(ctl, "Delete the maildrop of %s with all its mail", name);
     if (!status)

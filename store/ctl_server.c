@@ -81,7 +81,7 @@ struct kicking {
 
 static bool is_number(const char *word)
 {
-    return *word && strspn(word, "0123456789") == strlen(word) && strlen(word) < 19;
+    return *word && strspn(word, "0123456789") == strlen(word);
 }
 
 static void choose(void *context, struct message *entry)
@@ -147,7 +147,7 @@ static int name_victim(const struct ctl *ctl, const char *word, struct victim *v
     *v = (struct victim){.word = word};
     if (!is_number(word))
         return ctl_open_guess(ctl, word, v->user, &v->known);
-    v->number = strtoull(word, NULL, 10);
+    v->number = strtoull(word, NULL, 10); /* the largest there is, for more: no session has it */
     return 0;
 }
 

@@ -179,6 +179,7 @@ def test_output_is_full_or_closed(everything, words):
     (NO_USER, "bob: no maildrop yet", ["mailbox", "check", "bob"]),
     (NO_USER, "bob: no maildrop yet", ["expire", "bob"]),
     (NO_USER, "bob: no maildrop", ["mailbox", "delete", "--yes", "bob"]),
+    (NO_USER, "bob: no maildrop", ["mailbox", "delete", "bob"]),
     (NO_USER, "bob: no maildrop", ["mailbox", "salvage", "bob", "/nonexistent/x"]),
     (NO_USER, "cannot be a user", ["user", "a/b"]),
     (NO_USER, "cannot be a user", ["message", "list", "a/b"]),

@@ -122,6 +122,9 @@ def test_kick_what_is_not_there(server):
     if poplar.NAMESPACES:
         assert p.ctl("kick", known).stdout == b"0 sessions ended\n"
     assert p.ctl("kick", check=False).returncode == USAGE
+    for digits in ("0", "9" * 20, "9" * 200):  # a number, and no session's
+        result = p.ctl("kick", digits, check=False)
+        assert result.returncode == NOINPUT and b"there is no such session" in result.stderr
 
 
 def test_status(server):

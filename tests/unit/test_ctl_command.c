@@ -143,6 +143,8 @@ static void suggests_the_nearest(void **state)
     refuse("-x status", "no option \"-x\"");
     refuse("-hx status", "no option \"-hx\"");
     refuse("--jso status", "did you mean \"--json\"?");
+    refuse("-json status", "no option \"-json\": did you mean \"--json\"?");
+    refuse("-a status", "no option \"-a\": poplarctl --help lists them");
     refuse("--jsons status", "did you mean \"--json\"?");
     refuse("--xyzzy status", "poplarctl --help lists them");
     refuse("backup alice x", "did you mean \"mailbox backup\"?");
