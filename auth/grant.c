@@ -64,6 +64,8 @@ static enum login_outcome refuse_errno(struct grant *g, const char *file)
     case ENOENT:
         return refuse(g, LOGIN_STORE_PERM, file, "missing; restore it from a backup");
     case EACCES:
+        return refuse(g, LOGIN_STORE_PERM, file,
+                      "Permission denied; all under state_dir must belong to store_user: chown it");
     case EPERM:
     case ENOTDIR:
     case EISDIR:

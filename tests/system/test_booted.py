@@ -79,7 +79,7 @@ def test_installed_in_five_lines(debian):
     rest = "\n".join(rest)
     assert "--user alice " in rest
     said = debian.sh(rest.replace("--user alice ", f"--user 'alice:{PASSWORD}' ")).stdout
-    assert re.search(r"(?m)^hello\r?$", said), said
+    assert re.search(r"(?m)^Subject: hello\r?\n\r?\nWelcome.\r?$", said), said
 
 
 # Sockets, and what comes through them.

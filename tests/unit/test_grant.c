@@ -297,6 +297,8 @@ static void test_planted_files(void **state)
             close(open(path, O_WRONLY | O_CREAT, 0666));
             assert_return_code(chmod(path, 0666), errno);
             expect(*state, "alice", LOGIN_STORE_PERM, "does not belong");
+            assert_return_code(chmod(path, 0600), errno); /* as a copy made by root has it */
+            expect(*state, "alice", LOGIN_STORE_PERM, "must belong to store_user: chown");
         }
         remove_tree(path_of("alice", NULL));
     }
