@@ -102,7 +102,8 @@ static bool make_room(struct master *m)
             .source = w->source,
             .arrival = w->session,
             .counts = w->channel.state & (STATE_CLIENT | STATE_LOGIN) && !w->ended_by_us,
-            .may_go = w->channel.state == STATE_CLIENT && !w->ended_by_us};
+            .may_go = (w->channel.state == STATE_CLIENT || w->refused) && !w->ended_by_us,
+            .waits = w->queued && w->channel.state == STATE_LOGIN && !w->ended_by_us};
     }
     for (struct waiting **at = &m->waiting; *at; at = &(*at)->next) {
         holders[n] = (struct holder){.waiting = at};

@@ -108,9 +108,11 @@ long pool_victim(const struct pool_candidate *candidates, size_t n, uint64_t see
         }
     for (size_t i = 0; i < n; i++) {
         const struct pool_candidate *c = &candidates[i];
-        if (!c->may_go)
+        if (!c->may_go && !c->waits)
             continue;
         unsigned here = t.slots[find_slot(&t, &c->source, seed)].n;
+        if (!c->may_go && here == 1)
+            continue;
         if (here > most || (here == most && c->arrival < candidates[victim].arrival)) {
             victim = (long)i;
             most = here;

@@ -38,7 +38,8 @@ struct pool_candidate {
     struct address_source source;
     uint64_t arrival; /* smaller came earlier */
     bool counts;      /* it has not logged in */
-    bool may_go;      /* nor is it in the middle of a login */
+    bool may_go;      /* nor is its login being checked, nor waits for that */
+    bool waits;       /* its login does, and gives way to others if its source has more */
 };
 /* The one that gives way: the earliest of the source that has most who have not logged in. -1 if
  * none may. In time that grows with n alone: this is what a flood of connections costs. `seed` is

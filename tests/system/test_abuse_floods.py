@@ -201,6 +201,33 @@ def test_91_a_source_that_crowds(floods):
     assert "peer=127.99.0.1:" in p.wait_log("gives way").string
 
 
+@pytest.mark.parametrize("what", ["told later", "not checked yet"])
+def test_91_sources_that_guess(floods, what):
+    """Who has failed, and waits to be told, or whose guess waits behind others of its source, keeps
+    nobody out. The same guess again and again is not throttled."""
+    later = what == "told later"
+    p = floods(workers_max_sessions="40", workers_max_per_source="10", auth_throttle_exempt=None,
+               auth_failure_delay="60s", auth_processes_min="2", auth_processes_max="2",
+               auth_timeout="60s",
+               stack=f"auth required @BUILD@/tests/pam_poplar_test.so {'' if later else 'hang'} "
+                     "expect=secret\naccount required pam_permit.so\n")
+    with Crowd(p.port) as crowd:
+        for source in range(4):
+            crowd.come(10, source=f"127.99.0.{source + 1}")
+        for s in crowd.sockets:
+            s.sendall(b"USER mallory\r\nPASS wrong\r\n")
+        if later:
+            wait_until(lambda: p.log_text().count("login failed") == 40, "all have failed")
+        else:
+            wait_until(lambda: b"poplar_logins_waiting 39\n" in p.ctl("metrics").stdout,
+                       "all but one wait to be checked")
+        for n in range(5):
+            s = socket.create_connection(("127.0.0.1", p.port), 60, (f"127.200.0.{n + 1}", 0))
+            crowd.sockets.append(s)
+            assert s.recv(100).startswith(b"+OK")
+    assert len(re.findall("peer=127.99.0.* gives way", p.log_text())) == 5
+
+
 @DOORS
 def test_92_two_hundred_from_one_address(floods, tls):
     """Sixty-four are served, as configured; the others are told so, where they can be; other

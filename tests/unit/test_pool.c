@@ -103,6 +103,16 @@ static void victims(void **state)
         assert_int_equal(pool_victim(all + 3, 3, seed), -1);
         assert_int_equal(pool_victim(all, 0, seed), -1);
     }
+    /* Those whose logins wait to be checked: of a source that has several. */
+    const struct pool_candidate waiting[] = {
+        {.source = a, .arrival = 1, .counts = true, .waits = true},
+        {.source = b, .arrival = 3, .counts = true, .waits = true},
+        {.source = b, .arrival = 2, .counts = true, .waits = true},
+        {.source = c, .arrival = 4, .counts = true, .may_go = true},
+    };
+    assert_int_equal(pool_victim(waiting, 4, 1), 2);
+    assert_int_equal(pool_victim(waiting, 2, 1), -1);
+    assert_int_equal(pool_victim(waiting, 1, 1), -1);
 }
 
 /* Every slot has a source of its own, many times over. */
