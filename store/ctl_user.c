@@ -16,6 +16,8 @@
 #include <sys/stat.h>
 #include <sysexits.h>
 
+static const char unseen[] = "only root can see";
+
 /* "there", "none yet", or why that cannot be told. */
 static const char *state_of(const char *path)
 {
@@ -24,7 +26,7 @@ static const char *state_of(const char *path)
         return S_ISDIR(about.st_mode) ? "there" : "not a directory";
     if (errno == ENOENT)
         return "none yet";
-    return errno == EACCES ? "only root can see" : strerror(errno);
+    return errno == EACCES ? unseen : strerror(errno);
 }
 
 /* A limit, and whether the maildrop's own goes before the configuration's. */
@@ -38,13 +40,15 @@ static void print_limit(const char *name, uint64_t value, bool own)
     puts(own ? " (of this maildrop)" : "");
 }
 
-/* What the name maps to, for people. */
+/* What the name maps to, for people; `holds` is NULL when that cannot be seen. */
 static void print_text(const struct ctl *ctl, const char *name, const char *service,
                        const char *path, const char *state, const struct manage_state *holds)
 {
     char safe[4 * PROTO_USER_MAX + 1];
     base_escape(safe, sizeof safe, name);
     printf("user         %s\nPAM service  %s\nmaildrop     %s (%s)\n", safe, service, path, state);
+    if (!holds)
+        return;
     printf("messages     %ju, %ju octet%s\n", (uintmax_t)holds->totals.messages,
            (uintmax_t)holds->totals.octets, base_plural(holds->totals.octets));
     print_limit("quota", holds->quota_octets, holds->has_quota_octets);
@@ -56,14 +60,20 @@ static void print_text(const struct ctl *ctl, const char *name, const char *serv
 static int print_json(const struct ctl *ctl, const char *name, const char *service,
                       const char *path, const char *state, const struct manage_state *holds)
 {
-    return ctl_json_print(
-        json_pack("{s:s, s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:b}", "user", name, "pam_service",
-                  service, "maildrop", path, "state", state, "messages",
-                  (json_int_t)holds->totals.messages, "octets", (json_int_t)holds->totals.octets,
-                  "quota_octets", (json_int_t)holds->quota_octets, "quota_messages",
-                  (json_int_t)holds->quota_messages, "max_message",
-                  (json_int_t)ctl->config->store.max_message, MAILDROP_POP3, !holds->pop3_off),
-        false);
+    json_t *all = json_pack("{s:s, s:s, s:s, s:s}", "user", name, "pam_service", service,
+                            "maildrop", path, "state", state);
+    json_t *seen = holds ? json_pack("{s:I, s:I, s:I, s:I, s:I, s:b}", "messages",
+                                     (json_int_t)holds->totals.messages, "octets",
+                                     (json_int_t)holds->totals.octets, "quota_octets",
+                                     (json_int_t)holds->quota_octets, "quota_messages",
+                                     (json_int_t)holds->quota_messages, "max_message",
+                                     (json_int_t)ctl->config->store.max_message, MAILDROP_POP3,
+                                     !holds->pop3_off)
+                         : NULL;
+    if (seen)
+        json_object_update(all, seen);
+    json_decref(seen);
+    return ctl_json_print(all, false);
 }
 
 /* What the maildrop holds and which limits it has; those of the configuration if there is none. */
@@ -99,12 +109,12 @@ int ctl_user(struct ctl *ctl)
                         name);
     char *path = base_format("%s/%s", ctl->config->server.state_dir, below);
     const char *state = state_of(path);
-    status = look(ctl, name, &holds);
+    bool seen = strcmp(state, unseen) != 0 && (status = look(ctl, name, &holds)) == 0;
     if (ctl->options & CTL_JSON) {
-        int printed = print_json(ctl, name, service, path, state, &holds);
+        int printed = print_json(ctl, name, service, path, state, seen ? &holds : NULL);
         status = status ? status : printed;
     } else
-        print_text(ctl, name, service, path, state, &holds);
+        print_text(ctl, name, service, path, state, seen ? &holds : NULL);
     free(path);
     return status;
 }

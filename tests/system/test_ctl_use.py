@@ -283,6 +283,9 @@ def test_without_privilege(everything, tmp_path):
         refused(p, NO_PERMISSION, words, *arguments, user="alice")
     told = p.ctl("user", "alice", user="alice", check=False)
     assert told.returncode == 0 and b"(only root can see)" in told.stdout
+    assert b"messages" not in told.stdout  # nor that there are none
+    told = json.loads(p.ctl("--json", "user", "alice", user="alice").stdout)
+    assert set(told) == {"user", "pam_service", "maildrop", "state"}
     # The store user may all that root may.
     assert b"1 message," in p.ctl("message", "list", "alice", user="poplar").stdout
     p.ctl("mailbox", "delete", "--yes", "alice", user="poplar")
