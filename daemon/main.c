@@ -45,6 +45,8 @@ static void parse_options(int argc, char **argv, struct options *options)
     while ((option = getopt_long(argc, argv, ":", known, NULL)) != -1) {
         switch (option) {
         case 'c':
+            if (!*optarg)
+                fatal(EX_USAGE, "--config needs a value; see poplard --help");
             options->config_file = optarg;
             options->config_given = true;
             break;

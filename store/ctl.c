@@ -22,13 +22,14 @@ static int run(struct ctl *ctl, const struct ctl_command *command)
         ctl_command_help(stdout, command, ctl->n_words > 0 ? ctl->words[0] : NULL);
         return 0;
     }
-    if (command->needs_config) {
+    if (command->needs != NEEDS_NOTHING) {
         ctl->config = configfile_read(ctl->config_file, error, sizeof error);
         if (!ctl->config)
             return ctl_fail(EX_CONFIG, "%s%s", error,
                             ctl->options & CTL_CONFIG ? "" : " (--config names another file)");
     }
-    return command->run(ctl);
+    int status = command->needs == NEEDS_MAILDROPS ? ctl_open_may(ctl) : 0;
+    return status ? status : command->run(ctl);
 }
 
 int main(int argc, char **argv)

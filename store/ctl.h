@@ -85,6 +85,10 @@ enum ctl_open {
     CTL_OPEN_QUIET = 1 << 3,   /* say nothing when a session holds it */
 };
 
+/* Whether the caller may open maildrops: root may, and the store user. 0, or an exit status after
+ * saying who may; asked before anything else, for what cannot be seen is not missing. */
+int ctl_open_may(const struct ctl *ctl);
+
 /* Open the maildrop of a user named as above. One that is there can be opened when its account is
  * gone. 0, or an exit status after saying why; EX_TEMPFAIL when a session holds it. */
 int ctl_open_maildrop(const struct ctl *ctl, const char *given, unsigned how,

@@ -8,12 +8,19 @@
 #include "store/ctl.h"
 #include <stdio.h>
 
+/* What a command cannot begin without. */
+enum ctl_needs {
+    NEEDS_NOTHING,
+    NEEDS_CONFIG,
+    NEEDS_MAILDROPS, /* a configuration, and a caller who may open them */
+};
+
 struct ctl_command {
     const char *words;     /* "message list" */
     const char *arguments; /* "USER PATH..." */
     size_t min, max;       /* how many of them */
     unsigned options;      /* set of enum ctl_option, beside those that all take */
-    bool needs_config;
+    enum ctl_needs needs;
     int (*run)(struct ctl *ctl);
     const char *summary; /* one line for the list of commands */
     const char *help;    /* further lines, each with its line end; NULL: none */

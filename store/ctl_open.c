@@ -142,9 +142,9 @@ int ctl_open_guess(const struct ctl *ctl, const char *given, char name[PROTO_USE
     return 0;
 }
 
-/* Files are opened as the store user: root can, that user can, nobody else. */
-static int check_caller(const struct config *config)
+int ctl_open_may(const struct ctl *ctl)
 {
+    const struct config *config = ctl->config;
     uid_t uid;
     gid_t gid;
     if (!privileges_lookup(config->server.store_user, &uid, &gid))
@@ -206,7 +206,7 @@ int ctl_open_maildrop(const struct ctl *ctl, const char *given, unsigned how,
     else
         status = ctl_open_name(ctl, given, opened->name);
     if (!status)
-        status = check_caller(ctl->config);
+        status = ctl_open_may(ctl);
     if (status)
         return status;
     struct grant_root *root = grant_root_open(ctl->config, error, sizeof error);

@@ -154,7 +154,9 @@ static int find_source(struct salvaging *s, char name[PROTO_USER_MAX + 1])
         s->file = directory ? s->file : slash + 1;
         return 0;
     }
-    int status = ctl_open_name(s->ctl, given, name);
+    int status = ctl_open_may(s->ctl);
+    if (!status)
+        status = ctl_open_name(s->ctl, given, name);
     if (status)
         return status;
     if (!ctl_open_exists(s->ctl, name))

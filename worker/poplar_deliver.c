@@ -72,7 +72,8 @@ static void parse_options(int argc, char **argv, struct options *options)
             exit(EX_USAGE);
         }
     }
-    if (argc - optind != 1 || (options->config && options->socket)) {
+    bool empty = (options->config && !*options->config) || (options->socket && !*options->socket);
+    if (argc - optind != 1 || (options->config && options->socket) || empty) {
         fputs(usage, stderr);
         exit(EX_USAGE);
     }

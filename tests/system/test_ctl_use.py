@@ -279,8 +279,14 @@ def test_without_privilege(everything, tmp_path):
     for words, arguments in [
             ("the maildrops belong to poplar: run poplarctl as root", ["message", "list", "alice"]),
             ("run poplarctl as root, or as poplar", ["mailbox", "list"]),
-            ("run poplarctl as root, or as poplar", ["expire"])]:
-        refused(p, NO_PERMISSION, words, *arguments, user="alice")
+            ("run poplarctl as root, or as poplar", ["expire"]),
+            # What cannot be seen is not missing, and is not asked for.
+            ("run poplarctl as root, or as poplar", ["mailbox", "delete", "alice"]),
+            ("run poplarctl as root, or as poplar", ["mailbox", "salvage", "alice", "/nonexistent"]),
+            ("run poplarctl as root, or as poplar", ["import", "--dry-run", "alice", "/nonexistent"]),
+            ("run poplarctl as root, or as poplar", ["message", "add", "alice"])]:
+        assert refused(p, NO_PERMISSION, words, *arguments, user="alice",
+                       stdin=subprocess.DEVNULL) == b""
     told = p.ctl("user", "alice", user="alice", check=False)
     assert told.returncode == 0 and b"(only root can see)" in told.stdout
     assert b"messages" not in told.stdout  # nor that there are none
@@ -604,6 +610,8 @@ def test_deliver_words(p, tmp_path):
     assert run("--version").stdout.startswith(b"poplar-deliver ")
     assert run("--help").stdout.startswith(b"usage: poplar-deliver")
     assert run("--socket", "/" + "x" * 200, "alice").returncode == USAGE
+    assert run("--socket", "", "alice").returncode == USAGE
+    assert run("--config=", "alice").returncode == USAGE
     for user in ("", "a\x7fb", "a\x01b"):
         with socket.socket(socket.AF_UNIX) as listener:
             (tmp_path / "quiet").unlink(missing_ok=True)

@@ -857,6 +857,8 @@ def test_programs_by_hand():
         result = run(program, *arguments)
         assert result.returncode == os.EX_USAGE, (program, arguments, result)
         assert "is started by poplard" in result.stderr
+    done = run("poplard", "--config=", "--check")
+    assert done.returncode == os.EX_USAGE and "--config needs a value" in done.stderr, done
     assert re.fullmatch(r"poplard \S+\n", run("poplard", "--version", stdout=subprocess.PIPE).stdout)
     assert "SIGHUP reloads" in run("poplard", "--help", stdout=subprocess.PIPE).stdout
 
