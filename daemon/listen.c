@@ -251,7 +251,8 @@ static bool check(const struct opening *o)
         return false;
     if (twice)
         snprintf(o->error, o->error_size,
-                 "%s: [listen] is set, and systemd passed sockets too: keep one of the two",
+                 "%s: [listen] is set, and systemd passed sockets too: keep one of the two; "
+                 "see Sockets in poplard(8)",
                  config_where(o->config, "listen", "", twice));
     else if (!certificate && passed_tls)
         snprintf(o->error, o->error_size,

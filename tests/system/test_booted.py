@@ -11,7 +11,7 @@ import threading
 import pytest
 
 import booted
-from manual import TOP
+from manual import TOP, examples
 from poplar import Raw, wait_until
 
 pytestmark = pytest.mark.skipif(booted.missing() is not None, reason=str(booted.missing()))
@@ -149,6 +149,27 @@ def test_the_lmtp_socket_outlives_the_service(debian):
     assert debian.path("/run/poplar/lmtp.sock").is_socket()
     assert debian.path("/run/poplar").stat().st_mode & 0o7777 == 0o755
     debian.run("systemctl", "start", "poplar.service")
+
+
+def test_other_doors(debian):
+    """By the page: an address of its own for one, none for another."""
+    unit, moved, closed = examples("poplard.8", "Sockets")
+    dropin = "/etc/systemd/system/poplar-pop3s.socket.d/override.conf"
+    debian.write(dropin, unit.replace("192.0.2.1", "127.0.0.2"))
+    debian.sh("systemctl daemon-reload\n" + moved)
+    try:
+        debian.login("alice", PASSWORD, host="127.0.0.2").quit()
+        with pytest.raises(ConnectionRefusedError):
+            debian.socket(995)
+        debian.sh(closed + "systemctl restart poplar.service")
+        with pytest.raises(ConnectionRefusedError):
+            debian.socket(110)
+        debian.login("alice", PASSWORD, host="127.0.0.2").quit()
+    finally:
+        debian.path(dropin).unlink()
+        debian.sh("systemctl unmask poplar-pop3.socket; systemctl daemon-reload")
+        restart_all(debian)
+    debian.socket(110).close()
 
 
 def test_without_sockets(debian, configured):
