@@ -184,7 +184,7 @@ bool grant_root_is_writable(const struct grant_root *root, const struct config *
     return base_refuse(error, error_size,
                        "%s: [server] state_dir=%s: Read-only file system; mount it for writing, or "
                        "in a unit of systemd's that may write to little, as poplar.service and "
-                       "poplar-expire.service, add ReadWritePaths=%s (systemctl edit)",
+                       "poplar-expire.service, add ReadWritePaths=-%s (systemctl edit)",
                        config_where(config, "server", "", "state_dir"), root->path, root->path);
 }
 

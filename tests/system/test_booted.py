@@ -425,10 +425,10 @@ def test_a_state_dir_elsewhere(debian, configured):
     refused = debian.run("poplarctl", "reload", check=False)
     assert refused.returncode == 78
     assert "[server] state_dir=/srv/mail: Read-only file system" in refused.stderr
-    assert "ReadWritePaths=/srv/mail" in refused.stderr
+    assert "ReadWritePaths=-/srv/mail" in refused.stderr
     debian.login("alice", PASSWORD).quit()
 
-    dropin = "[Service]\nReadWritePaths=/srv/mail\n"
+    dropin = "[Service]\nReadWritePaths=-/srv/mail\n"
     other = "/etc/systemd/system/poplar-expire.service.d/test.conf"
     debian.write(other, dropin)
     configured.unit(dropin)
