@@ -106,13 +106,26 @@ static int type_bit(const char *word)
 }
 
 /* What stands in the way of saying which lines a service has. */
-enum { LINES_CIRCLE = -1, LINES_UNREADABLE = -2, LINES_MISSING = -3 };
+enum { LINES_CIRCLE = -1, LINES_UNREADABLE = -2, LINES_MISSING = -3, LINES_CONTROL = -4 };
 
 /* One look at a service. */
 struct reading {
     const char *confdir;
-    char missing[80]; /* what a file includes and is not there, for LINES_MISSING */
+    char word[80]; /* what a file includes and is not there, or what is no control */
 };
+
+/* Whether libpam knows what stands behind the type; where it does not, the line lets nobody pass.
+ */
+static bool is_control(const char *word)
+{
+    static const char *const controls[] = {"required", "requisite", "sufficient", "optional"};
+    if (!word || *word == '[' || *word == '\\') /* goes on in the next line */
+        return word != NULL;
+    for (size_t i = 0; i < ARRAY_SIZE(controls); i++)
+        if (is_word(word, controls[i]))
+            return true;
+    return false;
+}
 
 static int find_lines(struct reading *r, FILE *file, int wanted, int depth);
 
@@ -120,7 +133,7 @@ static int find_lines(struct reading *r, FILE *file, int wanted, int depth);
 static int find_included(struct reading *r, const char *name, int here, bool whole, int depth)
 {
     if ((here || whole) && is_missing(r->confdir, name)) {
-        snprintf(r->missing, sizeof r->missing, "%s", name);
+        snprintf(r->word, sizeof r->word, "%s", name);
         return LINES_MISSING;
     }
     return depth == INCLUDES_MAX
@@ -150,6 +163,10 @@ static int find_lines(struct reading *r, FILE *file, int wanted, int depth)
         else
             found |= here;
         int more = 0;
+        if (here && !whole && !included && !is_control(second)) {
+            snprintf(r->word, sizeof r->word, "%s", second ? second : "");
+            more = LINES_CONTROL;
+        }
         if (included && first && *first != '#')
             more = find_included(r, included, here, whole, depth);
         found = more < 0 ? more : found | more;
@@ -217,7 +234,12 @@ bool pam_service_find(const char *service, const char *confdir, char *problem, s
     else if (found == LINES_MISSING)
         snprintf(problem, size,
                  "pam_service=%s: includes %s, which is not in %s; mend the name, or add the file",
-                 name, reading.missing, confdir ? confdir : pam_dirs[0]);
+                 name, reading.word, confdir ? confdir : pam_dirs[0]);
+    else if (found == LINES_CONTROL)
+        snprintf(problem, size,
+                 "pam_service=%s: has a line with \"%s\" where required, requisite, sufficient, "
+                 "optional, include, substack or [...] must be; PAM lets nobody pass it",
+                 name, reading.word);
     else if (there || found & type_bit("auth"))
         snprintf(problem, size,
                  "pam_service=%s: the service has no %s line (or includes itself), and PAM would "

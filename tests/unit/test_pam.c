@@ -328,9 +328,36 @@ static void test_service_that_includes_what_is_missing(void **state)
     assert_true(pam_service_find("poplar", place, problem, sizeof problem));
 }
 
+/* libpam lets nobody pass such a line, as if every password were wrong. */
+static void test_service_with_an_unknown_control(void **state)
+{
+    (void)state;
+    char problem[400] = "";
+    static const char *const wrong[] = {"auth requird pam_permit.so", "-Account requird",
+                                        "account requird=1 pam_permit.so"};
+    static const char *const right[] = {"auth REQUIRED pam_permit.so",
+                                        "auth\trequisite\tpam_permit.so",
+                                        "auth sufficient pam_permit.so",
+                                        "-auth optional pam_nix.so",
+                                        "account [success=ok default=bad] pam_permit.so",
+                                        "auth \\\n required pam_permit.so",
+                                        "session requird pam_permit.so",
+                                        "#auth requird"};
+    for (size_t i = 0; i < ARRAY_SIZE(wrong) + ARRAY_SIZE(right); i++) {
+        bool good = i >= ARRAY_SIZE(wrong);
+        place_put("poplar", "auth required pam_permit.so\naccount required pam_permit.so\n%s\n",
+                  good ? right[i - ARRAY_SIZE(wrong)] : wrong[i]);
+        if (pam_service_find("poplar", place, problem, sizeof problem) != good)
+            fail_msg("%s: %s", good ? right[i - ARRAY_SIZE(wrong)] : wrong[i], problem);
+        if (!good)
+            assert_non_null(strstr(problem, "pam_service=poplar: has a line with \"requird"));
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_service_with_an_unknown_control),
         cmocka_unit_test(test_service_that_includes_what_is_missing),
         cmocka_unit_test(test_service_that_cannot_be_read),
         cmocka_unit_test(test_outcomes),
