@@ -20,6 +20,7 @@ enum { LOCK_PATIENCE_MS = 10000 };
 struct list {
     char **names;
     size_t n, room;
+    char *closed; /* what could not be looked into */
 };
 
 /* Undo grant_path()'s encoding of a name; false if it is none. */
@@ -81,7 +82,11 @@ static bool walk(struct list *list, int parent, const char *path, int level)
     DIR *stream = fd < 0 ? NULL : fdopendir(fd);
     const struct dirent *found;
     if (!stream) {
+        int error = errno;
+        if (error == EACCES)
+            list->closed = base_format("/%s", path);
         base_close(fd);
+        errno = error;
         return false;
     }
     bool good = true;
@@ -117,9 +122,12 @@ int ctl_drops_list(const struct ctl *ctl, char ***names, size_t *n)
     base_close(root);
     if (!good) {
         ctl_drops_free(list.names, list.n);
-        return ctl_fail(error == EACCES ? EX_NOPERM : EX_OSFILE,
-                        "%s: %s; run poplarctl as root, or as %s", state, strerror(error),
-                        ctl->config->server.store_user);
+        int status = ctl_fail(error == EACCES ? EX_NOPERM : EX_OSFILE,
+                              "%s%s: %s; run poplarctl as root, or as %s, who must own all there",
+                              state, list.closed ? list.closed : "", strerror(error),
+                              ctl->config->server.store_user);
+        free(list.closed);
+        return status;
     }
     if (list.n > 0)
         qsort(list.names, list.n, sizeof *list.names, compare);

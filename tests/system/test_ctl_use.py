@@ -292,6 +292,12 @@ def test_without_privilege(everything, tmp_path):
     assert b"messages" not in told.stdout  # nor that there are none
     told = json.loads(p.ctl("--json", "user", "alice", user="alice").stdout)
     assert set(told) == {"user", "pam_service", "maildrop", "state"}
+    # A part of it that root made, by a copy say, is named.
+    foreign = p.state / "mail/zz"
+    foreign.mkdir(0o700)
+    refused(p, NO_PERMISSION, f"{foreign}: Permission denied; run poplarctl as root, or as poplar, "
+            "who must own all there", "expire", user="poplar")
+    foreign.rmdir()
     # The store user may all that root may.
     assert b"1 message," in p.ctl("message", "list", "alice", user="poplar").stdout
     p.ctl("mailbox", "delete", "--yes", "alice", user="poplar")
