@@ -37,6 +37,8 @@ done >"$scratch/all"
 # fault and call, which it would do for hours; crowds; and what has a tree, a machine or a package
 # of its own, without valgrind in it.
 if [ -n "${MEMCHECK:-}" ]; then
+    # valgrind takes the soft limit of descriptors for the hard one, and poplard wants more than 1,024.
+    ulimit -Sn 65536 2>/dev/null || ulimit -Sn "$(ulimit -Hn)"
     for list in units all; do
         grep -v -e sandbox -e _calls -e _cuts -e _faults -e floods -e kill_loops -e booted \
             -e container -e kerberos -e ldap -e sssd -e apparmor -e budget -e fuzz -e install \
