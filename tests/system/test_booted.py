@@ -189,12 +189,23 @@ def test_without_sockets(debian, configured):
     debian.run("systemctl", "unmask", *SOCKETS)
 
 
-def test_postfix_in_four_lines(debian):
+@pytest.fixture
+def postfix(debian):
+    """Running before Poplar, by README's lines."""
     debian.run("systemctl", "start", "postfix")
     # As Debian sets it up: the mail name is not the host's.
     debian.run("postconf", "myorigin=example.org",
                "mydestination=example.org, $myhostname, localhost.localdomain localhost")
     debian.sh(readme(4))
+    yield
+    debian.run("systemctl", "stop", "postfix")
+    debian.path("/etc/systemd/system/poplar-lmtp.socket.d/postfix.conf").unlink()
+    debian.path("/etc/poplar/poplar.conf.d/domains.conf").unlink()
+    debian.run("systemctl", "daemon-reload")
+    restart_all(debian)
+
+
+def test_postfix_in_four_lines(debian, postfix):
     debian.run("sendmail", "alice", input="Subject: by Postfix\n\nHello.\n")
 
     def arrived():
@@ -204,12 +215,40 @@ def test_postfix_in_four_lines(debian):
         client.quit()
         return found
     wait_until(arrived, f"the message, {debian.run('postqueue', '-p').stdout}", 30)
-    debian.run("systemctl", "stop", "postfix")
     debian.login("alice@Example.ORG", PASSWORD).quit()
-    debian.path("/etc/systemd/system/poplar-lmtp.socket.d/postfix.conf").unlink()
-    debian.path("/etc/poplar/poplar.conf.d/domains.conf").unlink()
-    debian.run("systemctl", "daemon-reload")
-    restart_all(debian)
+
+
+def test_postfix_asks_for_virtual_users(debian, postfix, configured):
+    """Whom nobody knows it refuses at once, and takes no mail that it would have to send back."""
+    settings, service, main_cf = examples("poplar-pam.7", "Virtual users")
+    configured(settings)
+    debian.write("/etc/pam.d/poplar-example-net", service)
+    # Nobody is of its own networks, the test included.
+    lines = re.sub(r"\n +", " ", main_cf).replace("permit_mynetworks, ", "").splitlines()
+    debian.run("postconf", "inet_protocols=ipv4", *lines)
+    # No directory in the tree answers: who is unknown would have to wait for it.
+    debian.sh("sed -i 's/ sss//' /etc/nsswitch.conf; systemctl restart postfix poplar")
+    debian.run("poplarctl", "mailbox", "create", "dora@example.net")
+
+    def connected():
+        with contextlib.suppress(ConnectionRefusedError):
+            return debian.socket(25)
+        return None
+    wait_until(connected, "Postfix listens", 30).close()
+    for user, code in (("dora", 250), ("Dora+lists", 250), ("nobody", 550)):
+        smtp = Raw(debian.socket(25))
+        smtp.line()
+        for command in (b"HELO localhost", b"MAIL FROM:<a@b.example>"):
+            assert smtp.ask(command).startswith(b"250 ")
+        answer = smtp.ask(f"RCPT TO:<{user}@example.net>".encode())
+        assert answer.startswith(str(code).encode()), answer
+        if code == 250:
+            assert smtp.ask(b"DATA").startswith(b"354 ")
+            assert smtp.ask(b"Subject: x\r\n\r\nx\r\n.").startswith(b"250 ")
+        smtp.close()
+    wait_until(lambda: "\n2 messages," in debian.run(
+        "poplarctl", "message", "list", "dora@example.net").stdout, "both are there", 30)
+    debian.sh("sed -i '/^passwd:/s/files/files sss/' /etc/nsswitch.conf")
 
 
 def test_a_certificate_in_two_lines(debian):

@@ -183,7 +183,7 @@ def test_by_shell(served):
 
 def test_virtual_users(server, tmp_path):
     """Names without an account, as the page sets them up, from the password to the mail."""
-    settings, service = examples("poplar-pam.7", "Virtual users")
+    settings, service, _ = examples("poplar-pam.7", "Virtual users")
     Path("/etc/pam.d/poplar-example-net").write_text(service)
     hashed = run("openssl", "passwd", "-6", "-stdin", text="a virtual secret")
     Path("/etc/poplar").mkdir(exist_ok=True)
