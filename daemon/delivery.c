@@ -122,10 +122,9 @@ static int open_unnamed(const char *dir)
 
 /* Under the ids of state_dir's owner, for the file system only, as auth opens maildrops: what lies
  * there counts against the store's quota, and root's powers over files are not needed. */
-int delivery_spool(const struct config *config)
+int delivery_spool(const char *dir)
 {
     struct stat st;
-    const char *dir = config->server.state_dir;
     if (geteuid() != 0)
         return open_unnamed(dir);
     if (stat(dir, &st) < 0)

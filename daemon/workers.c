@@ -71,11 +71,12 @@ static bool assign(struct master *m, struct worker *w, int fd, enum proto_door d
     char local_text[PROTO_ADDRESS_MAX];
     struct message message;
     bool lmtp = door == DOOR_LMTP;
-    int spool = lmtp ? delivery_spool(m->config) : -1;
+    int spool = lmtp ? spools_take(m) : -1;
 
     if (lmtp && spool < 0) {
         log_line(LOG_ERR, LOG_EVENT_SHORT, NULL,
-                 "refused a delivery: no spool file in [server] state_dir: %s", strerror(errno));
+                 "refused a delivery: no spool file in [server] state_dir: %s",
+                 errno == ETIMEDOUT ? "its disk does not answer" : strerror(errno));
         admit_refuse(m, fd, door);
         return true;
     }
@@ -107,7 +108,10 @@ static bool assign(struct master *m, struct worker *w, int fd, enum proto_door d
         message_put_fd(&message, spool);
     enum channel_outcome sent = channel_send(&w->channel, &message, false);
     explicit_bzero(message.data, message.size);
-    base_close(spool);
+    if (sent == CHANNEL_OK)
+        base_close(spool); /* the worker has it, for as long as it is not handed over */
+    else
+        discard(m, spool);
     if (sent == CHANNEL_END) {
         w->session = 0;
         w->peer_text[0] = '\0';

@@ -1145,6 +1145,7 @@ static int tear_down(void **state)
     while (m.discarded.n > 0)
         close(m.discarded.fds[--m.discarded.n]);
     free(m.discarded.fds);
+    spools_end(&m);
     throttle_free(m.throttle);
     config_free(m.config);
     sd_event_unref(m.event);

@@ -403,7 +403,7 @@ static struct config *config_of(const char *key, const char *value)
 static int make_spool(void)
 {
     struct config *config = config_of("state_dir", in_place("state"));
-    int fd = delivery_spool(config);
+    int fd = delivery_spool(config->server.state_dir);
     struct stat st = {0};
     config_free(config);
     bool back = (uid_t)setfsuid((uid_t)-1) == geteuid();
@@ -421,7 +421,7 @@ static int make_no_spool(void)
 {
     unlink(in_place("state/nothing"));
     struct config *config = config_of("state_dir", in_place("state/nothing"));
-    int fd = delivery_spool(config);
+    int fd = delivery_spool(config->server.state_dir);
     config_free(config);
     return fd < 0 ? calls_say(strerror(errno)) : CALLS_DONE_WRONG;
 }

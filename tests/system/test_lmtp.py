@@ -850,6 +850,57 @@ def test_disk_full(filling, leave):
     assert mail_of(p, "bob") == []
 
 
+@contextlib.contextmanager
+def freezing_disk(p, tmp_path):
+    """Runs a server, not started yet, with its state_dir on a file system that freeze() holds up, as
+    for a snapshot, until thaw()."""
+    owner, image = p.state.stat(), tmp_path / "image"
+    with open(image, "wb") as file:
+        file.truncate(64 << 20)
+    subprocess.run(["mkfs.ext4", "-q", image], check=True)
+    if subprocess.run(["mount", "-o", "loop", image, p.state], capture_output=True).returncode != 0:
+        pytest.skip("no loop device to mount")
+    os.chown(p.state, owner.st_uid, owner.st_gid)
+    p.state.chmod(0o700)
+    p.freeze = lambda: subprocess.run(["fsfreeze", "-f", p.state], check=True)
+    p.thaw = lambda: subprocess.run(["fsfreeze", "-u", p.state], capture_output=True)
+    try:
+        yield p.start()
+    finally:
+        p.thaw()
+        p.stop()
+        subprocess.run(["umount", p.state], check=True)
+
+
+@pytest.mark.parametrize("used", [False, True])
+def test_disk_hangs(start, tmp_path, used):
+    """Who wants nothing of it is served; mail is put off, and comes in when it is there again.
+    `used`: some of what mail needs was made before."""
+    with freezing_disk(start(start=False, store_max_message="1M"), tmp_path) as p:
+        if used:
+            assert Lmtp(p.lmtp).deliver(b"alice") == [b"250 2.0.0 Delivered"]
+            with session(p, "bob"):
+                pass
+        p.freeze()
+        clients = [Lmtp(p.lmtp, hello=False) for _ in range(12)]
+        assert clients[-1].greeting.startswith(b"421 4.3.2 ")
+        raw = p.connect()
+        assert raw.ask(b"CAPA").startswith(b"+OK")
+        assert b"sessions" in p.ctl("status").stdout
+        p.wait_log("refused a delivery: no spool file in .* its disk does not answer")
+        p.thaw()
+        for client in clients:
+            client.sock.close()
+
+        def delivered():
+            client = Lmtp(p.lmtp, hello=False)
+            if client.greeting.startswith(b"421"):
+                return None
+            client.say(b"LHLO x")
+            return client.deliver(b"alice") == [b"250 2.0.0 Delivered"]
+        wait_until(delivered, "mail comes in")
+
+
 def test_worker_killed(start):
     """Anywhere: what was not acknowledged to the last is not there, or there whole."""
     p = start()
