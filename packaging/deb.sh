@@ -19,6 +19,7 @@ tar -C "$deb" --sort=name --owner=0 --group=0 --numeric-owner --mode=go=rX \
     -czf "$deb/poplar_$version.orig.tar.gz" "poplar-$version"
 cp -a packaging/debian "$tree/debian"
 
+unset POSIXLY_CORRECT # debhelper has options behind operands
 cd "$tree"
 if ! dpkg-buildpackage -us -uc >"$deb/log" 2>&1; then
     tail -n 40 "$deb/log" >&2
