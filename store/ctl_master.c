@@ -17,7 +17,9 @@ static int connect_failed(const char *path, int error)
     case ENOENT:
     case ECONNREFUSED:
         return ctl_fail(EX_UNAVAILABLE,
-                        "%s: poplard does not run with this configuration; start it first", path);
+                        "%s: poplard does not run with this configuration; start it first, or "
+                        "restart it if run_dir has changed",
+                        path);
     case EACCES:
     case EPERM:
         return ctl_fail(EX_NOPERM,

@@ -268,7 +268,8 @@ def test_no_configuration(p):
 @pytest.mark.parametrize("words", [["status"], ["sessions"], ["metrics"], ["reload"],
                                    ["debug", "alice", "on"], ["kick", "alice"]], ids=" ".join)
 def test_no_server(p, words):
-    refused(p, UNAVAILABLE, "poplard does not run with this configuration", *words)
+    refused(p, UNAVAILABLE, "poplard does not run with this configuration; start it first, or "
+            "restart it if run_dir has changed", *words)
     p.write_config(server_run_dir="/" + "x" * 100)
     refused(p, CONFIG, "too long for a socket's path", *words)
 
