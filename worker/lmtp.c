@@ -184,7 +184,9 @@ static void add_text(struct lmtp *l, const unsigned char *octets, size_t size)
         l->too_large = true;
     if (l->s->config->delivery.nul && memchr(octets, '\0', size))
         l->has_nul = true;
-    if (!l->too_large && !l->has_nul)
+    if (l->too_large || l->has_nul)
+        spool_clear(&l->spool);
+    else
         spool_add(&l->spool, octets, size);
 }
 

@@ -14,6 +14,15 @@ void spool_open(struct spool *spool, int fd, unsigned char *buffer)
     *spool = (struct spool){.fd = fd, .buffer = buffer};
 }
 
+/* Others need the room: who has failed may not go on with its message for a long time. */
+static void give_back(struct spool *spool)
+{
+    if (ftruncate(spool->fd, 0) < 0) {
+        /* Then it stays taken until the worker ends; the next message overwrites it. */
+    }
+    spool->written = 0;
+}
+
 static void write_out(struct spool *spool)
 {
     size_t done = 0;
@@ -28,6 +37,8 @@ static void write_out(struct spool *spool)
     }
     spool->written += done;
     spool->filled = 0;
+    if (spool->failure != SPOOL_OK)
+        give_back(spool);
 }
 
 void spool_add(struct spool *spool, const void *octets, size_t size)
@@ -71,8 +82,7 @@ ssize_t spool_read(const struct spool *spool, uint64_t offset, void *octets, siz
 
 void spool_clear(struct spool *spool)
 {
-    if (spool->written > 0 && ftruncate(spool->fd, 0) < 0) {
-        /* Then its room stays taken until the worker ends; the next message overwrites it. */
-    }
+    if (spool->written > 0)
+        give_back(spool);
     spool_open(spool, spool->fd, spool->buffer);
 }

@@ -29,7 +29,7 @@ struct spool {
 /* Begin on a file that is the caller's, as the buffer is. */
 void spool_open(struct spool *spool, int fd, unsigned char *buffer);
 
-/* Append. What does not fit is lost, and spool->failure says so. */
+/* Append. What does not fit is lost, with all before it, and spool->failure says so. */
 void spool_add(struct spool *spool, const void *octets, size_t size);
 
 uint64_t spool_size(const struct spool *spool);

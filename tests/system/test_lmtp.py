@@ -14,6 +14,7 @@ import stat
 import struct
 import subprocess
 import sys
+import termios
 import threading
 from pathlib import Path
 
@@ -848,6 +849,29 @@ def test_disk_full(filling, leave):
     assert c.deliver(b"alice", message=message) == [b"250 2.0.0 Delivered"]
     assert len(mail_of(p)) == 1
     assert mail_of(p, "bob") == []
+
+
+@pytest.mark.parametrize("ways", ["no room", "too large"])
+def test_room_of_what_is_never_stored(filling, ways):
+    """It is for others at once: the client may take its time to say the rest of it."""
+    p = filling
+    assert Lmtp(p.lmtp).deliver(b"bob") == [b"250 2.0.0 Delivered"]
+    c = Lmtp(p.lmtp)
+    assert c.begin(b"alice")[0].startswith(b"250")
+    assert c.say(b"DATA")[:3] == b"354"
+    size = (900 if ways == "no room" else 1200) << 10
+    p.use_up(size - 80_000)
+    c.send((b"x" * 998 + b"\r\n") * (size // 1000))
+
+    def free():
+        disk = os.statvfs(p.state)
+        return disk.f_bavail * disk.f_bsize
+    wait_until(lambda: fcntl.ioctl(c.sock, termios.TIOCOUTQ, bytes(4)) == bytes(4), "it is read")
+    wait_until(lambda: free() >= size - 90_000, lambda: f"free: {free()}")
+    with session(p, "bob") as raw:
+        assert raw.ask(b"DELE 1").startswith(b"+OK")
+    c.send(b"\r\n.\r\n")
+    assert c.reply()[:3] == (b"452" if ways == "no room" else b"552")
 
 
 @contextlib.contextmanager
