@@ -532,7 +532,7 @@ def test_service_without_account(stack):
     ("auth required /nonexistent/pam.so\n" + PERMIT, MISCONFIGURED),
     ("auth required @BUILD@/poplard\n" + PERMIT, MISCONFIGURED),
     ("garbage\n", MISCONFIGURED),
-    ("auth requird pam_permit.so\n" + PERMIT, DENIED),  # libpam does not tell this from a denial
+    ("auth requird pam_permit.so\n" + PERMIT, MISCONFIGURED),  # to libpam a denial
     ("auth required pam_deny.so\n" + PERMIT, DENIED),
 ], ids=["module", "path", "program", "garbage", "control", "deny"])
 def test_broken_service(stack, text, wanted):
