@@ -748,6 +748,7 @@ def test_93_accept_without_descriptors_does_not_spin(server):
     assert raw.line().startswith(b"+OK")
 
 
+@pytest.mark.native("valgrind has descriptors of its own")
 def test_93_control_socket_without_descriptors_does_not_spin(server):
     """Nor over the control socket; who waits there is served once there is room."""
     p = server()
