@@ -79,8 +79,9 @@ static enum login_outcome refuse_errno(struct grant *g, const char *file)
 
 static int open_beneath(int dir, const char *path, int flags)
 {
+    bool creates = flags & O_CREAT || (flags & O_TMPFILE) == O_TMPFILE;
     struct open_how how = {.flags = (uint64_t)(unsigned)(flags | O_CLOEXEC | O_NOFOLLOW),
-                           .mode = flags & O_CREAT ? 0600 : 0,
+                           .mode = creates ? 0600 : 0,
                            .resolve =
                                RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS};
     return (int)syscall(SYS_openat2, dir, path, &how, sizeof how);
@@ -432,6 +433,32 @@ enum login_outcome grant_open(const struct grant_root *root, const char *user, b
         outcome = refuse(&g, LOGIN_STORE_TEMP, "", "cannot take store_user's ids (CAP_SETUID?)");
     return_ids();
     return outcome;
+}
+
+/* Where the file system has no files without a name, one that loses it at once. */
+static int open_unnamed(int dir)
+{
+    char name[40];
+    uint64_t random;
+    int fd = open_beneath(dir, ".", O_TMPFILE | O_RDWR);
+    if (fd >= 0 || (errno != EOPNOTSUPP && errno != EISDIR && errno != ENOENT))
+        return fd;
+    base_random(&random, sizeof random);
+    snprintf(name, sizeof name, "spool-%016llx", (unsigned long long)random);
+    fd = open_beneath(dir, name, O_RDWR | O_CREAT | O_EXCL);
+    if (fd >= 0)
+        unlinkat(dir, name, 0);
+    return fd;
+}
+
+int grant_spool(const struct grant_root *root, char *error, size_t error_size)
+{
+    int fd = take_ids(root) ? open_unnamed(root->fd) : -1;
+    if (fd < 0)
+        snprintf(error, error_size, "%s: no spool file can be made: %s", root->path,
+                 strerror(errno));
+    return_ids();
+    return fd;
 }
 
 bool grant_has_room(const struct grant_root *root, uint64_t size, char *error, size_t error_size)

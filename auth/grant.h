@@ -39,6 +39,10 @@ enum login_outcome grant_open(const struct grant_root *root, const char *user, b
                               bool session, int files[MAILDROP_FILES], char *error,
                               size_t error_size);
 
+/* A file without a name in state_dir, for messages on their way in, the store user's as maildrops
+ * are: -1 where there can be none, and `error` says why. The caller's. */
+int grant_spool(const struct grant_root *root, char *error, size_t error_size);
+
 /* Whether a message of at most `size` octets leaves enough room under state_dir: who deletes mail
  * needs some, or a disk that mail has filled stays full. Else `error` says how much is there. */
 bool grant_has_room(const struct grant_root *root, uint64_t size, char *error, size_t error_size);

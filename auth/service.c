@@ -46,8 +46,9 @@ struct exchange {
     const char *pam_service;
     bool vouched; /* EXTERNAL: the worker checked a certificate, there is no secret */
     char secret[SECRET_MAX + 1];
-    uint64_t digest;           /* of the secret, when it was refused */
-    int files[MAILDROP_FILES]; /* -1: none */
+    uint64_t digest; /* of the secret, when it was refused */
+    int spool;       /* -1: none, as these */
+    int files[MAILDROP_FILES];
 };
 
 static void tell_master(struct service *s)
@@ -216,6 +217,8 @@ static void announce(struct service *s, struct exchange *x, enum login_outcome o
     message_begin(m, PROTO_VERDICT);
     message_put_u32(m, outcome);
     message_put_text(m, outcome == LOGIN_OK ? x->user : "");
+    if (x->spool >= 0)
+        message_put_fd(m, x->spool);
     for (unsigned i = 0; outcome == LOGIN_OK && i < MAILDROP_FILES && x->files[i] >= 0; i++)
         message_put_fd(m, x->files[i]);
     channel_send(&x->worker, m, false); /* a worker that is gone needs none */
@@ -250,6 +253,12 @@ static enum login_outcome find_recipient(struct service *s, struct exchange *x, 
     char error[512];
     enum login_outcome outcome = recipient_open(s->child->config, s->root, address, peer, service,
                                                 x->user, x->files, error, sizeof error);
+    if (outcome == LOGIN_OK && service == SERVE_FIRST) {
+        x->spool = grant_spool(s->root, error, sizeof error);
+        for (int i = 0; x->spool < 0 && i < MAILDROP_FILES; i++)
+            base_close(x->files[i]);
+        outcome = x->spool < 0 ? LOGIN_STORE_TEMP : LOGIN_OK;
+    }
     note(s, x, outcome == LOGIN_UNAVAILABLE ? LOG_WARNING : LOG_ERR, error);
     return outcome;
 }
@@ -258,7 +267,7 @@ static void serve(struct service *s)
 {
     struct message *m = &s->message;
     char named[PROTO_RECIPIENT_MAX + 1];
-    struct exchange x = {.files = {-1, -1, -1, -1}};
+    struct exchange x = {.spool = -1, .files = {-1, -1, -1, -1}};
     x.session = message_get_u64(m);
     uint32_t wanted = message_get_u32(m);
     if (!message_get_text(m, named, sizeof named) || !message_get_text(m, x.peer, sizeof x.peer))
@@ -269,7 +278,7 @@ static void serve(struct service *s)
     message_clear(m);
 
     enum login_outcome outcome;
-    if (wanted == SERVE_CHECK || wanted == SERVE_TAKE || wanted == SERVE_DELIVER) {
+    if (wanted >= SERVE_CHECK) {
         outcome = find_recipient(s, &x, named, peer, wanted);
     } else if (wanted == SERVE_GRANT) {
         base_copy(x.user, sizeof x.user, named);

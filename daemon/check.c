@@ -17,7 +17,7 @@
 #include <unistd.h>
 
 enum {
-    OTHER_DESCRIPTORS = 72 /* the log, timers, poplarctl, workers that start, files for mail */
+    OTHER_DESCRIPTORS = 64 /* the log, timers, poplarctl, workers that start, files on their way */
 };
 
 bool check_prefixes(const struct config *config, char *error, size_t size)

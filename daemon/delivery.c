@@ -1,19 +1,16 @@
 /*
  * delivery.c - the master's part of LMTP: the sockets that everybody on the machine may connect to,
- * whose process is at the other end, and the file that a message lies in until it is delivered.
- * Runs in the master, as root. Never reads what a client sent; recipients are text to pass on to
- * auth, which decides.
+ * and whose process is at the other end. Runs in the master, as root. Never reads what a client
+ * sent; recipients are text to pass on to auth, which decides.
  */
 #include "daemon/base.h"
 #include "daemon/master.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <libgen.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/fsuid.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -104,39 +101,6 @@ uid_t delivery_peer(int fd)
     socklen_t size = sizeof peer;
     getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size);
     return peer.uid;
-}
-
-/* Where the file system has no files without a name, one that loses it at once. */
-static int open_unnamed(const char *dir)
-{
-    int fd = open(dir, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
-    if (fd >= 0 || (errno != EOPNOTSUPP && errno != EISDIR && errno != ENOENT))
-        return fd;
-    char *path = base_format("%s/spool-XXXXXX", dir);
-    fd = mkostemp(path, O_CLOEXEC);
-    if (fd >= 0)
-        unlink(path);
-    free(path);
-    return fd;
-}
-
-/* Under the ids of state_dir's owner, for the file system only, as auth opens maildrops: what lies
- * there counts against the store's quota, and root's powers over files are not needed. */
-int delivery_spool(const char *dir)
-{
-    struct stat st;
-    if (geteuid() != 0)
-        return open_unnamed(dir);
-    if (stat(dir, &st) < 0)
-        return -1;
-    setfsgid(st.st_gid);
-    setfsuid(st.st_uid);
-    int fd = open_unnamed(dir);
-    int why = errno;
-    setfsuid(0);
-    setfsgid(getegid());
-    errno = why;
-    return fd;
 }
 
 unsigned delivery_sessions_of(const struct master *m, uid_t uid)

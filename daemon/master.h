@@ -172,7 +172,6 @@ struct master {
     size_t n_listeners;
     sd_event_source *accept_pause; /* while out of descriptors */
     struct discarded discarded;
-    struct spools *spools; /* NULL: no mail came yet */
     struct waiting *waiting, **waiting_end;
     unsigned n_waiting;
 
@@ -354,16 +353,8 @@ void listen_detach(struct master *m);
 int delivery_bind(const char *path, char *why, size_t size);
 /* Whose process is at the other end, by the kernel. */
 uid_t delivery_peer(int fd);
-/* A file without a name in state_dir, for one message on its way in; -1 and errno. Waits for the
- * disk, and changes the file-system ids of the thread for that time. */
-int delivery_spool(const char *dir);
 /* Sessions that a uid has with us, and its connections that wait to become one. */
 unsigned delivery_sessions_of(const struct master *m, uid_t uid);
-
-/* spools.c */
-/* Such a file, opened ahead by a thread: -1 and ETIMEDOUT where the disk hangs. */
-int spools_take(struct master *m);
-void spools_end(struct master *m); /* before the master does */
 
 /* control.c: poplarctl's socket: root's; to look, store_user's group's too. */
 bool control_open(struct master *m, char *error, size_t error_size);

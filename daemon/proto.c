@@ -35,8 +35,8 @@ static const struct proto_rule rules[PROTO_TYPES] = {
     [PROTO_FORK_FAILED] = {PROTO_FORK_FAILED, "fork-failed", ROLE_NURSERY, ROLE_MASTER, STATE_IDLE, 64, 0, 0, 0, "u"},
 
     /* A session. session, door, local address, peer address, ticket keys: current, previous; 1 when
-     * the peer is a proxy whose header comes first. Descriptors: the client; for LMTP a spool file. */
-    [PROTO_ASSIGN] = {PROTO_ASSIGN, "assign", ROLE_MASTER, ROLE_WORKER, STATE_IDLE, 512, 1, 2, 1, "qussbbu"},
+     * the peer is a proxy whose header comes first. Descriptor: the client. */
+    [PROTO_ASSIGN] = {PROTO_ASSIGN, "assign", ROLE_MASTER, ROLE_WORKER, STATE_IDLE, 512, 1, 1, 1, "qussbbu"},
     /* For LMTP, after it: the master has closed its own end of that socket. Not before is it served:
      * who closes last has to wait for what a local client can put into it. */
     [PROTO_HANDED_OVER] = {PROTO_HANDED_OVER, "handed-over", ROLE_MASTER, ROLE_WORKER, STATE_DELIVERY, 16, 0, 0, 1, ""},
@@ -76,9 +76,10 @@ static const struct proto_rule rules[PROTO_TYPES] = {
     [PROTO_VACANT] = {PROTO_VACANT, "vacant", ROLE_AUTH, ROLE_MASTER, STATE_BUSY, 16, 0, 0, 0, ""},
     /* mechanism, user, secret */
     [PROTO_BEGIN] = {PROTO_BEGIN, "begin", ROLE_WORKER, ROLE_AUTH, STATE_EXCHANGE, 36864, 0, 0, 1, "ssb"},
-    /* enum login_outcome, canonical user. Descriptors, all or none: lock, database, -wal, -shm. Auth
-     * has its copies for a moment longer: the session gives its lock back itself. */
-    [PROTO_VERDICT] = {PROTO_VERDICT, "verdict", ROLE_AUTH, ROLE_WORKER, STATE_EXCHANGE, 512, 0, 4, 1, "us"},
+    /* enum login_outcome, canonical user. Descriptors: to SERVE_FIRST a spool file; all or none: lock,
+     * database, -wal, -shm. Auth has its copies for a moment longer: the session gives its lock back
+     * itself. */
+    [PROTO_VERDICT] = {PROTO_VERDICT, "verdict", ROLE_AUTH, ROLE_WORKER, STATE_EXCHANGE, 512, 0, 5, 1, "us"},
 
     /* poplarctl */
     /* fingerprint, enum status_part, from */

@@ -18,13 +18,13 @@
 /* Descriptors at a child's start: 0, 1 and 2 as usual, the channel to the master on 3. A worker
  * meets the rest in this order because recvmsg() hands out the lowest free number, and its
  * sandbox ties the store's system calls to the numbers from PROTO_FD_GRANT on. A worker that takes
- * mail in has its spool file before the exchange, which moves that and the grant up by one. */
+ * mail in has its spool file there, which moves its grants up by one. */
 enum proto_fd {
     PROTO_FD_CONTROL = 3,
     PROTO_FD_CLIENT = 4,   /* worker: the client's socket, from PROTO_ASSIGN */
-    PROTO_FD_SPOOL = 5,    /* LMTP worker: an unlinked file, from PROTO_ASSIGN */
-    PROTO_FD_EXCHANGE = 5, /* worker: its end of one exchange with auth; 6 for LMTP */
-    PROTO_FD_GRANT = 6,    /* worker: lock, database, -wal, -shm (order: store/files.h); 7 on */
+    PROTO_FD_EXCHANGE = 5, /* worker: its end of one exchange with auth */
+    PROTO_FD_GRANT = 6,    /* worker: lock, database, -wal, -shm (order: store/files.h) */
+    PROTO_FD_SPOOL = 6,    /* LMTP worker: an unlinked file; its grants begin at 7 */
     PROTO_FD_END = 11,     /* a worker has no descriptor from here on */
 };
 
@@ -95,7 +95,7 @@ enum proto_type {
 
 enum {
     PROTO_MESSAGE_MAX = 40960, /* octets in a record; every row's own cap is at most this */
-    PROTO_FDS_MAX = 4,         /* descriptors in a record */
+    PROTO_FDS_MAX = 5,         /* descriptors in a record */
     PROTO_FIELDS_MAX = 12,     /* fields in a row */
 
     PROTO_VALUE_MAX = 32000,   /* octets in the value of a setting */
@@ -121,13 +121,14 @@ struct proto_rule {
     const char *fields; /* u: 32 bits; q: 64 bits; s: text without NUL; b: octets */
 };
 
-/* What PROTO_SERVE asks for; PROTO_RECIPIENT for the three of LMTP. */
+/* What PROTO_SERVE asks for; PROTO_RECIPIENT for those of LMTP. */
 enum proto_service {
     SERVE_LOGIN = 1, /* check credentials, then open the maildrop */
     SERVE_GRANT,     /* open the maildrop of a user who is logged in already */
     SERVE_CHECK,     /* LMTP: may this peer deliver to this recipient, and is there one? */
     SERVE_TAKE,      /* LMTP: the same, and open the maildrop, if there is one yet */
     SERVE_DELIVER,   /* LMTP: the same, and open the maildrop, made if need be */
+    SERVE_FIRST,     /* LMTP: as SERVE_TAKE, for a session that has no spool file yet */
     SERVICES         /* one past the last */
 };
 

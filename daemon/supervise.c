@@ -286,7 +286,6 @@ int supervise_run(struct master *m)
     if (m->serving)
         log_line(LOG_NOTICE, LOG_EVENT_STOPPED, NULL, "stopped");
     free(m->discarded.fds); /* they end with us */
-    spools_end(m);
     throttle_free(m->throttle);
     while (m->traced.n > 0)
         free(m->traced.items[--m->traced.n]);

@@ -71,15 +71,7 @@ static bool assign(struct master *m, struct worker *w, int fd, enum proto_door d
     char local_text[PROTO_ADDRESS_MAX];
     struct message message;
     bool lmtp = door == DOOR_LMTP;
-    int spool = lmtp ? spools_take(m) : -1;
 
-    if (lmtp && spool < 0) {
-        log_line(LOG_ERR, LOG_EVENT_SHORT, NULL,
-                 "refused a delivery: no spool file in [server] state_dir: %s",
-                 errno == ETIMEDOUT ? "its disk does not answer" : strerror(errno));
-        admit_refuse(m, fd, door);
-        return true;
-    }
     getsockname(fd, (struct sockaddr *)&local, &size);
     address_unmap(&local);
     address_print(&local, true, local_text);
@@ -104,14 +96,8 @@ static bool assign(struct master *m, struct worker *w, int fd, enum proto_door d
     message_put_octets(&message, m->old_ticket_key, lmtp ? 0 : sizeof m->old_ticket_key);
     message_put_u32(&message, w->proxied);
     message_put_fd(&message, fd);
-    if (lmtp)
-        message_put_fd(&message, spool);
     enum channel_outcome sent = channel_send(&w->channel, &message, false);
     explicit_bzero(message.data, message.size);
-    if (sent == CHANNEL_OK)
-        base_close(spool); /* the worker has it, for as long as it is not handed over */
-    else
-        discard(m, spool);
     if (sent == CHANNEL_END) {
         w->session = 0;
         w->peer_text[0] = '\0';
@@ -288,7 +274,7 @@ static void on_recipient(struct master *m, struct worker *w, struct message *mes
     char recipient[sizeof w->recipient];
     bool fits = message_get_text(message, recipient, sizeof recipient);
     uint32_t service = fits ? message_get_u32(message) : 0;
-    if (service < SERVE_CHECK || service > SERVE_DELIVER) {
+    if (service < SERVE_CHECK || service > SERVE_FIRST) {
         struct log_about about = worker_about(w);
         log_line(LOG_ERR, LOG_EVENT_CONTRACT, &about,
                  "killing worker %d: it asks about a recipient that cannot be", w->pid);

@@ -24,14 +24,19 @@ enum attempt exchange_take(struct session *s, struct channel *exchange, uint32_t
 }
 
 /* The store's system calls work on fixed numbers only, which are the lowest free ones here. */
+static int take_file(struct session *s, int number)
+{
+    int fd = message_take_fd(&s->record);
+    if (fd != number)
+        bug("a granted descriptor has another number than the sandbox expects");
+    return fd;
+}
+
 static void take_files(struct session *s, int files[MAILDROP_FILES])
 {
     int first = PROTO_FD_GRANT + (s->door == DOOR_LMTP);
-    for (int i = 0; i < MAILDROP_FILES; i++) {
-        files[i] = message_take_fd(&s->record);
-        if (files[i] != first + i)
-            bug("a granted descriptor has another number than the sandbox expects");
-    }
+    for (int i = 0; i < MAILDROP_FILES; i++)
+        files[i] = take_file(s, first + i);
 }
 
 /* Whether so many files can come with an outcome. */
@@ -42,7 +47,7 @@ static bool may_come(enum exchange_files expected, uint32_t outcome, unsigned n)
 }
 
 uint32_t exchange_verdict(struct session *s, struct channel *exchange, enum exchange_files expected,
-                          char *user, int files[MAILDROP_FILES])
+                          char *user, int *spool, int files[MAILDROP_FILES])
 {
     struct message *m = &s->record;
     uint32_t outcome = LOGIN_UNAVAILABLE;
@@ -52,10 +57,13 @@ uint32_t exchange_verdict(struct session *s, struct channel *exchange, enum exch
     if (got == CHANNEL_OK && m->rule->type == PROTO_VERDICT) {
         char named[PROTO_USER_MAX + 1];
         outcome = message_get_u32(m);
+        unsigned spools = spool && outcome == LOGIN_OK;
         if (!message_get_text(m, named, sizeof named) || outcome >= LOGIN_OUTCOMES ||
-            !may_come(expected, outcome, m->n_fds))
+            m->n_fds < spools || !may_come(expected, outcome, m->n_fds - spools))
             outcome = LOGIN_UNAVAILABLE;
-        if (outcome == LOGIN_OK && m->n_fds > 0)
+        if (outcome == LOGIN_OK && spool)
+            *spool = take_file(s, PROTO_FD_SPOOL);
+        if (outcome == LOGIN_OK && m->n_fds > spools)
             take_files(s, files);
         if (outcome == LOGIN_OK && user)
             base_copy(user, PROTO_USER_MAX + 1, named);

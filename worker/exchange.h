@@ -21,9 +21,9 @@ enum attempt exchange_take(struct session *s, struct channel *exchange, uint32_t
 enum exchange_files { FILES_NONE, FILES_MAY_COME, FILES_COME };
 
 /* Auth's verdict, an enum login_outcome; the exchange is over afterwards. `user`, if not NULL, has
- * PROTO_USER_MAX + 1 octets. `files`, unless FILES_NONE, are the caller's on LOGIN_OK, all -1 if
- * none came. */
+ * PROTO_USER_MAX + 1 octets. On LOGIN_OK the caller's are: `files`, unless FILES_NONE, all -1 if
+ * none came; where `spool` is not NULL, a spool file, which must come. */
 uint32_t exchange_verdict(struct session *s, struct channel *exchange, enum exchange_files expected,
-                          char *user, int files[MAILDROP_FILES]);
+                          char *user, int *spool, int files[MAILDROP_FILES]);
 
 #endif

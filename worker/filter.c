@@ -31,7 +31,6 @@
 enum scope {
     SCOPE_ANY,
     SCOPE_NO_EXEC,      /* memory that is not executable */
-    SCOPE_FILES,        /* on granted descriptors and the spool */
     SCOPE_GRANTED,      /* on granted descriptors */
     SCOPE_LOCKING,      /* on granted descriptors, to lock and unlock ranges */
     SCOPE_GRANTED_STAT, /* on granted descriptors, of the descriptor itself */
@@ -63,10 +62,12 @@ static const struct row rows[] = {
     {{"clock_gettime64", "clock_gettime"}, SCOPE_ANY, "deadlines, where there is no vDSO for it"},
     {{"restart_syscall"}, SCOPE_ANY, "a poll goes on after stop and continue"},
     {{"getpid"}, SCOPE_ANY, "OpenSSL's generator notices a fork by it"},
-    {{"pread64"}, SCOPE_FILES, "SQLite reads the maildrop; a message leaves the spool"},
-    {{"pwrite64"}, SCOPE_FILES, "SQLite writes the maildrop; a message comes in"},
+    {{"pread64"}, SCOPE_GRANTED, "SQLite reads the maildrop; a message leaves the spool"},
+    {{"pwrite64"}, SCOPE_GRANTED, "SQLite writes the maildrop; a message comes in"},
     {{"fdatasync"}, SCOPE_GRANTED, "a commit is durable"},
-    {{"ftruncate64", "ftruncate"}, SCOPE_FILES, "SQLite sizes -wal and -shm; the spool is emptied"},
+    {{"ftruncate64", "ftruncate"},
+     SCOPE_GRANTED,
+     "SQLite sizes -wal and -shm; the spool is emptied"},
     {{"fcntl64", "fcntl"}, SCOPE_LOCKING, "SQLite's locks, the maildrop's write lock"},
     {{"newfstatat", "statx"}, SCOPE_GRANTED_STAT, "sizes, and links that are left"},
 };
@@ -114,12 +115,11 @@ static struct scmp_arg_cmp equal(unsigned argument, int value)
         .arg = argument, .op = SCMP_CMP_EQ, .datum_a = (scmp_datum_t)value};
 }
 
-/* On descriptors from `first` on: where a spool moves the grant up, its numbers are as good. */
-static int allow_granted(scmp_filter_ctx context, int number, int first,
-                         const struct scmp_arg_cmp *more)
+/* On the descriptors of grants, and of a spool. */
+static int allow_granted(scmp_filter_ctx context, int number, const struct scmp_arg_cmp *more)
 {
     int result = 0;
-    for (int fd = first; fd < PROTO_FD_END && result == 0; fd++) {
+    for (int fd = PROTO_FD_GRANT; fd < PROTO_FD_END && result == 0; fd++) {
         struct scmp_arg_cmp both[2] = {equal(0, fd)};
         if (more)
             both[1] = *more;
@@ -139,19 +139,17 @@ static int allow(scmp_filter_ctx context, const struct row *row, const char *nam
         return seccomp_rule_add(context, SCMP_ACT_ALLOW, number, 0);
     case SCOPE_NO_EXEC:
         return seccomp_rule_add_array(context, SCMP_ACT_ALLOW, number, 1, &no_exec);
-    case SCOPE_FILES:
-        return allow_granted(context, number, PROTO_FD_SPOOL, NULL);
     case SCOPE_GRANTED:
-        return allow_granted(context, number, PROTO_FD_GRANT, NULL);
+        return allow_granted(context, number, NULL);
     case SCOPE_GRANTED_STAT:
         /* So does the C library call the two. */
         only = strcmp(name, "statx") == 0 ? equal(2, AT_NO_AUTOMOUNT | AT_EMPTY_PATH)
                                           : equal(3, AT_EMPTY_PATH);
-        return allow_granted(context, number, PROTO_FD_GRANT, &only);
+        return allow_granted(context, number, &only);
     case SCOPE_LOCKING:
         for (size_t i = 0; i < ARRAY_SIZE(locking) && result == 0; i++) {
             struct scmp_arg_cmp command = equal(1, locking[i]);
-            result = allow_granted(context, number, PROTO_FD_GRANT, &command);
+            result = allow_granted(context, number, &command);
         }
         return result;
     case SCOPE_FORK:
@@ -289,7 +287,6 @@ void filter_print(FILE *to)
     static const char *const scopes[] = {
         [SCOPE_ANY] = "",
         [SCOPE_NO_EXEC] = "never executable",
-        [SCOPE_FILES] = "granted descriptors, spool",
         [SCOPE_GRANTED] = "granted descriptors",
         [SCOPE_LOCKING] = "granted descriptors, locks",
         [SCOPE_GRANTED_STAT] = "granted descriptors, no path",

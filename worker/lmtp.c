@@ -375,7 +375,7 @@ static void greet(struct session *s)
     stream_put_text(&s->stream, " Poplar LMTP\r\n");
 }
 
-void lmtp_serve(struct session *s, int spool_fd)
+void lmtp_serve(struct session *s)
 {
     struct lmtp *l = calloc(1, sizeof *l);
     if (!l) {
@@ -383,8 +383,8 @@ void lmtp_serve(struct session *s, int spool_fd)
         return;
     }
     l->s = s;
-    spool_open(&l->spool, spool_fd, s->chunk);
-    s->logged_in = true; /* nobody logs in here: the peer's uid stands for it */
+    spool_open(&l->spool, -1, s->chunk); /* the file comes with the first recipient */
+    s->logged_in = true;                 /* nobody logs in here: the peer's uid stands for it */
     greet(s);
     while (s->end == 0)
         step(l);

@@ -44,9 +44,9 @@ struct lmtp {
     struct lmtp_recipient to[LMTP_RECIPIENTS_MAX];
 };
 
-/* Serve the client of s->stream, with a spool file on `spool_fd`, until the session ends; then
- * s->end says why and the connection is closed. */
-void lmtp_serve(struct session *s, int spool_fd);
+/* Serve the client of s->stream until the session ends; then s->end says why and the connection is
+ * closed. */
+void lmtp_serve(struct session *s);
 
 /* lmtp_deliver.c: */
 /* Whose maildrop is that, and may this client deliver to it? LMTP_RECIPIENT_OK fills to->name. The

@@ -91,8 +91,10 @@ void lmtp_idle(struct lmtp *l)
 static uint32_t ask(struct lmtp *l, const char *recipient, enum proto_service service,
                     char name[PROTO_USER_MAX + 1])
 {
-    static const enum exchange_files expected[] = {
-        [SERVE_CHECK] = FILES_NONE, [SERVE_TAKE] = FILES_MAY_COME, [SERVE_DELIVER] = FILES_COME};
+    static const enum exchange_files expected[] = {[SERVE_CHECK] = FILES_NONE,
+                                                   [SERVE_TAKE] = FILES_MAY_COME,
+                                                   [SERVE_DELIVER] = FILES_COME,
+                                                   [SERVE_FIRST] = FILES_MAY_COME};
     struct session *s = l->s;
     struct channel exchange;
     uint32_t refusal;
@@ -107,7 +109,8 @@ static uint32_t ask(struct lmtp *l, const char *recipient, enum proto_service se
     if (exchange_take(s, &exchange, &refusal) != ATTEMPT_VERDICT)
         return LOGIN_UNAVAILABLE;
     int files[MAILDROP_FILES] = {-1, -1, -1, -1};
-    uint32_t verdict = exchange_verdict(s, &exchange, expected[service], name, files);
+    int *spool = service == SERVE_FIRST ? &l->spool.fd : NULL;
+    uint32_t verdict = exchange_verdict(s, &exchange, expected[service], name, spool, files);
     if (verdict == LOGIN_OK && files[MAILDROP_LOCK] >= 0)
         hold(l, recipient, name, files);
     return verdict;
@@ -139,7 +142,8 @@ enum lmtp_reply lmtp_check_recipient(struct lmtp *l, struct lmtp_recipient *to)
     bool first = l->n == 0;
     if (first)
         lmtp_release(l);
-    uint32_t verdict = ask(l, to->path.mailbox, first ? SERVE_TAKE : SERVE_CHECK, to->name);
+    enum proto_service service = !first ? SERVE_CHECK : l->spool.fd >= 0 ? SERVE_TAKE : SERVE_FIRST;
+    uint32_t verdict = ask(l, to->path.mailbox, service, to->name);
     if (verdict != LOGIN_OK)
         tell_log(l, LOG_NOTICE, "refused to=<%s> from=<%s> reason=%s", to->path.text,
                  l->mail.from.text, proto_outcome_name(verdict));

@@ -79,7 +79,7 @@ static enum attempt open_granted(struct session *s, int files[MAILDROP_FILES], u
             return attempt;
         *verdict = LOGIN_UNAVAILABLE;
         if (attempt == ATTEMPT_VERDICT)
-            *verdict = exchange_verdict(s, &exchange, FILES_COME, NULL, files);
+            *verdict = exchange_verdict(s, &exchange, FILES_COME, NULL, NULL, files);
         if (*verdict != LOGIN_OK) {
             base_copy(s->detail, sizeof s->detail, "the maildrop could not be granted again");
             session_end(s, END_STORE);
@@ -199,7 +199,7 @@ static void attempt_login(struct session *s, const struct login_credentials *cre
     }
     send_credentials(s, &exchange, credentials);
     explicit_bzero(prepared, PROTO_PASSWORD_MAX);
-    uint32_t verdict = exchange_verdict(s, &exchange, FILES_COME, NULL, files);
+    uint32_t verdict = exchange_verdict(s, &exchange, FILES_COME, NULL, NULL, files);
     if (verdict == LOGIN_OK)
         succeed(s, files);
     else

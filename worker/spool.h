@@ -1,6 +1,6 @@
 /*
  * spool.h - one message on its way in, until it is delivered: in memory while it is small, else in
- * the file that the worker was handed with its client. Memory does not grow with the message.
+ * a file that auth made. Memory does not grow with the message.
  */
 #ifndef POPLAR_WORKER_SPOOL_H
 #define POPLAR_WORKER_SPOOL_H

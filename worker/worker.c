@@ -83,9 +83,6 @@ static bool take_client(struct session *s)
     uint64_t idle = s->config->session.idle_timeout * 1000;
     stream_open(&s->stream, message_take_fd(m), s->control.fd,
                 idle < WRITE_TIMEOUT_MS ? idle : WRITE_TIMEOUT_MS);
-    int spool = message_take_fd(m);
-    if (s->door == DOOR_LMTP && spool != PROTO_FD_SPOOL)
-        _exit(PROTO_EXIT_CONTRACT);
     message_clear(m);
     s->stream.on_control = hear_master;
     s->stream.control_context = s;
@@ -117,7 +114,7 @@ void worker_live(const struct heritage *heritage, int control_fd)
     report_ready(s);
     if (take_client(s)) {
         if (s->door == DOOR_LMTP)
-            lmtp_serve(s, PROTO_FD_SPOOL);
+            lmtp_serve(s);
         else
             pop3_serve(s);
         session_report(s);

@@ -29,6 +29,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/fsuid.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
@@ -223,6 +224,42 @@ static void test_ids(void **state)
     assert_non_null(strstr(end.said, "by root or this user only"));
     calls_try(grant_to_himself, &end);
     assert_int_equal(end.status, 0);
+}
+
+static int make_spool(void)
+{
+    char error[600] = "";
+    struct stat st = {0};
+    struct config *config = configure();
+    struct grant_root *root = grant_root_open(config, error, sizeof error);
+    if (!root)
+        return calls_say(error);
+    int fd = grant_spool(root, error, sizeof error);
+    if ((uid_t)setfsuid((uid_t)-1) != geteuid())
+        return CALLS_DONE_WRONG;
+    if (fd < 0)
+        return calls_say(error);
+    return fstatat(fd, "", &st, AT_EMPTY_PATH) == 0 && st.st_nlink == 0 && (st.st_mode & 077) == 0
+               ? 0
+               : CALLS_DONE_WRONG;
+}
+
+static void test_spool(void **state)
+{
+    static const int no_tmpfile[] = {EOPNOTSUPP, EISDIR, ENOENT};
+    struct calls_end end;
+    (void)state;
+    empty_state();
+    assert_true(calls_walk(make_spool, calls_told_or_done) >= 2);
+    for (size_t i = 0; i < ARRAY_SIZE(no_tmpfile); i++) {
+        calls_break("syscall", 1, no_tmpfile[i]);
+        calls_try(make_spool, &end);
+        assert_true(end.met);
+        assert_int_equal(end.status, 0);
+    }
+    calls_break_from("syscall", 1, EISDIR); /* nor does what takes its place work */
+    calls_try(make_spool, &end);
+    assert_non_null(strstr(end.said, "no spool file can be made"));
 }
 
 /* Accounts. */
@@ -755,12 +792,19 @@ static int set_up(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_grant),        cmocka_unit_test(test_file_systems),
-        cmocka_unit_test(test_ids),          cmocka_unit_test(test_look_up),
-        cmocka_unit_test(test_recipient),    cmocka_unit_test(test_pam),
-        cmocka_unit_test(test_conversation), cmocka_unit_test(test_pins),
-        cmocka_unit_test(test_pam_conf),     cmocka_unit_test(test_selfcheck),
-        cmocka_unit_test(test_service),      cmocka_unit_test(test_service_without_master),
+        cmocka_unit_test(test_grant),
+        cmocka_unit_test(test_file_systems),
+        cmocka_unit_test(test_ids),
+        cmocka_unit_test(test_spool),
+        cmocka_unit_test(test_look_up),
+        cmocka_unit_test(test_recipient),
+        cmocka_unit_test(test_pam),
+        cmocka_unit_test(test_conversation),
+        cmocka_unit_test(test_pins),
+        cmocka_unit_test(test_pam_conf),
+        cmocka_unit_test(test_selfcheck),
+        cmocka_unit_test(test_service),
+        cmocka_unit_test(test_service_without_master),
     };
     return cmocka_run_group_tests(tests, set_up, leave_place);
 }

@@ -535,20 +535,6 @@ static void test_descriptors_of_mail(void **state)
     close(probe[0]);
 }
 
-static void test_no_spool(void **state)
-{
-    struct channel its;
-    int client;
-    struct sockaddr_storage nowhere = {.ss_family = AF_UNIX};
-    struct worker *w = add_worker(STATE_IDLE, &its);
-    (void)state;
-    must_set(m.config, "server", "", "state_dir", "/nowhere/at/all");
-    workers_connection(&m, connect_client(&client), DOOR_LMTP, &nowhere);
-    assert_true(is_told_and_closed(client, "421 "));
-    assert_non_null(strstr(logged(), "no spool file in [server] state_dir"));
-    assert_int_equal(w->channel.state, STATE_IDLE);
-}
-
 /* What a worker may claim. */
 
 static void claim_address(struct channel *its, const char *local, const char *peer)
@@ -1145,7 +1131,6 @@ static int tear_down(void **state)
     while (m.discarded.n > 0)
         close(m.discarded.fds[--m.discarded.n]);
     free(m.discarded.fds);
-    spools_end(&m);
     throttle_free(m.throttle);
     config_free(m.config);
     sd_event_unref(m.event);
@@ -1175,7 +1160,6 @@ int main(void)
         TEST(test_who_waits_gives_way),
         TEST(test_mail_is_handed_over),
         TEST(test_descriptors_of_mail),
-        TEST(test_no_spool),
         TEST(test_claimed_addresses),
         TEST(test_summary),
         TEST(test_edge),

@@ -26,7 +26,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/fsuid.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -320,7 +319,7 @@ static void test_bound(void **state)
     assert_true(fatal_ones >= 3);
 }
 
-/* LMTP's sockets and spool. */
+/* LMTP's sockets. */
 
 static int bind_lmtp(void)
 {
@@ -398,48 +397,6 @@ static struct config *config_of(const char *key, const char *value)
     struct config *config = config_new();
     must_set(config, "server", "", key, value);
     return config;
-}
-
-static int make_spool(void)
-{
-    struct config *config = config_of("state_dir", in_place("state"));
-    int fd = delivery_spool(config->server.state_dir);
-    struct stat st = {0};
-    config_free(config);
-    bool back = (uid_t)setfsuid((uid_t)-1) == geteuid();
-    if (!back)
-        return CALLS_DONE_WRONG;
-    if (fd < 0)
-        return calls_say(strerror(errno));
-    return fstatat(fd, "", &st, AT_EMPTY_PATH) == 0 && st.st_nlink == 0 && (st.st_mode & 077) == 0
-               ? 0
-               : CALLS_DONE_WRONG;
-}
-
-/* Neither open() nor what takes its place works. */
-static int make_no_spool(void)
-{
-    unlink(in_place("state/nothing"));
-    struct config *config = config_of("state_dir", in_place("state/nothing"));
-    int fd = delivery_spool(config->server.state_dir);
-    config_free(config);
-    return fd < 0 ? calls_say(strerror(errno)) : CALLS_DONE_WRONG;
-}
-
-static void test_spool(void **state)
-{
-    static const int no_tmpfile[] = {EOPNOTSUPP, EISDIR, ENOENT};
-    struct calls_end end;
-    (void)state;
-    assert_true(calls_walk(make_spool, calls_told_or_done) >= 2);
-    for (size_t i = 0; i < ARRAY_SIZE(no_tmpfile); i++) {
-        calls_break("open", 1, no_tmpfile[i]);
-        calls_try(make_spool, &end);
-        assert_true(end.met);
-        assert_int_equal(end.status, 0);
-    }
-    calls_try(make_no_spool, &end);
-    calls_told("no directory", &end);
 }
 
 /* The sockets of a configuration. */
@@ -1147,7 +1104,6 @@ int main(void)
         cmocka_unit_test(test_bound),
         cmocka_unit_test(test_bind),
         cmocka_unit_test(test_bind_over_another),
-        cmocka_unit_test(test_spool),
         cmocka_unit_test(test_listen),
         cmocka_unit_test(test_built_in_addresses),
         cmocka_unit_test(test_control),

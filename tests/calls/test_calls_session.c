@@ -226,7 +226,7 @@ static uint32_t hear_verdict(struct channel *exchange, enum exchange_files expec
 {
     char user[PROTO_USER_MAX + 1];
     int files[MAILDROP_FILES];
-    uint32_t outcome = exchange_verdict(session, exchange, expected, user, files);
+    uint32_t outcome = exchange_verdict(session, exchange, expected, user, NULL, files);
     channel_close(&auth);
     return outcome;
 }

@@ -451,7 +451,7 @@ static void test_worker_begins(void **state)
 }
 
 static void assign(struct channel *master, enum proto_door door, const char *local,
-                   const char *peer, bool spool)
+                   const char *peer)
 {
     struct message m;
     message_begin(&m, PROTO_ASSIGN);
@@ -463,8 +463,6 @@ static void assign(struct channel *master, enum proto_door door, const char *loc
     message_put_octets(&m, "", 0);
     message_put_u32(&m, 0);
     message_put_fd(&m, STDERR_FILENO);
-    if (spool)
-        message_put_fd(&m, STDERR_FILENO);
     assert_int_equal(channel_send(master, &m, true), CHANNEL_OK);
 }
 
@@ -472,24 +470,19 @@ static char too_long[PROTO_ADDRESS_MAX + 1];
 
 static void assign_long_local(struct channel *master)
 {
-    assign(master, DOOR_POP3, too_long, "192.0.2.1:1", false);
+    assign(master, DOOR_POP3, too_long, "192.0.2.1:1");
 }
 
 static void assign_long_peer(struct channel *master)
 {
-    assign(master, DOOR_POP3, "192.0.2.1:1", too_long, false);
-}
-
-static void assign_no_spool(struct channel *master)
-{
-    assign(master, DOOR_LMTP, "unix", "unix:0", false);
+    assign(master, DOOR_POP3, "192.0.2.1:1", too_long);
 }
 
 /* Not told that it is alone with its client. */
 static void assign_not_over(struct channel *master)
 {
     struct message m;
-    assign(master, DOOR_LMTP, "unix", "unix:0", true);
+    assign(master, DOOR_LMTP, "unix", "unix:0");
     master->state = STATE_LOGIN;
     message_begin(&m, PROTO_TRACE);
     message_put_u32(&m, TRACE_OFF);
@@ -505,8 +498,8 @@ static void assign_nonsense(struct channel *master)
 /* What the contract has no room for, its master must not say either. */
 static void test_worker_is_told_nonsense(void **state)
 {
-    static void (*const nonsense[])(struct channel *) = {
-        assign_long_local, assign_long_peer, assign_no_spool, assign_not_over, assign_nonsense};
+    static void (*const nonsense[])(struct channel *) = {assign_long_local, assign_long_peer,
+                                                         assign_not_over, assign_nonsense};
     struct calls_end end;
     (void)state;
     memset(too_long, '1', sizeof too_long - 1);

@@ -102,12 +102,14 @@ static void send_master(void)
     message_clear(&self.m);
 }
 
-static void send_verdict(const char *user, bool files_wanted)
+static void send_verdict(const char *user, bool spool_wanted, bool files_wanted)
 {
     uint32_t verdict = self.world->verdict;
     message_begin(&self.m, PROTO_VERDICT);
     message_put_u32(&self.m, verdict);
     message_put_text(&self.m, user);
+    if (verdict == LOGIN_OK && spool_wanted)
+        message_put_fd(&self.m, above(memfd_create("spool", MFD_CLOEXEC)));
     for (int i = 0; verdict == LOGIN_OK && files_wanted && i < MAILDROP_FILES; i++)
         message_put_fd(&self.m, open_file(i, O_RDWR | O_CREAT));
     if (!self.world->auth_dies)
@@ -120,7 +122,7 @@ static void send_verdict(const char *user, bool files_wanted)
 
 /* Auth decides before it is asked: it has heard nothing that could change its mind. What the worker
  * then says stays in the socket that is gone. */
-static void send_exchange(const char *user, bool files_wanted)
+static void send_exchange(const char *user, bool spool_wanted, bool files_wanted)
 {
     int ends[2], theirs;
     must(channel_pair(ends, false) == 0, "socketpair");
@@ -132,7 +134,7 @@ static void send_exchange(const char *user, bool files_wanted)
     self.m.n_fds = 0;
     message_clear(&self.m);
     close(theirs);
-    send_verdict(user, files_wanted);
+    send_verdict(user, spool_wanted, files_wanted);
 }
 
 static void settle(void)
@@ -151,7 +153,7 @@ static void answer_login(void)
     if (self.worker.state == STATE_CLIENT)
         self.worker.state = STATE_LOGIN;
     if (self.world->refusal == 0) {
-        send_exchange("alice", true);
+        send_exchange("alice", false, true);
         settle();
         return;
     }
@@ -165,9 +167,9 @@ static void answer_recipient(void)
 {
     char recipient[PROTO_RECIPIENT_MAX + 1];
     must(message_get_text(&self.m, recipient, sizeof recipient), "a recipient's size");
-    bool opens = message_get_u32(&self.m) != SERVE_CHECK;
+    uint32_t service = message_get_u32(&self.m);
     if (self.world->refusal == 0) {
-        send_exchange("alice", opens);
+        send_exchange("alice", service == SERVE_FIRST, service != SERVE_CHECK);
         return;
     }
     message_begin(&self.m, PROTO_LOGIN_REFUSED);
@@ -455,11 +457,8 @@ static void set_up(struct session *s, const struct inside_world *world)
     s->proxied = world->proxied;
     base_copy(s->peer, sizeof s->peer, world->peer);
     stream_open(&s->stream, PROTO_FD_CLIENT, PROTO_FD_CONTROL, idle);
-    if (world->door == DOOR_LMTP) {
-        int spool = memfd_create("spool", MFD_CLOEXEC);
-        must(spool == PROTO_FD_SPOOL, "the spool's number");
+    if (world->door == DOOR_LMTP)
         self.worker.state = s->control.state = STATE_DELIVERY;
-    }
 }
 
 /* The client begins with TLS. */
@@ -501,7 +500,7 @@ void inside_serve(const struct inside_world *world, const void *octets, size_t s
     self.turning = true;
     act(false);
     if (world->door == DOOR_LMTP)
-        lmtp_serve(s, PROTO_FD_SPOOL);
+        lmtp_serve(s);
     else
         pop3_serve(s);
     session_report(s);

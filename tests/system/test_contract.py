@@ -511,7 +511,7 @@ def test_grants_at_once(rogues):
     r.honest_again()
 
 
-LOGIN, GRANT, ASK, TAKE, OPEN = 1, 2, 3, 4, 5  # enum proto_service
+LOGIN, GRANT, ASK, TAKE, OPEN, FIRST = 1, 2, 3, 4, 5, 6  # enum proto_service
 
 
 def asking(name, service):
@@ -521,7 +521,7 @@ def asking(name, service):
 
 
 @pytest.mark.parametrize("name, service", [
-    (b"alice", 0), (b"alice", LOGIN), (b"alice", GRANT), (b"alice", OPEN + 1),
+    (b"alice", 0), (b"alice", LOGIN), (b"alice", GRANT), (b"alice", FIRST + 1),
     (b"alice", 0xffffffff), (b"x" * 321, ASK)])
 def test_recipients_that_nobody_would_ask_for(rogues, name, service):
     """The record is well-formed; what it asks for is nothing that there is."""
@@ -560,7 +560,8 @@ def test_recipients_that_no_worker_would_name(rogues, name):
     nothing is made outside the maildrops."""
     r = rogues("poplar-worker", delivery_accept="any")
     p = r.start()
-    r.tell("worker client", *asking(name, ASK), *asking(name, TAKE), *asking(name, OPEN), "exit 0")
+    r.tell("worker client", *asking(name, ASK), *asking(name, TAKE), *asking(name, OPEN),
+           *asking(name, FIRST), "exit 0")
     with deliverer(p):
         pid = r.taken()
         wait_until(lambda: r.gone(pid), "the worker's end")

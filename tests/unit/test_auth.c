@@ -183,6 +183,10 @@ static enum channel_outcome next(void)
     }
 }
 
+/* Whether a spool file comes along, and it. */
+static bool expected_spool;
+static int spool;
+
 /* What the worker was told, and that the master was told the same before. Files that were granted
  * are the caller's, unless NULL. */
 static void expect_files(enum login_outcome outcome, const char *user, bool expected, int *files)
@@ -190,7 +194,9 @@ static void expect_files(enum login_outcome outcome, const char *user, bool expe
     char told[PROTO_USER_MAX + 1];
     assert_int_equal(channel_receive(&worker, &message, true, NULL), CHANNEL_OK);
     assert_int_equal(message.rule->type, PROTO_VERDICT);
-    assert_int_equal(message.n_fds, expected ? MAILDROP_FILES : 0);
+    assert_int_equal(message.n_fds, (expected ? MAILDROP_FILES : 0) + expected_spool);
+    if (expected_spool)
+        spool = message_take_fd(&message);
     for (unsigned i = 0; files && i < MAILDROP_FILES; i++)
         files[i] = message_take_fd(&message);
     uint32_t got = message_get_u32(&message);
@@ -453,6 +459,7 @@ static void test_recipient(void **state)
         {SERVE_CHECK, false},  {SERVE_TAKE, false}, {SERVE_CHECK, false}, /* nothing was made */
         {SERVE_DELIVER, true}, {SERVE_TAKE, true},  {SERVE_CHECK, false}, {SERVE_DELIVER, true},
     };
+    struct stat st;
     (void)state;
     must_set(config, "auth", "", "first_uid", "1");
     start();
@@ -464,6 +471,21 @@ static void test_recipient(void **state)
     serve(SERVE_TAKE, "no-such-account");
     expect(LOGIN_NO_USER, "no-such-account", NULL);
     expect_vacant();
+    /* With a spool, whether the maildrop is there or not. */
+    serve(SERVE_FIRST, "no-such-account");
+    expect(LOGIN_NO_USER, "no-such-account", NULL);
+    expect_vacant();
+    for (unsigned i = 0; i < 2; i++) {
+        serve(SERVE_FIRST, i ? "games" : "man");
+        expected_spool = true;
+        expect_files(LOGIN_OK, i ? "games" : "man", i, NULL);
+        expected_spool = false;
+        assert_int_equal(fstat(spool, &st), 0);
+        assert_int_equal(st.st_nlink, 0);
+        assert_int_equal(st.st_mode & 07777, 0600);
+        close(spool);
+        expect_vacant();
+    }
 }
 
 static void test_no_maildrop(void **state)

@@ -211,9 +211,6 @@ static void test_every_call_of_the_nursery(void **state)
 static void test_granted_descriptors(void **state)
 {
     const struct attempt allowed[] = {
-        {SYS_pread64, {PROTO_FD_SPOOL}},
-        {SYS_pwrite64, {PROTO_FD_SPOOL}},
-        {SYS_FTRUNCATE, {PROTO_FD_SPOOL}},
         {SYS_pread64, {PROTO_FD_END - 1}},
         {SYS_pread64, {PROTO_FD_GRANT}},
         {SYS_pwrite64, {PROTO_FD_GRANT + 3}},
@@ -228,8 +225,8 @@ static void test_granted_descriptors(void **state)
     const struct attempt killed[] = {
         {SYS_pread64, {PROTO_FD_CLIENT}},
         {SYS_pread64, {PROTO_FD_END}},
-        {SYS_FCNTL, {PROTO_FD_SPOOL, F_OFD_SETLK}},
-        {STAT(PROTO_FD_SPOOL, EMPTY, AT_EMPTY_PATH)},
+        {SYS_pread64, {PROTO_FD_EXCHANGE}},
+        {STAT(PROTO_FD_EXCHANGE, EMPTY, AT_EMPTY_PATH)},
         {SYS_pwrite64, {STDERR_FILENO}},
         {SYS_FTRUNCATE, {PROTO_FD_CLIENT}},
         {SYS_fdatasync, {PROTO_FD_EXCHANGE}},
