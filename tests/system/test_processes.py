@@ -797,6 +797,7 @@ def test_descriptors_for_few_sessions(server):
     assert done.returncode == os.EX_CONFIG and b"max_sessions=100: wants " in done.stderr, done
     for client in clients:
         client.quit()
+    wait_until(lambda: b" 0 of 20: " in p.ctl("status").stdout, "the sessions are over")
     assert works(p) == 0
 
 
