@@ -424,37 +424,36 @@ static void test_making_race(void **state)
     expect_nothing_unfinished();
 }
 
-static void test_out_of_descriptors(void **state)
+/* Opening a maildrop, where so many descriptors may still be opened. */
+static void open_with(struct grant_root *root, int next, unsigned spare)
 {
-    if (getenv("MEMCHECK")) /* it keeps the limit for itself */
-        skip();
     struct rlimit limit, few;
     int files[MAILDROP_FILES];
     unsigned before = count_fds();
     getrlimit(RLIMIT_NOFILE, &limit);
+    few = (struct rlimit){(rlim_t)next + spare, limit.rlim_max};
+    setrlimit(RLIMIT_NOFILE, &few);
+    enum login_outcome outcome = grant_open(root, "alice", true, true, files, error, sizeof error);
+    setrlimit(RLIMIT_NOFILE, &limit);
+    assert_int_equal(outcome, LOGIN_STORE_TEMP);
+    assert_int_equal(count_fds(), before);
+}
+
+static void test_out_of_descriptors(void **state)
+{
+    if (getenv("MEMCHECK")) /* it keeps the limit for itself */
+        skip();
     int next = dup(0);
     close(next);
-    for (rlim_t spare = 0; spare < 4; spare++) {
-        few = (struct rlimit){(rlim_t)next + spare, limit.rlim_max};
-        setrlimit(RLIMIT_NOFILE, &few);
-        enum login_outcome outcome =
-            grant_open(*state, "alice", true, true, files, error, sizeof error);
-        setrlimit(RLIMIT_NOFILE, &limit);
-        assert_int_equal(outcome, LOGIN_STORE_TEMP);
-        assert_int_equal(count_fds(), before);
+    for (unsigned spare = 0; spare < 4; spare++) {
+        open_with(*state, next, spare);
         expect_nothing_unfinished();
     }
     make(*state, "alice");
     /* What is there takes six: its directory, its four files, and the lock once more. */
-    for (rlim_t spare = 0; spare < 6; spare++) {
-        few = (struct rlimit){(rlim_t)next + spare, limit.rlim_max};
-        setrlimit(RLIMIT_NOFILE, &few);
-        enum login_outcome outcome =
-            grant_open(*state, "alice", true, true, files, error, sizeof error);
-        setrlimit(RLIMIT_NOFILE, &limit);
-        assert_int_equal(outcome, LOGIN_STORE_TEMP);
+    for (unsigned spare = 0; spare < 6; spare++) {
+        open_with(*state, next, spare);
         assert_non_null(strstr(error, "Too many open files"));
-        assert_int_equal(count_fds(), before);
     }
 }
 
