@@ -25,8 +25,8 @@ static const char usage[] =
     "usage: poplard [--config FILE] [--check]\n"
     "  --config FILE  configuration (" POPLAR_CONFIG ")\n"
     "  --check        say what is wrong with the configuration, or missing for it, and end\n"
-    "  --version      print the version and end\n"
-    "  --help         print this and end\n"
+    "  -V, --version  print the version and end\n"
+    "  -h, --help     print this and end\n"
     "poplard stays in the foreground; SIGHUP reloads, SIGTERM stops.\n";
 
 struct options {
@@ -38,11 +38,11 @@ static void parse_options(int argc, char **argv, struct options *options)
 {
     static const struct option known[] = {{"config", required_argument, NULL, 'c'},
                                           {"check", no_argument, NULL, 'k'},
-                                          {"version", no_argument, NULL, 'v'},
+                                          {"version", no_argument, NULL, 'V'},
                                           {"help", no_argument, NULL, 'h'},
                                           {NULL, 0, NULL, 0}};
     int option, at = optind;
-    while ((option = getopt_long(argc, argv, ":", known, NULL)) != -1) {
+    while ((option = getopt_long(argc, argv, ":hV", known, NULL)) != -1) {
         switch (option) {
         case 'c':
             if (!*optarg)
@@ -53,7 +53,7 @@ static void parse_options(int argc, char **argv, struct options *options)
         case 'k':
             options->check = true;
             break;
-        case 'v':
+        case 'V':
             puts("poplard " POPLAR_VERSION);
             exit(base_printed(EX_OK));
         case 'h':

@@ -31,7 +31,7 @@ static const char usage[] =
     "  -f, --from SENDER  the envelope sender; without it, that of a \"From \" line, or none (<>)\n"
     "  --config FILE      take the socket's path from here, not from " POPLAR_CONFIG "\n"
     "  --socket PATH      poplard's LMTP socket\n"
-    "  --version, --help\n";
+    "  -V, --version; -h, --help\n";
 
 struct options {
     const char *sender, *config, *socket, *user;
@@ -47,10 +47,10 @@ static void parse_options(int argc, char **argv, struct options *options)
 {
     static const struct option known[] = {
         {"from", required_argument, NULL, 'f'},   {"config", required_argument, NULL, 'c'},
-        {"socket", required_argument, NULL, 's'}, {"version", no_argument, NULL, 'v'},
+        {"socket", required_argument, NULL, 's'}, {"version", no_argument, NULL, 'V'},
         {"help", no_argument, NULL, 'h'},         {NULL, 0, NULL, 0}};
     int option;
-    while ((option = getopt_long(argc, argv, "f:", known, NULL)) != -1) {
+    while ((option = getopt_long(argc, argv, "f:hV", known, NULL)) != -1) {
         switch (option) {
         case 'f':
             options->sender = optarg;
@@ -61,7 +61,7 @@ static void parse_options(int argc, char **argv, struct options *options)
         case 's':
             options->socket = optarg;
             break;
-        case 'v':
+        case 'V':
             puts("poplar-deliver " POPLAR_VERSION);
             exit(base_printed(EX_OK));
         case 'h':

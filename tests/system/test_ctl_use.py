@@ -614,8 +614,6 @@ def test_deliver_words(p, tmp_path):
     def run(*arguments, **options):
         return subprocess.run([poplar.BUILD / "poplar-deliver", *arguments], input=MESSAGE,
                               capture_output=True, **options)
-    assert run("--version").stdout.startswith(b"poplar-deliver ")
-    assert run("--help").stdout.startswith(b"usage: poplar-deliver")
     assert run("--socket", "/" + "x" * 200, "alice").returncode == USAGE
     assert run("--socket", "", "alice").returncode == USAGE
     assert run("--config=", "alice").returncode == USAGE

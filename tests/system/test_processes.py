@@ -861,8 +861,11 @@ def test_programs_by_hand():
         assert "is started by poplard" in result.stderr
     done = run("poplard", "--config=", "--check")
     assert done.returncode == os.EX_USAGE and "--config needs a value" in done.stderr, done
-    assert re.fullmatch(r"poplard \S+\n", run("poplard", "--version", stdout=subprocess.PIPE).stdout)
-    assert "SIGHUP reloads" in run("poplard", "--help", stdout=subprocess.PIPE).stdout
+    for program in ("poplard", "poplar-deliver", "poplarctl"):
+        for option, words in (("version", rf"{program} \S+\n"), ("help", rf"usage: {program} (?s:.)*")):
+            for written in (f"--{option}", "-V" if option == "version" else "-h"):
+                said = run(program, written, stdout=subprocess.PIPE).stdout
+                assert re.fullmatch(words, said), (program, written, said)
 
 
 @pytest.mark.native("valgrind opens the standard descriptors that are closed")
