@@ -203,7 +203,9 @@ static bool emit(int priority, enum log_event event, const struct log_about *abo
         sent = to_journal(priority, event, about, text);
     else if (state.to == LOG_TO_SYSLOG)
         sent = to_syslog(priority, text);
-    if (state.to == LOG_TO_STDERR || (!state.started && priority <= LOG_ERR))
+    /* Who starts it by hand reads why it does not; a journal that has it needs it once. */
+    bool has_it = state.to == LOG_TO_JOURNAL && state.sink >= 0 && stderr_is_journal();
+    if (state.to == LOG_TO_STDERR || (!state.started && !has_it && priority <= LOG_ERR))
         sent = to_stderr(about, text) && sent;
     return sent;
 }

@@ -102,6 +102,25 @@ def journal():
     made.close()
 
 
+@namespaces
+def test_a_start_that_fails(server, journal):
+    """Its reason is in the journal once, and for who starts it by hand on the terminal as well."""
+    p = server(start=False, server_log_to="journal")
+    p.certificate.write_text("nothing")
+
+    def start(stream):
+        del journal.records[:]
+        with open(p.log_file, "wb") as log:
+            about = os.fstat(log.fileno())
+            named = {"JOURNAL_STREAM": f"{about.st_dev}:{about.st_ino}"} if stream else {}
+            done = subprocess.run(p.command(), stderr=log, env=os.environ | named, timeout=60)
+        assert done.returncode == os.EX_CONFIG
+        journal.wait(".*no PEM certificate")
+        return p.log_text()
+    assert start(True) == ""
+    assert "no PEM certificate" in start(False)
+
+
 @pytest.fixture
 def stuck_journal():
     """That of a journald which waits for its disk, until start()."""
