@@ -791,6 +791,7 @@ def test_files_that_do_not_fit_the_verdict(rogues, said):
     r.honest_again()
 
 
+@pytest.mark.native("its life is longer than the second in which an end is a failure")
 def test_97_crash_loop_of_auth_processes_backs_off(rogues):
     """One that is ready and then breaks the contract, again and again: later each time."""
     r = rogues("poplar-auth")
