@@ -83,6 +83,8 @@ static void set_up_tls(struct child *child, struct tls *tls)
     for (size_t n = 0; n < tls_count(tls); n++) {
         if (tls_is_untimely(tls, n, text, sizeof text))
             child_log(&child->control, LOG_WARNING, "%s", text);
+        if (tls_is_exposed(tls, n, text, sizeof text))
+            child_log(&child->control, LOG_WARNING, "%s", text);
         message_begin(&m, PROTO_EXPIRES);
         message_put_u32(&m, (uint32_t)n);
         message_put_u64(&m, tls_expires(tls, n));

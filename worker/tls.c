@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 enum { PEM_MAX = 1 << 20 }; /* octets of a chain or a key */
@@ -25,6 +26,7 @@ struct identity {
     SSL_CTX *context;
     char fault[256]; /* why it cannot be used; "" if it can */
     bool key_at_fault;
+    bool exposed; /* everybody may read its key */
 };
 
 struct tls {
@@ -189,6 +191,8 @@ bool tls_add(void *context, const char *name, const char *path, int chain_fd, in
         return true;
     }
     struct identity id = {.name = base_strdup(name), .path = base_strdup(path)};
+    struct stat st;
+    id.exposed = fstat(key_fd, &st) == 0 && st.st_mode & S_IROTH;
     load_identity(&id, chain_fd, key_fd);
     base_close(chain_fd);
     base_close(key_fd);
@@ -225,6 +229,15 @@ bool tls_is_untimely(const struct tls *tls, size_t n, char *text, size_t size)
              when.tm_mon + 1, when.tm_mday,
              early ? "see whether the clock is right" : "renew it, then reload");
     return true;
+}
+
+bool tls_is_exposed(const struct tls *tls, size_t n, char *text, size_t size)
+{
+    const struct identity *id = &tls->identities[n];
+    if (id->exposed)
+        snprintf(text, size, "%s: everybody may read the key of this certificate; chmod o-r it",
+                 id->path);
+    return id->exposed;
 }
 
 uint64_t tls_expires(const struct tls *tls, size_t n)

@@ -40,6 +40,8 @@ bool tls_complete(struct tls *tls, const struct config *config, char *error, siz
 size_t tls_count(const struct tls *tls);
 uint64_t tls_expires(const struct tls *tls, size_t n);
 bool tls_is_untimely(const struct tls *tls, size_t n, char *text, size_t size);
+/* Whether everybody on the machine may read its key, with a line about it. */
+bool tls_is_exposed(const struct tls *tls, size_t n, char *text, size_t size);
 
 /* Whether there is any certificate. */
 bool tls_available(const struct tls *tls);

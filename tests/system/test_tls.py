@@ -497,6 +497,19 @@ def test_70_spoilt_tickets(shared, version):
 
 # Certificates.
 
+def test_a_key_that_everybody_may_read(server):
+    """It serves, and a start and a reload warn."""
+    p = server(start=False)
+    p.key.chmod(0o644)
+    p.start()
+    warning = f"{p.certificate}: everybody may read the key"
+    assert warning in p.log_text()
+    p.key.chmod(0o640)
+    p.ctl("reload")
+    assert p.log_text().count(warning) == 1
+    p.login().quit()
+
+
 def test_71_reload_with_another_certificates_key(server, tmp_path):
     """The old one stays, the failure is reported with the place in the configuration."""
     p = server()
