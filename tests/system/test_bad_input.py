@@ -442,7 +442,7 @@ def test_second_poplard(broken, tmp_path):
         os.kill(broken.process.pid, signal.SIGCONT)
         client = broken.login()
         client.quit()
-        assert b"idle workers" in broken.ctl("status").stdout
+        assert b"idle worker" in broken.ctl("status").stdout
     with second:
         second.login().quit()
 

@@ -334,7 +334,7 @@ def test_a_journal_that_takes_nothing(stuck_journal, server):
     p = server(stack=STACK, server_log_to="journal", tls_required="no")
     come_and_go(p)
     stuck_journal.start()
-    assert int(stuck_journal.wait(r"\d+ log lines dropped")["MESSAGE"].split()[0]) > 5
+    assert int(stuck_journal.wait(r"\d+ log lines? dropped")["MESSAGE"].split()[0]) > 5
     come_and_go(p, 1)
     # And of a journald that was started anew.
     os.unlink("/run/systemd/journal/socket")
@@ -356,7 +356,7 @@ def test_a_syslog_that_takes_nothing(stuck_syslog, server):
     def told():
         seen.append(stuck_syslog.recv(4096).decode())
         return re.fullmatch(r"<20>[A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d poplard\[%d\]: "
-                            r"\d+ log lines dropped" % p.process.pid, seen[-1])
+                            r"\d+ log lines? dropped" % p.process.pid, seen[-1])
     wait_until(told, lambda: seen)
 
 
@@ -378,7 +378,7 @@ def test_a_pipe_that_nobody_reads(server):
             wait_until(serves, "the server")
             come_and_go(p)
             text = b""
-            while b"log lines dropped" not in text:
+            while not re.search(rb"log lines? dropped", text):
                 text += os.read(reading, 65536).lstrip(b"x")
         finally:
             os.close(reading)

@@ -315,7 +315,7 @@ def test_71_reload_of_something_broken(server, damage):
 
 def test_poplarctl_reload_and_status(server):
     p = server()
-    assert b"idle workers" in p.ctl("status").stdout
+    assert b"idle worker" in p.ctl("status").stdout
     p.ctl("reload")
     assert works(p) == 0
 
@@ -767,7 +767,7 @@ def test_93_control_socket_without_descriptors_does_not_spin(server):
     p.wait_log("(?s)control socket: Too many.*control socket: Too many")
     assert ticks() - used < os.sysconf("SC_CLK_TCK") / 4
     resource.prlimit(p.process.pid, resource.RLIMIT_NOFILE, before)
-    assert b"idle workers" in asking.communicate(timeout=20)[0]
+    assert b"idle worker" in asking.communicate(timeout=20)[0]
 
 
 @pytest.mark.native("valgrind has descriptors of its own")
