@@ -241,10 +241,10 @@ unit: $(UNIT) $(FAULTS) $(CALLS) $(MODULES)
 	@set -e; for t in $(UNIT) $(FAULTS) $(CALLS); do $$t; done
 
 # Poplar beside its peers, tests/bench/README.md. SCENARIO= and SERVERS= choose, by the beginnings of
-# names with commas between them.
+# names with commas between them. Built as the packages are, all of a program at once.
 bench: deps-build deps-check
-	@$(MAKE) --no-print-directory all $(B)/tests/load
-	@tests/bench/run.sh $(B) $(if $(SCENARIO),--scenario $(SCENARIO)) $(if $(SERVERS),--servers $(SERVERS)) \
+	@$(MAKE) --no-print-directory B=$(B)/bench CFLAGS='-O2 -g -flto=auto' all $(B)/bench/tests/load
+	@tests/bench/run.sh $(B)/bench $(if $(SCENARIO),--scenario $(SCENARIO)) $(if $(SERVERS),--servers $(SERVERS)) \
 		$(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(SECONDS),--seconds $(SECONDS)) \
 		--results $(or $(RESULTS),tests/bench/results)
 
