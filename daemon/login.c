@@ -20,13 +20,20 @@ static void refuse(struct master *m, struct worker *w, enum login_refusal why)
     struct message message;
     w->queued = false;
     if (w->channel.state == STATE_LOGIN)
-        m->counts[why == REFUSED_THROTTLED ? COUNT_LOGINS_THROTTLED : COUNT_LOGINS_BUSY]++;
+        m->counts[why == REFUSED_BUSY ? COUNT_LOGINS_BUSY : COUNT_LOGINS_THROTTLED]++;
     message_begin(&message, PROTO_LOGIN_REFUSED);
     message_put_u32(&message, why);
     if (channel_send(&w->channel, &message, false) != CHANNEL_OK)
         worker_end(w);
     else if (w->channel.state == STATE_LOGIN)
         w->channel.state = STATE_CLIENT; /* both count as a session */
+}
+
+/* An attempt like any other to its connection: who is answered at once must not ask without end. */
+static void refuse_throttled(struct master *m, struct worker *w)
+{
+    bool last = ++w->failures >= MASTER_LOGIN_ATTEMPTS;
+    refuse(m, w, last ? REFUSED_LAST : REFUSED_THROTTLED);
 }
 
 /* Ask an auth process for what a worker wants. */
@@ -105,7 +112,7 @@ void login_serve(struct master *m)
         if (!w)
             break;
         if (is_throttled(m, w)) /* by those of its source that were served meanwhile */
-            refuse(m, w, REFUSED_THROTTLED);
+            refuse_throttled(m, w);
         else
             pair(m, a, w);
     }
@@ -127,7 +134,7 @@ void login_wanted(struct master *m, struct worker *w)
         return;
     }
     if (is_throttled(m, w)) {
-        refuse(m, w, REFUSED_THROTTLED);
+        refuse_throttled(m, w);
         return;
     }
     w->queued = true;

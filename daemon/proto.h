@@ -163,6 +163,7 @@ enum proto_trace {
 enum login_refusal {
     REFUSED_BUSY = 1,  /* no auth process became free in time */
     REFUSED_THROTTLED, /* too many failures from this source or for this user */
+    REFUSED_LAST,      /* the same, and this connection has no attempt left */
 };
 
 /* Which door the client came through (PROTO_ASSIGN). */

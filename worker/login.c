@@ -192,7 +192,9 @@ static void attempt_login(struct session *s, const struct login_credentials *cre
     case ATTEMPT_REFUSED:
         s->control.state = STATE_CLIENT;
         session_error(s, CODE_SYS_TEMP,
-                      refusal == REFUSED_THROTTLED ? TEXT_LOGIN_THROTTLED : TEXT_LOGIN_BUSY);
+                      refusal == REFUSED_BUSY ? TEXT_LOGIN_BUSY : TEXT_LOGIN_THROTTLED);
+        if (refusal == REFUSED_LAST)
+            session_end(s, END_LOGIN_FAILURES);
         return;
     case ATTEMPT_VERDICT:
         break;

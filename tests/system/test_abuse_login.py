@@ -95,6 +95,21 @@ def test_48_a_thousand_failures(guarded, tls):
         assert is_throttled(attempt(p, "127.0.0.66"))  # as full as before
 
 
+@DOORS
+def test_52_throttled_logins_of_a_connection(guarded, tls):
+    """What is refused without asking PAM counts for the connection, too: nobody stays to ask all the
+    time."""
+    p = guarded()
+    fail(p, "127.0.0.66", 20)
+    p.wait_log("throttled: peer=127.0.0.66:")
+    raw = p.connect(tls, source="127.0.0.66")
+    raw.send(b"USER alice\r\nPASS secret\r\n" * 100)
+    answers = raw.rest().splitlines(keepends=True)
+    raw.close()
+    assert len(answers) == 6 and all(map(is_throttled, answers[1::2])), answers
+    p.wait_log("session ended: peer=127.0.0.66:.* reason=login-failures")
+
+
 def add_address(address):
     with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as s:
         request = socket.inet_pton(socket.AF_INET6, address) + struct.pack(

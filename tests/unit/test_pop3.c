@@ -490,6 +490,17 @@ static void test_the_last_attempt(void **state)
     expect_close(&h, END_LOGIN_FAILURES);
 }
 
+static void test_the_last_attempt_throttled(void **state)
+{
+    (void)state;
+    harness_greeted(&h);
+    h.auth.refusal = REFUSED_LAST;
+    say(&h, "USER alice\r\nPASS secret\r\nCAPA\r\n");
+    expect(&h, "+OK");
+    expect(&h, "-ERR [SYS/TEMP] too many failed logins");
+    expect_close(&h, END_LOGIN_FAILURES);
+}
+
 static void test_second_session_in_use(void **state)
 {
     int files[MAILDROP_FILES];
@@ -803,6 +814,7 @@ int main(void)
         SESSION(test_password_missing),
         SESSION(test_login_outcomes),
         SESSION(test_the_last_attempt),
+        SESSION(test_the_last_attempt_throttled),
         SESSION(test_second_session_in_use),
         SESSION(test_bad_commands_before_login),
         SESSION(test_bad_commands_after_login),
