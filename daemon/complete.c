@@ -107,6 +107,18 @@ static bool check_hostname(const struct config *config, char *error, size_t size
                        config_where(config, "server", "", "hostname"), config->server.hostname);
 }
 
+/* Of names, none of which has a blank: who forgot a comma would else have named nobody. */
+static bool check_words(const struct config *config, const char *section, const char *key,
+                        const struct text_list *list, char *error, size_t size)
+{
+    for (size_t i = 0; i < list->n; i++)
+        if (strpbrk(list->items[i], " \t"))
+            return base_refuse(
+                error, size, "%s: [%s] %s=%s: has a blank in it; put commas between names",
+                config_where(config, section, "", key), section, key, list->items[i]);
+    return true;
+}
+
 static bool check_order(const struct config *config, const char *section, const char *min_key,
                         uint64_t min, const char *max_key, uint64_t max, char *error, size_t size)
 {
@@ -147,6 +159,10 @@ bool config_complete(struct config *config, char *error, size_t error_size)
             "(RFC 2449 section 6.7): set 0 for never, or 1d and more",
             config_where(config, "store", "", "expire_after"));
     return check_hostname(config, error, error_size) &&
+           check_words(config, "server", "local_domains", &config->server.local_domains, error,
+                       error_size) &&
+           check_words(config, "delivery", "trusted", &config->delivery.trusted, error,
+                       error_size) &&
            check_languages(config, error, error_size) &&
            check_services(config, error, error_size) &&
            check_mechanisms(config, error, error_size) &&

@@ -13,6 +13,10 @@
 #include <strings.h>
 #include <syslog.h>
 
+/* Of numbers without a bound: a thousand times that, and the sum of two, is none beyond counting.
+ */
+#define NUMBER_MAX (INT64_MAX / 1000)
+
 /* Where a key was set that nobody set. */
 #define BUILT_IN "built-in default"
 
@@ -185,21 +189,33 @@ static bool set_number(const struct setting *s, uint64_t *target, const char *va
                        size_t size)
 {
     static const struct {
-        const char *units, *hint;
+        const char *units, *hint, *unit;
         uint64_t factors[4];
     } forms[] = {
-        [KIND_NUMBER] = {NULL, "a whole number", {0}},
-        [KIND_TIME] = {"smhd", "a time such as 30s, 10m, 1h or 7d", {1, 60, 3600, 86400}},
-        [KIND_SIZE] = {"KMG", "a size such as 500K, 50M or 2G", {1 << 10, 1 << 20, 1 << 30}},
+        [KIND_NUMBER] = {NULL, "a whole number", "", {0}},
+        [KIND_TIME] = {"smhd",
+                       "a time such as 30s, 10m, 1h or 7d",
+                       " second",
+                       {1, 60, 3600, 86400}},
+        [KIND_SIZE] = {"KMG",
+                       "a size such as 500K, 50M or 2G",
+                       " octet",
+                       {1 << 10, 1 << 20, 1 << 30}},
     };
+    const char *unit = forms[s->kind].unit;
     uint64_t number;
     if (!parse_number(value, forms[s->kind].units, forms[s->kind].factors, &number))
         return base_refuse(error, size, "[%s] %s=%s: not %s", s->section, s->key, value,
                            forms[s->kind].hint);
-    if (number < s->low || (s->high && number > s->high))
-        return base_refuse(error, size, "[%s] %s=%s: must be between %llu and %llu", s->section,
-                           s->key, value, (unsigned long long)s->low,
-                           (unsigned long long)(s->high ? s->high : UINT64_MAX));
+    if (s->high && (number < s->low || number > s->high))
+        return base_refuse(error, size, "[%s] %s=%s: must be between %llu and %llu%s%s", s->section,
+                           s->key, value, (unsigned long long)s->low, (unsigned long long)s->high,
+                           unit, *unit ? "s" : "");
+    if (number < s->low)
+        return base_refuse(error, size, "[%s] %s=%s: must be at least %llu%s", s->section, s->key,
+                           value, (unsigned long long)s->low, unit);
+    if (number > NUMBER_MAX)
+        return base_refuse(error, size, "[%s] %s=%s: too large", s->section, s->key, value);
     *target = number;
     return true;
 }

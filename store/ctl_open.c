@@ -242,7 +242,7 @@ static const struct advice {
     [STORE_FULL] = {EX_TEMPFAIL, "make room on the disk, then try again"},
     [STORE_IO] = {EX_IOERR, "the disk failed: see the kernel's log"},
     [STORE_OVER_QUOTA] = {EX_CANTCREAT,
-                          "raise [store] quota_octets or quota_messages, or use --no-limits"},
+                          "raise it, by mailbox set or in [store], or use --no-limits"},
     [STORE_TOO_LARGE] = {EX_DATAERR, "raise [store] max_message, or use --no-limits"},
     [STORE_SOURCE] = {EX_NOINPUT, "the input cannot be read"},
     [STORE_NOT_FOUND] = {EX_NOINPUT, "list the messages again"},

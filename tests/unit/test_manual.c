@@ -1,7 +1,8 @@
 /*
  * test_manual.c - poplar.conf(5) against the settings table: every key under its section, with its
  * default and with the values that the table takes, and none besides; poplard(8) against the
- * reasons of failed logins. Reads the pages from the source, from the top of which it is run.
+ * reasons of failed logins and of ends. Reads the pages from the source, from the top of which it
+ * is run.
  */
 #include "daemon/base.h"
 #include "daemon/config.h"
@@ -54,8 +55,8 @@ static void add_bounds(const struct config_key *k, bool time, char *values, size
     size_t used = strlen(values);
     if (said && sscanf(said, "between %llu and %llu", &low, &high) != 2)
         fail_msg("%s", said);
-    if (!said && (said = strstr(complaint(k, "0"), "between ")) != NULL)
-        low = strtoull(said + strlen("between "), NULL, 10);
+    if (!said && (said = strstr(complaint(k, "0"), "at least ")) != NULL)
+        low = strtoull(said + strlen("at least "), NULL, 10);
     if (time) {
         print_time(low, low_text);
         print_time(high, high_text);
@@ -174,22 +175,47 @@ static void no_other_key_is_told(void **state)
     assert_int_equal(items, keys);
 }
 
+/* Whether a word, as the log has it, is an item of a list or one of several that share a text. */
+static bool is_item(const char *list, const char *word)
+{
+    size_t length = strlen(word);
+    for (const char *at = strstr(list, word); at; at = strstr(at + 1, word)) {
+        const char *line = at;
+        while (line[-1] != '\n')
+            line--;
+        if (strncmp(line, ".It ", 4) == 0 && at[-1] == ' ' &&
+            (at[length] == '\n' || strncmp(at + length, " ,", 2) == 0))
+            return true;
+    }
+    return false;
+}
+
+static const char *find_list(const char *before)
+{
+    const char *list = strstr(read_page(MASTER_PAGE), before);
+    assert_non_null(list);
+    *strstr((char *)(uintptr_t)list, "\n.El\n") = '\0';
+    return list + 1;
+}
+
 /* The reasons of failed logins, as the log has them, are explained in poplard(8). */
 static void every_reason_is_told(void **state)
 {
-    const char *page = strstr(read_page(MASTER_PAGE), "\nThe reason of a failed login is\n");
+    const char *list = find_list("\nThe reason of a failed login is\n");
     (void)state;
-    assert_non_null(page);
-    for (unsigned outcome = LOGIN_DENIED; outcome <= LOGIN_STORE_PERM; outcome++) {
-        char *item = base_format("\n.It %s\n", proto_outcome_name(outcome));
-        char *second = base_format(" , %s\n", proto_outcome_name(outcome));
-        char *first = base_format("\n.It %s , ", proto_outcome_name(outcome));
-        if (!strstr(page, item) && !strstr(page, first) && !strstr(page, second))
+    for (unsigned outcome = LOGIN_DENIED; outcome <= LOGIN_STORE_PERM; outcome++)
+        if (!is_item(list, proto_outcome_name(outcome)))
             fail_msg(MASTER_PAGE " does not explain reason=%s", proto_outcome_name(outcome));
-        free(item);
-        free(first);
-        free(second);
-    }
+}
+
+/* And those of the ends of sessions. */
+static void every_end_is_told(void **state)
+{
+    const char *list = find_list("\nThe reason of a session's end is\n");
+    (void)state;
+    for (unsigned end = END_QUIT; end < END_REASONS; end++)
+        if (!is_item(list, proto_end_name(end)))
+            fail_msg(MASTER_PAGE " does not explain reason=%s", proto_end_name(end));
 }
 
 int main(void)
@@ -198,6 +224,7 @@ int main(void)
         cmocka_unit_test(every_key_is_told),
         cmocka_unit_test(no_other_key_is_told),
         cmocka_unit_test(every_reason_is_told),
+        cmocka_unit_test(every_end_is_told),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
