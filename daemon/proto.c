@@ -52,8 +52,9 @@ static const struct proto_rule rules[PROTO_TYPES] = {
     /* 1 when this was the last attempt of the connection */
     [PROTO_SETTLED] = {PROTO_SETTLED, "settled", ROLE_MASTER, ROLE_WORKER, STATE_LOGIN, 64, 0, 0, 0, "u"},
     /* enum session_end, messages retrieved, deleted (LMTP: recipients served, refused), recipients
-     * put off (LMTP), octets in, out, TLS version, cipher, text on a store failure */
-    [PROTO_SUMMARY] = {PROTO_SUMMARY, "summary", ROLE_WORKER, ROLE_MASTER, SESSION, 1024, 0, 0, 1, "uqqqqqsss"},
+     * put off (LMTP), octets in, out, TLS version, cipher, more about the end, the last error of who
+     * did not log in */
+    [PROTO_SUMMARY] = {PROTO_SUMMARY, "summary", ROLE_WORKER, ROLE_MASTER, SESSION, 1024, 0, 0, 1, "uqqqqqssss"},
 
     /* local address, peer address (each with port, as printed), 1 when the proxy's client used TLS */
     [PROTO_REAL_ADDRESS] = {PROTO_REAL_ADDRESS, "real-address", ROLE_WORKER, ROLE_MASTER, STATE_CLIENT, 256, 0, 0, 1, "ssu"},

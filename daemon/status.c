@@ -178,7 +178,7 @@ static void take_text(struct message *message, char *seen, size_t size)
 
 void status_summary(struct master *m, struct worker *w, struct message *message)
 {
-    char tls[32], cipher[64], detail[1024], user[sizeof w->user + 8] = "";
+    char tls[32], cipher[64], detail[1024], error[1024], user[sizeof w->user + 8] = "";
     char later[32] = "";
     bool lmtp = w->door == DOOR_LMTP;
     unsigned reason = message_get_u32(message);
@@ -188,6 +188,7 @@ void status_summary(struct master *m, struct worker *w, struct message *message)
     take_text(message, tls, sizeof tls);
     take_text(message, cipher, sizeof cipher);
     take_text(message, detail, sizeof detail);
+    take_text(message, error, sizeof error);
     m->counts[lmtp ? COUNT_COPIES_DELIVERED : COUNT_MESSAGES_RETRIEVED] += done;
     m->counts[lmtp ? COUNT_COPIES_REFUSED : COUNT_MESSAGES_DELETED] += other;
     m->counts[COUNT_COPIES_DEFERRED] += lmtp ? deferred : 0;
@@ -200,11 +201,13 @@ void status_summary(struct master *m, struct worker *w, struct message *message)
         snprintf(user, sizeof user, " user=%s", *w->user ? w->user : "-");
     struct log_about about = worker_about(w);
     about.reason = proto_end_name(reason);
-    log_line(*detail ? LOG_WARNING : LOG_INFO, LOG_EVENT_SESSION, &about,
+    /* A handshake that fails is the client's matter, and anybody may let as many fail. */
+    log_line(*detail && reason != END_TLS ? LOG_WARNING : LOG_INFO, LOG_EVENT_SESSION, &about,
              "session ended: peer=%s door=%s%s reason=%s %s=%" PRIu64 " %s=%" PRIu64
-             "%s in=%" PRIu64 " out=%" PRIu64 " ms=%" PRIu64 " tls=%s cipher=%s%s%s%s",
+             "%s in=%" PRIu64 " out=%" PRIu64 " ms=%" PRIu64 " tls=%s cipher=%s%s%s%s%s%s%s",
              w->peer_text, proto_door_name(w->door), user, about.reason,
              lmtp ? "delivered" : "retrieved", done, lmtp ? "refused" : "deleted", other, later, in,
              out, base_now_ms() - w->started, *tls ? tls : "-", *cipher ? cipher : "-",
-             *detail ? " detail=\"" : "", detail, *detail ? "\"" : "");
+             *detail ? " detail=\"" : "", detail, *detail ? "\"" : "", *error ? " error=\"" : "",
+             error, *error ? "\"" : "");
 }

@@ -39,6 +39,8 @@ void session_ok(struct session *s, enum text text)
 
 void session_error(struct session *s, enum session_code code, enum text text)
 {
+    if (!s->logged_in)
+        s->error = text;
     stream_put_text(&s->stream, "-ERR ");
     stream_put_text(&s->stream, codes[code]);
     session_put_text(s, text);
@@ -273,6 +275,7 @@ void session_report(struct session *s)
     message_put_text(m, s->tls_version);
     message_put_text(m, s->cipher);
     message_put_text(m, s->detail);
+    message_put_text(m, s->error && !s->logged_in ? text_get(TEXT_ENGLISH, s->error) : "");
     channel_send(&s->control, m, true);
     s->control.state = STATE_DONE;
 }

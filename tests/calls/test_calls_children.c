@@ -583,18 +583,19 @@ static void test_summary(void **state)
 {
     static char long_text[600];
     static const char *const said[] = {"tls=- cipher=text", "tls=text cipher=-",
-                                       "tls=text cipher=text\n", "detail=\"text\""};
+                                       "tls=text cipher=text error", "detail=\"text\"\n",
+                                       "error=\"text\"\n"};
     struct channel its;
     (void)state;
     memset(long_text, 'x', sizeof long_text - 1);
-    for (size_t too_long = 0; too_long < 4; too_long++) {
+    for (size_t too_long = 0; too_long < 5; too_long++) {
         add_worker(STATE_CLIENT, &its);
         uint64_t before = m.counts[COUNT_ENDED];
         message_begin(&message, PROTO_SUMMARY);
         message_put_u32(&message, 9999); /* there is no such reason */
         for (int i = 0; i < 5; i++)
             message_put_u64(&message, 1);
-        for (size_t i = 0; i < 3; i++)
+        for (size_t i = 0; i < 4; i++)
             message_put_text(&message, i == too_long ? long_text : "text");
         say(&its);
         assert_int_equal(m.counts[COUNT_ENDED], before + 1);

@@ -599,7 +599,7 @@ def test_summary_with_forged_lines(rogues):
     p = r.start()
     forged = b"a\nFORGED\x1b[31m\xff\xc2\x9b"
     r.tell("worker client", f"send {record('log', 3, forged)}",
-           f"send {record('summary', 1, 0, 0, 0, 0, 0, forged, forged, forged)}", "exit 0")
+           f"send {record('summary', 1, 0, 0, 0, 0, 0, forged, forged, forged, forged)}", "exit 0")
     with p.connect(tls=False, greeting=False).sock:
         r.taken()
         p.wait_log("session ended")

@@ -202,6 +202,44 @@ def test_fields(journal, server):
         assert record["SYSLOG_FACILITY"] == "2"
 
 
+WITHOUT_LOGIN = {
+    "clear": ("pop3", b"CAPA\r\nUSER alice\r\n", "logging in needs TLS: send STLS first"),
+    "mechanism": ("pop3s", b"AUTH CRAM-MD5\r\n", "no such mechanism here"),
+    "identity": ("pop3s", b"AUTH PLAIN Ym9iAGFsaWNlAHNlY3JldA==\r\n", "users act for themselves only"),
+    "denied": ("pop3s", b"USER alice\r\nPASS wrong\r\n", "user name or password is wrong"),
+    "probe": ("pop3", b"", None),
+    "at last": ("pop3s", b"PASS x\r\nUSER alice\r\nPASS secret\r\nDELE 7\r\n", None),
+}
+
+
+@namespaces
+@pytest.mark.parametrize("what", WITHOUT_LOGIN)
+def test_why_nobody_logged_in(journal, server, what):
+    """The last that a client was refused before it went: what to tell the user who asks."""
+    door, said, why = WITHOUT_LOGIN[what]
+    p = server(stack=STACK, server_log_to="journal")
+    raw = p.connect(tls=door == "pop3s")
+    raw.send(said + b"QUIT\r\n")
+    raw.rest()
+    ended = journal.wait("session ended")
+    assert ended["PRIORITY"] == "6" and ended["POPLAR_REASON"] == "quit"
+    found = re.search(' error="(.*)"$', ended["MESSAGE"])
+    assert (found and found[1]) == why
+
+
+@namespaces
+def test_a_client_without_tls_is_no_warning(journal, server):
+    """Who looks for what is wrong with the server does not find all the world's scanners."""
+    p = server(stack=STACK, server_log_to="journal")
+    raw = p.connect(tls=False)
+    assert raw.ask(b"STLS").startswith(b"+OK")
+    raw.send(b"GET / HTTP/1.1\r\n\r\n")
+    raw.rest()
+    ended = journal.wait("session ended")
+    assert ended["POPLAR_REASON"] == "tls" and ' detail="http request"' in ended["MESSAGE"]
+    assert ended["PRIORITY"] == "6"
+
+
 @namespaces
 def test_a_name_makes_no_field(journal, server):
     """What a client calls itself stays one line in one field."""

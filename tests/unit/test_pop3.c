@@ -499,6 +499,7 @@ static void test_the_last_attempt_throttled(void **state)
     expect(&h, "+OK");
     expect(&h, "-ERR [SYS/TEMP] too many failed logins");
     expect_close(&h, END_LOGIN_FAILURES);
+    assert_non_null(strstr(h.summary.error, "too many failed logins"));
 }
 
 static void test_second_session_in_use(void **state)

@@ -73,7 +73,7 @@ struct summary {
     bool given;
     uint32_t end;
     uint64_t retrieved, deleted, deferred, in, out;
-    char tls[16], cipher[64], detail[300];
+    char tls[16], cipher[64], detail[300], error[300];
 };
 
 struct harness {
@@ -460,6 +460,7 @@ static inline void played_summary(struct harness *h)
     assert_true(message_get_text(&h->m, s->tls, sizeof s->tls));
     assert_true(message_get_text(&h->m, s->cipher, sizeof s->cipher));
     assert_true(message_get_text(&h->m, s->detail, sizeof s->detail));
+    assert_true(message_get_text(&h->m, s->error, sizeof s->error));
 }
 
 static inline void played_address(struct harness *h)
