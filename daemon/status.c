@@ -176,6 +176,15 @@ static void take_text(struct message *message, char *seen, size_t size)
     base_escape(seen, size, raw);
 }
 
+/* A monitor, or a proxy on its own behalf, that asks every other second whether we live. */
+static bool is_probe(const struct master *m, const struct worker *w, unsigned reason)
+{
+    const struct config *c = m->config;
+    return w->door != DOOR_LMTP && !*w->user && (reason == END_QUIT || reason == END_DISCONNECT) &&
+           (address_listed(&c->auth.throttle_exempt, &w->peer) ||
+            address_listed(&c->listen.proxy_from, &w->peer));
+}
+
 void status_summary(struct master *m, struct worker *w, struct message *message)
 {
     char tls[32], cipher[64], detail[1024], error[1024], user[sizeof w->user + 8] = "";
@@ -202,7 +211,10 @@ void status_summary(struct master *m, struct worker *w, struct message *message)
     struct log_about about = worker_about(w);
     about.reason = proto_end_name(reason);
     /* A handshake that fails is the client's matter, and anybody may let as many fail. */
-    log_line(*detail && reason != END_TLS ? LOG_WARNING : LOG_INFO, LOG_EVENT_SESSION, &about,
+    int level = *detail && reason != END_TLS                    ? LOG_WARNING
+                : !*detail && !*error && is_probe(m, w, reason) ? LOG_DEBUG
+                                                                : LOG_INFO;
+    log_line(level, LOG_EVENT_SESSION, &about,
              "session ended: peer=%s door=%s%s reason=%s %s=%" PRIu64 " %s=%" PRIu64
              "%s in=%" PRIu64 " out=%" PRIu64 " ms=%" PRIu64 " tls=%s cipher=%s%s%s%s%s%s%s",
              w->peer_text, proto_door_name(w->door), user, about.reason,

@@ -228,6 +228,38 @@ def test_why_nobody_logged_in(journal, server, what):
 
 
 @namespaces
+@pytest.mark.parametrize("said", [b"", b"CAPA\r\n", b"QUIT\r\n", b"NOOP\r\n"])
+@pytest.mark.parametrize("who", ["anybody", "throttle_exempt", "proxy_from"])
+def test_who_asks_whether_poplar_lives(journal, server, who, said):
+    """Monitors and proxies do every other second: where they are named, that is for who wants to see
+    everything. What a monitor may not do, and what anybody else does, is told."""
+    named = {"anybody": {}, "throttle_exempt": {"auth_throttle_exempt": "127.0.0.0/8"},
+             "proxy_from": {"listen_proxy_from": "127.0.0.1"}}[who]
+    p = server(stack=STACK, server_log_to="journal", **named)
+    raw = p.connect(tls=False, greeting=False)
+    if who == "proxy_from":
+        raw.send(b"PROXY UNKNOWN\r\n")
+    assert raw.line().startswith(b"+OK")
+    raw.send(said)
+    if said:
+        raw.line()
+    raw.close()
+    expected = "6" if who == "anybody" or said.startswith(b"NOOP") else "7"
+    assert journal.wait("session ended")["PRIORITY"] == expected
+
+
+@namespaces
+@pytest.mark.parametrize("said,priority", [(b"", "7"), (b"PROXY TCP", "4")])
+def test_a_proxy_that_leaves_before_its_header(journal, server, said, priority):
+    """One that only connects finds out what it wants to know; half a header is a mistake."""
+    p = server(stack=STACK, server_log_to="journal", listen_proxy_from="127.0.0.1")
+    raw = p.connect(tls=False, greeting=False)
+    raw.send(said)
+    raw.close()
+    assert journal.wait("session ended")["PRIORITY"] == priority
+
+
+@namespaces
 def test_a_client_without_tls_is_no_warning(journal, server):
     """Who looks for what is wrong with the server does not find all the world's scanners."""
     p = server(stack=STACK, server_log_to="journal")
