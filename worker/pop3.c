@@ -105,15 +105,15 @@ static void run_command(struct session *s, const struct line *line)
         refuse(s, TEXT_LINE_TOO_LONG);
 }
 
-/* Credentials are none of the log's business, in whatever state they come. */
+/* Credentials are none of the log's business, in whatever state they come, and however they were
+ * typed. */
 static void copy_masked(char *to, size_t size, const struct line *line)
 {
-    size_t word = line_word(line->text, line->size);
-    bool secret = word == 4 && (strncasecmp(line->text, "PASS", 4) == 0 ||
-                                strncasecmp(line->text, "AUTH", 4) == 0);
-    base_copy(to, size, line->text);
+    const char *word = line->text + strspn(line->text, " \t");
+    bool secret = strncasecmp(word, "PASS", 4) == 0 || strncasecmp(word, "AUTH", 4) == 0;
+    base_copy(to, size, secret ? word : line->text);
     if (secret)
-        base_copy(to + word, size - word, " ********");
+        base_copy(to + 4, size - 4, " ********");
 }
 
 static void run_line(struct session *s, const struct line *line)

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from poplar import wait_until
+from poplar import log_in, wait_until
 
 MESSAGE = b"Subject: one\r\n\r\nbody\r\n"
 
@@ -77,6 +77,19 @@ def test_coming_back_at_once(server):
         answers = [raw.line() for _ in range(4)]
         raw.close()
         assert answers[2].startswith(b"+OK"), answers
+
+
+@pytest.mark.parametrize("line", [b"PASS canary", b"pass canary", b" PASS canary", b"PASS\tcanary",
+                                  b"AUTH PLAIN canary", b"  auth\tPLAIN canary"], ids=repr)
+def test_trace_without_secrets(server, line):
+    """However badly one is typed."""
+    p = server()
+    p.ctl("debug", "alice", "on")
+    raw = log_in(p, tls=True)
+    assert raw.ask(line).startswith(b"-ERR")
+    assert raw.ask(b"RSET").startswith(b"+OK")
+    p.wait_log("trace: C: RSET")
+    assert "canary" not in p.log_text() and "********" in p.log_text()
 
 
 def test_trace_of_one_user(server):
