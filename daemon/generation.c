@@ -305,10 +305,12 @@ void generation_fill(struct master *m, bool may_wait)
     }
 }
 
-void generation_ping(struct generation *g)
+bool generation_ping(struct generation *g)
 {
     struct message message;
     message_begin(&message, PROTO_PING);
-    if (!g->awaiting_pong && channel_send(&g->channel, &message, false) == CHANNEL_OK)
-        g->awaiting_pong = true;
+    if (g->awaiting_pong || channel_send(&g->channel, &message, false) != CHANNEL_OK)
+        return false;
+    g->awaiting_pong = true;
+    return true;
 }

@@ -204,6 +204,7 @@ struct master {
     uint64_t watchdog_ms, watchdog_fed;
     bool starved;            /* the watchdog was not fed when it was time */
     char status[256];        /* as systemd was told it last */
+    char untold[2304];       /* to systemd, which had no room for it; "": nothing */
     uint64_t counts[COUNTS]; /* enum proto_count; from COUNT_NOW on, status.c's */
     uint64_t started_at;     /* seconds since the epoch */
 };
@@ -259,6 +260,14 @@ pid_t trial_spawn(const struct master *m, const struct config *config, bool stri
 /* At a start the end, with this exit status; at a reload all stays as it was. */
 void trial_failed(struct master *m, int status, const char *why);
 
+/* notify.c: systemd. */
+/* Tell it how things stand, in lines of sd_notify(3). What it has no room for is kept, in place of
+ * what was kept before. */
+void notify_state(struct master *m, const char *format, ...) PRINTF(2, 3);
+bool notify_again(struct master *m); /* tell what is kept; false: there is still no room */
+/* Tell something that need not be kept. False: no room; also while something is kept. */
+bool notify_now(struct master *m, const char *format, ...) PRINTF(2, 3);
+
 /* supervise.c: signals, reaping, housekeeping, systemd, the end. */
 int supervise_run(struct master *m); /* the exit status of poplard */
 
@@ -273,7 +282,8 @@ void generation_reaped(struct master *m, struct generation *g, int status);
 void generation_release(struct master *m, struct generation *g); /* free when nothing is left */
 void generation_replace(struct master *m, const char *why);
 void generation_fill(struct master *m, bool may_wait); /* see pool_to_fork() */
-void generation_ping(struct generation *g);
+/* Ask whether it lives. False: it has not answered the last time, or does not even take this. */
+bool generation_ping(struct generation *g);
 
 /* admit.c: connections until a worker has them. */
 /* Whether the limits let a connection in; where every slot is taken another may have to go. */
@@ -314,7 +324,7 @@ void auths_kill(struct auth *a, const char *what); /* it broke the contract; `wh
 int auths_hear(sd_event_source *source, int fd, uint32_t events, void *context);
 void auths_reaped(struct master *m, struct auth *a, int status);
 void auths_tick(struct master *m);
-bool auths_ping(struct master *m); /* false: the last one pinged has not answered */
+bool auths_ping(struct master *m); /* the same of an idle one, if there is one */
 
 /* login.c: the exchanges that they serve. */
 void login_wanted(struct master *m, struct worker *w);

@@ -8,7 +8,6 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
-#include <systemd/sd-daemon.h>
 #include <unistd.h>
 
 void status_login(struct master *m, unsigned outcome, uint64_t ms)
@@ -74,7 +73,7 @@ void status_announce(struct master *m)
     log_look();
     log_started();
     status_line(m, status, sizeof status);
-    sd_notifyf(0, "READY=1\nSTATUS=%s", status);
+    notify_state(m, "READY=1\nSTATUS=%s", status);
 }
 
 static bool put_count(struct master *m, uint64_t from, struct message *answer)

@@ -125,7 +125,7 @@ static void feed_watchdog(struct master *m, uint64_t now)
 {
     if (m->watchdog_ms == 0 || now - m->watchdog_fed < m->watchdog_ms / 3)
         return;
-    bool nursery = !m->serving || (m->current && !m->current->awaiting_pong);
+    bool nursery = !m->serving || (m->current && generation_ping(m->current));
     if (!nursery || !auths_ping(m)) {
         if (!m->starved)
             log_line(LOG_ERR, LOG_EVENT_STALLED, NULL,
@@ -134,17 +134,15 @@ static void feed_watchdog(struct master *m, uint64_t now)
         m->starved = true;
         return;
     }
-    if (m->current)
-        generation_ping(m->current);
     m->starved = false;
-    m->watchdog_fed = now;
-    sd_notify(0, "WATCHDOG=1");
+    if (notify_now(m, "WATCHDOG=1"))
+        m->watchdog_fed = now;
 }
 
 static int on_tick(sd_event_source *source, uint64_t usec, void *context)
 {
     struct master *m = context;
-    char status[256];
+    char status[sizeof m->status];
     uint64_t now = base_now_ms();
     (void)source;
     (void)usec;
@@ -162,9 +160,8 @@ static int on_tick(sd_event_source *source, uint64_t usec, void *context)
         login_tick(m);
         control_tick(m);
         status_line(m, status, sizeof status);
-        if (strcmp(status, m->status) != 0)
-            sd_notifyf(0, "STATUS=%s", status);
-        base_copy(m->status, sizeof m->status, status);
+        if (strcmp(status, m->status) != 0 && notify_now(m, "STATUS=%s", status))
+            base_copy(m->status, sizeof m->status, status);
     }
     feed_watchdog(m, now);
     loop_timer(m, &m->tick, now + TICK_MS, on_tick, m);
@@ -202,7 +199,7 @@ static int on_stop(sd_event_source *source, const struct signalfd_siginfo *info,
     m->stopping = true;
     if (m->trial) /* it would open the doors again */
         trial_failed(m, EX_TEMPFAIL, "poplard is stopping");
-    sd_notify(0, "STOPPING=1\nSTATUS=Waiting for sessions to end");
+    notify_state(m, "STOPPING=1\nSTATUS=Waiting for sessions to end");
     listen_detach(m);
     log_line(LOG_NOTICE, LOG_EVENT_STOPPED, NULL, "stopping, %u session%s under way", m->n_sessions,
              base_plural(m->n_sessions));

@@ -14,7 +14,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sysexits.h>
-#include <systemd/sd-daemon.h>
 
 static void close_programs(struct programs *p)
 {
@@ -74,11 +73,11 @@ void trial_failed(struct master *m, int status, const char *why)
     auths_retire_all(m, t->config);
     free_trial(t);
     if (m->serving) {
-        sd_notifyf(0, "READY=1\nSTATUS=Reload failed, the old configuration stays: %s", why);
+        notify_state(m, "READY=1\nSTATUS=Reload failed, the old configuration stays: %s", why);
         if (m->reload_again)
             trial_begin(m, -1);
     } else {
-        sd_notifyf(0, "STATUS=%s", why);
+        notify_state(m, "STATUS=%s", why);
         m->exit_status = status > 0 && status < 127 ? status : EX_SOFTWARE;
         sd_event_exit(m->event, m->exit_status);
     }
@@ -113,8 +112,8 @@ static void begin(struct master *m)
     m->reload_again = false;
     t->programs = (struct programs){-1, -1};
     if (m->serving)
-        sd_notifyf(0, "RELOADING=1\nMONOTONIC_USEC=%llu\nSTATUS=Reloading",
-                   (unsigned long long)base_now_ms() * 1000);
+        notify_state(m, "RELOADING=1\nMONOTONIC_USEC=%llu\nSTATUS=Reloading",
+                     (unsigned long long)base_now_ms() * 1000);
     t->config = trial_read(m, error, sizeof error);
     if (!t->config || !check_prefixes(t->config, error, sizeof error) ||
         !check_descriptors(t->config, error, sizeof error) ||

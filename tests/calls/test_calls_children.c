@@ -780,13 +780,13 @@ static void test_nursery_says(void **state)
     }
     assert_int_equal(m.current->expires[0], 1234); /* there is no other */
     m.current->channel.state = nursery.state = STATE_IDLE;
-    generation_ping(m.current);
-    generation_ping(m.current);
+    assert_true(generation_ping(m.current));
+    assert_false(generation_ping(m.current));
     assert_int_equal(next_told(&nursery), PROTO_PING);
     assert_int_equal(next_told(&nursery), 0); /* the first has not been answered */
     m.current->awaiting_pong = false;
     calls_break("sendmsg", 1, ENOBUFS);
-    generation_ping(m.current);
+    assert_false(generation_ping(m.current));
     assert_true(calls_mend());
     assert_false(m.current->awaiting_pong);
     assert_int_equal(generation_hear(NULL, 0, 0, m.current), 0); /* nothing is there */

@@ -27,6 +27,11 @@ def seconds(p):
     return json.loads(p.ctl("--json", "status").stdout)["workers"]["generation_ms"] / 1000
 
 
+def waiting(p):
+    """Connections that have no worker yet."""
+    return json.loads(p.ctl("--json", "status").stdout)["sessions"]["waiting"]
+
+
 def test_fed_while_all_is_well(watched):
     fed(watched(), 3)
 
@@ -57,6 +62,23 @@ def test_not_fed_while_a_child_hangs(watched, who):
         os.kill(pid, signal.SIGCONT)
     del p.notified[:]
     fed(p)
+
+
+def test_not_fed_while_the_nursery_takes_nothing(server, monkeypatch):
+    """It hangs, and before it was asked a rush of clients has filled its queue with orders."""
+    monkeypatch.setenv("WATCHDOG_USEC", "4500000")
+    p = server(workers_max_per_source="1024")
+    fed(p)
+    for pid in p.nursery():
+        os.kill(pid, signal.SIGSTOP)
+    clients = [p.connect(tls=False, greeting=False) for _ in range(600)]
+    wait_until(lambda: waiting(p) > 500, "they wait")
+    p.wait_log("the nursery does not answer")
+    for pid in p.nursery():
+        os.kill(pid, signal.SIGCONT)
+    del p.notified[:]
+    fed(p)
+    assert all(raw.line().startswith(b"+OK") for raw in clients)
 
 
 def test_not_fed_without_a_nursery(watched, tmp_path):
