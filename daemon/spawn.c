@@ -15,6 +15,11 @@
 #include <sysexits.h>
 #include <unistd.h>
 
+enum { /* proc(5), oom_score_adj */
+       OOM_MORE = 100,
+       OOM_MOST = 1000
+};
+
 /* Close what is above descriptor 3, but for one that is close-on-exec, if it is not -1. */
 static bool close_others(int kept)
 {
@@ -25,12 +30,26 @@ static bool close_others(int kept)
            close_range((unsigned)kept + 1, last, 0) == 0;
 }
 
+/* When memory is short the kernel ends whom this makes the larger: one session or login, not all of
+ * them. Without /proc it may be the master. */
+static void offer_to_oom_killer(void)
+{
+    char text[16] = "";
+    int fd = open("/proc/self/oom_score_adj", O_RDWR | O_CLOEXEC);
+    if (fd < 0 || read(fd, text, sizeof text - 1) <= 0)
+        return;
+    int score = atoi(text) + OOM_MORE;
+    snprintf(text, sizeof text, "%d", score < OOM_MOST ? score : OOM_MOST);
+    (void)!write(fd, text, strlen(text));
+}
+
 _Noreturn static void become(const char *dir, const char *program, int kept, int end, pid_t master)
 {
     char *path = base_format("%s/%s", dir, program);
     char *arguments[] = {path, NULL};
     sigset_t none;
 
+    offer_to_oom_killer();
     privileges_die_with(master);
     int null = open("/dev/null", O_RDWR);
     if (null < 0 || dup2(null, STDIN_FILENO) < 0 || dup2(null, STDOUT_FILENO) < 0)

@@ -2,7 +2,7 @@
  * pam_poplar_test.c - a PAM module that misbehaves as its arguments say. For tests only; runs in
  * whatever process loads it. Each argument is done in turn, in the authentication phase:
  *
- *   hang  slow=MS  crash  exit  stdout         what it says
+ *   hang  slow=MS  crash  exit  eat  stdout    what it says
  *   leak  ids  umask  chdir  close=FD  signal  leaves the process changed
  *   rename=USER                                sets PAM_USER
  *   items=FILE                                 writes what the application told PAM into FILE
@@ -155,6 +155,16 @@ static int change_process(const char *argument)
     return PAM_SUCCESS;
 }
 
+static void eat(void)
+{
+    enum { BITE = 1 << 20 };
+    for (;;) {
+        char *bite = malloc(BITE);
+        if (bite)
+            memset(bite, 1, BITE);
+    }
+}
+
 static int misbehave(pam_handle_t *handle, const char *argument)
 {
     const char *value;
@@ -165,6 +175,8 @@ static int misbehave(pam_handle_t *handle, const char *argument)
         raise(SIGSEGV);
     if (strcmp(argument, "exit") == 0)
         exit(0);
+    if (strcmp(argument, "eat") == 0)
+        eat();
     if (strcmp(argument, "stdout") == 0) {
         if (write(STDOUT_FILENO, "+OK from a module\r\n", 19) < 0)
             return PAM_SYSTEM_ERR;

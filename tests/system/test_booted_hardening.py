@@ -122,6 +122,11 @@ def test_limits(debian):
     assert re.search(r"Max core file size +0 +0 ", limits)
     assert int(re.search(r"Max open files +\d+ +(\d+) ", limits)[1]) in LIMITS
     assert int(debian.show("poplar.service", "TasksMax")) > 1024
+    # Out of memory ends one process, not the service.
+    assert debian.show("poplar.service", "OOMPolicy") == "continue"
+    masters = int(debian.path(f"/proc/{debian.main_pid()}/oom_score_adj").read_text())
+    for pid, _ in debian.processes("poplar-worker") + debian.processes("poplar-auth"):
+        assert int(debian.path(f"/proc/{pid}/oom_score_adj").read_text()) == masters + 100
 
 
 @pytest.mark.skipif(os.uname().machine != "x86_64", reason="the probe knows x86-64's system calls")

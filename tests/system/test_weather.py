@@ -8,7 +8,9 @@ import subprocess
 
 import pytest
 
+import cgroup
 import poplar
+from logins import UNAVAILABLE, ask
 from poplar import wait_until
 
 STACK = ("auth required @BUILD@/tests/pam_poplar_test.so expect=secret\n"
@@ -79,3 +81,42 @@ def test_a_systemd_that_hears_nothing(told):
     systemd.hear("READY=1")
     systemd.hear("WATCHDOG=1")
     systemd.fill()
+
+
+# Memory.
+
+@pytest.fixture
+def memory():
+    with cgroup.limited("memory.max") as group:
+        yield group
+
+
+@pytest.mark.native("valgrind has memory of its own")
+@pytest.mark.skipif(not poplar.ROOT, reason="needs root: a control group")
+def test_43_a_module_that_takes_all_memory(memory, server):
+    """The kernel ends its process: one login."""
+    p = server(start=False, tls_required="no",
+               stack="auth [success=ignore default=1] pam_succeed_if.so quiet user = hungry\n"
+                     "auth required @BUILD@/tests/pam_poplar_test.so eat\n"
+                     "auth required pam_permit.so\naccount required pam_permit.so\n")
+    with memory.inside():
+        p.start()
+    held = p.login("carol", tls=False)
+    memory.set(memory.used() + (64 << 20))
+    assert ask(p.connect(tls=False), "hungry", "secret") == UNAVAILABLE
+    p.wait_log("auth process .* was ended by signal 9")
+    held.noop()
+    p.login("alice", tls=False).quit()
+    held.quit()
+
+
+@pytest.mark.skipif(not poplar.ROOT, reason="needs root: others' processes are hidden")
+def test_the_master_goes_last(server):
+    """When memory is short."""
+    p = server()
+
+    def score(pid):
+        with open(f"/proc/{pid}/oom_score_adj", encoding="ascii") as file:
+            return int(file.read())
+    least = min(score(p.process.pid) + 100, 1000)
+    assert [score(pid) for pid in p.children()] == [least] * len(p.children())
