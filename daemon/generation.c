@@ -169,10 +169,15 @@ static void on_expires(struct generation *g, struct message *message)
         g->expires[which] = message_get_u64(message);
 }
 
-/* The nursery could not fork: out of processes or memory. The housekeeping tick tries again. */
+/* The nursery could not fork: out of processes or memory. The housekeeping tick tries again, and
+ * has it told as often. */
 static void on_fork_failed(struct master *m, struct message *message)
 {
+    uint64_t now = base_now_ms();
     m->nursery_failures++;
+    if (now - m->fork_failed < 1000)
+        return;
+    m->fork_failed = now;
     log_line(LOG_ERR, LOG_EVENT_SHORT, NULL, "the nursery cannot fork a worker: %s",
              strerror((int)message_get_u32(message)));
 }

@@ -177,7 +177,8 @@ struct master {
 
     struct generation *generations, *current;
     unsigned generation_number, nursery_failures;
-    bool filling; /* workers that stand by are being forked, a few at a time */
+    uint64_t fork_failed; /* when that was told last */
+    bool filling;         /* workers that stand by are being forked, a few at a time */
     sd_event_source *nursery_retry;
 
     struct worker *workers;

@@ -131,7 +131,7 @@ static void begin(struct master *m)
     t->generation = generation_spawn(m, t->config, true);
     t->auth = auths_spawn(m, t->config, true);
     if (t->generation->channel.fd < 0)
-        trial_failed(m, EX_CONFIG,
+        trial_failed(m, t->generation->pid < 0 ? EX_OSERR : EX_CONFIG,
                      base_copy(error, sizeof error, t->generation->last_error)
                          ? error
                          : "the nursery cannot be started");

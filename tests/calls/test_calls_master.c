@@ -73,10 +73,20 @@ static int start_kept(void)
     return info.si_code == CLD_EXITED ? info.si_status : CALLS_DONE_WRONG;
 }
 
+/* What is offered to the OOM killer is no condition of a start. */
+static void told_if_needed(const char *what, const struct calls_end *end)
+{
+    static const char *const offer[] = {"open, call 1", "read, call 1", "write, call 1"};
+    bool needed = true;
+    for (size_t i = 0; i < ARRAY_SIZE(offer); i++)
+        needed = needed && strcmp(what, offer[i]) != 0;
+    (needed ? calls_told : calls_told_or_done)(what, end);
+}
+
 static void test_spawn(void **state)
 {
     (void)state;
-    assert_true(calls_walk(start_true, calls_told) >= 10);
+    assert_true(calls_walk(start_true, told_if_needed) >= 10);
     kept_on = PROTO_FD_CONTROL + 1;
     assert_true(calls_walk(start_kept, calls_told_or_done) >= 10);
     kept_on = 40;

@@ -3,6 +3,7 @@ processes. What goes wrong there may not hold up who is served."""
 
 import contextlib
 import os
+import signal
 import socket
 import subprocess
 
@@ -10,7 +11,7 @@ import pytest
 
 import cgroup
 import poplar
-from logins import UNAVAILABLE, ask
+from logins import UNAVAILABLE, ask, attempt, logged_in
 from poplar import wait_until
 
 STACK = ("auth required @BUILD@/tests/pam_poplar_test.so expect=secret\n"
@@ -120,3 +121,54 @@ def test_the_master_goes_last(server):
             return int(file.read())
     least = min(score(p.process.pid) + 100, 1000)
     assert [score(pid) for pid in p.children()] == [least] * len(p.children())
+
+
+# Processes.
+
+@pytest.fixture
+def pids():
+    with cgroup.limited("pids.max") as group:
+        yield group
+
+
+@pytest.mark.skipif(not poplar.ROOT, reason="needs root: a control group")
+def test_a_start_without_processes(pids, server):
+    """That is no error of the configuration: whoever starts us tries again."""
+    p = server(start=False)
+    with pids.inside():
+        pids.set(pids.used() + 1)
+        done = subprocess.run(["sh", "-c", 'exec "$@"', "sh", *p.command()], capture_output=True,
+                              text=True, timeout=60)
+        pids.set("max")
+    assert "poplar-worker: Resource temporarily unavailable" in done.stderr
+    assert done.returncode == os.EX_OSERR
+
+
+@pytest.mark.skipif(not poplar.ROOT, reason="needs root: a control group")
+def test_out_of_processes(pids, server):
+    """Sessions go on, who comes then waits, a reload changes nothing, and all is well again."""
+    p = server(start=False, stack=STACK, tls_required="no", auth_processes_min="1",
+               workers_idle_min="1", auth_requests_per_process="1")
+    with pids.inside():
+        p.start()
+    held = p.login("carol", tls=False)
+    wait_until(lambda: p.auths() and len(p.workers()) > 1, "all is there")
+    pids.set(0)
+    waiting = [p.connect(tls=False, greeting=False) for _ in range(5)]
+    p.wait_log("the nursery cannot fork a worker: Resource temporarily unavailable")
+    failed = p.ctl("reload", check=False)
+    assert failed.returncode == os.EX_OSERR
+    assert b"Resource temporarily unavailable" in failed.stderr
+    held.noop()
+    served = p.serving()
+    for pid in p.auths():
+        os.kill(pid, signal.SIGKILL)
+    p.wait_log("cannot start .*poplar-auth: Resource temporarily unavailable")
+    held.noop()
+    assert p.serving() == served
+    pids.set("max")
+    for raw in waiting:
+        assert raw.line().startswith(b"+OK")
+        raw.close()
+    wait_until(lambda: logged_in(attempt(p)), "logins")
+    held.quit()
