@@ -92,10 +92,10 @@ static char *program_dir(void)
 static void bound_privileges(void)
 {
     static const int keep[] = {
-        CAP_CHOWN,            /* new maildrops belong to the store user */
+        CAP_CHOWN,            /* what PAM modules make for a user: tallies, home directories */
         CAP_DAC_OVERRIDE,     /* password files, faillock tallies */
         CAP_DAC_READ_SEARCH,  /* the same */
-        CAP_FOWNER,           /* the same */
+        CAP_FOWNER,           /* as CAP_CHOWN */
         CAP_KILL,             /* workers run as another user */
         CAP_SETGID,           /* dropping to the worker user, the store's file-system ids */
         CAP_SETUID,           /* the same */

@@ -65,7 +65,8 @@ install: all
 	    '  systemd-sysusers && systemd-tmpfiles --create $(TMPFILESDIR)/poplar.conf' \
 	    '  journalctl --update-catalog; systemctl daemon-reload' \
 	    '  put a certificate where $(SYSCONFDIR)/poplar/poplar.conf says' \
-	    '  systemctl enable --now poplar.service poplar-expire.timer'
+	    '  systemctl enable --now poplar.service poplar-expire.timer' \
+	    'Without systemd, $(SBINDIR)/poplard --check tells what is still to be made.'
 
 uninstall:
 	@for f in $(installed_programs) $(installed_files); do rm -f "$(DESTDIR)$${f#*=}"; done

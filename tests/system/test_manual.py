@@ -39,6 +39,16 @@ def test_page_is_well_formed(page):
             if not any(taste in line for taste in TASTE)] == []
 
 
+# What a reader of pages looks for, beside what mandoc asks for.
+EXPECTED = {"5": ["EXAMPLES", "FILES"], "7": [], "8": ["EXIT STATUS"]}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_page_has_its_parts(page):
+    for part in ["SEE ALSO", *EXPECTED[section(page)]]:
+        assert f"\n.Sh {part}\n" in page.read_text(), part
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_page_names_pages_that_are_there(page):
     text = page.read_text()
