@@ -139,9 +139,26 @@ static int backup_one(struct ctl *ctl, struct ctl_maildrop *maildrop, bool many)
     return status;
 }
 
+/* A directory for backups; not the one with the maildrops, nor one in it. */
+static int make_place(const struct ctl *ctl, const char *path)
+{
+    int status = make_directory(path);
+    char *mail = base_format("%s/mail", ctl->config->server.state_dir);
+    char *own = realpath(mail, NULL), *given = realpath(path, NULL);
+    size_t length = own ? strlen(own) : 0;
+    if (!status && own && given && strncmp(given, own, length) == 0 &&
+        (given[length] == '\0' || given[length] == '/'))
+        status =
+            ctl_fail(EX_CANTCREAT, "%s: the maildrops themselves are there; name another", path);
+    free(mail);
+    free(own);
+    free(given);
+    return status;
+}
+
 int ctl_mailbox_backup(struct ctl *ctl)
 {
-    int status = ctl->options & CTL_ALL ? make_directory(ctl->words[0]) : 0;
+    int status = ctl->options & CTL_ALL ? make_place(ctl, ctl->words[0]) : 0;
     ctl_signals_catch();
     return status ? status : ctl_signals_end(ctl_drops_each(ctl, 0, backup_one));
 }

@@ -12,6 +12,7 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/stat.h>
 #include <sysexits.h>
 #include <unistd.h>
@@ -66,6 +67,20 @@ static int cannot_make(const char *path)
     return status;
 }
 
+/* Whether a file is a database, or empty, and no maildrop's own. */
+static bool is_backup(int directory, const char *name)
+{
+    static const char magic[16] = "SQLite format 3";
+    char begin[sizeof magic];
+    if (strcmp(name, maildrop_file_names[MAILDROP_DB]) == 0 &&
+        faccessat(directory, maildrop_file_names[MAILDROP_LOCK], F_OK, AT_SYMLINK_NOFOLLOW) == 0)
+        return false;
+    int fd = openat(directory, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+    ssize_t got = fd < 0 ? -1 : read(fd, begin, sizeof begin);
+    base_close(fd);
+    return got == 0 || (got == sizeof begin && memcmp(begin, magic, sizeof magic) == 0);
+}
+
 int ctl_unfinished_make(const char *path, bool replaces, struct ctl_unfinished *made)
 {
     struct ctl_unfinished f = {.path = base_strdup(path), .fd = -1, .replaces = replaces};
@@ -82,6 +97,8 @@ int ctl_unfinished_make(const char *path, bool replaces, struct ctl_unfinished *
         status = ctl_write_failed(path, EEXIST);
     else if (there && !S_ISREG(about.st_mode)) /* /dev/null, say: its name would lead to a file */
         status = ctl_fail(EX_CANTCREAT, "%s: is there, and is no file; name another", path);
+    else if (there && !is_backup(f.directory, f.last))
+        status = ctl_fail(EX_CANTCREAT, "%s: is there, and is no backup; name another", path);
     else if ((f.fd = make_locked(f.directory, f.name)) < 0 && errno == EAGAIN)
         status = ctl_fail(EX_TEMPFAIL, "%s: another poplarctl writes it; try again", path);
     else if (f.fd < 0)

@@ -15,11 +15,11 @@ struct ctl_unfinished {
     char *opened;  /* a path to it for SQLite, by the directory's descriptor (VFS_OPENED) */
     int directory; /* which somebody else may own */
     int fd;        /* open to read and write */
-    bool replaces; /* the file that is there under its name */
+    bool replaces; /* the backup that is there under its name */
 };
 
 /* Make it; what an earlier one left behind goes. 0, or an exit status after saying why: something
- * is there that may not be replaced, as what is no file never may, or another process is about to
+ * is there that may not be replaced, as what is no backup never may, or another process is about to
  * write it. */
 int ctl_unfinished_make(const char *path, bool replaces, struct ctl_unfinished *made);
 

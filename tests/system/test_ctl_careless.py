@@ -335,3 +335,24 @@ def test_salvage_of_no_file(p, tmp_path):
     for source in ("/dev/null", tmp_path / "fifo"):
         done = p.ctl("mailbox", "salvage", source, tmp_path / "out", check=False, timeout=60)
         assert done.returncode == 66 and b"neither a file nor a directory" in done.stderr, done
+
+
+def test_a_backup_in_the_place_of_something_else(p, tmp_path):
+    """Only a backup gives way to one: the names of two users are soon exchanged."""
+    p.add("alice", MESSAGE)
+    p.add("bob", b"Subject: two\r\n\r\nbody\r\n")
+    (tmp_path / "letter").write_bytes(b"Dear Bob, it is all in here\n")
+    for path in (p.maildrop("bob") / "mail.db", tmp_path / "letter"):
+        done = p.ctl("mailbox", "backup", "alice", path, check=False)
+        assert done.returncode == 73 and b"is no backup; name another" in done.stderr, done
+    assert (tmp_path / "letter").read_bytes().startswith(b"Dear Bob")
+    assert subjects(p, "bob") == ["Subject: two"]
+    done = p.ctl("mailbox", "backup", "--all", p.state / "mail", check=False)
+    assert done.returncode == 73 and b"the maildrops themselves are there" in done.stderr, done
+    assert b"passed over" not in p.ctl("mailbox", "list").stderr
+    (tmp_path / "file").touch()
+    (tmp_path / "lock").touch()
+    for user in ("bob", "alice"):
+        p.ctl("mailbox", "backup", user, tmp_path / "file")
+    p.ctl("mailbox", "restore", "carol", tmp_path / "file")
+    assert subjects(p, "carol") == ["Subject: one"]
