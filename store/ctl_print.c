@@ -41,8 +41,8 @@ int ctl_fail(int status, const char *format, ...)
 
 int ctl_write_failed(const char *path, int error)
 {
-    return ctl_fail(error == ENOSPC || error == EDQUOT ? EX_TEMPFAIL : EX_CANTCREAT, "%s: %s", path,
-                    strerror(error));
+    return ctl_fail(error == ENOSPC || error == EDQUOT ? EX_TEMPFAIL : EX_CANTCREAT, "%s: %s%s",
+                    path, strerror(error), error == EEXIST ? "; name another" : "");
 }
 
 bool ctl_is_overdue(const struct ctl *ctl, int64_t received)

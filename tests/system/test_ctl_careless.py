@@ -212,7 +212,7 @@ def test_an_mbox_that_somebody_makes_meanwhile(p, tmp_path):
     done = p.ctl("export", "--format=mbox", "alice", box, check=False)
     assert done.returncode == 75 and b"another poplarctl writes it; try again" in done.stderr, done
     box.write_bytes(b"x")
-    assert held.go_on() == (73, "", f"poplarctl: {box}: File exists\n")
+    assert held.go_on() == (73, "", f"poplarctl: {box}: File exists; name another\n")
     assert box.read_bytes() == b"x" and [f.name for f in tmp_path.glob("box*")] == ["box"]
     box.unlink()
     held = Held(p, "fsync", "export", "--format=mbox", "alice", box)

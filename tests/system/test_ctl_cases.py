@@ -216,7 +216,7 @@ def test_export_says_what_it_did(p, tmp_path):
     assert b"held mail before, so no list of UIDLs" in done.stderr
     assert len(list((tmp_path / "a/new").iterdir())) == 2
     done = p.ctl("export", "--format=mbox", "alice", tmp_path / "a", check=False)
-    assert done.returncode == 73 and b"a: File exists" in done.stderr
+    assert done.returncode == 73 and b"a: File exists; name another" in done.stderr
     # A name that is fit for a Maildir, whatever the machine is called.
     done = subprocess.run(
         ["unshare", "--uts", "sh", "-c", 'echo a:b/c >/proc/sys/kernel/hostname; exec "$@"', "sh",

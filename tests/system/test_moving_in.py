@@ -8,6 +8,7 @@ import subprocess
 
 import pytest
 
+from manual import TOP
 from oldservers import Courier, Cyrus, Dovecot, Popa3d, messages, put_in_mbox, read_all, with_lf
 from poplar import GETMAIL, make_maildir
 from trees import needs
@@ -96,6 +97,20 @@ def test_dovecot_in_use(p, old):
     after = {uidl: content for uidl, _, content in read_all(p.login())}
     assert all(after[uidl] == content for uidl, _, content in before[1:])
     assert before[0][0] not in after
+
+
+@needs("dovecot")
+def test_dovecot_lists_its_mail(p, old):
+    """What no client has asked for has no UIDL yet; the page says how it gets one."""
+    listing = "doveadm mailbox status -A messages INBOX"
+    assert f".Ql {listing} .\n" in (TOP / "packaging/man/poplarctl.8").read_text()
+    dovecot = old(Dovecot).start()
+    maildir = dovecot.home("alice") / "Maildir"
+    dovecot.put_in_maildir(maildir, messages(5), "alice")
+    assert ctl_json(p, "import", "--dry-run", "alice", str(maildir))["kept_uidls"] == 0
+    dovecot.tree.run(*listing.replace("-A", "-u alice").split())
+    assert taken(p, "alice", maildir) == (5, 0)
+    same(read_all(dovecot.login()), read_all(p.login()))
 
 
 @needs("dovecot")
