@@ -85,6 +85,28 @@ def test_page_has_every_option(program):
     assert options <= set(re.findall(r"Fl -([a-z]+)", page))
 
 
+def commands():
+    """Each call of poplarctl that README or a page shows, with the file that shows it."""
+    for file in (README, *PAGES):
+        text = file.read_text()
+        shown = re.findall(r"```\w*\n(.*?)```", text, re.S) + literals(text) + \
+            re.findall(r"^\.Ql (.*)$", text, re.M)
+        for call in re.findall(r"^ *(?:.*\| *)?(poplarctl [^#|<>&\n]*)", "\n".join(shown), re.M):
+            yield pytest.param(call.split()[1:], id=f"{file.name}: {call.strip()}")
+
+
+@pytest.mark.parametrize("words", commands())
+def test_command_is_one(words):
+    """It is there, and takes the options that it is shown with."""
+    name = [word for word in words if not word.startswith("-")]
+    name = name[:2 if name[0] in ("mailbox", "message") else 1]
+    helped = subprocess.run([poplar.BUILD / "poplarctl", "help", *name], capture_output=True,
+                            text=True)
+    assert helped.returncode == 0, helped.stderr
+    for option in re.findall(r"--[a-z-]+", " ".join(words)):
+        assert f"  {option} " in helped.stdout, option
+
+
 def test_system_calls_are_counted_right():
     """poplar(7) and README say how many a worker may use."""
     text = subprocess.run([poplar.BUILD / "poplar-worker", "--sandbox"], capture_output=True,
