@@ -128,6 +128,17 @@ static bool same_port(const char *a, const char *b)
     return port_a && port_b && strcmp(port_a, port_b) == 0;
 }
 
+static bool is_any(const char *text)
+{
+    return text[0] == '*' || strncmp(text, "[::]:", 5) == 0 || strncmp(text, "0.0.0.0:", 8) == 0;
+}
+
+/* Whether one of them is all addresses of its family, and the other one of these. */
+static bool overlap(const char *a, const char *b)
+{
+    return same_port(a, b) && (a[0] == '[') == (b[0] == '[') && (is_any(a) || is_any(b));
+}
+
 static const char *remedy(const struct opening *o, const char *text, int error)
 {
     switch (error) {
@@ -138,6 +149,9 @@ static const char *remedy(const struct opening *o, const char *text, int error)
         for (size_t i = 0; i < o->n; i++)
             if (strcmp(o->made[i].text, text) == 0)
                 return "it is named twice under [listen]";
+        for (size_t i = 0; i < o->n; i++)
+            if (o->made[i].door != DOOR_LMTP && overlap(o->made[i].text, text))
+                return "an address before it under [listen] has the port";
         return "another server holds this port: stop it, or choose another";
     case EACCES:
         return "ports below 1024 need root, or a socket unit";

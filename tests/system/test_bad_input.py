@@ -493,6 +493,12 @@ def test_address_twice(broken):
     refused(broken, CONFIG, place(broken, f"pop3s={address}"), "named twice under [listen]")
 
 
+def test_address_within_another(broken):
+    broken.write_config(listen_pop3=f"*:{broken.port}", listen_pop3s=f"127.0.0.1:{broken.port}")
+    refused(broken, CONFIG, place(broken, f"pop3s=127.0.0.1:{broken.port}"),
+            "an address before it under [listen] has the port")
+
+
 @root_only
 def test_low_port_without_root(broken):
     broken.config.chmod(0o644)
