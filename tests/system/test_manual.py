@@ -107,6 +107,23 @@ def test_command_is_one(words):
         assert f"  {option} " in helped.stdout, option
 
 
+LIBRARIES = {"OpenSSL": {"ssl", "crypto"}, "SQLite": {"sqlite3"}, "libcrypto": {"crypto"}}
+
+
+@pytest.mark.unsanitized("the sanitizers' libraries are linked too")
+def test_readme_names_what_is_linked():
+    rows = re.findall(r"^\| [^|]*`(poplar[a-z-]*)`\)? \|[^|]*\| ([^|]*) \|", README.read_text(), re.M)
+    assert len(rows) == 5
+    for program, links in rows:
+        named = set()
+        for name in links.split(", "):
+            word = name.split()[0]
+            named |= LIBRARIES.get(word, {word.removeprefix("lib")})
+        needed = subprocess.run(["readelf", "-d", poplar.BINARIES / program], capture_output=True,
+                                text=True, check=True).stdout
+        assert named == set(re.findall(r"NEEDED.*\[lib(\w+)\.so", needed)) - {"c"}, program
+
+
 def test_system_calls_are_counted_right():
     """poplar(7) and README say how many a worker may use."""
     text = subprocess.run([poplar.BUILD / "poplar-worker", "--sandbox"], capture_output=True,
