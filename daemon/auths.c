@@ -5,13 +5,13 @@
 #include "daemon/base.h"
 #include "daemon/master.h"
 #include "daemon/pool.h"
-#include "daemon/setup.h"
 
 #include <errno.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/wait.h>
 #include <sysexits.h>
 
@@ -141,6 +141,12 @@ static void on_log(struct auth *a, struct message *message)
         log_line(priority, LOG_EVENT_CHILD, &about, "auth: %s", text);
 }
 
+static void set_up(struct auth *a)
+{
+    if (!loop_set_up(a->io, &a->setup, &a->channel, a->last_error, sizeof a->last_error))
+        kill(a->pid, SIGKILL); /* it would wait for the rest; the reaping says why */
+}
+
 int auths_hear(sd_event_source *source, int fd, uint32_t events, void *context)
 {
     struct auth *a = context;
@@ -150,7 +156,8 @@ int auths_hear(sd_event_source *source, int fd, uint32_t events, void *context)
     char broken[80];
     (void)source;
     (void)fd;
-    (void)events;
+    if (events & EPOLLOUT)
+        set_up(a);
     switch (channel_receive(&a->channel, &message, false, &fault)) {
     case CHANNEL_OK:
         break;
@@ -218,9 +225,8 @@ struct auth *auths_spawn(struct master *m, struct config *config, bool strict)
     /* An outcome is told to us before the worker: it must be heard before what that one says next.
      */
     sd_event_source_set_priority(a->io, SD_EVENT_PRIORITY_IMPORTANT);
-    if (!setup_send(&a->channel, config, &m->digest_key, 0, strict, a->last_error,
-                    sizeof a->last_error))
-        kill(a->pid, SIGKILL); /* it would wait for the rest; the reaping says why */
+    a->setup = (struct setup){.config = config, .digest_key = &m->digest_key, .strict = strict};
+    set_up(a);
     auths_deadline(a, MASTER_START_MS);
     return a;
 }

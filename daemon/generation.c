@@ -5,7 +5,6 @@
 #include "daemon/base.h"
 #include "daemon/master.h"
 #include "daemon/pool.h"
-#include "daemon/setup.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -13,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/wait.h>
 #include <sysexits.h>
 
@@ -33,6 +33,18 @@ static int on_unready(sd_event_source *source, uint64_t usec, void *context)
     return 0;
 }
 
+/* It ends at end-of-file when that fails; the reaping says why. */
+static void set_up(struct generation *g)
+{
+    struct master *m = g->master;
+    if (loop_set_up(g->io, &g->setup, &g->channel, g->last_error, sizeof g->last_error))
+        return;
+    g->io = sd_event_source_disable_unref(g->io);
+    channel_close(&g->channel);
+    if (m->trial && m->trial->generation == g)
+        trial_failed(m, EX_CONFIG, g->last_error);
+}
+
 struct generation *generation_spawn(struct master *m, struct config *config, bool strict)
 {
     struct generation *g = base_alloc(sizeof *g);
@@ -48,11 +60,13 @@ struct generation *generation_spawn(struct master *m, struct config *config, boo
     if (g->pid < 0)
         snprintf(g->last_error, sizeof g->last_error, "cannot start %s/poplar-worker: %s",
                  config->server.program_dir, strerror(errno));
-    else if (setup_send(&g->channel, config, NULL, g->number, strict, g->last_error,
-                        sizeof g->last_error)) {
+    else {
+        g->setup = (struct setup){.config = config, .generation = g->number, .strict = strict};
+        loop_timer(m, &g->timer, g->born + MASTER_START_MS, on_unready, g);
         if (!loop_watch(m, &g->io, g->channel.fd, generation_hear, g))
             kill(g->pid, SIGKILL);
-        loop_timer(m, &g->timer, g->born + MASTER_START_MS, on_unready, g);
+        else
+            set_up(g);
     }
     if (!g->io)
         channel_close(&g->channel);
@@ -202,7 +216,10 @@ int generation_hear(sd_event_source *source, int fd, uint32_t events, void *cont
     const char *fault = NULL;
     (void)source;
     (void)fd;
-    (void)events;
+    if (events & EPOLLOUT)
+        set_up(g);
+    if (!g->io && g->channel.fd < 0)
+        return 0;
     switch (channel_receive(&g->channel, &message, false, &fault)) {
     case CHANNEL_OK:
         break;

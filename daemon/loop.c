@@ -39,3 +39,14 @@ void loop_end_if_drained(struct master *m)
     if (m->stopping && m->n_sessions == 0 && m->n_waiting == 0)
         sd_event_exit(m->event, m->exit_status);
 }
+
+bool loop_set_up(sd_event_source *io, struct setup *setup, struct channel *channel, char *error,
+                 size_t size)
+{
+    enum setup_outcome outcome = setup_send(setup, channel, error, size);
+    uint32_t events = outcome == SETUP_MORE ? EPOLLIN | EPOLLOUT : EPOLLIN;
+    if (outcome == SETUP_FAILED)
+        return false;
+    return sd_event_source_set_io_events(io, events) >= 0 ||
+           base_refuse(error, size, "a child's channel cannot be watched");
+}

@@ -12,6 +12,7 @@
 #include "daemon/channel.h"
 #include "daemon/config.h"
 #include "daemon/log.h"
+#include "daemon/setup.h"
 #include "daemon/throttle.h"
 #include <systemd/sd-event.h>
 
@@ -28,6 +29,7 @@ struct generation {
     struct channel channel;
     sd_event_source *io, *timer;
     pid_t pid;
+    struct setup setup;
     bool ready, retired, awaiting_pong;
     uint64_t *expires; /* when each certificate does, seconds since the epoch; 0: unknown */
     size_t n_expires;
@@ -93,6 +95,7 @@ struct auth {
     struct channel channel;
     sd_event_source *io, *timer;
     pid_t pid;
+    struct setup setup;
     bool retired, awaiting_pong, killed, served;
     bool owes;             /* the outcome of the exchange under way */
     struct worker *worker; /* whose outcome it owes; NULL if told, or that one is gone */
@@ -217,6 +220,10 @@ void loop_timer(struct master *m, sd_event_source **timer, uint64_t at,
 /* The same, at base_now_us(). */
 void loop_timer_exact(struct master *m, sd_event_source **timer, uint64_t at,
                       sd_event_time_handler_t handler, void *context);
+/* Tell a child what it is told at its start, now and whenever it has taken some of it; `io` hears
+ * it already. False when that failed, with one line in `error`. */
+bool loop_set_up(sd_event_source *io, struct setup *setup, struct channel *channel, char *error,
+                 size_t size);
 /* Hear a channel. False, with a line in the log, when the kernel has no room for that. */
 bool loop_watch(struct master *m, sd_event_source **io, int fd, sd_event_io_handler_t handler,
                 void *context);

@@ -13,13 +13,19 @@
 
 /* A child that has ended is no failure here: it is told with its last words and its exit status,
  * when it is reaped, and not by chance before. */
-static bool send_or_say(struct channel *channel, const struct message *m, char *error, size_t size)
+static enum setup_outcome send_one(struct channel *channel, const struct message *m, char *error,
+                                   size_t size)
 {
-    enum channel_outcome sent = channel_send(channel, m, true);
-    if (sent == CHANNEL_OK || sent == CHANNEL_END)
-        return true;
-    return base_refuse(error, size, "%s did not take its configuration",
-                       proto_role_name(channel->peer));
+    switch (channel_send(channel, m, false)) {
+    case CHANNEL_OK:
+    case CHANNEL_END:
+        return SETUP_DONE;
+    case CHANNEL_AGAIN:
+        return SETUP_MORE;
+    default:
+        snprintf(error, size, "%s did not take its configuration", proto_role_name(channel->peer));
+        return SETUP_FAILED;
+    }
 }
 
 /* What stands in the way of reading a certificate or key; NULL: nothing. */
@@ -48,11 +54,27 @@ int setup_open(const struct config *config, const char *name, const char *key, c
     return -1;
 }
 
-static bool send_certificate(struct channel *channel, const struct config *config,
-                             const struct config_certificate *c, char *error, size_t size)
+static enum setup_outcome send_setting(struct channel *channel, const struct config_given *g,
+                                       char *error, size_t size)
 {
     struct message message;
-    bool sent = false;
+    message_begin(&message, PROTO_SETTING);
+    message_put_text(&message, g->where);
+    message_put_text(&message, g->section);
+    message_put_text(&message, g->name);
+    message_put_text(&message, g->key);
+    message_put_text(&message, g->value);
+    return send_one(channel, &message, error, size);
+}
+
+static enum setup_outcome send_certificate(struct channel *channel, const struct config *config,
+                                           const struct config_certificate *c, char *error,
+                                           size_t size)
+{
+    struct message message;
+    enum setup_outcome sent = SETUP_FAILED;
+    if (!c->certificate)
+        return SETUP_DONE;
     int chain = setup_open(config, c->name, "certificate", c->certificate, error, size);
     int key = chain < 0 ? -1 : setup_open(config, c->name, "key", c->key, error, size);
     if (key >= 0) {
@@ -61,7 +83,7 @@ static bool send_certificate(struct channel *channel, const struct config *confi
         message_put_text(&message, c->certificate);
         message_put_fd(&message, chain);
         message_put_fd(&message, key);
-        sent = send_or_say(channel, &message, error, size);
+        sent = send_one(channel, &message, error, size);
     }
     base_close(chain);
     base_close(key);
@@ -69,48 +91,54 @@ static bool send_certificate(struct channel *channel, const struct config *confi
 }
 
 /* Who may issue certificates of clients: one file, but the row wants two descriptors. */
-static bool send_client_ca(struct channel *channel, const struct config *config, char *error,
-                           size_t size)
+static enum setup_outcome send_client_ca(struct channel *channel, const struct config *config,
+                                         char *error, size_t size)
 {
     struct message message;
     const char *path = config->tls.client_ca;
     int fd = path ? setup_open(config, "", "client_ca", path, error, size) : -1;
     if (fd < 0)
-        return !path;
+        return path ? SETUP_FAILED : SETUP_DONE;
     message_begin(&message, PROTO_CERTIFICATE);
     message_put_text(&message, " ca");
     message_put_text(&message, path);
     message_put_fd(&message, fd);
     message_put_fd(&message, fd);
-    bool sent = send_or_say(channel, &message, error, size);
+    enum setup_outcome sent = send_one(channel, &message, error, size);
     base_close(fd);
     return sent;
 }
 
-bool setup_send(struct channel *channel, const struct config *config, const uint64_t *digest_key,
-                unsigned generation, bool strict, char *error, size_t error_size)
+static enum setup_outcome send_start(const struct setup *s, struct channel *channel, char *error,
+                                     size_t size)
 {
     struct message message;
-    for (size_t i = 0; i < config->n_given; i++) {
-        const struct config_given *g = &config->given[i];
-        message_begin(&message, PROTO_SETTING);
-        message_put_text(&message, g->where);
-        message_put_text(&message, g->section);
-        message_put_text(&message, g->name);
-        message_put_text(&message, g->key);
-        message_put_text(&message, g->value);
-        if (!send_or_say(channel, &message, error, error_size))
-            return false;
-    }
-    for (size_t i = 0; channel->peer == ROLE_NURSERY && i < config->tls.n_certificates; i++)
-        if (config->tls.certificates[i].certificate &&
-            !send_certificate(channel, config, &config->tls.certificates[i], error, error_size))
-            return false;
-    if (channel->peer == ROLE_NURSERY && !send_client_ca(channel, config, error, error_size))
-        return false;
     message_begin(&message, PROTO_START);
-    message_put_u32(&message, generation);
-    message_put_u32(&message, strict);
-    message_put_octets(&message, digest_key, digest_key ? sizeof *digest_key : 0);
-    return send_or_say(channel, &message, error, error_size);
+    message_put_u32(&message, s->generation);
+    message_put_u32(&message, s->strict);
+    message_put_octets(&message, s->digest_key, s->digest_key ? sizeof *s->digest_key : 0);
+    return send_one(channel, &message, error, size);
+}
+
+/* All settings; to the nursery each certificate, and the clients'; the start. */
+enum setup_outcome setup_send(struct setup *s, struct channel *channel, char *error, size_t size)
+{
+    const struct config *config = s->config;
+    const size_t settings = config->n_given;
+    const size_t certificates = channel->peer == ROLE_NURSERY ? config->tls.n_certificates + 1 : 0;
+    enum setup_outcome sent = SETUP_DONE;
+    for (; sent == SETUP_DONE && s->told <= settings + certificates;
+         s->told += sent == SETUP_DONE) {
+        size_t n = s->told;
+        if (n < settings)
+            sent = send_setting(channel, &config->given[n], error, size);
+        else if (n == settings + certificates)
+            sent = send_start(s, channel, error, size);
+        else if (n - settings == config->tls.n_certificates)
+            sent = send_client_ca(channel, config, error, size);
+        else
+            sent = send_certificate(channel, config, &config->tls.certificates[n - settings], error,
+                                    size);
+    }
+    return sent;
 }

@@ -7,10 +7,24 @@
 #include "daemon/channel.h"
 #include "daemon/config.h"
 
-/* What every child is told at its start. False with one line in `error`; not when it has ended
- * meanwhile, for the reaping says why. */
-bool setup_send(struct channel *channel, const struct config *config, const uint64_t *digest_key,
-                unsigned generation, bool strict, char *error, size_t error_size);
+/* What a child is told at its start, and how far that is. */
+struct setup {
+    const struct config *config;
+    const uint64_t *digest_key; /* auth's; NULL: none */
+    unsigned generation;
+    bool strict;
+    size_t told; /* records */
+};
+
+enum setup_outcome {
+    SETUP_DONE, /* also when it has ended meanwhile, for the reaping says why */
+    SETUP_MORE, /* the channel is full: go on when there is room */
+    SETUP_FAILED
+};
+
+/* Tell what is still to be told; never waits for the child. SETUP_FAILED with one line in `error`.
+ */
+enum setup_outcome setup_send(struct setup *s, struct channel *channel, char *error, size_t size);
 
 /* Open a file that [tls NAME] names. -1, errno, and one line in `error`. */
 int setup_open(const struct config *config, const char *name, const char *key, const char *path,

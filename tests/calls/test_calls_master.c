@@ -722,7 +722,9 @@ static int begin_child(void)
         return CALLS_DONE_WRONG;
     channel_open(&master, fcntl(ends[0], F_DUPFD, 40), ROLE_MASTER, ROLE_AUTH, STATE_STARTING);
     dup3(PROTO_FD_CONTROL + 20, PROTO_FD_CONTROL, 0);
-    if (!setup_send(&master, config, &(uint64_t){42}, 7, true, error, sizeof error))
+    struct setup setup = {
+        .config = config, .digest_key = &(uint64_t){42}, .generation = 7, .strict = true};
+    if (setup_send(&setup, &master, error, sizeof error) != SETUP_DONE)
         return calls_say(error);
     child_begin(&child, ROLE_AUTH, NULL, NULL);
     child_ready(&child);

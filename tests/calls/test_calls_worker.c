@@ -374,7 +374,8 @@ static int live_as_nursery(void)
     if (channel_pair(ends, true) < 0)
         return calls_say("no pair");
     channel_open(&master, ends[0], ROLE_MASTER, ROLE_NURSERY, STATE_STARTING);
-    if (!setup_send(&master, config, NULL, 1, true, error, sizeof error))
+    struct setup setup = {.config = config, .generation = 1, .strict = true};
+    if (setup_send(&setup, &master, error, sizeof error) != SETUP_DONE)
         return calls_say(error);
     shutdown(ends[0], SHUT_WR);
     pid_t pid = _Fork();

@@ -172,3 +172,35 @@ def test_out_of_processes(pids, server):
         raw.close()
     wait_until(lambda: logged_in(attempt(p)), "logins")
     held.quit()
+
+
+# Children that take nothing.
+
+@pytest.mark.parametrize("hanging", ["poplar-worker", "poplar-auth"])
+def test_a_child_that_does_not_take_its_configuration(server, tmp_path, hanging):
+    """Its program is on a disk that hangs, say, and the configuration is a long one."""
+    p = server(stack=STACK, tls_required="no")
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    for name in ("poplar-worker", "poplar-auth"):
+        (programs / name).symlink_to(poplar.BUILD / name)
+    (programs / hanging).unlink()
+    (programs / hanging).write_text("#!/bin/sh\nexec sleep 1000\n")
+    (programs / hanging).chmod(0o755)
+    p.write_config(server_program_dir=programs, extra="".join(
+        f"[domain {n}.example.test]\npam_service=poplar\n" for n in range(1000)))
+    p.process.send_signal(signal.SIGHUP)
+    wait_until(lambda: p.children("sleep"), "the child that hangs")
+    p.login("alice", tls=False).quit()
+    for pid in p.children("sleep"):
+        os.kill(pid, signal.SIGKILL)
+    p.wait_log("reload failed")
+    p.login("alice", tls=False).quit()
+    (programs / hanging).unlink()
+    (programs / hanging).symlink_to(poplar.BUILD / hanging)
+    p.ctl("reload")
+    p.login("alice", tls=False).quit()
+    p.key.unlink()
+    failed = p.ctl("reload", check=False)
+    assert failed.returncode == os.EX_CONFIG and b"No such file" in failed.stderr
+    p.login("alice", tls=False).quit()
