@@ -8,8 +8,10 @@
 #include "daemon/base.h"
 
 #include <dirent.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <linux/capability.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,6 +19,8 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/time.h>
+#include <sys/wait.h>
 #include <syslog.h>
 #include <unistd.h>
 
@@ -68,6 +72,17 @@ static void read_fds(struct selfcheck *self)
     qsort(self->fds, self->n_fds, sizeof self->fds[0], by_number);
 }
 
+/* What goes on by itself, and would strike whom this process serves then. */
+static void read_activity(struct selfcheck *self)
+{
+    struct itimerval timer = {0};
+    siginfo_t child;
+    getitimer(ITIMER_REAL, &timer);
+    self->alarm = timer.it_value.tv_sec != 0 || timer.it_value.tv_usec != 0;
+    self->children = waitid(P_ALL, 0, &child, WEXITED | WNOHANG | WNOWAIT) == 0;
+    self->threads = unshare(CLONE_THREAD) < 0 && errno == EINVAL; /* of one thread: does nothing */
+}
+
 static void read_state(struct selfcheck *self)
 {
     struct stat here = {0};
@@ -86,6 +101,7 @@ static void read_state(struct selfcheck *self)
     }
     for (unsigned i = 0; i < RLIM_NLIMITS; i++)
         getrlimit(i, &self->limits[i]);
+    read_activity(self);
 }
 
 void selfcheck_record(struct selfcheck *self)
@@ -159,6 +175,12 @@ static const char *find_difference(const struct selfcheck *then, const struct se
     }
     if (memcmp(then->limits, now->limits, sizeof now->limits) != 0)
         return "resource limits";
+    if (then->alarm != now->alarm)
+        return "an alarm";
+    if (then->children != now->children)
+        return "child processes";
+    if (then->threads != now->threads)
+        return "threads";
     return NULL;
 }
 

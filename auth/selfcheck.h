@@ -41,6 +41,7 @@ struct selfcheck {
     sigset_t blocked;
     void (*handlers[NSIG])(int);
     struct rlimit limits[RLIM_NLIMITS];
+    bool alarm, children, threads; /* whether there are any */
     size_t n_fds;
     struct selfcheck_fd fds[SELFCHECK_FDS]; /* in rising order */
 };

@@ -4,6 +4,7 @@
  *
  *   hang  slow=MS  crash  exit  eat  stdout    what it says
  *   leak  ids  umask  chdir  close=FD  signal  leaves the process changed
+ *   alarm  child  thread
  *   rename=USER                                sets PAM_USER
  *   items=FILE                                 writes what the application told PAM into FILE
  *   expect=PASSWORD                            asks for a password, fails if it is another one
@@ -15,6 +16,7 @@
  * session-fail, account-prompt does that.
  */
 #include <fcntl.h>
+#include <pthread.h>
 #include <security/pam_appl.h>
 #include <security/pam_ext.h>
 #include <security/pam_modules.h>
@@ -137,6 +139,13 @@ static void ignore(int signal)
     (void)signal;
 }
 
+static void *sleep_for_ever(void *nothing)
+{
+    for (;;)
+        pause();
+    return nothing;
+}
+
 static int change_process(const char *argument)
 {
     const char *number = value_of(argument, "close");
@@ -152,6 +161,13 @@ static int change_process(const char *argument)
         umask(0);
     if (strcmp(argument, "signal") == 0)
         signal(SIGUSR1, ignore);
+    if (strcmp(argument, "alarm") == 0)
+        alarm(1);
+    if (strcmp(argument, "thread") == 0)
+        return pthread_create(&(pthread_t){0}, NULL, sleep_for_ever, NULL) == 0 ? PAM_SUCCESS
+                                                                                : PAM_SYSTEM_ERR;
+    if (strcmp(argument, "child") == 0 && fork() == 0)
+        _exit(0);
     return PAM_SUCCESS;
 }
 

@@ -445,7 +445,8 @@ def test_43_crash(stack, how, why):
     held.quit()
 
 
-@pytest.mark.parametrize("how", ["leak", "umask", "chdir", "signal"])
+@pytest.mark.parametrize("how", ["leak", "umask", "chdir", "signal", "alarm", "child",
+                                 "thread"])
 def test_43_changed_process(stack, how):
     """The login is good, but its process serves nobody else."""
     p = stack(f"auth required {MODULE} {how}\n" + PERMIT, auth_processes_min="1",
