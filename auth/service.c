@@ -46,7 +46,8 @@ struct exchange {
     const char *pam_service;
     bool vouched; /* EXTERNAL: the worker checked a certificate, there is no secret */
     char secret[SECRET_MAX + 1];
-    uint64_t digest; /* of the secret, when it was refused */
+    uint64_t denied; /* digest of what was denied last on this connection; 0: nothing was */
+    uint64_t digest; /* of name and secret, when they are denied */
     int spool;       /* -1: none, as these */
     int files[MAILDROP_FILES];
 };
@@ -226,22 +227,30 @@ static void announce(struct service *s, struct exchange *x, enum login_outcome o
 }
 
 /* The master compares these to tell a forgotten client from an attack. Keyed, so that it means
- * nothing outside this run of poplard; who could look into the master could do worse. FNV-1a. */
-static uint64_t digest_secret(uint64_t key, const char *secret)
+ * nothing outside this run of poplard; who could look into the master could do worse. FNV-1a, with
+ * the NUL between the two. */
+static uint64_t digest_login(uint64_t key, const char *user, const char *secret)
 {
     uint64_t digest = key;
+    for (size_t i = 0; i <= strlen(user); i++)
+        digest = (digest ^ (unsigned char)user[i]) * UINT64_C(0x100000001b3);
     for (; *secret; secret++)
         digest = (digest ^ (unsigned char)*secret) * UINT64_C(0x100000001b3);
     return digest;
 }
 
+/* A mail program whose password is wrong may try it by each mechanism in turn. PAM, where modules
+ * count failures and lock, is asked once a connection. */
 static enum login_outcome log_in(struct service *s, struct exchange *x)
 {
     enum login_outcome outcome = take_credentials(s, x);
+    uint64_t digest = 0;
+    if (x->secret[0])
+        digest = digest_login(s->child->digest_key, x->user, x->secret);
     if (outcome == LOGIN_OK)
-        outcome = run_pam(s, x);
-    if (outcome == LOGIN_DENIED && x->secret[0])
-        x->digest = digest_secret(s->child->digest_key, x->secret);
+        outcome = digest != 0 && digest == x->denied ? LOGIN_DENIED : run_pam(s, x);
+    if (outcome == LOGIN_DENIED)
+        x->digest = digest;
     explicit_bzero(x->secret, sizeof x->secret);
     return outcome == LOGIN_OK ? open_maildrop(s, x) : outcome;
 }
@@ -274,6 +283,7 @@ static void serve(struct service *s)
         child_lost_master(CHANNEL_BAD, "with a text too long");
     message_get_u32(m); /* the door */
     uid_t peer = message_get_u32(m);
+    x.denied = message_get_u64(m);
     channel_open(&x.worker, message_take_fd(m), ROLE_AUTH, ROLE_WORKER, STATE_EXCHANGE);
     message_clear(m);
 

@@ -51,6 +51,7 @@ static bool ask(struct auth *a, const struct worker *w, enum proto_service servi
     message_put_text(&message, peer);
     message_put_u32(&message, w->door);
     message_put_u32(&message, w->uid);
+    message_put_u64(&message, service == SERVE_LOGIN ? w->denied : 0);
     message_put_fd(&message, exchange_fd);
     return channel_send(&a->channel, &message, false) == CHANNEL_OK;
 }
@@ -174,9 +175,10 @@ static bool is_throttling(unsigned outcome)
 }
 
 /* Told to the log and to the throttle, whatever has become of the worker: who could leave before
- * the outcome would have his guesses for nothing. */
+ * the outcome would have his guesses for nothing. `repeated`: it is none, PAM was not asked again.
+ */
 static void count_failure(struct master *m, const struct attempt *t, const char *user,
-                          unsigned outcome, uint64_t digest)
+                          unsigned outcome, uint64_t digest, bool repeated)
 {
     char seen[PROTO_USER_MAX * 4 + 1], claimed[PROTO_USER_MAX * 4 + 1] = "";
     unsigned filled = 0;
@@ -189,8 +191,9 @@ static void count_failure(struct master *m, const struct attempt *t, const char 
                               .door = proto_door_name(t->door),
                               .reason = proto_outcome_name(outcome)};
     log_line(is_delayed(outcome) || outcome == LOGIN_IN_USE ? LOG_NOTICE : LOG_ERR,
-             LOG_EVENT_LOGIN_FAILED, &about, "login failed: peer=%s user=%s reason=%s%s%s",
-             t->peer_text, *seen ? seen : "-", about.reason, *claimed ? " claimed=" : "", claimed);
+             LOG_EVENT_LOGIN_FAILED, &about, "login failed: peer=%s user=%s reason=%s%s%s%s",
+             t->peer_text, *seen ? seen : "-", about.reason, *claimed ? " claimed=" : "", claimed,
+             repeated ? " repeated=yes" : "");
     if (is_throttling(outcome) && !address_listed(&m->config->auth.throttle_exempt, &t->peer)) {
         struct address_source source = address_source(&t->peer);
         filled = throttle_failed(m->throttle, &source, user, digest, base_now_ms());
@@ -222,7 +225,9 @@ static void settle(struct master *m, const struct attempt *t, struct worker *w, 
         return; /* of a grant, nobody's state changes */
     status_login(m, outcome, (base_now_us() - t->asked) / 1000);
     if (outcome != LOGIN_OK)
-        count_failure(m, t, user, outcome, digest);
+        count_failure(m, t, user, outcome, digest, w && digest && digest == w->denied);
+    if (w && outcome == LOGIN_DENIED)
+        w->denied = digest;
     if (w && outcome == LOGIN_OK)
         login_succeeded(m, w, user);
     else if (w)

@@ -73,6 +73,7 @@ struct worker {
     uint64_t asked;    /* when it asked, base_now_us() */
     bool trace_later;  /* it was told that it will hear whether it is traced */
     bool refused;      /* waits for the time at which its client is told that it failed */
+    uint64_t denied;   /* auth's digest of the name and secret that were denied last; 0: none */
     unsigned failures, grants;
 };
 

@@ -604,6 +604,7 @@ static void send_request(struct channel *master, struct channel *worker)
     message_put_text(&m, order.peer);
     message_put_u32(&m, DOOR_POP3);
     message_put_u32(&m, 0);
+    message_put_u64(&m, 0);
     message_put_fd(&m, ends[0]);
     assert_int_equal(channel_send(master, &m, true), CHANNEL_OK);
     close(ends[0]);

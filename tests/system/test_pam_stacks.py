@@ -5,6 +5,7 @@ pam_google_authenticator."""
 import base64
 import hashlib
 import hmac
+import re
 import struct
 import subprocess
 import time
@@ -118,6 +119,48 @@ def test_lock_after_failures(served, tmp_path):
     run("faillock", "--dir", tallies, "--user", "alice", "--reset")
     assert logged_in(attempt(served, "alice", "secret"))
     assert sorted(file.name for file in tallies.iterdir()) == ["alice", "carol"]
+
+
+def encoded(*parts):
+    return base64.b64encode(b"\0".join(parts))
+
+
+def test_lock_by_a_mail_program(served, tmp_path):
+    """Thunderbird tries a password by every mechanism there is, one after the other. To PAM, which
+    locks after three failures, and to fail2ban that is one."""
+    tallies = tmp_path / "tallies"
+    tallies.mkdir()
+    stack("Lock after failures", **{" deny=10": f" dir={tallies} deny=3"})
+    before = len(served.log_text())
+
+    def mistype(secret, name=b"alice"):
+        raw = served.connect()
+        answers = [raw.ask(b"AUTH PLAIN " + encoded(b"", name, secret))]
+        raw.ask(b"AUTH LOGIN")
+        raw.ask(encoded(b"ALICE@localhost"))
+        answers.append(raw.ask(encoded(secret)))
+        raw.ask(b"USER alice")
+        answers.append(raw.ask(b"PASS " + secret))
+        assert answers == [DENIED] * 3 and raw.rest() == b""
+        raw.close()
+
+    def count(user="alice"):
+        listed = run("faillock", "--dir", tallies, "--user", user).splitlines()
+        return sum(line.endswith(" V") for line in listed)
+    mistype(b"secert")
+    assert count() == 1
+    told = served.log_text()[before:]
+    assert len(re.findall("(?m)reason=denied$", told)) == 1
+    assert len(re.findall("(?m)login failed: .*user=alice reason=denied repeated=yes$", told)) == 2
+    assert logged_in(attempt(served, "alice", "secret")) and count() == 0
+
+    raw = served.connect()
+    for secret in (b"one", b"other", b"one"):
+        raw.ask(b"USER bob")
+        assert raw.ask(b"PASS " + secret) == DENIED
+    assert count("bob") == 3, "of guesses each counts"
+    mistype(b"secert", name=b"carol")
+    assert count("carol") == count("alice") == 1, "and so does each name"
 
 
 def test_by_group(served):

@@ -138,6 +138,9 @@ static void start(void)
 /* Of an LMTP client, by the kernel's word. */
 static uid_t peer_uid;
 
+/* What the master says was denied last, and what auth said of the last that was. */
+static uint64_t denied, digest;
+
 static void serve(enum proto_service service, const char *user)
 {
     int ends[2];
@@ -150,6 +153,7 @@ static void serve(enum proto_service service, const char *user)
     message_put_text(&message, "192.0.2.7");
     message_put_u32(&message, DOOR_POP3);
     message_put_u32(&message, peer_uid);
+    message_put_u64(&message, denied);
     message_put_fd(&message, ends[0]);
     assert_int_equal(channel_send(&master, &message, true), CHANNEL_OK);
     close(ends[0]);
@@ -219,6 +223,7 @@ static void expect_files(enum login_outcome outcome, const char *user, bool expe
     assert_int_equal(message_get_u32(&message), outcome);
     assert_true(message_get_text(&message, told, sizeof told));
     assert_string_equal(told, user);
+    digest = message_get_u64(&message);
     message_clear(&message);
 }
 
@@ -496,6 +501,29 @@ static void test_no_maildrop(void **state)
     ask("daemon", "secret");
     expect(LOGIN_NO_MAILDROP, "daemon", NULL);
     expect_vacant();
+}
+
+/* What was denied is not asked again, whatever PAM would say by now; anything else is. */
+static void test_denied_before(void **state)
+{
+    (void)state;
+    start();
+    stack("~ expect=right");
+    ask("daemon", "wrong");
+    expect(LOGIN_DENIED, "daemon", NULL);
+    expect_vacant();
+    denied = digest;
+    assert_int_not_equal(denied, 0);
+    stack("~ expect=wrong");
+    ask("DAEMON", "wrong");
+    expect(LOGIN_DENIED, "daemon", NULL);
+    assert_true(digest == denied);
+    expect_vacant();
+    denied ^= 1;
+    ask("daemon", "wrong");
+    expect(LOGIN_OK, "daemon", NULL);
+    expect_vacant();
+    denied = 0;
 }
 
 static void test_refused_accounts(void **state)
@@ -860,6 +888,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_grant_and_ping, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_recipient, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_no_maildrop, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_denied_before, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_refused_accounts, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_service_file, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_pam_unix, set_up, tear_down),
