@@ -44,12 +44,14 @@ kept_files = \
 	packaging/fail2ban/poplar-jail.conf=$(SYSCONFDIR)/fail2ban/jail.d/poplar.conf \
 	$(PAM_SERVICE)=$(SYSCONFDIR)/pam.d/poplar
 
-# The first four for what pages and README tell to type.
+# The first four for what pages and README tell to type, the last two for AppArmor's profile.
 substitute = sed -e 's|/usr/share/poplar|$(DATADIR)/poplar|g' \
 	-e 's|/usr/libexec/poplar|$(LIBEXECDIR)/poplar|g' \
 	-e 's|/usr/bin/poplar-deliver|$(BINDIR)/poplar-deliver|g' \
 	-e 's|/etc/poplar/|$(SYSCONFDIR)/poplar/|g' -e 's|@SBINDIR@|$(SBINDIR)|g' -e 's|@DATADIR@|$(DATADIR)|g' \
-	-e 's|@CERTIFICATE@|$(CERTIFICATE)|g' -e 's|@KEY@|$(KEY)|g'
+	-e 's|@CERTIFICATE@|$(CERTIFICATE)|g' -e 's|@KEY@|$(KEY)|g' \
+	-e 's|/usr/{,local/}sbin/poplard|$(SBINDIR)/poplard|' \
+	-e 's|/usr/{,local/}libexec/poplar/|$(LIBEXECDIR)/poplar/|'
 
 install: all
 	@set -e; umask 022; put() { \

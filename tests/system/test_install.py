@@ -60,6 +60,9 @@ def test_names_in_files_are_those_of_the_places(installed):
     assert f"ExecStart={installed}/sbin/poplard\n" in unit
     conf = (installed / "etc/poplar/poplar.conf").read_text()
     assert f"certificate={installed}/etc/poplar/certificate.pem\n" in conf
+    profile = (installed / "etc/apparmor.d/usr.sbin.poplard").read_text()
+    assert f"profile poplard {installed}/sbin/poplard " in profile
+    assert f"  {installed}/libexec/poplar/poplar-{{auth,worker}} mrix" in profile
     for name in files(installed):
         if not name.startswith(("sbin/", "bin/", "libexec/")):
             text = (installed / name).read_text()
