@@ -65,7 +65,8 @@ static enum login_outcome refuse_errno(struct grant *g, const char *file)
         return refuse(g, LOGIN_STORE_PERM, file, "missing; restore it from a backup");
     case EACCES:
         return refuse(g, LOGIN_STORE_PERM, file,
-                      "Permission denied; all under state_dir must belong to store_user: chown it");
+                      "Permission denied; all under state_dir must belong to store_user: chown it; "
+                      "or AppArmor or SELinux is in the way");
     case EPERM:
     case ENOTDIR:
     case EISDIR:

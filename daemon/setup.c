@@ -33,7 +33,7 @@ static const char *find_fault(int fd)
 {
     struct stat st;
     if (fd < 0 && (errno == EACCES || errno == EPERM))
-        return "Permission denied; poplard must be able to read it";
+        return "Permission denied; poplard must be able to read it, also for AppArmor or SELinux";
     if (fd < 0 && errno == ENOENT)
         return "No such file or directory; put it there, or name another";
     if (fd < 0 || fstat(fd, &st) < 0)
