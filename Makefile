@@ -25,6 +25,7 @@ cpp := -I. -I$(B) -D_GNU_SOURCE $(wide) -DPOPLAR_VERSION='"$(VERSION)"' \
 warnings := -Wall -Wextra -Wshadow -Wconversion -Wstrict-prototypes -Wmissing-prototypes -Wvla $(WERROR)
 compile = $(CC) $(cpp) $(CPPFLAGS) -std=c17 -fPIE -fstack-protector-strong -fno-common $(warnings) $(CFLAGS)
 link = $(CC) -pie $(CFLAGS) -Wl,-z,relro,-z,now -Wl,--as-needed $(LDFLAGS)
+comma := ,
 
 # The floor that every process stands on, and what only some of them link.
 FLOOR := base proto message channel config complete textlist
@@ -65,6 +66,9 @@ $(B)/poplard: $(B)/daemon/main.o $(MASTER_O) $(CONFIGFILE_O) $(B)/daemon/privile
 $(B)/poplard: LDLIBS := -lsystemd -linih
 $(B)/poplar-auth: $(B)/auth/main.o $(AUTH_O) $(TEMPLATE_O) $(CHILD_O) $(FLOOR_O)
 $(B)/poplar-auth: LDLIBS := -lpam
+# PAM modules call these, which are then ours, see auth/syslog.c.
+$(B)/poplar-auth: private override LDFLAGS += $(patsubst %,-Wl$(comma)--export-dynamic-symbol=%,\
+	syslog vsyslog __syslog_chk __vsyslog_chk)
 $(B)/poplar-worker: $(B)/worker/main.o $(WORKER_O) $(STORE_O) $(TEMPLATE_O) $(CHILD_O) $(FLOOR_O)
 $(B)/poplar-worker: LDLIBS := -lssl -lcrypto -lsqlite3 -lseccomp -lidn
 $(B)/poplarctl: $(B)/store/ctl.o $(CTL_O) $(STORE_O) $(B)/auth/grant.o $(B)/auth/canonical.o \

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 import poplar
-from logins import attempt_over
+from logins import DENIED, attempt_over
 from poplar import wait_until
 
 PACKAGING = Path(__file__).resolve().parents[2] / "packaging"
@@ -428,6 +428,26 @@ def test_a_syslog_that_takes_nothing(stuck_syslog, server):
         return re.fullmatch(r"<20>[A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d poplard\[%d\]: "
                             r"\d+ log lines? dropped" % p.process.pid, seen[-1])
     wait_until(told, lambda: seen)
+
+
+@namespaces
+def test_what_modules_tell_a_syslog_that_takes_nothing(stuck_syslog, server):
+    """A wrong password is one all the same. What can be told is told as the C library would."""
+    p = server(pam_unix=True, tls_required="no", auth_timeout="10s")
+    with contextlib.suppress(BlockingIOError), \
+            socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
+        other.setblocking(False)
+        while True:
+            other.sendto(b"<86>another", "/dev/log")
+    assert attempt_over(p.connect(tls=False), "alice", "wrong") == DENIED
+    stuck_syslog.settimeout(0)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            assert stuck_syslog.recv(4096) == b"<86>another"
+    assert attempt_over(p.connect(tls=False), "alice", "wrong") == DENIED
+    told = stuck_syslog.recv(4096).decode()
+    assert re.fullmatch(r"<85>[A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d poplar-auth: "
+                        r"pam_unix\(poplar:auth\): authentication failure; .* user=alice", told), told
 
 
 @namespaces
