@@ -185,6 +185,17 @@ def test_recipients(start):
     p.wait_log(r"refused to=<nobody-here> from=<> reason=no-such-user")
 
 
+def test_reload_decides_of_recipients_at_once(start):
+    """For a transport's connection that goes on, too, as poplar.conf(5) says."""
+    p = start()
+    c = Lmtp(p.lmtp)
+    assert c.begin(b"nobody-here") == [b"550 5.1.1 No such user"]
+    p.write_config(delivery_accept="any")
+    p.ctl("reload")
+    assert c.say(b"RSET")[:3] == b"250"
+    assert c.deliver(b"nobody-here") == [b"250 2.0.0 Delivered"]
+
+
 def test_detail_of_an_account_that_has_the_delimiter(start):
     """The full name first: only where that is no account is there a detail in it."""
     p = start(delivery_recipient_delimiter="-, +")
