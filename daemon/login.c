@@ -29,11 +29,11 @@ static void refuse(struct master *m, struct worker *w, enum login_refusal why)
         w->channel.state = STATE_CLIENT; /* both count as a session */
 }
 
-/* An attempt like any other to its connection: who is answered at once must not ask without end. */
+/* Who is answered at once must not ask without end. */
 static void refuse_throttled(struct master *m, struct worker *w)
 {
-    bool last = ++w->failures >= MASTER_LOGIN_ATTEMPTS;
-    refuse(m, w, last ? REFUSED_LAST : REFUSED_THROTTLED);
+    worker_count_failure(w, false);
+    refuse(m, w, w->failures >= MASTER_LOGIN_ATTEMPTS ? REFUSED_LAST : REFUSED_THROTTLED);
 }
 
 /* Ask an auth process for what a worker wants. */
@@ -224,13 +224,18 @@ static void settle(struct master *m, const struct attempt *t, struct worker *w, 
     if (t->service != SERVE_LOGIN || (!w && !is_delayed(outcome)))
         return; /* of a grant, nobody's state changes */
     status_login(m, outcome, (base_now_us() - t->asked) / 1000);
+    bool repeated = w && digest && digest == w->denied;
     if (outcome != LOGIN_OK)
-        count_failure(m, t, user, outcome, digest, w && digest && digest == w->denied);
-    if (w && outcome == LOGIN_DENIED)
+        count_failure(m, t, user, outcome, digest, repeated);
+    if (!w)
+        return;
+    if (outcome == LOGIN_DENIED)
         w->denied = digest;
-    if (w && outcome == LOGIN_OK)
+    if (is_delayed(outcome))
+        worker_count_failure(w, is_throttling(outcome) && !repeated);
+    if (outcome == LOGIN_OK)
         login_succeeded(m, w, user);
-    else if (w)
+    else
         worker_settle(w, is_delayed(outcome));
 }
 

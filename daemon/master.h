@@ -18,6 +18,7 @@
 
 enum {
     MASTER_LOGIN_ATTEMPTS = 3, /* failed logins on one connection */
+    MASTER_LOGIN_REPEATS = 6,  /* and such as were no guess, for two more mechanisms */
     MASTER_START_MS = 30000    /* for a nursery or an auth process to be ready */
 };
 
@@ -74,7 +75,7 @@ struct worker {
     bool trace_later;  /* it was told that it will hear whether it is traced */
     bool refused;      /* waits for the time at which its client is told that it failed */
     uint64_t denied;   /* auth's digest of the name and secret that were denied last; 0: none */
-    unsigned failures, grants;
+    unsigned failures, repeats, grants;
 };
 
 /* What auth was asked, by whom: a login counts though its worker is gone when it is decided. */
@@ -243,6 +244,8 @@ void worker_end(struct worker *w);        /* kill it; the reaping follows */
 /* Ask a logged-in session to end at its next command (enum session_end: why); kill it if it does
  * not within a second. */
 void worker_finish(struct worker *w, unsigned why);
+/* A login failed: one less for this connection, sooner or later also if it was no guess. */
+void worker_count_failure(struct worker *w, bool guess);
 /* A login has an outcome that is no success: its client is told now or, when it `failed`, later. */
 void worker_settle(struct worker *w, bool failed);
 /* Begin or end the trace of one user's sessions, present and future. False: too many users. */

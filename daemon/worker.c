@@ -179,6 +179,12 @@ static int on_settle(sd_event_source *source, uint64_t usec, void *context)
     return 0;
 }
 
+void worker_count_failure(struct worker *w, bool guess)
+{
+    if (guess || ++w->repeats > MASTER_LOGIN_REPEATS)
+        w->failures++;
+}
+
 void worker_settle(struct worker *w, bool failed)
 {
     if (w->channel.state != STATE_LOGIN || w->channel.fd < 0)
@@ -189,7 +195,6 @@ void worker_settle(struct worker *w, bool failed)
     }
     uint32_t random;
     base_random(&random, sizeof random);
-    w->failures++;
     w->refused = true;
     uint64_t at = pool_answer_at(w->asked, base_now_us(),
                                  w->master->config->auth.failure_delay * 1000000, random);

@@ -97,8 +97,8 @@ def test_48_a_thousand_failures(guarded, tls):
 
 @DOORS
 def test_52_throttled_logins_of_a_connection(guarded, tls):
-    """What is refused without asking PAM counts for the connection, too: nobody stays to ask all the
-    time."""
+    """What is refused without asking PAM counts for the connection, too, as what is repeated does:
+    nobody stays to ask all the time."""
     p = guarded()
     fail(p, "127.0.0.66", 20)
     p.wait_log("throttled: peer=127.0.0.66:")
@@ -106,7 +106,7 @@ def test_52_throttled_logins_of_a_connection(guarded, tls):
     raw.send(b"USER alice\r\nPASS secret\r\n" * 100)
     answers = raw.rest().splitlines(keepends=True)
     raw.close()
-    assert len(answers) == 6 and all(map(is_throttled, answers[1::2])), answers
+    assert len(answers) == 18 and all(map(is_throttled, answers[1::2])), answers
     p.wait_log("session ended: peer=127.0.0.66:.* reason=login-failures")
 
 

@@ -805,11 +805,35 @@ def test_52_three_failures(stack):
     """They close the connection; the server goes on."""
     p = stack(f"auth required {MODULE} expect=secret\n" + PERMIT)
     raw = p.connect()
-    for _ in range(3):
-        assert ask(raw, "alice", "wrong") == DENIED
+    for n in range(3):
+        assert ask(raw, "alice", f"wrong{n}") == DENIED
     assert raw.rest() == b""
     p.wait_log("session ended: .*reason=login-failures")
     assert logged_in(attempt(p))
+
+
+@pytest.mark.parametrize("account, password, answer", [("pam_permit.so", "wrong", DENIED),
+                                                       ("pam_deny.so", "secret", ACCOUNT)])
+def test_52_one_failure_by_every_mechanism(stack, account, password, answer):
+    """Thunderbird tries each, then asks its user for another password and goes on where it is. That a
+    connection ends meanwhile is more than it can bear: it forgets what it has fetched."""
+    p = stack(f"auth required {MODULE} expect=secret\naccount required {account}\n")
+    raw = p.connect()
+    for _ in range(3):
+        assert ask(raw, "alice", password) == answer
+    p.stack(f"auth required {MODULE} expect=secret\n" + PERMIT)
+    assert logged_in(ask(raw, "alice", "secret"))
+    raw.close()
+
+
+def test_52_repeated_without_end(stack):
+    """What is no guess has an end, too."""
+    p = stack(f"auth required {MODULE} expect=secret\n" + PERMIT)
+    raw = p.connect()
+    for _ in range(9):
+        assert ask(raw, "alice", "wrong") == DENIED
+    assert raw.rest() == b""
+    p.wait_log("session ended: .*reason=login-failures")
 
 
 def test_failures_do_not_hold_up_others(stack):

@@ -624,9 +624,9 @@ def test_52_failures_per_connection(server, tls):
     """Three failed logins are the last of a connection, pipelined or not."""
     p = server(stack="auth required pam_deny.so\naccount required pam_permit.so\n",
                tls_required="not-on-loopback", auth_throttle_exempt="127.0.0.0/8")
-    attempt = b"USER alice\r\nPASS wrong\r\n"
+    attempts = b"".join(b"USER alice\r\nPASS wrong%d\r\n" % n for n in range(10))
     for send in (in_one_write, octet_by_octet, line_by_line):
-        answers = converse(p, tls, attempt * 10, send)
+        answers = converse(p, tls, attempts, send)
         assert signs(answers) == "+-+-+-"
         assert all(a.startswith(b"-ERR [AUTH]") for a in answers[1::2])
 
