@@ -418,13 +418,19 @@ def test_worker_of_another_build(rogues):
     r.honest_again()
 
 
-def test_login_without_end(rogues):
-    """Attempts are counted by the master: the worker that goes on after the last is killed."""
+@pytest.mark.parametrize("secret, attempts", [(b"secret", 9), (b"secret%d", 3)])
+def test_login_without_end(rogues, secret, attempts):
+    """Attempts are counted by the master: the worker that goes on after the last is killed. Of guesses
+    there are three, of what is repeated some more."""
     r = rogues("poplar-worker")
     r.start()
+    script = []
+    for n in range(20):
+        begin = record("begin", b"PASS", b"alice", secret.replace(b"%d", b"%d" % n))
+        script += [*WAY["mail"][:2], f"exchange {begin}", "verdict", f"await {ROW['settled'].type}"]
     with refusing(r):
-        abuse(r, *[*WAY["mail"], f"await {ROW['settled'].type}"] * 20)
-        assert len(r.lines("login failed")) == 3
+        abuse(r, *script)
+        assert len(r.lines("login failed")) == attempts
         assert len(r.lines("killing worker")) == 1
 
 
