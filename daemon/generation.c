@@ -116,6 +116,12 @@ static int on_retry(sd_event_source *source, uint64_t usec, void *context)
     return 0;
 }
 
+void generation_failed(struct master *m)
+{
+    m->nursery_failures++;
+    m->nursery_failed_at = base_now_ms();
+}
+
 /* Start the nursery that follows; the present one, if any, serves until the next is ready. */
 void generation_replace(struct master *m, const char *why)
 {
@@ -136,7 +142,7 @@ void generation_replace(struct master *m, const char *why)
     if (g->channel.fd < 0 && g->pid < 0) {
         char text[sizeof g->last_error];
         base_copy(text, sizeof text, g->last_error);
-        m->nursery_failures++;
+        generation_failed(m);
         g->retired = true;
         generation_release(m, g);
         generation_replace(m, text);
@@ -188,7 +194,7 @@ static void on_expires(struct generation *g, struct message *message)
 static void on_fork_failed(struct master *m, struct message *message)
 {
     uint64_t now = base_now_ms();
-    m->nursery_failures++;
+    generation_failed(m);
     if (now - m->fork_failed < 1000)
         return;
     m->fork_failed = now;
@@ -278,7 +284,7 @@ void generation_reaped(struct master *m, struct generation *g, int status)
         return;
     }
     if (!g->ready || base_now_ms() - g->born < 1000)
-        m->nursery_failures++;
+        generation_failed(m);
     log_line(LOG_ERR, LOG_EVENT_CRASH, NULL, "%s", why);
     m->counts[proto_count_of(COUNT_RETIRED, RETIRED_LOST)] += g == m->current;
     generation_retire(m, g, crashed);

@@ -182,8 +182,9 @@ struct master {
 
     struct generation *generations, *current;
     unsigned generation_number, nursery_failures;
-    uint64_t fork_failed; /* when that was told last */
-    bool filling;         /* workers that stand by are being forked, a few at a time */
+    uint64_t nursery_failed_at; /* base_now_ms() of the last */
+    uint64_t fork_failed;       /* when that it cannot fork was told last */
+    bool filling;               /* workers that stand by are being forked, a few at a time */
     sd_event_source *nursery_retry;
 
     struct worker *workers;
@@ -293,6 +294,7 @@ int generation_hear(sd_event_source *source, int fd, uint32_t events, void *cont
 void generation_reaped(struct master *m, struct generation *g, int status);
 void generation_release(struct master *m, struct generation *g); /* free when nothing is left */
 void generation_replace(struct master *m, const char *why);
+void generation_failed(struct master *m); /* the next one comes later, and later each time */
 void generation_fill(struct master *m, bool may_wait); /* see pool_to_fork() */
 /* Ask whether it lives. False: it has not answered the last time, or does not even take this. */
 bool generation_ping(struct generation *g);

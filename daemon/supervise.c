@@ -23,7 +23,7 @@ enum {
     TICKET_KEY_MS = 3600 * 1000,
     LAST_REAP_MS = 2000,
     LAST_WORDS = 4096, /* records of a child that has ended: more than wait in a socket */
-    PROVEN_MS = 10000  /* a nursery this old ends a row of failures */
+    PROVEN_MS = 10000  /* a nursery this old, and none since, ends a row of failures */
 };
 
 /* Take a record, if one is there. As in the loop, the source lives until its handler returns. */
@@ -149,7 +149,8 @@ static int on_tick(sd_event_source *source, uint64_t usec, void *context)
     log_tick();
     rotate_ticket_keys(m, now);
     if (m->serving) {
-        if (m->current && now - m->current->born > PROVEN_MS)
+        if (m->current && now - m->current->born > PROVEN_MS &&
+            now - m->nursery_failed_at > PROVEN_MS)
             m->nursery_failures = 0;
         if (m->current && now - m->current->born > m->config->workers.layout_max_age * 1000) {
             m->current->outlived = RETIRED_AGE;

@@ -365,7 +365,8 @@ int workers_hear(sd_event_source *source, int fd, uint32_t events, void *context
     w->io = sd_event_source_disable_unref(w->io);
     close_channel(m, w, outcome == CHANNEL_END);
     if (w->pid == 0) { /* never ready: its exit status is nobody's */
-        m->nursery_failures += !expected;
+        if (!expected)
+            generation_failed(m);
         release(m, w);
     }
     return 0;
@@ -413,7 +414,8 @@ void workers_reaped(struct master *m, struct worker *w, int status)
         bool served = !g->retired;
         base_random(m->ticket_key, sizeof m->ticket_key);
         base_random(m->old_ticket_key, sizeof m->old_ticket_key);
-        m->nursery_failures += served && base_now_ms() - g->born < 1000;
+        if (served && base_now_ms() - g->born < 1000)
+            generation_failed(m);
         m->counts[proto_count_of(COUNT_RETIRED, RETIRED_CRASH)] += served;
         generation_retire(m, g, true); /* who shares the layout ends, also of one retired before */
         if (served)

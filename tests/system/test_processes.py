@@ -259,6 +259,23 @@ def test_layout_max_age(server):
     assert works(p) == 0
 
 
+def test_97_an_old_nursery_without_a_successor(server):
+    """Half of a new certificate is there when its time is over: it serves on, and is not followed by
+    one attempt after the other."""
+    p = server(workers_layout_max_age="11s")
+    client = p.login()
+    first, = p.nursery()
+    key = p.key.read_text()
+    p.key.write_text("nothing yet")
+    p.wait_log("new nursery in 1000 ms: .*key=")
+    client.noop()
+    assert works(p, "bob") == 0
+    p.key.write_text(key)
+    wait_until(lambda: len(p.nursery()) == 1 and p.nursery() != [first], "another nursery")
+    assert works(p, "bob") == 0
+    client.quit()
+
+
 def test_reload_brings_a_certificate(server, tmp_path):
     """SIGHUP: new connections see the new certificate, the session in progress lives on."""
     p = server()
