@@ -13,9 +13,9 @@
 #include <strings.h>
 #include <syslog.h>
 
-/* Of numbers without a bound: a thousand times that, and the sum of two, is none beyond counting.
- */
-#define NUMBER_MAX (INT64_MAX / 1000)
+/* Of what has no bound: SQLite and JSON have no larger numbers, and times become milliseconds. */
+#define NUMBER_MAX INT64_MAX
+#define TIME_MAX   (INT64_MAX / 1000)
 
 /* Where a key was set that nobody set. */
 #define BUILT_IN "built-in default"
@@ -214,7 +214,7 @@ static bool set_number(const struct setting *s, uint64_t *target, const char *va
     if (number < s->low)
         return base_refuse(error, size, "[%s] %s=%s: must be at least %llu%s", s->section, s->key,
                            value, (unsigned long long)s->low, unit);
-    if (number > NUMBER_MAX)
+    if (number > (s->kind == KIND_TIME ? TIME_MAX : NUMBER_MAX))
         return base_refuse(error, size, "[%s] %s=%s: too large", s->section, s->key, value);
     *target = number;
     return true;

@@ -167,8 +167,6 @@ static int parse_setting(const char *word, const char **key, bool *clear, uint64
     bool good = config_set(config, "store", "", *key, equals + 1, error, sizeof error);
     *value = strcmp(*key, keys[0]) == 0 ? config->store.quota_octets : config->store.quota_messages;
     config_free(config);
-    if (good && *value > INT64_MAX) /* more than a column holds */
-        return ctl_fail(EX_USAGE, "%s: too large; 0 is no limit", word);
     return good ? 0 : ctl_fail(EX_USAGE, "%s", error);
 }
 
