@@ -405,6 +405,18 @@ static void values_survive(void **state)
     assert_int_equal(size, 7);
 }
 
+static void descriptors_are_taken_once(void **state)
+{
+    (void)state;
+    struct message m;
+    message_begin(&m, PROTO_FORK);
+    message_put_fd(&m, STDERR_FILENO);
+    assert_int_equal(message_take_fd(&m), STDERR_FILENO);
+    assert_int_equal(message_take_fd(&m), -1);
+    message_clear(&m); /* it is the taker's */
+    assert_true(fcntl(STDERR_FILENO, F_GETFD) >= 0);
+}
+
 static void cleared_of_secrets(void **state)
 {
     (void)state;
@@ -552,6 +564,7 @@ int main(void)
         cmocka_unit_test(numbers_have_names),
         cmocka_unit_test(latency_bounds_grow),
         cmocka_unit_test(values_survive),
+        cmocka_unit_test(descriptors_are_taken_once),
         cmocka_unit_test(cleared_of_secrets),
         cmocka_unit_test(own_defects_end_the_process),
     };
