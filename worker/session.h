@@ -58,7 +58,7 @@ struct session {
 
     unsigned end;                /* enum session_end; 0: goes on */
     char detail[256];            /* more about the end, for the log */
-    enum text error;             /* the last -ERR while not logged in, for it, too */
+    enum text error;             /* the last -ERR while not logged in, for it, too; 0: none */
     uint64_t retrieved, deleted; /* LMTP: recipients served, refused */
     uint64_t deferred;           /* LMTP: recipients whose mail is to come again */
     char tls_version[16], cipher[64];
