@@ -92,6 +92,7 @@ def memory():
         yield group
 
 
+@pytest.mark.uncounted
 @pytest.mark.native("valgrind has memory of its own")
 @pytest.mark.skipif(not poplar.ROOT, reason="needs root: a control group")
 def test_43_a_module_that_takes_all_memory(memory, server):
