@@ -94,6 +94,7 @@ def memory():
 
 @pytest.mark.uncounted
 @pytest.mark.native("valgrind has memory of its own")
+@pytest.mark.unsanitized("a sanitizer has memory of its own")
 @pytest.mark.skipif(not poplar.ROOT, reason="needs root: a control group")
 def test_43_a_module_that_takes_all_memory(memory, server):
     """The kernel ends its process: one login."""
@@ -132,6 +133,7 @@ def pids():
         yield group
 
 
+@pytest.mark.unsanitized("the search for leaks at its end needs a thread")
 @pytest.mark.skipif(not poplar.ROOT, reason="needs root: a control group")
 def test_a_start_without_processes(pids, server):
     """That is no error of the configuration: whoever starts us tries again."""
