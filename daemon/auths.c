@@ -37,22 +37,6 @@ static void release(struct master *m, struct auth *a)
     free(a);
 }
 
-void auths_retire(struct auth *a)
-{
-    a->retired = true;
-    if (a->channel.state == STATE_BUSY)
-        return;
-    a->io = sd_event_source_disable_unref(a->io);
-    channel_close(&a->channel);
-}
-
-void auths_retire_all(struct master *m, const struct config *config)
-{
-    for (struct auth *a = m->auths; a; a = a->next)
-        if (a->config == config)
-            auths_retire(a);
-}
-
 static int on_overdue(sd_event_source *source, uint64_t usec, void *context)
 {
     struct auth *a = context;
@@ -65,7 +49,8 @@ static int on_overdue(sd_event_source *source, uint64_t usec, void *context)
     if (a->channel.state == STATE_STARTING)
         why = "an auth process was not ready in time; it hangs, or a PAM module does";
     else if (a->channel.fd < 0)
-        why = "a PAM module closed its channel";
+        why = a->retired ? "it goes on after the end of its channel"
+                         : "a PAM module closed its channel";
     base_copy(a->last_error, sizeof a->last_error, why); /* for whom a trial waits */
     if (!trial || trial->auth != a)
         log_line(LOG_ERR, LOG_EVENT_STALLED, &about, "killing auth process %d: %s", a->pid, why);
@@ -77,6 +62,23 @@ static int on_overdue(sd_event_source *source, uint64_t usec, void *context)
 void auths_deadline(struct auth *a, uint64_t ms)
 {
     loop_timer(a->master, &a->timer, base_now_ms() + ms, on_overdue, a);
+}
+
+void auths_retire(struct auth *a)
+{
+    a->retired = true;
+    if (a->channel.state == STATE_BUSY)
+        return;
+    a->io = sd_event_source_disable_unref(a->io);
+    channel_close(&a->channel); /* it ends at end-of-file */
+    auths_deadline(a, MASTER_LEAVE_MS);
+}
+
+void auths_retire_all(struct master *m, const struct config *config)
+{
+    for (struct auth *a = m->auths; a; a = a->next)
+        if (a->config == config)
+            auths_retire(a);
 }
 
 void auths_kill(struct auth *a, const char *what)

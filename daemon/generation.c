@@ -21,15 +21,20 @@ enum {
     FORKS_AT_LEISURE = 2 /* under way while nobody waits: sessions need the processors, too */
 };
 
-static int on_unready(sd_event_source *source, uint64_t usec, void *context)
+static int on_overdue(sd_event_source *source, uint64_t usec, void *context)
 {
     struct generation *g = context;
     (void)source;
     (void)usec;
-    base_copy(g->last_error, sizeof g->last_error,
-              "the nursery (poplar-worker) was not ready in time; it hangs");
-    if (g->pid > 0)
-        kill(g->pid, SIGKILL);
+    if (g->pid <= 0)
+        return 0;
+    if (g->retired)
+        log_line(LOG_ERR, LOG_EVENT_STALLED, NULL,
+                 "killing the nursery %d: it goes on after the end of its channel", g->pid);
+    else
+        base_copy(g->last_error, sizeof g->last_error,
+                  "the nursery (poplar-worker) was not ready in time; it hangs");
+    kill(g->pid, SIGKILL);
     return 0;
 }
 
@@ -62,7 +67,7 @@ struct generation *generation_spawn(struct master *m, struct config *config, boo
                  config->server.program_dir, strerror(errno));
     else {
         g->setup = (struct setup){.config = config, .generation = g->number, .strict = strict};
-        loop_timer(m, &g->timer, g->born + MASTER_START_MS, on_unready, g);
+        loop_timer(m, &g->timer, g->born + MASTER_START_MS, on_overdue, g);
         if (!loop_watch(m, &g->io, g->channel.fd, generation_hear, g))
             kill(g->pid, SIGKILL);
         else
@@ -96,6 +101,7 @@ void generation_retire(struct master *m, struct generation *g, bool crash)
         m->current = NULL;
     g->io = sd_event_source_disable_unref(g->io);
     channel_close(&g->channel); /* it ends at end-of-file */
+    loop_timer(m, &g->timer, base_now_ms() + MASTER_LEAVE_MS, on_overdue, g);
     if (crash && g->pid > 0)
         kill(g->pid, SIGKILL);
     for (struct worker *w = m->workers; w; w = w->next) {

@@ -279,6 +279,21 @@ def test_103_records_of_a_nursery(rogues, state):
         wait_until(lambda: r.lines("killing the nursery: it sent a record")[before:], what)
         if state != "starting":
             p.ctl("reload")  # else each comes later than the one before
+            wait_until(lambda: sum(not p.is_forked(pid) for pid in p.children("poplar-worker")) == 1,
+                       "the one before has ended")
+    r.honest_again()
+
+
+@pytest.mark.parametrize("role, name", [("nursery", "poplar-worker"), ("auth", "poplar-auth")])
+def test_who_stays_after_the_end_of_its_channel(rogues, role, name):
+    """A reload replaces it. An honest one ends by itself then, another is ended."""
+    r = rogues(name)
+    p = r.start()
+    r.tell(f"{role} idle")
+    pid = r.taken()
+    p.ctl("reload")
+    r.punished(pid, "who was replaced")
+    assert r.lines(f"killing .*{pid}: it goes on after the end of its channel")
     r.honest_again()
 
 
