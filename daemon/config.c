@@ -189,7 +189,8 @@ static bool set_number(const struct setting *s, uint64_t *target, const char *va
                        size_t size)
 {
     static const struct {
-        const char *units, *hint, *unit;
+        const char *units, *hint;
+        char unit[8];
         uint64_t factors[4];
     } forms[] = {
         [KIND_NUMBER] = {NULL, "a whole number", "", {0}},
