@@ -226,17 +226,20 @@ static void announce(struct service *s, struct exchange *x, enum login_outcome o
     message_clear(m);                   /* closes the files */
 }
 
+/* FNV-1a. */
+static uint64_t add_octets(uint64_t digest, const char *octets, size_t size)
+{
+    for (size_t i = 0; i < size; i++)
+        digest = (digest ^ (unsigned char)octets[i]) * UINT64_C(0x100000001b3);
+    return digest;
+}
+
 /* The master compares these to tell a forgotten client from an attack. Keyed, so that it means
- * nothing outside this run of poplard; who could look into the master could do worse. FNV-1a, with
- * the NUL between the two. */
+ * nothing outside this run of poplard; who could look into the master could do worse. The NUL is
+ * between the two. */
 static uint64_t digest_login(uint64_t key, const char *user, const char *secret)
 {
-    uint64_t digest = key;
-    for (size_t i = 0; i <= strlen(user); i++)
-        digest = (digest ^ (unsigned char)user[i]) * UINT64_C(0x100000001b3);
-    for (; *secret; secret++)
-        digest = (digest ^ (unsigned char)*secret) * UINT64_C(0x100000001b3);
-    return digest;
+    return add_octets(add_octets(key, user, strlen(user) + 1), secret, strlen(secret));
 }
 
 /* A mail program whose password is wrong may try it by each mechanism in turn. PAM, where modules

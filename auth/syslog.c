@@ -7,15 +7,13 @@
  * room for is lost; the master has a line of its own for each login that failed.
  */
 #undef _FORTIFY_SOURCE /* it has calls of these names as inline functions */
+#include "daemon/base.h"
+
 #include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
-#include <string.h>
-#include <sys/socket.h>
-#include <sys/un.h>
 #include <syslog.h>
 #include <time.h>
-#include <unistd.h>
 
 /* What callers that were compiled with _FORTIFY_SOURCE call. */
 /* NOLINTBEGIN(bugprone-reserved-identifier) */
@@ -26,8 +24,7 @@ void __syslog_chk(int priority, int flag, const char *format, ...);
 /* RFC 3164, as the library writes it. */
 void vsyslog(int priority, const char *format, va_list arguments)
 {
-    static const struct sockaddr_un log = {.sun_family = AF_UNIX, .sun_path = "/dev/log"};
-    int saved = errno, fd = -1;
+    int saved = errno;
     char text[2048], when[32] = "";
     const time_t now = time(NULL);
     struct tm local;
@@ -42,12 +39,7 @@ void vsyslog(int priority, const char *format, va_list arguments)
     errno = saved; /* for %m */
     if (used > 0 && (size_t)used < sizeof text)
         vsnprintf(text + used, sizeof text - (size_t)used, format, arguments);
-    fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-    if (fd >= 0) {
-        (void)sendto(fd, text, strlen(text), MSG_DONTWAIT | MSG_NOSIGNAL,
-                     (const struct sockaddr *)&log, sizeof log);
-        close(fd);
-    }
+    (void)base_tell("/dev/log", text);
     errno = saved;
 }
 

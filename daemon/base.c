@@ -1,5 +1,6 @@
 /*
- * base.c - the floor under all processes: dying, memory, time, randomness, text for logs.
+ * base.c - the floor under all processes: dying, memory, time, randomness, text for logs, and the
+ * way to those who never may be waited for.
  * Runs in every process, with whatever privilege that has; touches no file but /dev/null.
  */
 #include "daemon/base.h"
@@ -7,10 +8,13 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdarg.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
+#include <sys/socket.h>
+#include <sys/un.h>
 #include <sysexits.h>
 #include <unistd.h>
 
@@ -189,4 +193,22 @@ void base_escape(char *to, size_t size, const char *text)
         at += taken;
     }
     to[used] = '\0';
+}
+
+bool base_tell(const char *path, const char *text)
+{
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    if (!base_copy(address.sun_path, sizeof address.sun_path, path))
+        return true;
+    size_t size = offsetof(struct sockaddr_un, sun_path) + strlen(path) + 1;
+    if (path[0] == '@') { /* of such a name every octet counts */
+        address.sun_path[0] = '\0';
+        size--;
+    }
+    int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    bool told = fd >= 0 && (sendto(fd, text, strlen(text), MSG_DONTWAIT | MSG_NOSIGNAL,
+                                   (const struct sockaddr *)&address, (socklen_t)size) >= 0 ||
+                            (errno != EAGAIN && errno != ENOBUFS));
+    base_close(fd);
+    return told;
 }

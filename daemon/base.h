@@ -57,4 +57,8 @@ const char *base_plural(uint64_t n);
  * backslash doubles. Cut where it does not fit, always ended by NUL. */
 void base_escape(char *to, size_t size, const char *text);
 
+/* One datagram to a socket of the file system, or with '@' in front to an abstract one. Never
+ * waits: false where there is no room for it now. Who is not there is not told. */
+bool base_tell(const char *path, const char *text);
+
 #endif

@@ -7,34 +7,15 @@
 #include "daemon/base.h"
 #include "daemon/master.h"
 
-#include <errno.h>
 #include <stdarg.h>
-#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
-#include <sys/socket.h>
-#include <sys/un.h>
-#include <unistd.h>
 
 /* Whoever is not there now is not told later either. */
 static bool tell(const char *text)
 {
-    struct sockaddr_un address = {.sun_family = AF_UNIX};
     const char *path = getenv("NOTIFY_SOCKET");
-    if (!path || !base_copy(address.sun_path, sizeof address.sun_path, path))
-        return true;
-    size_t size = offsetof(struct sockaddr_un, sun_path) + strlen(path) + 1;
-    if (path[0] == '@') { /* an abstract name, of which every octet counts */
-        address.sun_path[0] = '\0';
-        size--;
-    }
-    int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-    bool told = fd >= 0 && (sendto(fd, text, strlen(text), MSG_DONTWAIT | MSG_NOSIGNAL,
-                                   (const struct sockaddr *)&address, (socklen_t)size) >= 0 ||
-                            (errno != EAGAIN && errno != ENOBUFS));
-    base_close(fd);
-    return told;
+    return !path || base_tell(path, text);
 }
 
 bool notify_now(struct master *m, const char *format, ...)

@@ -70,15 +70,14 @@ static int cannot_make(const char *path)
 /* Whether a file is a database, or empty, and no maildrop's own. */
 static bool is_backup(int directory, const char *name)
 {
-    static const char magic[16] = "SQLite format 3";
-    char begin[sizeof magic];
+    char begin[sizeof VFS_MAGIC];
     if (strcmp(name, maildrop_file_names[MAILDROP_DB]) == 0 &&
         faccessat(directory, maildrop_file_names[MAILDROP_LOCK], F_OK, AT_SYMLINK_NOFOLLOW) == 0)
         return false;
     int fd = openat(directory, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
     ssize_t got = fd < 0 ? -1 : read(fd, begin, sizeof begin);
     base_close(fd);
-    return got == 0 || (got == sizeof begin && memcmp(begin, magic, sizeof magic) == 0);
+    return got == 0 || (got == sizeof begin && memcmp(begin, VFS_MAGIC, sizeof begin) == 0);
 }
 
 int ctl_unfinished_make(const char *path, bool replaces, struct ctl_unfinished *made)

@@ -114,7 +114,6 @@ static int note_wal_frames(void *context, sqlite3 *db, const char *name, int fra
  * it may journal beside. Neither is a maildrop; find out before SQLite touches it. */
 static enum store_outcome check_header(struct maildrop *m)
 {
-    static const char magic[16] = "SQLite format 3";
     unsigned char header[HEADER_SIZE];
     const ssize_t got = vfs_peek(header, sizeof(header));
 
@@ -122,7 +121,7 @@ static enum store_outcome check_header(struct maildrop *m)
         return handle_fail(m, STORE_IO, "mail.db cannot be read");
     if (got < HEADER_SIZE)
         return handle_fail(m, STORE_DAMAGED, "mail.db is %s", got == 0 ? "empty" : "cut short");
-    if (memcmp(header, magic, sizeof(magic)) != 0)
+    if (memcmp(header, VFS_MAGIC, sizeof(VFS_MAGIC)) != 0)
         return handle_fail(m, STORE_DAMAGED, "mail.db is not an SQLite database");
     if (header[HEADER_WRITE_VERSION] != HEADER_WAL || header[HEADER_READ_VERSION] != HEADER_WAL)
         return handle_fail(m, STORE_DAMAGED, "mail.db is not in WAL mode");

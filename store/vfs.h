@@ -13,6 +13,9 @@
 #define VFS_NAME   "poplar"
 #define VFS_FOLDER "/granted/" /* where granted files seem to be; never a real path */
 
+/* How a database begins, with the NUL: sqlite.org/fileformat.html 1.3. */
+#define VFS_MAGIC "SQLite format 3"
+
 /* A path below a directory that the caller has open, in /proc: it is taken as it stands. SQLite's
  * own layer would ask where that directory is, and go there by its name. No link is followed at its
  * end. */
