@@ -187,7 +187,7 @@ static bool is_in_pam_conf(const char *name, const char *type)
     char *line = NULL;
     size_t size = 0;
     bool found = false;
-    FILE *file = fopen("/etc/pam.conf", "re");
+    FILE *file = open_file("/etc", "pam.conf");
     while (file && !found && getline(&line, &size, file) > 0) {
         char *rest = NULL;
         found = is_word(strtok_r(line, " \t\n", &rest), name) &&

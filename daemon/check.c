@@ -100,6 +100,40 @@ bool check_doors(const struct config *config, char *error, size_t size)
            check_addresses(config, "pop3s", &config->listen.pop3s, error, size);
 }
 
+static bool has_external(const struct config *config)
+{
+    const struct text_list *list = &config->auth.mechanisms;
+    for (size_t i = 0; i < list->n; i++)
+        if (strcmp(list->items[i], "external") == 0)
+            return true;
+    return false;
+}
+
+bool check_use(const struct config *config, char *error, size_t size)
+{
+    bool external = has_external(config), ca = config->tls.client_ca != NULL;
+    if (external && !ca)
+        return base_refuse(error, size,
+                           "%s: [auth] mechanisms=external: no client can use it without [tls] "
+                           "client_ca; name the issuers' file there, or leave external out",
+                           config_where(config, "auth", "", "mechanisms"));
+    if (ca && !external)
+        return base_refuse(error, size,
+                           "%s: [tls] client_ca=%s: is for AUTH EXTERNAL, and keeps nobody out; "
+                           "add external to [auth] mechanisms, or leave it out",
+                           config_where(config, "tls", "", "client_ca"), config->tls.client_ca);
+    return true;
+}
+
+bool check_mechanisms(const struct config *config, char *error, size_t size)
+{
+    const struct text_list *list = &config->auth.mechanisms;
+    for (size_t i = 0; i < list->n; i++)
+        if (strcmp(list->items[i], "external") != 0)
+            return true;
+    return list->n == 0 || config->tls.client_ca || check_use(config, error, size);
+}
+
 bool check_programs(const struct config *config, char *error, size_t size)
 {
     static const char *const programs[] = {"poplar-worker", "poplar-auth"};
@@ -160,12 +194,13 @@ static bool find_service(const struct config *config, const char *service)
                                 config->auth.pam_confdir ? config->auth.pam_confdir
                                                          : "/usr/lib/pam.d"};
     bool there = false;
+    struct stat st;
     char *name = base_strdup(service);
     for (char *at = name; *at; at++) /* libpam does the same */
         *at = (char)tolower((unsigned char)*at);
     for (size_t i = 0; i < ARRAY_SIZE(dirs) && !there; i++) {
         char *path = base_format("%s/%s", dirs[i], name);
-        there = access(path, R_OK) == 0;
+        there = access(path, R_OK) == 0 && stat(path, &st) == 0 && S_ISREG(st.st_mode);
         free(path);
     }
     free(name);
@@ -216,6 +251,7 @@ unsigned check_all(const struct config *config)
     uid_t worker = (uid_t)-1, store;
     tell(&faults, check_prefixes(config, error, sizeof error), error);
     tell(&faults, check_doors(config, error, sizeof error), error);
+    tell(&faults, check_mechanisms(config, error, sizeof error), error);
     tell(&faults, check_programs(config, error, sizeof error), error);
     tell(&faults,
          check_account(config, "worker_user", config->server.worker_user, &worker, error,
@@ -247,5 +283,7 @@ unsigned check_all(const struct config *config)
         check_file(config, c->name, "key", c->key, &faults);
     }
     check_file(config, "", "client_ca", config->tls.client_ca, &faults);
+    if (faults == 0 && !check_use(config, error, sizeof error))
+        fprintf(stderr, "poplard: %s\n", error);
     return faults;
 }

@@ -7,12 +7,14 @@
 
 #include <ctype.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <glob.h>
 #include <ini.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 /* inih cuts longer lines without a word, so they are refused before it sees them. */
 enum { LINE_MAX_OCTETS = 198 };
@@ -153,24 +155,40 @@ static bool is_invisible(int error)
     return error == EACCES || error == ENOENT;
 }
 
+/* A regular file; NULL and errno, of which ENXIO is for what is there and is none. Never waits, as
+ * for who would write into a FIFO. */
+static FILE *open_file(const char *file)
+{
+    struct stat about;
+    int fd = open(file, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
+    bool there = fd >= 0 && fstat(fd, &about) == 0;
+    if (there && !S_ISREG(about.st_mode))
+        errno = S_ISDIR(about.st_mode) ? EISDIR : ENXIO;
+    FILE *stream = there && S_ISREG(about.st_mode) ? fdopen(fd, "r") : NULL;
+    if (!stream)
+        base_close(fd);
+    return stream;
+}
+
+static bool refuse_file(const char *file, int why, char *error, size_t size)
+{
+    const char *what = why == ENXIO ? "not a regular file" : strerror(why);
+    const char *remedy = why == EACCES   ? "; run this as root, or as a user who may read it"
+                         : why == EISDIR ? "; name the file itself"
+                         : why == ENXIO  ? "; put one there, or name another"
+                                         : "";
+    return base_refuse(error, size, "%s: %s%s", file, what, remedy);
+}
+
 static bool read_file(struct config *config, const char *file, bool visible, char *error,
                       size_t error_size)
 {
     struct reading r = {.config = config, .file = file, .error = error, .error_size = error_size};
-    struct stat about;
-    r.stream = fopen(file, "re");
+    r.stream = open_file(file);
     if (!r.stream && visible && is_invisible(errno))
         return true;
-    if (!r.stream || fstat(fileno(r.stream), &about) < 0 || S_ISDIR(about.st_mode)) {
-        int why = r.stream ? EISDIR : errno;
-        snprintf(error, error_size, "%s: %s%s", file, strerror(why),
-                 why == EACCES   ? "; run this as root, or as a user who may read it"
-                 : why == EISDIR ? "; name the file itself"
-                                 : "");
-        if (r.stream)
-            fclose(r.stream);
-        return false;
-    }
+    if (!r.stream)
+        return refuse_file(file, errno, error, error_size);
     int bad_line = ini_parse_stream(next_line, &r, on_setting, &r);
     finish_setting(&r);
     if (bad_line > 0)

@@ -31,14 +31,17 @@ static enum setup_outcome send_one(struct channel *channel, const struct message
 /* What stands in the way of reading a certificate or key; NULL: nothing. */
 static const char *find_fault(int fd)
 {
+    static const char not_a_file[] = "not a file; name the PEM file";
     struct stat st;
     if (fd < 0 && (errno == EACCES || errno == EPERM))
         return "Permission denied; poplard must be able to read it, also for AppArmor or SELinux";
     if (fd < 0 && errno == ENOENT)
         return "No such file or directory; put it there, or name another";
+    if (fd < 0 && errno == ENXIO)
+        return not_a_file; /* a socket */
     if (fd < 0 || fstat(fd, &st) < 0)
         return strerror(errno);
-    return S_ISREG(st.st_mode) ? NULL : "not a file; name the PEM file";
+    return S_ISREG(st.st_mode) ? NULL : not_a_file;
 }
 
 int setup_open(const struct config *config, const char *name, const char *key, const char *path,

@@ -116,6 +116,7 @@ static void begin(struct master *m)
                      (unsigned long long)base_now_ms() * 1000);
     t->config = trial_read(m, error, sizeof error);
     if (!t->config || !check_prefixes(t->config, error, sizeof error) ||
+        !check_mechanisms(t->config, error, sizeof error) ||
         !check_descriptors(t->config, error, sizeof error) ||
         !check_run_dir(m, t->config, error, sizeof error) ||
         !listen_open(t->config, m->listeners, m->n_listeners, &t->listeners, &t->n_listeners, error,
@@ -156,7 +157,7 @@ void trial_begin(struct master *m, int reply_fd)
 
 static bool commit(struct master *m, struct trial *t)
 {
-    char error[512];
+    char error[2048];
     struct config *before = m->config;
     struct listener *old = m->listeners;
     size_t n_old = m->n_listeners;
@@ -197,6 +198,8 @@ static bool commit(struct master *m, struct trial *t)
         log_line(LOG_WARNING, LOG_EVENT_OTHER, NULL,
                  "not root: everything runs as uid %u, without the separation of users",
                  (unsigned)geteuid());
+    if (!check_use(m->config, error, sizeof error))
+        log_line(LOG_WARNING, LOG_EVENT_OTHER, NULL, "%s", error);
     m->counts[COUNT_RELOADS] += !first;
     answer(&t->askers, 0, "reloaded");
     free(t);

@@ -190,6 +190,8 @@ static int open_apart(const char *path, struct ctl_twin *twin, struct maildrop *
     struct stat about;
     int fd = ctl_path_open(path, O_PATH);
     int status = fd < 0 ? ctl_fail(EX_NOINPUT, "%s: %s", path, ctl_path_fault(errno)) : 0;
+    if (!status && fstat(fd, &about) == 0 && !S_ISREG(about.st_mode)) /* SQLite would wait */
+        status = ctl_fail(EX_NOINPUT, "%s: is no file", path);
     int beside = ctl_path_open(wal, O_PATH);
     bool changes = beside >= 0 && fstat(beside, &about) == 0 && about.st_size > 0;
     if (!status && changes)

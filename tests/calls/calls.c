@@ -133,7 +133,7 @@ CALL(ssize_t, write, -1, ENOSPC, (int a, const void *b, size_t c), (a, b, c))
 
 /* The C library's. */
 CALL(void *, calloc, 0, ENOMEM, (size_t a, size_t b), (a, b))
-CALL(FILE *, fopen, 0, EMFILE, (const char *a, const char *b), (a, b))
+CALL(FILE *, fdopen, 0, ENOMEM, (int a, const char *b), (a, b))
 CALL(int, gethostname, -1, ENAMETOOLONG, (char *a, size_t b), (a, b))
 CALL(int, getpwnam_r, EIO, EIO, (const char *a, struct passwd *b, char *c, size_t d, struct passwd **e), (a, b, c, d, e))
 CALL(struct passwd *, getpwnam, 0, 0, (const char *a), (a))

@@ -423,7 +423,7 @@ static int find_in_pam_conf(void)
     if (pam_service_find("missing", NULL, problem, sizeof problem) ||
         !strstr(problem, "no readable file /etc/pam.d/missing"))
         return CALLS_DONE_WRONG;
-    calls_break_from("fopen", 1, 0);
+    calls_break_from("open", 1, 0);
     return pam_service_find("poplar", NULL, problem, sizeof problem) ? CALLS_DONE_WRONG : 0;
 }
 

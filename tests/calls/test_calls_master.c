@@ -619,6 +619,7 @@ static const struct {
     {"server", "worker_user", "no-such-account", "no such account"},
     {"auth", "pam_service", "no-such-service", "pam_service=no-such-service: no readable file"},
     {"tls", "client_ca", "/nowhere/ca.pem", "client_ca=/nowhere/ca.pem: No such file"},
+    {"auth", "mechanisms", "external", "mechanisms=external: no client can use it"},
 };
 
 static int check_override(void)
@@ -689,7 +690,7 @@ static void test_check(void **state)
         assert_non_null(strstr(end.said, "key.pem: only root can check this"));
         assert_int_equal(end.status, 0);
     }
-    calls_break("open", 2, EACCES); /* of root it is one */
+    calls_break("open", 3, EACCES); /* of root it is one; the first is the configuration */
     calls_try(check_config, &end);
     assert_non_null(strstr(end.said, "key.pem: Permission denied"));
     calls_break("gethostname", 1, 0);

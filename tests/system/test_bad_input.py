@@ -188,6 +188,43 @@ def test_no_config(broken, tmp_path):
                 command=[poplard])
 
 
+def make_special(path, kind):
+    """What is at a place where a file should be: to open a FIFO waits for who writes into it, a
+    device need not have an end."""
+    if kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "socket":
+        with socket.socket(socket.AF_UNIX) as s:
+            s.bind(str(path))
+    else:
+        path.symlink_to("/dev/zero")
+
+
+@pytest.mark.parametrize("kind", ["fifo", "socket", "device"])
+def test_config_that_is_no_file(broken, kind):
+    """A start and who asks for one do not wait for it; nor does a reload, which changes nothing."""
+    whole = broken.config.read_text()
+    broken.config.unlink()
+    make_special(broken.config, kind)
+    words = f"{broken.config}: not a regular file; put one there, or name another"
+    refused(broken, CONFIG, words)
+    for program, argument, status in (("poplard", "--check", CONFIG), ("poplarctl", "status", CONFIG),
+                                      ("poplar-deliver", "alice", os.EX_TEMPFAIL)):
+        done = subprocess.run([BUILD / program, "--config", broken.config, argument],
+                              capture_output=True, input="", text=True, timeout=30)
+        assert done.returncode == status and words in done.stderr, done
+    broken.config.unlink()
+    broken.config.write_text(whole)
+    snippets = broken.directory / "poplar.conf.d"
+    snippets.mkdir()
+    with broken:
+        make_special(snippets / "10-x.conf", kind)
+        done = broken.ctl("reload", check=False, timeout=30)
+        assert done.returncode == CONFIG
+        assert f"{snippets}/10-x.conf: not a regular file".encode() in done.stderr
+        broken.login().quit()
+
+
 @root_only
 def test_unreadable_config(broken):
     broken.config.chmod(0o600)
@@ -249,6 +286,9 @@ def test_missing_file(broken, which, tmp_path):
     refused(broken, CONFIG, place(broken, f"{which}={tmp_path}"), "not a file")
     os.mkfifo(missing)  # nobody writes to it: opening it must not wait for that
     broken.write_config(**{f"tls_{which}": missing})
+    refused(broken, CONFIG, place(broken, f"{which}={missing}"), "not a file")
+    missing.unlink()
+    make_special(missing, "socket")
     refused(broken, CONFIG, place(broken, f"{which}={missing}"), "not a file")
 
 
@@ -708,6 +748,37 @@ def test_check_without_root(broken):
     broken.config.chmod(0o644)
     line, = checked(broken, *without_root)
     assert line == f"poplard: {broken.key}: only root can check this"
+
+
+def test_external_for_nobody(broken):
+    """Without issuers of certificates no client is offered it: no way in at all is a mistake, one
+    beside others is worth a word. So are issuers of whom nobody hears."""
+    broken.write_config(auth_mechanisms="external")
+    words = (place(broken, "mechanisms=external"),
+             "[auth] mechanisms=external: no client can use it without [tls] client_ca")
+    error = refused(broken, CONFIG, *words, "name the issuers' file")
+    assert error.splitlines() == checked(broken)
+    broken.write_config(tls_client_ca=broken.certificate)
+    assert checked(broken) == []
+    broken.write_config(auth_mechanisms="external, plain", tls_client_ca=None)
+    line, = checked(broken)
+    assert line.startswith(f"poplard: {place(broken, 'mechanisms=external, plain')}")
+    assert words[1] in line
+    with broken:
+        broken.wait_log(re.escape(words[1]))
+        broken.login().quit()
+        broken.write_config(auth_mechanisms="plain", tls_client_ca=broken.certificate)
+        line, = checked(broken)
+        assert "client_ca" in line and "keeps nobody out" in line
+        broken.ctl("reload")
+        broken.wait_log("keeps nobody out")
+
+
+def test_check_of_a_service_that_is_no_file(broken):
+    (broken.confdir / "odd").mkdir()
+    broken.write_config(auth_pam_service="odd")
+    line, = checked(broken)
+    assert "pam_service=odd: no readable file" in line
 
 
 @root_only

@@ -337,6 +337,16 @@ def test_salvage_of_no_file(p, tmp_path):
         assert done.returncode == 66 and b"neither a file nor a directory" in done.stderr, done
 
 
+@pytest.mark.parametrize("below", ["fifo", "folder"])
+def test_restore_of_no_file(p, tmp_path, below):
+    """It would wait for who writes into it."""
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "fifo")
+    os.mkfifo(tmp_path / "folder/mail.db")
+    done = p.ctl("mailbox", "restore", "alice", tmp_path / below, check=False, timeout=30)
+    assert done.returncode == 66 and b": is no file" in done.stderr, done
+
+
 def test_a_backup_in_the_place_of_something_else(p, tmp_path):
     """Only a backup gives way to one: the names of two users are soon exchanged."""
     p.add("alice", MESSAGE)
