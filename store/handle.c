@@ -441,3 +441,11 @@ enum store_outcome handle_checkpoint(struct maildrop *m)
         vfs_cut_database(size);
     return outcome;
 }
+
+void handle_checkpoint_if_free(struct maildrop *m)
+{
+    if (lock_acquire(m->lock_fd, MAILDROP_LOCK_WRITE, 0) != STORE_OK)
+        return;
+    handle_checkpoint(m);
+    lock_release(m->lock_fd, MAILDROP_LOCK_WRITE);
+}

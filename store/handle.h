@@ -73,13 +73,6 @@ struct maildrop {
     char error[200];
 };
 
-/* Open the granted database with the settings that need no file; maildrop.c. */
-enum store_outcome handle_connect(struct maildrop *m);
-
-/* Count the WAL's frames. Only after PRAGMA wal_autocheckpoint, which uses the same hook and would
- * take it away. */
-void handle_watch_wal(struct maildrop *m);
-
 /* Begin a call: from now on its patience runs. */
 void handle_begin_call(struct maildrop *m);
 
@@ -138,5 +131,8 @@ enum store_outcome handle_end_write(struct maildrop *m, enum store_outcome outco
  * Only under the write lock: two connections that write or checkpoint at once can corrupt the
  * database in SQLite before 3.51.3 (the "WAL-reset bug"). */
 enum store_outcome handle_checkpoint(struct maildrop *m);
+
+/* The same from outside a write, and only if nobody writes: it is not worth waiting for. */
+void handle_checkpoint_if_free(struct maildrop *m);
 
 #endif

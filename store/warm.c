@@ -15,6 +15,7 @@
  * file at a time in a process, so that is a name and nothing more.
  */
 #include "store/warm.h"
+#include "store/connection.h"
 #include "store/lock.h"
 #include "store/schema.h"
 #include "store/vfs.h"
@@ -127,7 +128,7 @@ static enum store_outcome make_ready(struct maildrop *m, enum maildrop_use use)
                                  sizeof(for_deliveries) / sizeof(for_deliveries[0])},
     };
     struct maildrop_totals totals;
-    enum store_outcome outcome = handle_connect(m);
+    enum store_outcome outcome = connection_open(m);
     int rc = SQLITE_OK;
 
     if (outcome == STORE_OK)
@@ -142,7 +143,7 @@ static enum store_outcome make_ready(struct maildrop *m, enum maildrop_use use)
         outcome = digest_schema(m, &m->schema);
     if (outcome != STORE_OK)
         return outcome;
-    handle_watch_wal(m);
+    connection_watch_wal(m);
     sqlite3_db_release_memory(m->db);
     return STORE_OK;
 }

@@ -1,5 +1,5 @@
 /*
- * warm.h - a connection made ready before there is a maildrop to connect to; for maildrop.c.
+ * warm.h - a connection made ready before there is a maildrop to connect to; for open.c.
  */
 #ifndef POPLAR_STORE_WARM_H
 #define POPLAR_STORE_WARM_H
