@@ -137,14 +137,17 @@ static const char *find_fault(const struct channel *c, struct message *m)
     return NULL;
 }
 
-/* The sockets block: waiting in the call itself is one call, not three. */
-static ssize_t receive(int fd, struct msghdr *header, bool wait)
+/* The sockets block: waiting in the call itself is one call, not three. That the peer has not taken
+ * all before its end the kernel tells once, ahead of what the peer said. */
+static ssize_t receive(struct channel *c, struct msghdr *header, bool wait)
 {
-    ssize_t got;
-    do
-        got = recvmsg(fd, header, MSG_CMSG_CLOEXEC | (wait ? 0 : MSG_DONTWAIT));
-    while (got < 0 && errno == EINTR);
-    return got;
+    for (;;) {
+        ssize_t got = recvmsg(c->fd, header, MSG_CMSG_CLOEXEC | (wait ? 0 : MSG_DONTWAIT));
+        bool told = got < 0 && errno == ECONNRESET && !c->untaken;
+        c->untaken |= told;
+        if (got >= 0 || (errno != EINTR && !told))
+            return got;
+    }
 }
 
 /* There is room for credentials, which come first; what has none is told. */
@@ -186,7 +189,7 @@ enum channel_outcome channel_receive(struct channel *c, struct message *m, bool 
             *fault = "with a wrong number of descriptors";
         return CHANNEL_BAD;
     }
-    ssize_t got = receive(c->fd, &header, wait);
+    ssize_t got = receive(c, &header, wait);
     if (got < 0)
         return failed();
     m->size = (size_t)got;

@@ -14,6 +14,7 @@ struct channel {
     enum proto_role self, peer;
     unsigned state; /* enum proto_state; set by the role as things happen */
     uint64_t seen;  /* types received, by bit, for the rows that may come once */
+    bool untaken;   /* the peer ended, and had not taken all that was sent; unknown if wary */
     bool wary;      /* look whether descriptors come along before they are taken, and closed */
 };
 

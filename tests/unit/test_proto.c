@@ -142,6 +142,32 @@ static void expect_refused(const struct proto_rule *rule, unsigned peer, unsigne
     close_pair(&sender, &receiver);
 }
 
+/* The kernel tells first that the peer ended over what it had not taken, and once. What the peer said
+ * before is there all the same. */
+static void last_words(void **state)
+{
+    const struct proto_rule *rule = proto_rule(PROTO_SUMMARY), *order = proto_rule(PROTO_FINISH);
+    struct channel worker, master;
+    struct message m;
+    (void)state;
+    for (int untaken = 0; untaken < 2; untaken++) {
+        open_pair(rule, &worker, &master);
+        compose(rule, &m);
+        assert_int_equal(channel_send(&worker, &m, true), CHANNEL_OK);
+        if (untaken) {
+            master.state = STATE_MAIL;
+            compose(order, &m);
+            assert_int_equal(channel_send(&master, &m, true), CHANNEL_OK);
+        }
+        channel_close(&worker);
+        assert_int_equal(channel_receive(&master, &m, true, NULL), CHANNEL_OK);
+        assert_int_equal(m.rule->type, PROTO_SUMMARY);
+        message_clear(&m);
+        assert_int_equal(channel_receive(&master, &m, true, NULL), CHANNEL_END);
+        channel_close(&master);
+    }
+}
+
 static void wrong_role(void **state)
 {
     (void)state;
@@ -549,6 +575,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(each_row_round_trip),
         cmocka_unit_test(each_row_is_sane),
+        cmocka_unit_test(last_words),
         cmocka_unit_test(wrong_role),
         cmocka_unit_test(wrong_state),
         cmocka_unit_test(truncated_and_left_over),
