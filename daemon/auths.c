@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 #include <sysexits.h>
 
@@ -22,8 +23,19 @@ enum {
     FORGIVEN_MS = 60000   /* after so long without a failure, earlier ones are forgotten */
 };
 
+/* For the worker, too, though a PAM module's daemon may hold the same end. A verdict that is on its
+ * way arrives before. */
+static void end_exchange(struct auth *a)
+{
+    if (a->exchange >= 0)
+        shutdown(a->exchange, SHUT_RDWR);
+    base_close(a->exchange);
+    a->exchange = -1;
+}
+
 static void release(struct master *m, struct auth *a)
 {
+    end_exchange(a);
     *a->link = a->next;
     if (a->next)
         a->next->link = a->link;
@@ -100,6 +112,7 @@ struct auth *auths_idle(struct master *m)
 static void on_vacant(struct master *m, struct auth *a)
 {
     a->timer = sd_event_source_disable_unref(a->timer);
+    end_exchange(a);
     if (a->worker) /* no outcome: the worker broke the exchange off */
         login_undecided(m, &a->attempt, a->worker, false);
     a->worker = NULL;
@@ -207,6 +220,7 @@ struct auth *auths_spawn(struct master *m, struct config *config, bool strict)
     struct auth *a = base_alloc(sizeof *a);
     a->master = m;
     a->config = config;
+    a->exchange = -1;
     a->pid = trial_spawn(m, config, strict, ROLE_AUTH, &a->channel);
     if (a->pid < 0) {
         m->auth_retry_at = base_now_ms() + pool_backoff_ms(++m->auth_failures);

@@ -150,8 +150,9 @@ static ssize_t receive(struct channel *c, struct msghdr *header, bool wait)
     }
 }
 
-/* There is room for credentials, which come first; what has none is told. */
-bool channel_brings_descriptors(int fd, bool credentials)
+/* Whether descriptors come along with the next record, which stays where it is. There is room for
+ * credentials, which come first, and which poplarctl's do without; what has none is told. */
+static bool brings_descriptors(int fd, bool credentials)
 {
     union {
         struct cmsghdr header;
@@ -184,7 +185,7 @@ enum channel_outcome channel_receive(struct channel *c, struct message *m, bool 
     m->n_fds = 0;
     m->sender = 0;
     m->sender_uid = (uid_t)-1;
-    if (c->wary && channel_brings_descriptors(c->fd, c->peer != ROLE_CTL)) {
+    if (c->wary && brings_descriptors(c->fd, c->peer != ROLE_CTL)) {
         if (fault)
             *fault = "with a wrong number of descriptors";
         return CHANNEL_BAD;

@@ -39,10 +39,6 @@ void channel_close(struct channel *c);
 /* Send one record, complete by its row. `wait`: block when the queue is full. */
 enum channel_outcome channel_send(struct channel *c, const struct message *m, bool wait);
 
-/* Whether descriptors come along with the next record, which stays where it is. poplarctl's come
- * without credentials. */
-bool channel_brings_descriptors(int fd, bool credentials);
-
 /* Receive one record and check it against its row: role, state, size, descriptors, once, fields.
  * On CHANNEL_OK the caller reads the fields and calls message_clear(). On any other outcome the
  * message is empty. `fault`, if not NULL, gets a static word for the log on CHANNEL_BAD.

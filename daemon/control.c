@@ -144,10 +144,6 @@ static void turn_away(struct master *m, int client)
 {
     struct channel channel;
     channel_open(&channel, client, ROLE_MASTER, ROLE_CTL, STATE_IDLE);
-    /* What was not read when we close would take the answer's place. */
-    shutdown(client, SHUT_RD);
-    if (!channel_brings_descriptors(client, false))
-        (void)!recv(client, &(char){0}, 1, MSG_DONTWAIT);
     (void)reply(&channel, EX_TEMPFAIL, "too many look at once, try again");
     discard(m, client);
 }

@@ -57,7 +57,7 @@ static bool ask(struct auth *a, const struct worker *w, enum proto_service servi
 }
 
 /* Give one end of a fresh socket pair to each side: the worker's first, so that what it says may be
- * there when auth looks. */
+ * there when auth looks. Auth's we hold as well, to end the exchange when that one has ended. */
 static void pair(struct master *m, struct auth *a, struct worker *w)
 {
     struct message message;
@@ -84,6 +84,8 @@ static void pair(struct master *m, struct auth *a, struct worker *w)
         w->auth = a;
         a->worker = w;
         a->owes = true;
+        a->exchange = ends[0];
+        ends[0] = -1;
         a->attempt = (struct attempt){.service = service,
                                       .session = w->session,
                                       .door = w->door,
@@ -123,10 +125,7 @@ void login_serve(struct master *m)
 void login_wanted(struct master *m, struct worker *w)
 {
     w->asked = base_now_us();
-    /* An auth process that died is known to the worker, by end-of-file, before it is to us: a
-     * delivery that asks again then waits until that one is reaped. */
-    bool owed = w->auth && w->channel.state != STATE_DELIVERY;
-    if (owed || w->queued || w->failures >= MASTER_LOGIN_ATTEMPTS ||
+    if (w->auth || w->queued || w->failures >= MASTER_LOGIN_ATTEMPTS ||
         (w->channel.state == STATE_MAIL && ++w->grants > GRANTS_MAX)) {
         struct log_about about = worker_about(w);
         log_line(LOG_ERR, LOG_EVENT_CONTRACT, &about, "killing worker %d: it asks too often",

@@ -103,6 +103,7 @@ struct auth {
     bool owes;             /* the outcome of the exchange under way */
     struct worker *worker; /* whose outcome it owes; NULL if told, or that one is gone */
     struct attempt attempt;
+    int exchange;          /* its end of that, -1: none; what its descendants hold goes by it */
     struct worker *holder; /* whose end it waits for ([session] lock=takeover) */
     uint64_t vacant_since;
     char last_error[512];

@@ -128,6 +128,7 @@ static struct auth *add_auth(unsigned state, struct worker *w, struct channel *i
     channel_open(its, ends[1], ROLE_AUTH, ROLE_MASTER, state);
     assert_true(loop_watch(&m, &a->io, ends[0], auths_hear, a));
     a->config = m.config;
+    a->exchange = -1;
     a->pid = make_victim();
     a->vacant_since = base_now_ms();
     a->worker = w;

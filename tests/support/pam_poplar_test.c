@@ -5,6 +5,8 @@
  *   hang  slow=MS  crash  exit  eat  stdout    what it says
  *   leak  ids  umask  chdir  close=FD  signal  leaves the process changed
  *   alarm  child  thread
+ *   stay=FILE                                  forks what holds all that is open until it is
+ *                                              killed, and writes its number into FILE
  *   rename=USER                                sets PAM_USER
  *   items=FILE                                 writes what the application told PAM into FILE
  *   expect=PASSWORD                            asks for a password, fails if it is another one
@@ -26,6 +28,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 /* The value of NAME=VALUE; NULL if the argument is another. */
@@ -171,6 +174,27 @@ static int change_process(const char *argument)
     return PAM_SUCCESS;
 }
 
+/* As a daemon that a module starts: no child of this process when it returns. */
+static int stay(const char *path)
+{
+    FILE *file = fopen(path, "we");
+    pid_t child = file ? fork() : -1;
+    if (child == 0) {
+        child = fork();
+        if (child == 0)
+            for (;;)
+                pause();
+        fprintf(file, "%d", (int)child);
+        fflush(file);
+        _exit(0);
+    }
+    if (child > 0)
+        waitpid(child, NULL, 0);
+    if (file)
+        fclose(file);
+    return child > 0 ? PAM_SUCCESS : PAM_SYSTEM_ERR;
+}
+
 static void eat(void)
 {
     enum { BITE = 1 << 20 };
@@ -208,6 +232,8 @@ static int misbehave(pam_handle_t *handle, const char *argument)
         return expect_password(handle, value);
     if ((value = value_of(argument, "conv")))
         return start_conversation(handle, value);
+    if ((value = value_of(argument, "stay")))
+        return stay(value);
     return change_process(argument);
 }
 

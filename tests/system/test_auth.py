@@ -445,6 +445,26 @@ def test_43_crash(stack, how, why):
     held.quit()
 
 
+@pytest.mark.parametrize("how, why", [
+    pytest.param("crash", "signal 11", marks=pytest.mark.unsanitized("it takes signal 11")),
+    ("exit", "ended by itself")])
+def test_43_crash_with_a_process_that_stays(stack, how, why, tmp_path):
+    """A module's daemon holds all that its auth process held, the end of an exchange too. Who waits
+    there hears of the end all the same, and may try again."""
+    stays = tmp_path / "stays"
+    p = stack(f"auth required {MODULE} stay={stays} {how}\n" + PERMIT, auth_processes_min="1",
+              auth_processes_max="1", session_login_timeout="1h")
+    raw = p.connect()
+    try:
+        assert ask(raw, "alice", "secret") == UNAVAILABLE
+    finally:
+        os.kill(int(stays.read_text()), signal.SIGKILL)
+    p.wait_log(why)
+    p.stack("auth required pam_permit.so\n" + PERMIT)
+    assert logged_in(ask(raw, "alice", "secret"))
+    raw.close()
+
+
 @pytest.mark.parametrize("how", ["leak", "umask", "chdir", "signal", "alarm", "child",
                                  "thread"])
 def test_43_changed_process(stack, how):

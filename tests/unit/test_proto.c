@@ -142,8 +142,8 @@ static void expect_refused(const struct proto_rule *rule, unsigned peer, unsigne
     close_pair(&sender, &receiver);
 }
 
-/* The kernel tells first that the peer ended over what it had not taken, and once. What the peer said
- * before is there all the same. */
+/* The kernel tells first that the peer ended over what it had not taken, and once. What the peer
+ * said before is there all the same. */
 static void last_words(void **state)
 {
     const struct proto_rule *rule = proto_rule(PROTO_SUMMARY), *order = proto_rule(PROTO_FINISH);
