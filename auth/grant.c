@@ -121,27 +121,60 @@ static bool is_remote(long type)
     }
 }
 
-/* What is wrong with state_dir, and the remedy; NULL if nothing is. Freed by the caller. */
-static char *find_fault(const struct grant_root *root, const char *user)
+/* What is wrong with a directory, and the remedy; NULL if nothing is. Freed by the caller. */
+static char *find_fault_in(int fd, const char *path, uid_t uid, const char *user)
 {
     struct stat st;
     struct statfs fs;
-    if (root->fd < 0)
-        return base_format("%s; make it: install -d -o %s -m 0700 %s", strerror(errno), user,
-                           root->path);
-    if (fstat(root->fd, &st) < 0 || fstatfs(root->fd, &fs) < 0)
+    if (fstat(fd, &st) < 0 || fstatfs(fd, &fs) < 0)
         return base_strdup(strerror(errno));
-    if (st.st_uid != root->uid)
+    if (st.st_uid != uid)
         return base_format("belongs to uid %u, not to %s; name another, or if this is for "
                            "maildrops only: chown -R %s: %s; chmod 0700 %s",
-                           (unsigned)st.st_uid, user, user, root->path, root->path);
+                           (unsigned)st.st_uid, user, user, path, path);
     if (st.st_mode & 022)
         return base_format("others may write to it (mode %04o); chmod 0700 %s",
-                           (unsigned)st.st_mode & 07777, root->path);
+                           (unsigned)st.st_mode & 07777, path);
     if (is_remote(fs.f_type))
         return base_strdup("lies on NFS or CIFS, where SQLite's locks do not hold; use a local "
                            "file system");
     return NULL;
+}
+
+/* The directory of all maildrops, on which a file system of its own may be mounted; -1 and errno.
+ */
+static int open_mail(const struct grant_root *root)
+{
+    int fd = take_ids(root) ? open_beneath(root->fd, "mail", O_PATH | O_DIRECTORY) : -1;
+    return_ids();
+    return fd;
+}
+
+/* The same for it, if it is there already. */
+static char *find_fault_below(const struct grant_root *root, const char *user)
+{
+    int fd = open_mail(root);
+    if (fd < 0 && errno != ELOOP && errno != ENOTDIR)
+        return NULL; /* whatever it is, the first maildrop tells */
+    char *path = base_format("%s/mail", root->path);
+    char *fault = fd >= 0 ? find_fault_in(fd, path, root->uid, user)
+                          : base_strdup("no directory, or a link, which nobody follows; make a "
+                                        "directory and mount the other there (mount --bind)");
+    char *whole = fault ? base_format("%s: %s", path, fault) : NULL;
+    base_close(fd);
+    free(path);
+    free(fault);
+    return whole;
+}
+
+/* What is wrong with state_dir, and the remedy; NULL if nothing is. Freed by the caller. */
+static char *find_fault(const struct grant_root *root, const char *user)
+{
+    if (root->fd < 0)
+        return base_format("%s; make it: install -d -o %s -m 0700 %s", strerror(errno), user,
+                           root->path);
+    char *fault = find_fault_in(root->fd, root->path, root->uid, user);
+    return fault ? fault : find_fault_below(root, user);
 }
 
 struct grant_root *grant_root_open(const struct config *config, char *error, size_t error_size)
@@ -181,13 +214,17 @@ bool grant_root_is_writable(const struct grant_root *root, const struct config *
                             size_t error_size)
 {
     struct statfs fs;
-    if (fstatfs(root->fd, &fs) < 0 || !(fs.f_flags & ST_RDONLY))
+    int mail = open_mail(root);
+    bool below = mail >= 0 && fstatfs(mail, &fs) == 0 && fs.f_flags & ST_RDONLY;
+    base_close(mail);
+    if (!below && (fstatfs(root->fd, &fs) < 0 || !(fs.f_flags & ST_RDONLY)))
         return true; /* what is wrong otherwise, the first maildrop tells */
     return base_refuse(error, error_size,
-                       "%s: [server] state_dir=%s: Read-only file system; mount it for writing, or "
-                       "in a unit of systemd's that may write to little, as poplar.service and "
+                       "%s: [server] state_dir=%s%s: Read-only file system; mount it for writing, "
+                       "or in a unit of systemd's that may write to little, as poplar.service and "
                        "poplar-expire.service, add ReadWritePaths=-%s (systemctl edit)",
-                       config_where(config, "server", "", "state_dir"), root->path, root->path);
+                       config_where(config, "server", "", "state_dir"), root->path,
+                       below ? "/mail" : "", root->path);
 }
 
 void grant_root_close(struct grant_root *root)
@@ -462,15 +499,25 @@ int grant_spool(const struct grant_root *root, char *error, size_t error_size)
     return fd;
 }
 
-bool grant_has_room(const struct grant_root *root, uint64_t size, char *error, size_t error_size)
+static bool has_room(const struct grant_root *root, int fd, const char *below, uint64_t size,
+                     char *error, size_t error_size)
 {
     struct statfs fs;
-    if (fstatfs(root->fd, &fs) < 0 || fs.f_blocks == 0) /* it does not tell */
+    if (fstatfs(fd, &fs) < 0 || fs.f_blocks == 0) /* it does not tell */
         return true;
     uint64_t left = ((uint64_t)fs.f_bavail * (uint64_t)fs.f_bsize) >> 20;
     uint64_t wanted = RESERVE_MB + ((size + (1 << 20) - 1) >> 20);
     return left >= wanted ||
            base_refuse(error, error_size,
-                       "%s: %llu MB of room are left, mail is taken from %llu on", root->path,
-                       (unsigned long long)left, (unsigned long long)wanted);
+                       "%s%s: %llu MB of room are left, mail is taken from %llu on", root->path,
+                       below, (unsigned long long)left, (unsigned long long)wanted);
+}
+
+bool grant_has_room(const struct grant_root *root, uint64_t size, char *error, size_t error_size)
+{
+    int mail = open_mail(root); /* not there yet: made in the other */
+    bool has = has_room(root, root->fd, "", size, error, error_size) &&
+               (mail < 0 || has_room(root, mail, "/mail", size, error, error_size));
+    base_close(mail);
+    return has;
 }

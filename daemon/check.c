@@ -185,7 +185,15 @@ static bool check_state_dir(const struct config *config, uid_t owner, char *erro
             "%s: [server] state_dir=%s: must be a directory that is %s's alone; "
             "name one, or if this is for maildrops only: chown -R %s: %s; chmod 0700 %s",
             where, dir, user, user, dir, dir);
-    return true;
+    char *mail = base_format("%s/mail", dir);
+    bool good = lstat(mail, &st) < 0 || /* it is made when it is wanted */
+                (S_ISDIR(st.st_mode) && st.st_uid == owner && !(st.st_mode & 022)) ||
+                base_refuse(error, size,
+                            "%s: [server] state_dir=%s: %s: must be a directory that is %s's "
+                            "alone, and no link; mount one there that lies elsewhere",
+                            where, dir, mail, user);
+    free(mail);
+    return good;
 }
 
 static bool find_service(const struct config *config, const char *service)

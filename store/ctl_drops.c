@@ -20,7 +20,7 @@ enum { LOCK_PATIENCE_MS = 10000 };
 struct list {
     char **names;
     size_t n, room;
-    char *closed; /* what could not be looked into */
+    char *closed; /* what could not be looked into, below state_dir */
 };
 
 /* Undo grant_path()'s encoding of a name; false if it is none. */
@@ -75,36 +75,48 @@ static void take(struct list *list, const char *path, const char *encoded)
         ctl_note("%s: no maildrop; passed over", path);
 }
 
-/* The entries of mail/, then of the two levels below it. */
+static bool walk(struct list *list, int parent, const char *path, int level);
+
+/* One entry. Where mail/ is a file system of its own, lost+found is there, root's alone. False and
+ * errno. */
+static bool look_into(struct list *list, int parent, const char *path, const char *name, int level)
+{
+    if (strcmp(name, ".") == 0 || strcmp(name, "..") == 0 ||
+        (level == 0 && strcmp(name, "lost+found") == 0))
+        return true;
+    char *below = base_format("%s/%s", path, name);
+    bool good = true;
+    if (level == 2)
+        take(list, below, name);
+    else
+        good = walk(list, parent, below, level + 1);
+    if (!good && errno == ENOTDIR)
+        ctl_note("%s: no maildrop; passed over", below);
+    good = good || errno == ENOTDIR || errno == ENOENT;
+    int error = errno;
+    free(below);
+    errno = error;
+    return good;
+}
+
+/* The entries of mail/, then of the two levels below it. False and errno. */
 static bool walk(struct list *list, int parent, const char *path, int level)
 {
     int fd = openat(parent, path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
     DIR *stream = fd < 0 ? NULL : fdopendir(fd);
     const struct dirent *found;
-    if (!stream) {
-        int error = errno;
-        if (error == EACCES)
-            list->closed = base_format("/%s", path);
-        base_close(fd);
-        errno = error;
-        return false;
-    }
-    bool good = true;
-    while (good && (errno = 0, found = readdir(stream))) {
-        if (strcmp(found->d_name, ".") == 0 || strcmp(found->d_name, "..") == 0)
-            continue;
-        char *below = base_format("%s/%s", path, found->d_name);
-        if (level == 2)
-            take(list, below, found->d_name);
-        else
-            good = walk(list, parent, below, level + 1) || errno == ENOTDIR;
-        free(below);
-    }
-    good = good && errno == 0;
+    bool good = stream != NULL;
+    while (good && (errno = 0, found = readdir(stream)))
+        good = look_into(list, parent, path, found->d_name, level);
     int error = errno;
-    closedir(stream);
+    if (!list->closed && error != 0 && error != ENOENT && (error != ENOTDIR || level == 0))
+        list->closed = base_format("/%s", path);
+    if (stream)
+        closedir(stream);
+    else
+        base_close(fd);
     errno = error;
-    return good;
+    return good && error == 0;
 }
 
 static int compare(const void *a, const void *b)
@@ -122,10 +134,13 @@ int ctl_drops_list(const struct ctl *ctl, char ***names, size_t *n)
     base_close(root);
     if (!good) {
         ctl_drops_free(list.names, list.n);
-        int status = ctl_fail(error == EACCES ? EX_NOPERM : EX_OSFILE,
-                              "%s%s: %s; run poplarctl as root, or as %s, who must own all there",
-                              state, list.closed ? list.closed : "", strerror(error),
-                              ctl->config->server.store_user);
+        const char *closed = list.closed ? list.closed : "";
+        int status =
+            error == EACCES
+                ? ctl_fail(EX_NOPERM,
+                           "%s%s: %s; run poplarctl as root, or as %s, who must own all there",
+                           state, closed, strerror(error), ctl->config->server.store_user)
+                : ctl_fail(EX_OSFILE, "%s%s: %s", state, closed, strerror(error));
         free(list.closed);
         return status;
     }
@@ -150,25 +165,43 @@ char *ctl_drops_path(const struct ctl *ctl, const char *name)
                                    : NULL;
 }
 
-int ctl_drops_lock(const char *name, const char *path, bool session, int *fd)
+static int open_lock(const char *path, int flags, int *fd)
 {
     char *file = base_format("%s/%s", path, maildrop_file_names[MAILDROP_LOCK]);
-    *fd = open(file, O_RDWR | O_NOFOLLOW | O_CLOEXEC);
-    int error = errno, status = 0;
-    if (*fd < 0 && error != ENOENT)
-        status = ctl_fail(error == EACCES ? EX_NOPERM : EX_OSFILE, "%s: %s", file, strerror(error));
-    else if (*fd >= 0 && session && lock_acquire(*fd, MAILDROP_LOCK_SESSION, 0) != STORE_OK)
-        status = ctl_fail(EX_TEMPFAIL,
-                          "%s: a session holds the maildrop; try again when it is over", name);
-    else if (*fd >= 0 &&
-             lock_acquire(*fd, MAILDROP_LOCK_WRITE, lock_clock() + LOCK_PATIENCE_MS) != STORE_OK)
-        status =
-            ctl_fail(EX_TEMPFAIL, "%s: another process writes to the maildrop; try again", name);
+    *fd = open(file, flags | O_NOFOLLOW | O_CLOEXEC);
+    int status = *fd >= 0 || errno == ENOENT ? 0
+                                             : ctl_fail(errno == EACCES ? EX_NOPERM : EX_OSFILE,
+                                                        "%s: %s", file, strerror(errno));
     free(file);
-    if (status) {
-        base_close(*fd);
-        *fd = -1;
-    }
+    return status;
+}
+
+static int let_go(int *fd, const char *name, const char *why)
+{
+    base_close(*fd);
+    *fd = -1;
+    return ctl_fail(EX_TEMPFAIL, "%s: %s", name, why);
+}
+
+static const char writes[] = "another process writes to the maildrop; try again";
+
+int ctl_drops_lock(const char *name, const char *path, int *fd)
+{
+    int status = open_lock(path, O_RDWR, fd);
+    if (*fd >= 0 && lock_acquire(*fd, MAILDROP_LOCK_SESSION, 0) != STORE_OK)
+        return let_go(fd, name, "a session holds the maildrop; try again when it is over");
+    if (*fd >= 0 &&
+        lock_acquire(*fd, MAILDROP_LOCK_WRITE, lock_clock() + LOCK_PATIENCE_MS) != STORE_OK)
+        return let_go(fd, name, writes);
+    return status;
+}
+
+int ctl_drops_keep(const char *name, const char *path, int *fd)
+{
+    int status = open_lock(path, O_RDONLY, fd);
+    if (*fd >= 0 &&
+        lock_share(*fd, MAILDROP_LOCK_WRITE, lock_clock() + LOCK_PATIENCE_MS) != STORE_OK)
+        return let_go(fd, name, writes);
     return status;
 }
 

@@ -17,10 +17,12 @@ bool ctl_drops_named(const char *directory, char name[PROTO_USER_MAX + 1]);
 /* The path of a maildrop's directory; the caller frees it. NULL: the name is too long. */
 char *ctl_drops_path(const struct ctl *ctl, const char *name);
 
-/* Hold the write byte of a maildrop's lock without opening its database, and the session byte too
- * if `session`: for a maildrop that may be damaged. `*fd` is closed to let go; -1 if the lock file
- * is missing, so that nobody can use the maildrop. 0, or an exit status after saying why. */
-int ctl_drops_lock(const char *name, const char *path, bool session, int *fd);
+/* Hold both bytes of a maildrop's lock without opening its database; or only keep others from
+ * writing, which can be had on a file system that is read-only: for a maildrop that may be damaged.
+ * `*fd` is closed to let go; -1 if the lock file is missing, so that nobody can use the maildrop.
+ * 0, or an exit status after saying why. */
+int ctl_drops_lock(const char *name, const char *path, int *fd);
+int ctl_drops_keep(const char *name, const char *path, int *fd);
 
 /* Run `one` for the user of the command line, or with --all for every maildrop, opened `how`
  * (CTL_OPEN_CREATE excepted). With --all those in use are passed over, and those that have gone

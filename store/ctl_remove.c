@@ -91,7 +91,7 @@ static int delete_maildrop(const struct ctl *ctl, const char *name)
     char *path = ctl_drops_path(ctl, name);
     int status = become_store_user(ctl);
     if (!status)
-        status = ctl_drops_lock(name, path, true, &lock);
+        status = ctl_drops_lock(name, path, &lock);
     if (!status)
         status = remove_locked(path);
     base_close(lock);

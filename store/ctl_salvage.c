@@ -39,7 +39,7 @@ struct salvaging {
 static int make_copy(struct salvaging *s)
 {
     int lock = -1;
-    int status = s->in_use ? ctl_drops_lock(s->name, s->source, false, &lock) : 0;
+    int status = s->in_use ? ctl_drops_keep(s->name, s->source, &lock) : 0;
     char *path = base_format("%s/%s", s->source, s->file);
     if (!status)
         status = ctl_twin_make(path, &s->twin);

@@ -41,12 +41,12 @@ static int set_lock(int fd, enum maildrop_lock_byte byte, short type)
     return result;
 }
 
-enum store_outcome lock_acquire(int fd, enum maildrop_lock_byte byte, uint64_t deadline)
+static enum store_outcome take(int fd, enum maildrop_lock_byte byte, short type, uint64_t deadline)
 {
     unsigned pause = 1;
 
     for (;;) {
-        if (set_lock(fd, byte, F_WRLCK) == 0)
+        if (set_lock(fd, byte, type) == 0)
             return STORE_OK;
         if (errno != EAGAIN && errno != EACCES)
             return STORE_IO;
@@ -56,6 +56,16 @@ enum store_outcome lock_acquire(int fd, enum maildrop_lock_byte byte, uint64_t d
         if (pause < LONGEST_SLEEP_MS)
             pause = pause * 2 < LONGEST_SLEEP_MS ? pause * 2 : LONGEST_SLEEP_MS;
     }
+}
+
+enum store_outcome lock_acquire(int fd, enum maildrop_lock_byte byte, uint64_t deadline)
+{
+    return take(fd, byte, F_WRLCK, deadline);
+}
+
+enum store_outcome lock_share(int fd, enum maildrop_lock_byte byte, uint64_t deadline)
+{
+    return take(fd, byte, F_RDLCK, deadline);
 }
 
 void lock_release(int fd, enum maildrop_lock_byte byte)

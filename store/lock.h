@@ -19,6 +19,10 @@ void lock_sleep(unsigned ms);
  * try). STORE_OK, STORE_BUSY, or STORE_IO when the file cannot be locked at all. */
 enum store_outcome lock_acquire(int fd, enum maildrop_lock_byte byte, uint64_t deadline);
 
+/* The same for reading, on a descriptor that is open for no more: nobody has it for writing then.
+ */
+enum store_outcome lock_share(int fd, enum maildrop_lock_byte byte, uint64_t deadline);
+
 /* Give it back. */
 void lock_release(int fd, enum maildrop_lock_byte byte);
 

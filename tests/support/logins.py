@@ -9,6 +9,7 @@ DENIED = b"-ERR [AUTH] user name or password is wrong\r\n"
 EXPIRED = b"-ERR [AUTH] the password has expired and must be changed first\r\n"
 ACCOUNT = b"-ERR [AUTH] this account may not log in now\r\n"
 UNAVAILABLE = b"-ERR [SYS/TEMP] logins cannot be checked at the moment, wait and try again\r\n"
+UNUSABLE = b"-ERR [SYS/TEMP] the maildrop cannot be used at the moment, wait and try again\r\n"
 MISCONFIGURED = b"-ERR [SYS/PERM] logins are not set up on this server\r\n"
 
 

@@ -318,6 +318,8 @@ def test_what_is_no_maildrop(everything):
     for name in strange + [".gone-0123456789abcdef"]:
         (place / name).mkdir()
     (p.state / "mail/file").write_text("")
+    (p.state / "mail/00").symlink_to(place)
+    strange += ["mail/file", "mail/00"]
     done = p.ctl("mailbox", "list")
     assert done.stdout.count(b"alice") == 1 and done.stdout.count(b"\n") == 2
     said = done.stderr.decode().splitlines()

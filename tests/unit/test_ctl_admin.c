@@ -224,7 +224,7 @@ static void deletes_under_both_locks(void **state)
     add("gone", "Subject: x\n\nx\n");
     char *path = ctl_drops_path(&ctl, "gone"), *lock = base_format("%s/lock", path);
     int waiting = open(lock, O_RDWR);
-    assert_int_equal(ctl_drops_lock("gone", path, true, &fd), 0);
+    assert_int_equal(ctl_drops_lock("gone", path, &fd), 0);
     assert_int_equal(lock_acquire(waiting, MAILDROP_LOCK_SESSION, 0), STORE_BUSY);
     assert_int_equal(lock_acquire(waiting, MAILDROP_LOCK_WRITE, 0), STORE_BUSY);
     close(fd);
