@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <systemd/sd-daemon.h>
 #include <unistd.h>
 
@@ -31,11 +32,11 @@ struct opening {
     size_t error_size;
 };
 
-static void add(struct opening *o, int fd, enum proto_door door, bool passed, const char *text)
+static struct listener *add(struct opening *o, int fd, enum proto_door door, const char *text)
 {
     o->made = base_realloc(o->made, (o->n + 1) * sizeof *o->made);
-    o->made[o->n++] =
-        (struct listener){.fd = fd, .door = door, .passed = passed, .text = base_strdup(text)};
+    o->made[o->n++] = (struct listener){.fd = fd, .door = door, .text = base_strdup(text)};
+    return &o->made[o->n - 1];
 }
 
 /* The door of a descriptor's name; 0 for a name that is none. */
@@ -76,7 +77,7 @@ static bool take_passed(struct opening *o, int fd, const char *name)
         snprintf(o->error, o->error_size, "the socket '%s' passed by systemd: %s", name,
                  strerror(errno));
     else {
-        add(o, fd, door, true, name);
+        add(o, fd, door, name)->passed = true;
         return true;
     }
     return false;
@@ -170,10 +171,11 @@ static bool open_one(struct opening *o, enum proto_door door, const char *key, c
     if (!address_parse(text, &address, &size))
         bug("an address that was checked is none");
     int fd = inherit(o, door, text);
-    if (fd < 0)
+    bool inherited = fd >= 0;
+    if (!inherited)
         fd = bind_address(&address, size);
     if (fd >= 0) {
-        add(o, fd, door, false, text);
+        add(o, fd, door, text)->owned = !inherited;
         return true;
     }
     /* Without IPv6, or in a container without loopback, the built-in addresses may lack one. */
@@ -193,8 +195,7 @@ static bool open_lmtp(struct opening *o)
         if (!inherited)
             fd = delivery_bind(path, why, sizeof why);
         if (fd >= 0) {
-            add(o, fd, DOOR_LMTP, false, path);
-            o->made[o->n - 1].owned = !inherited;
+            add(o, fd, DOOR_LMTP, path)->owned = !inherited;
             continue;
         }
         return base_refuse(o->error, o->error_size, "%s: [listen] lmtp=%s: %s",
@@ -239,7 +240,7 @@ static bool reuse_passed(struct opening *o)
         if (fd < 0)
             return base_refuse(o->error, o->error_size, "the socket '%s' passed by systemd: %s",
                                o->old[i].text, strerror(errno));
-        add(o, fd, o->old[i].door, true, o->old[i].text);
+        add(o, fd, o->old[i].door, o->old[i].text)->passed = true;
     }
     return true;
 }
@@ -313,11 +314,13 @@ void listen_close(struct listener *listeners, size_t n)
 {
     for (size_t i = 0; i < n; i++) {
         sd_event_source_disable_unref(listeners[i].io);
+        if (listeners[i].owned) /* a child that ends what discard() was given may have a copy */
+            shutdown(listeners[i].fd, SHUT_RDWR);
         if (listeners[i].door == DOOR_LMTP) /* with who connected and was not accepted */
             discard_now(&listeners[i].fd, 1);
         else
             base_close(listeners[i].fd);
-        if (listeners[i].owned)
+        if (listeners[i].owned && listeners[i].door == DOOR_LMTP)
             unlink(listeners[i].text);
         free(listeners[i].text);
     }
@@ -328,7 +331,7 @@ void listen_replace(struct listener *old, size_t n_old, struct listener *fresh, 
 {
     for (size_t i = 0; i < n_old; i++)
         for (size_t k = 0; k < n; k++)
-            if (old[i].owned && fresh[k].door == DOOR_LMTP &&
+            if (old[i].owned && old[i].door == fresh[k].door &&
                 strcmp(old[i].text, fresh[k].text) == 0) {
                 fresh[k].owned = true;
                 old[i].owned = false;

@@ -114,7 +114,7 @@ struct listener {
     int fd;
     enum proto_door door;
     bool passed; /* by systemd */
-    bool owned;  /* a unix socket whose name goes with it */
+    bool owned;  /* bound by us, and no other configuration's: its address goes with it */
     char *text;  /* the address as configured, or the descriptor's name */
     sd_event_source *io;
 };
@@ -368,7 +368,7 @@ void discard_now(const int *fds, size_t n);
 bool listen_open(const struct config *config, struct listener *old, size_t n_old,
                  struct listener **listeners, size_t *n, char *error, size_t error_size);
 void listen_close(struct listener *listeners, size_t n);
-/* Close those of the configuration before; names that go on belong to `fresh` from now on. */
+/* Close those of the configuration before; sockets that go on belong to `fresh` from now on. */
 void listen_replace(struct listener *old, size_t n_old, struct listener *fresh, size_t n);
 bool listen_attach(struct master *m); /* start accepting */
 void listen_detach(struct master *m);

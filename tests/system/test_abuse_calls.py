@@ -16,6 +16,7 @@ import pytest
 
 import poplar
 from poplar import wait_until
+from test_lmtp import Lmtp, as_user
 
 pytestmark = pytest.mark.skipif(not poplar.ROOT or not shutil.which("strace"),
                                 reason="needs root and strace")
@@ -26,12 +27,13 @@ MESSAGE = b"Subject: one\r\n\r\nbody\r\n"
 
 
 @contextlib.contextmanager
-def tampered(pids, *rules):
-    """strace tampers with these processes' system calls: CALL:HOW, as its inject= has it. Gives
-    what it saw of them."""
+def tampered(pids, *rules, forks=False):
+    """strace tampers with these processes' system calls: CALL:HOW, as its inject= has it; `forks`:
+    also with those of their children from now on. Gives what it saw of them."""
     pids = [pids] if isinstance(pids, int) else pids
     calls = ",".join(f"?{rule.split(':')[0]}" for rule in rules)  # ?: not on every machine
     command = ["strace", "-qq", "-e", f"trace={calls}", "-e", "signal=none"]
+    command += ["-f"] if forks else []
     for rule in rules:
         command += ["-e", f"inject=?{rule}"]
     for pid in pids:
@@ -84,6 +86,27 @@ def test_many_last_words(server):
     p.wait_log("session ended: .*user=alice reason=(quit|lost)")
     assert "reason=lost" not in p.log_text()
     assert p.log_text().count("trace: C: RSET") == 150
+
+
+@pytest.mark.accounts
+def test_a_door_is_closed_whoever_has_a_copy(server):
+    """A child that ends a refused connection has everything open that the master had. Whoever comes
+    after a stop has begun is refused all the same, not let in by the kernel and then reset."""
+    p = server(tls_required="not-on-loopback", workers_max_per_source="1", server_stop_grace="60s")
+    held = p.login("bob", tls=False)
+    with as_user("alice"):
+        first = Lmtp(p.lmtp)
+    with tampered(p.process.pid, "exit_group:delay_enter=5000000", forks=True):
+        with as_user("alice"), socket.socket(socket.AF_UNIX) as refused:
+            refused.connect(str(p.lmtp))
+        wait_until(lambda: len(p.children("poplard")) == 1, "a child that does not end")
+        p.process.send_signal(signal.SIGTERM)
+        p.wait_log("stopping")
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", p.port), 20)
+    first.close()
+    held.quit()
+    assert p.process.wait(20) == 0
 
 
 class Watched:

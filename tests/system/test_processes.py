@@ -812,7 +812,7 @@ def test_too_few_descriptors(server, limit):
 def test_descriptors_for_few_sessions(server):
     """A limit that is low is no hindrance to who wants little; a reload may not want more."""
     p = server(start=False, workers_max_sessions="20", workers_idle_max="20",
-               auth_processes_max="10")
+               auth_processes_max="5")
     real = p.command
     p.command = lambda *more: ["sh", "-c", 'ulimit -n 128; exec "$@"', "sh", *real(*more)]
     p.start()
