@@ -10,7 +10,8 @@ PROGRAMS = ("poplard", "poplar-auth", "poplar-worker", "poplarctl", "poplar-deli
 SCRIPT = """#!/bin/sh
 LD_PRELOAD="${{LD_PRELOAD:-}} {build}/tests/valgrind.so"
 MEMCHECK_SLOWNESS=5 # the server's own bounds; tests have more patience
-export LD_PRELOAD MEMCHECK_SLOWNESS
+TMPDIR={own} # valgrind's files, named by pid, are there: another test's have the same pids
+export LD_PRELOAD MEMCHECK_SLOWNESS TMPDIR
 exec {valgrind} -q --vgdb=no --read-inline-info=no --child-silent-after-fork=no --log-file={logs}/{program}.$$ \\
     {build}/{program} "$@"
 """
@@ -19,16 +20,17 @@ exec {valgrind} -q --vgdb=no --read-inline-info=no --child-silent-after-fork=no 
 class Memcheck:
     def __init__(self, directory, build):
         """Write to `directory` what runs the programs of `build`, which all users can reach."""
-        self.logs = directory / "valgrind"
-        self.logs.mkdir()
-        self.logs.chmod(0o1777)
+        self.logs, own = directory / "valgrind", directory / "valgrind-own"
+        for place in self.logs, own:
+            place.mkdir()
+            place.chmod(0o1777)
         self.seen = {}
         self.programs = directory / "programs"
         self.programs.mkdir()
         for entry in build.iterdir():
             made = self.programs / entry.name
             if entry.name in PROGRAMS:
-                made.write_text(SCRIPT.format(build=build, valgrind=shutil.which("valgrind"),
+                made.write_text(SCRIPT.format(build=build, valgrind=shutil.which("valgrind"), own=own,
                                               logs=self.logs, program=entry.name))
                 made.chmod(0o755)
             else:
