@@ -195,6 +195,29 @@ void base_escape(char *to, size_t size, const char *text)
     to[used] = '\0';
 }
 
+void base_quote(char *to, size_t size, const char *text)
+{
+    size_t used = 0;
+    to[used++] = '"';
+    for (; *text && used + (*text == '"') + 3 <= size; text++) {
+        to[used++] = *text;
+        if (*text == '"')
+            to[used++] = '"';
+    }
+    to[used++] = '"';
+    to[used] = '\0';
+}
+
+void base_value(char *to, size_t size, const char *text)
+{
+    if (!*text)
+        base_copy(to, size, "-");
+    else if (text[strcspn(text, *text == '<' ? " \"" : " \"=")] || strcmp(text, "-") == 0)
+        base_quote(to, size, text);
+    else
+        base_copy(to, size, text);
+}
+
 bool base_tell(const char *path, const char *text)
 {
     struct sockaddr_un address = {.sun_family = AF_UNIX};

@@ -57,6 +57,13 @@ const char *base_plural(uint64_t n);
  * backslash doubles. Cut where it does not fit, always ended by NUL. */
 void base_escape(char *to, size_t size, const char *text);
 
+/* Print a value of KEY=VALUE for a log, of text that went or goes through base_escape(): nothing in
+ * it passes for another key. It is within quotes, and each that it has itself is doubled, where
+ * there is a blank, a quote or, but for an <address>, a '='; an empty one is "-". base_quote() puts
+ * it within quotes in any case. Cut where it does not fit, always ended by its quote and NUL. */
+void base_value(char *to, size_t size, const char *text);
+void base_quote(char *to, size_t size, const char *text);
+
 /* One datagram to a socket of the file system, or with '@' in front to an abstract one. Never
  * waits: false where there is no room for it now. Who is not there is not told. */
 bool base_tell(const char *path, const char *text);

@@ -92,9 +92,10 @@ static bool kick(struct visitor *v, struct message *message)
         w = w->next;
     if (!w)
         return reply(&v->channel, EX_NOINPUT, "there is no such session");
+    char named[sizeof w->user + 2];
     struct log_about about = worker_about(w);
-    log_line(LOG_NOTICE, LOG_EVENT_KICKED, &about, "kicked: peer=%s user=%s", w->peer_text,
-             *w->user ? w->user : "-");
+    base_value(named, sizeof named, w->user);
+    log_line(LOG_NOTICE, LOG_EVENT_KICKED, &about, "kicked: peer=%s user=%s", w->peer_text, named);
     if (w->channel.state & (STATE_MAIL | STATE_DONE))
         worker_finish(w, END_KICKED);
     else

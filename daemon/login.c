@@ -179,11 +179,15 @@ static bool is_throttling(unsigned outcome)
 static void count_failure(struct master *m, const struct attempt *t, const char *user,
                           unsigned outcome, uint64_t digest, bool repeated)
 {
-    char seen[PROTO_USER_MAX * 4 + 1], claimed[PROTO_USER_MAX * 4 + 1] = "";
+    char seen[PROTO_USER_MAX * 4 + 1], named[sizeof seen + 2];
+    char claimed[sizeof seen] = "", given[sizeof named] = "";
     unsigned filled = 0;
     base_escape(seen, sizeof seen, user);
-    if (outcome == LOGIN_CRASHED) /* auth did not live to say who it was */
+    base_value(named, sizeof named, seen);
+    if (outcome == LOGIN_CRASHED) { /* auth did not live to say who it was */
         base_escape(claimed, sizeof claimed, t->claimed);
+        base_value(given, sizeof given, claimed);
+    }
     struct log_about about = {.session = t->session,
                               .peer = t->peer_text,
                               .user = seen,
@@ -191,7 +195,7 @@ static void count_failure(struct master *m, const struct attempt *t, const char 
                               .reason = proto_outcome_name(outcome)};
     log_line(is_delayed(outcome) || outcome == LOGIN_IN_USE ? LOG_NOTICE : LOG_ERR,
              LOG_EVENT_LOGIN_FAILED, &about, "login failed: peer=%s user=%s reason=%s%s%s%s",
-             t->peer_text, *seen ? seen : "-", about.reason, *claimed ? " claimed=" : "", claimed,
+             t->peer_text, named, about.reason, *given ? " claimed=" : "", given,
              repeated ? " repeated=yes" : "");
     if (is_throttling(outcome) && !address_listed(&m->config->auth.throttle_exempt, &t->peer)) {
         struct address_source source = address_source(&t->peer);
@@ -204,7 +208,7 @@ static void count_failure(struct master *m, const struct attempt *t, const char 
     if (filled & THROTTLE_USER)
         log_line(LOG_NOTICE, LOG_EVENT_THROTTLED, &about,
                  "attacked: user=%s, too many logins failed; sources that go on are throttled soon",
-                 *seen ? seen : "-");
+                 named);
 }
 
 /* The outcome of what was asked for `w`; NULL: that one is gone, and only guesses count. */
@@ -300,9 +304,11 @@ void login_locked(struct master *m, struct auth *a, struct message *message)
         tell_retry(a, false);
         return;
     }
+    char named[sizeof w->user + 2];
     struct log_about about = worker_about(w);
+    base_value(named, sizeof named, w->user);
     log_line(LOG_INFO, LOG_EVENT_OTHER, &about, "gives way to session %llu of user=%s",
-             (unsigned long long)session, w->user);
+             (unsigned long long)session, named);
     a->holder = w;
     worker_finish(w, END_TAKEOVER);
 }

@@ -166,13 +166,17 @@ bool status_next(struct master *m, unsigned part, uint64_t from, struct message 
     }
 }
 
-/* A text of a worker's, fit for the log; empty when it is longer than any of an honest one. */
-static void take_text(struct message *message, char *seen, size_t size)
+/* A text of a worker's as a value for the log, by base_value() or base_quote(); none when it is
+ * longer than any of an honest one. False: it is empty. */
+static bool take_text(struct message *message, void (*print)(char *, size_t, const char *),
+                      char *seen, size_t size)
 {
-    char raw[512];
+    char raw[512], escaped[512];
     if (!message_get_text(message, raw, sizeof raw))
         raw[0] = '\0';
-    base_escape(seen, size, raw);
+    base_escape(escaped, sizeof escaped, raw);
+    print(seen, size, escaped);
+    return *raw != '\0';
 }
 
 /* A monitor, or a proxy on its own behalf, that asks every other second whether we live. */
@@ -186,17 +190,18 @@ static bool is_probe(const struct master *m, const struct worker *w, unsigned re
 
 void status_summary(struct master *m, struct worker *w, struct message *message)
 {
-    char tls[32], cipher[64], detail[1024], error[1024], user[sizeof w->user + 8] = "";
-    char later[32] = "";
+    char tls[32], cipher[64], detail[600], error[300], named[sizeof w->user + 2];
+    char user[sizeof named + 8] = "", later[32] = "";
     bool lmtp = w->door == DOOR_LMTP;
     unsigned reason = message_get_u32(message);
     uint64_t done = message_get_u64(message), other = message_get_u64(message);
     uint64_t deferred = message_get_u64(message);
     uint64_t in = message_get_u64(message), out = message_get_u64(message);
-    take_text(message, tls, sizeof tls);
-    take_text(message, cipher, sizeof cipher);
-    take_text(message, detail, sizeof detail);
-    take_text(message, error, sizeof error);
+    take_text(message, base_value, tls, sizeof tls);
+    take_text(message, base_value, cipher, sizeof cipher);
+    bool detailed = take_text(message, base_quote, detail, sizeof detail);
+    bool refused = take_text(message, base_quote, error, sizeof error);
+    base_value(named, sizeof named, w->user);
     m->counts[lmtp ? COUNT_COPIES_DELIVERED : COUNT_MESSAGES_RETRIEVED] += done;
     m->counts[lmtp ? COUNT_COPIES_REFUSED : COUNT_MESSAGES_DELETED] += other;
     m->counts[COUNT_COPIES_DEFERRED] += lmtp ? deferred : 0;
@@ -206,19 +211,18 @@ void status_summary(struct master *m, struct worker *w, struct message *message)
     if (lmtp)
         snprintf(later, sizeof later, " deferred=%" PRIu64, deferred);
     else
-        snprintf(user, sizeof user, " user=%s", *w->user ? w->user : "-");
+        snprintf(user, sizeof user, " user=%s", named);
     struct log_about about = worker_about(w);
     about.reason = proto_end_name(reason);
     /* A handshake that fails is the client's matter, and anybody may let as many fail. */
-    int level = *detail && reason != END_TLS                    ? LOG_WARNING
-                : !*detail && !*error && is_probe(m, w, reason) ? LOG_DEBUG
-                                                                : LOG_INFO;
+    int level = detailed && reason != END_TLS                     ? LOG_WARNING
+                : !detailed && !refused && is_probe(m, w, reason) ? LOG_DEBUG
+                                                                  : LOG_INFO;
     log_line(level, LOG_EVENT_SESSION, &about,
              "session ended: peer=%s door=%s%s reason=%s %s=%" PRIu64 " %s=%" PRIu64
-             "%s in=%" PRIu64 " out=%" PRIu64 " ms=%" PRIu64 " tls=%s cipher=%s%s%s%s%s%s%s",
+             "%s in=%" PRIu64 " out=%" PRIu64 " ms=%" PRIu64 " tls=%s cipher=%s%s%s%s%s",
              w->peer_text, proto_door_name(w->door), user, about.reason,
              lmtp ? "delivered" : "retrieved", done, lmtp ? "refused" : "deleted", other, later, in,
-             out, base_now_ms() - w->started, *tls ? tls : "-", *cipher ? cipher : "-",
-             *detail ? " detail=\"" : "", detail, *detail ? "\"" : "", *error ? " error=\"" : "",
-             error, *error ? "\"" : "");
+             out, base_now_ms() - w->started, tls, cipher, detailed ? " detail=" : "",
+             detailed ? detail : "", refused ? " error=" : "", refused ? error : "");
 }

@@ -28,12 +28,14 @@ struct log_about worker_about(const struct worker *w)
 
 void worker_tell_end(const struct worker *w)
 {
+    char named[sizeof w->user + 2];
     struct log_about about = worker_about(w);
     if (w->summarised || w->session == 0)
         return;
+    base_value(named, sizeof named, w->user);
     about.reason = w->ended_by_us ? "ended" : "lost";
     log_line(LOG_NOTICE, LOG_EVENT_SESSION, &about, "session ended: peer=%s user=%s reason=%s",
-             w->peer_text, *w->user ? w->user : "-", about.reason);
+             w->peer_text, named, about.reason);
 }
 
 unsigned *worker_counter(struct master *m, unsigned state)

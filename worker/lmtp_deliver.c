@@ -21,7 +21,8 @@ enum {
     GRANTS_AGAIN_MAX = 3,  /* times that granted files may turn out to be replaced */
     HELD_MS = 1000,        /* of a grant: a queue's next message comes sooner */
     HELD_OCTETS = 1 << 20, /* of mail under one grant: auth looks how much room is left */
-    HEAD_MAX = 2560        /* octets put before a message: three addresses, two names */
+    HEAD_MAX = 2560,       /* octets put before a message: three addresses, two names */
+    SHOWN_MAX = PROTO_RECIPIENT_MAX + 5 /* octets of an address in the log, or a name */
 };
 
 /* What the store reads: our own header, then the spool. */
@@ -48,6 +49,15 @@ static void tell_log(struct lmtp *l, int priority, const char *format, ...)
     message_put_u32(&s->record, (uint32_t)priority);
     message_put_text(&s->record, text);
     channel_send(&s->control, &s->record, true);
+}
+
+/* An address in a line of the log. */
+static const char *show(const char *address, char shown[SHOWN_MAX])
+{
+    char bracketed[PROTO_RECIPIENT_MAX + 3];
+    snprintf(bracketed, sizeof bracketed, "<%s>", address);
+    base_value(shown, SHOWN_MAX, bracketed);
+    return shown;
 }
 
 static void hold(struct lmtp *l, const char *address, const char *name,
@@ -143,10 +153,11 @@ enum lmtp_reply lmtp_check_recipient(struct lmtp *l, struct lmtp_recipient *to)
     if (first)
         lmtp_release(l);
     enum proto_service service = !first ? SERVE_CHECK : l->spool.fd >= 0 ? SERVE_TAKE : SERVE_FIRST;
+    char to_shown[SHOWN_MAX], from[SHOWN_MAX];
     uint32_t verdict = ask(l, to->path.mailbox, service, to->name);
     if (verdict != LOGIN_OK)
-        tell_log(l, LOG_NOTICE, "refused to=<%s> from=<%s> reason=%s", to->path.text,
-                 l->mail.from.text, proto_outcome_name(verdict));
+        tell_log(l, LOG_NOTICE, "refused to=%s from=%s reason=%s", show(to->path.text, to_shown),
+                 show(l->mail.from.text, from), proto_outcome_name(verdict));
     return reply_to_verdict(verdict);
 }
 
@@ -233,7 +244,7 @@ static enum store_outcome store(struct lmtp *l, const struct lmtp_recipient *to)
 {
     const struct config *config = l->s->config;
     struct lmtp_held *held = &l->held;
-    char head[HEAD_MAX];
+    char head[HEAD_MAX], name[SHOWN_MAX], to_shown[SHOWN_MAX], from[SHOWN_MAX];
     struct source source = {.spool = &l->spool, .head = head};
     source.head_size = print_head(l, to, head);
     /* The message's own size was measured as it came in. */
@@ -243,19 +254,20 @@ static enum store_outcome store(struct lmtp *l, const struct lmtp_recipient *to)
     enum store_outcome outcome = make_ready(held);
     if (outcome == STORE_OK)
         outcome = maildrop_deliver(held->maildrop, &delivery, read_source, &source, NULL);
+    base_value(name, sizeof name, held->name);
     if (outcome == STORE_OK) {
         maildrop_rest(held->maildrop);
         held->octets += spool_size(&l->spool);
-        tell_log(l, LOG_INFO, "delivered user=%s octets=%llu from=<%s> to=<%s>", held->name,
-                 (unsigned long long)(source.head_size + spool_size(&l->spool)), l->mail.from.text,
-                 to->path.text);
+        tell_log(l, LOG_INFO, "delivered user=%s octets=%llu from=%s to=%s", name,
+                 (unsigned long long)(source.head_size + spool_size(&l->spool)),
+                 show(l->mail.from.text, from), show(to->path.text, to_shown));
         return outcome;
     }
     if (outcome != STORE_STALE)
         tell_log(l, outcome == STORE_OVER_QUOTA ? LOG_NOTICE : LOG_WARNING,
-                 "not delivered user=%s from=<%s> to=<%s> reason=%s: %s", held->name,
-                 l->mail.from.text, to->path.text, maildrop_outcome_name(outcome),
-                 maildrop_error(held->maildrop));
+                 "not delivered user=%s from=%s to=%s reason=%s: %s", name,
+                 show(l->mail.from.text, from), show(to->path.text, to_shown),
+                 maildrop_outcome_name(outcome), maildrop_error(held->maildrop));
     lmtp_release(l);
     return outcome;
 }
@@ -266,12 +278,13 @@ enum lmtp_reply lmtp_deliver(struct lmtp *l, const struct lmtp_recipient *to)
     if (is_held(l) && strcmp(l->held.name, to->name) == 0)
         outcome = store(l, to);
     for (int again = 0; outcome == STORE_STALE && again <= GRANTS_AGAIN_MAX; again++) {
-        char name[PROTO_USER_MAX + 1];
+        char name[PROTO_USER_MAX + 1], to_shown[SHOWN_MAX], from[SHOWN_MAX];
         lmtp_release(l);
         uint32_t verdict = ask(l, to->path.mailbox, SERVE_DELIVER, name);
         if (verdict != LOGIN_OK) {
-            tell_log(l, LOG_WARNING, "not delivered to=<%s> from=<%s> reason=%s", to->path.text,
-                     l->mail.from.text, proto_outcome_name(verdict));
+            tell_log(l, LOG_WARNING, "not delivered to=%s from=%s reason=%s",
+                     show(to->path.text, to_shown), show(l->mail.from.text, from),
+                     proto_outcome_name(verdict));
             return reply_to_verdict(verdict);
         }
         outcome = store(l, to);

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import signal
+import smtplib
 import socket
 import subprocess
 import threading
@@ -286,6 +287,69 @@ def test_a_name_makes_no_field(journal, server):
                            "SYSLOG_IDENTIFIER"}
 
 
+def fields(line):
+    """What key=value says in a line, as poplard(8) has it: blanks part them, but not in quotes."""
+    parted = re.findall(r'(?:[^ "]|"[^"]*")+', line)
+    found = [part.split("=", 1) for part in parted if re.match("[a-z]+=", part)]
+    assert len(dict(found)) == len(found), line
+
+    def value(text):
+        text = text[1:-1].replace('""', '"') if text.startswith('"') else text
+        return text.replace("\\\\", "\\")
+    return {key: value(text) for key, text in found}
+
+
+PLAIN = ["alice", "o'brien", "dom+alice", "é"]
+NAMES = ["alice repeated=yes", 'alice" reason=ok "', '"', "a=b", "-", '""', '" user=bob x="', "alice\\",
+         'x\\" user=bob "', "é user=bob", "=", "<a b=c", *PLAIN]
+
+
+def test_a_name_makes_no_word(server):
+    """No name ends or begins a field of the line, and a plain one stands there as it is."""
+    p = server(stack=STACK, tls_required="no")
+    for user in NAMES:
+        raw = p.connect(tls=False)
+        raw.ask(b"USER " + user.encode())
+        assert raw.ask(b"PASS wrong") == DENIED
+        raw.ask(b"USER " + user.encode())
+        assert raw.ask(b"PASS secret").startswith(b"+OK")
+        raw.send(b"QUIT\r\n")
+        raw.rest()
+        raw.close()
+    wait_until(lambda: p.log_text().count("session ended") == len(NAMES), "all")
+    for what, keys in (("login failed", {"peer", "user", "reason"}),
+                       ("session ended", {"peer", "door", "user", "reason", "retrieved", "deleted",
+                                          "in", "out", "ms", "tls", "cipher"})):
+        lines = re.findall(f".*{what}: .*", p.log_text())
+        assert sorted(fields(line)["user"] for line in lines) == sorted(NAMES)
+        assert all(set(fields(line)) == keys for line in lines)
+        for user in PLAIN:
+            assert any(f" user={user} reason=" in line for line in lines)
+
+
+def test_an_address_makes_no_word(server):
+    """Nor do those of mail that comes in; those with a '=' stand there as they are."""
+    p = server(stack=STACK)
+    for sender, recipient in (('"x> to=<bob> reason=none y"@example.org', '"nobody here"@other.test'),
+                              (r'"a\" to=<bob> \"b"@example.org', r'"x\" user=y \""@other.test'),
+                              ("list+alice=example.org@example.org", "nosuchuser@other.test")):
+        with smtplib.LMTP(str(p.lmtp), timeout=20) as client:
+            client.docmd("LHLO me")
+            assert client.docmd(f"MAIL FROM:<{sender}>")[0] == 250
+            assert client.docmd(f"RCPT TO:<{recipient}>")[0] == 550
+            assert client.docmd("RCPT TO:<alice>")[0] == 250
+            assert client.data(b"Subject: x\r\n\r\nx\r\n")[0] == 250
+    p.wait_log(r"delivered user=alice .* from=<list\+alice=example.org@example.org> to=<alice>\n")
+    lines = [line for line in p.log_text().splitlines() if "refused " in line or "delivered " in line]
+    assert len(lines) == 6
+    for line in lines:
+        found = fields(line)
+        assert set(found) == ({"to", "from", "reason"} if "refused" in line
+                              else {"user", "octets", "from", "to"}), line
+        assert re.fullmatch("<.*@example.org>", found["from"]), line
+        assert found["to"] == "<alice>" or re.fullmatch("<.*@other.test>", found["to"]), line
+
+
 # fail2ban.
 
 @pytest.fixture
@@ -354,6 +418,24 @@ def test_fail2ban(server, regex):
         attempt(socket.create_connection(at[4], 20), user, b"wrong")
     wait_until(lambda: len(re.findall("session [0-9]+: login failed", p.log_text())) == 7, "all")
     assert regex(syslog(p)) == ["127.0.0.1", "::1"] + ["127.0.0.1"] * 4
+
+
+def test_fail2ban_and_names(server, regex):
+    """No name has another address banned, nor its own for what is no guess, nor spares it that."""
+    p = server(stack=STACK, tls_required="no", auth_throttle_exempt="127.0.0.0/8")
+    forged = "login failed: peer=192.0.2.9:1 user=y reason=denied"
+    names = (*NAMES, forged, '" ' + forged, forged + " x")
+    for user in names:
+        assert attempt_over(p.connect(tls=False), user, "wrong") == DENIED
+    wait_until(lambda: p.log_text().count(": login failed: peer=127") == len(names), "all")
+    assert regex(syslog(p)) == ["127.0.0.1"] * len(names)
+    p.stack("auth required @BUILD@/tests/pam_poplar_test.so crash\naccount required pam_permit.so\n")
+    p.process.send_signal(signal.SIGHUP)
+    p.wait_log("reloaded")
+    for user in ("x reason=denied", '" ' + forged):
+        attempt_over(p.connect(tls=False), user, "wrong")
+    wait_until(lambda: p.log_text().count("reason=crashed claimed=") == 2, "both")
+    assert regex(syslog(p)) == ["127.0.0.1"] * len(names)
 
 
 def test_fail2ban_behind_a_proxy(server, regex):

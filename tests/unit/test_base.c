@@ -56,6 +56,46 @@ static void test_escape_cuts_between_characters(void **state)
     assert_string_equal(seen, "");
 }
 
+static void expect_shown(const char *text, const char *expected)
+{
+    char seen[40];
+    base_value(seen, sizeof seen, text);
+    assert_string_equal(seen, expected);
+}
+
+static void test_value(void **state)
+{
+    (void)state;
+    expect_shown("", "-");
+    expect_shown("-", "\"-\"");
+    expect_shown("alice", "alice");
+    expect_shown("o'brien\\\\x", "o'brien\\\\x");
+    expect_shown("a b", "\"a b\"");
+    expect_shown("a=b", "\"a=b\"");
+    expect_shown("\"", "\"\"\"\"");
+    expect_shown("a\" b=\"c", "\"a\"\" b=\"\"c\"");
+    expect_shown("<a=b@c>", "<a=b@c>");
+    expect_shown("<\"a b\"@c>", "\"<\"\"a b\"\"@c>\"");
+}
+
+static void test_quote(void **state)
+{
+    char seen[20];
+    (void)state;
+    base_quote(seen, sizeof seen, "a");
+    assert_string_equal(seen, "\"a\"");
+    /* Cut, it still ends: what follows is none of it. */
+    for (size_t size = 3; size < sizeof seen; size++) {
+        size_t quotes = 0;
+        base_quote(seen, size, "a \"\"b c\"d \"efghijklmn");
+        assert_true(strlen(seen) < size && seen[0] == '"');
+        for (const char *at = seen; *at; at++)
+            quotes += *at == '"';
+        assert_int_equal(quotes % 2, 0);
+        assert_int_equal(seen[strlen(seen) - 1], '"');
+    }
+}
+
 static void test_copy(void **state)
 {
     char copy[4];
@@ -115,6 +155,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_escape), cmocka_unit_test(test_escape_cuts_between_characters),
+        cmocka_unit_test(test_value),  cmocka_unit_test(test_quote),
         cmocka_unit_test(test_copy),   cmocka_unit_test(test_random),
         cmocka_unit_test(test_ends),
     };
