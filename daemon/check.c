@@ -17,7 +17,8 @@
 #include <unistd.h>
 
 enum {
-    OTHER_DESCRIPTORS = 64 /* the log, timers, poplarctl, workers that start, files on their way */
+    OTHER_DESCRIPTORS = 80 /* the log, timers, poplarctl, workers that start, clients that none has
+                            * yet, files on their way */
 };
 
 bool check_prefixes(const struct config *config, char *error, size_t size)

@@ -386,7 +386,7 @@ static int on_connection(sd_event_source *source, int fd, uint32_t events, void 
         setsockopt(client, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
         setsockopt(client, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
         address_unmap(&peer);
-        workers_connection(m, client, door, &peer);
+        assign_connection(m, client, door, &peer);
     }
     return 0;
 }

@@ -20,7 +20,8 @@ enum {
     MASTER_LOGIN_ATTEMPTS = 3, /* failed logins on one connection */
     MASTER_LOGIN_REPEATS = 6,  /* and such as were no guess, for two more mechanisms */
     MASTER_START_MS = 30000,   /* for a nursery or an auth process to be ready */
-    MASTER_LEAVE_MS = 5000     /* for one to end after the end of its channel */
+    MASTER_LEAVE_MS = 5000,    /* for one to end after the end of its channel */
+    MASTER_HELD = 16           /* clients that are held until their workers speak */
 };
 
 /* A nursery and the workers forked from it: they share an address layout. */
@@ -57,6 +58,7 @@ struct worker {
 
     /* From PROTO_ASSIGN on. */
     uint64_t session;
+    int client; /* its socket, while that is held; -1 */
     enum proto_door door;
     struct sockaddr_storage peer;
     char peer_text[PROTO_ADDRESS_MAX];
@@ -192,6 +194,8 @@ struct master {
     struct worker *workers;
     struct text_list traced;                 /* canonical users whose sessions the log is told of */
     unsigned n_idle, n_starting, n_sessions; /* workers by state */
+    struct worker *held[MASTER_HELD];        /* whose clients' sockets are held; NULL: nobody's */
+    size_t held_next;
     uint64_t last_session;
     unsigned arrived;      /* connections since the last tick */
     unsigned arrived_peak; /* in the second before */
@@ -313,10 +317,19 @@ void admit_tick(struct master *m, uint64_t now); /* refuse what waited too long 
 /* Sessions of a source, and its connections that wait to become one. */
 unsigned admit_sessions_of(const struct master *m, const struct address_source *source);
 
-/* workers.c: workers and the connections they serve. */
+/* assign.c: connections and the workers they are given to. */
+/* One that came: it is served, waits or is refused. */
+void assign_connection(struct master *m, int fd, enum proto_door door,
+                       const struct sockaddr_storage *peer);
+void assign_waiting(struct master *m, struct worker *w); /* an idle one gets who waits, if any */
+/* The worker has its client: what is held of that for another worker goes. */
+void assign_let_go(struct master *m, struct worker *w);
+/* The worker has ended, and not all that it was told was taken by it: if a client is held that it
+ * never had, which so cannot have been greeted, that is another's. */
+void assign_again(struct master *m, struct worker *w);
+
+/* workers.c: workers, whom they serve aside. */
 void workers_add(struct master *m, struct generation *g, int channel_fd);
-void workers_connection(struct master *m, int fd, enum proto_door door,
-                        const struct sockaddr_storage *peer);
 void workers_tick(struct master *m);
 int workers_hear(sd_event_source *source, int fd, uint32_t events, void *context);
 void workers_reaped(struct master *m, struct worker *w, int status);

@@ -1,7 +1,6 @@
 /*
- * workers.c - workers from the fork order to the reaping, and the connections given to them. Runs
- * in the master. What a worker says of itself is gossip: only its summary's totals are taken, and
- * only for the log.
+ * workers.c - workers from the fork order to the reaping. Runs in the master. What a worker says of
+ * itself is gossip: only its summary's totals are taken, and only for the log.
  */
 #include "daemon/base.h"
 #include "daemon/master.h"
@@ -38,6 +37,7 @@ static void release(struct master *m, struct worker *w)
     struct generation *g = w->generation;
     login_forget(m, w);
     login_holder_gone(m, w);
+    assign_let_go(m, w);
     --*worker_counter(m, w->channel.state);
     *w->link = w->next;
     if (w->next)
@@ -50,95 +50,6 @@ static void release(struct master *m, struct worker *w)
     if (g->retired)
         generation_release(m, g);
     loop_end_if_drained(m);
-}
-
-/* What a local client may have put into its socket is the worker's to close from now on. */
-static bool hand_over(struct worker *w)
-{
-    struct message message;
-    w->channel.wary = true;
-    message_begin(&message, PROTO_HANDED_OVER);
-    return channel_send(&w->channel, &message, false) == CHANNEL_OK;
-}
-
-/* Hand a connection to an idle worker. The descriptor is the worker's from here on; false: it has
- * ended meanwhile, and the descriptor is still the caller's. */
-static bool assign(struct master *m, struct worker *w, int fd, enum proto_door door,
-                   const struct sockaddr_storage *peer)
-{
-    struct sockaddr_storage local = {0};
-    socklen_t size = sizeof local;
-    char local_text[PROTO_ADDRESS_MAX];
-    struct message message;
-    bool lmtp = door == DOOR_LMTP;
-
-    getsockname(fd, (struct sockaddr *)&local, &size);
-    address_unmap(&local);
-    address_print(&local, true, local_text);
-    address_print(peer, true, w->peer_text);
-    w->session = ++m->last_session;
-    w->door = door;
-    w->peer = *peer;
-    w->source = address_source(peer);
-    w->proxied = address_listed(&m->config->listen.proxy_from, peer);
-    w->started = base_now_ms();
-    if (lmtp) {
-        w->uid = delivery_peer(fd);
-        snprintf(w->peer_text, sizeof w->peer_text, "unix:%u", (unsigned)w->uid);
-    }
-
-    message_begin(&message, PROTO_ASSIGN);
-    message_put_u64(&message, w->session);
-    message_put_u32(&message, door);
-    message_put_text(&message, local_text);
-    message_put_text(&message, w->peer_text);
-    message_put_octets(&message, m->ticket_key, lmtp ? 0 : sizeof m->ticket_key);
-    message_put_octets(&message, m->old_ticket_key, lmtp ? 0 : sizeof m->old_ticket_key);
-    message_put_u32(&message, w->proxied);
-    message_put_fd(&message, fd);
-    enum channel_outcome sent = channel_send(&w->channel, &message, false);
-    explicit_bzero(message.data, message.size);
-    if (sent == CHANNEL_END) {
-        w->session = 0;
-        w->peer_text[0] = '\0';
-        return false;
-    }
-    if (lmtp && sent != CHANNEL_OK)
-        discard(m, fd);
-    else
-        base_close(fd);
-    m->counts[COUNT_CONNECTIONS]++;
-    if (lmtp)
-        worker_enter(w, STATE_DELIVERY);
-    else
-        worker_may_log_in(w);
-    if (sent != CHANNEL_OK || (lmtp && !hand_over(w)))
-        worker_end(w);
-    return true;
-}
-
-/* Hand it to any that is idle; false if there is none. */
-static bool assign_to_any(struct master *m, int fd, enum proto_door door,
-                          const struct sockaddr_storage *peer)
-{
-    for (struct worker *w = m->workers; w; w = w->next)
-        if (w->channel.state == STATE_IDLE && w->channel.fd >= 0 && w->generation == m->current &&
-            !w->ended_by_us && assign(m, w, fd, door, peer))
-            return true;
-    return false;
-}
-
-void workers_connection(struct master *m, int fd, enum proto_door door,
-                        const struct sockaddr_storage *peer)
-{
-    m->arrived++;
-    if (!admit_allows(m, fd, door, peer)) {
-        admit_refuse(m, fd, door);
-        return;
-    }
-    if (m->waiting || !assign_to_any(m, fd, door, peer))
-        admit_queue(m, fd, door, peer);
-    generation_fill(m, true);
 }
 
 static void release_surplus(struct master *m)
@@ -214,9 +125,7 @@ static void on_ready(struct master *m, struct worker *w, struct message *message
         worker_end(w);
         return;
     }
-    const struct waiting *first = w->generation == m->current ? m->waiting : NULL;
-    if (first && assign(m, w, first->fd, first->door, &first->peer))
-        free(admit_next(m));
+    assign_waiting(m, w);
     generation_fill(m, true); /* the nursery's queue may have been full when the last client came */
     if (!m->announced)
         status_announce(m);
@@ -343,6 +252,7 @@ int workers_hear(sd_event_source *source, int fd, uint32_t events, void *context
     enum channel_outcome outcome = channel_receive(&w->channel, &message, false, &fault);
     switch (outcome) {
     case CHANNEL_OK:
+        assign_let_go(m, w);
         dispatch(m, w, &message);
         message_clear(&message);
         return set_edge(w) ? 0 : workers_hear(source, fd, events, context);
@@ -364,6 +274,8 @@ int workers_hear(sd_event_source *source, int fd, uint32_t events, void *context
     }
     w->io = sd_event_source_disable_unref(w->io);
     close_channel(m, w, outcome == CHANNEL_END);
+    if (w->channel.untaken && !w->ended_by_us)
+        assign_again(m, w);
     if (w->pid == 0) { /* never ready: its exit status is nobody's */
         if (!expected)
             generation_failed(m);
@@ -377,6 +289,7 @@ void workers_add(struct master *m, struct generation *g, int channel_fd)
     struct worker *w = base_alloc(sizeof *w);
     w->master = m;
     w->generation = g;
+    w->client = -1;
     g->workers++;
     channel_open(&w->channel, channel_fd, ROLE_MASTER, ROLE_WORKER, STATE_STARTING);
     m->n_starting++;

@@ -471,7 +471,7 @@ static void test_ended_is_not_idle(void **state)
     struct worker *fit = add_worker(STATE_IDLE, &other), *ended = add_worker(STATE_IDLE, &its);
     (void)state;
     worker_end(ended);
-    workers_connection(&m, connect_client(&client), DOOR_POP3, &here);
+    assign_connection(&m, connect_client(&client), DOOR_POP3, &here);
     assert_int_equal(next_told(&other), PROTO_ASSIGN);
     assert_int_equal(fit->channel.state, STATE_CLIENT);
     assert_int_equal(next_told(&its), 0);
@@ -481,6 +481,47 @@ static void test_ended_is_not_idle(void **state)
     assert_true(lives(fit->pid));
     m.n_idle = 1;
     close(client);
+}
+
+/* One that ended before it took its client has that given to another; not one that did take it, or
+ * was to end. No more are held than are counted on. */
+static void test_clients_that_were_not_taken(void **state)
+{
+    enum { N = MASTER_HELD + 2 };
+    struct channel its[N];
+    struct worker *w[N];
+    int clients[N];
+    struct sockaddr_storage here = address_of("192.0.2.1:1");
+    (void)state;
+    for (size_t i = 0; i < N; i++) {
+        w[i] = add_worker(STATE_IDLE, &its[i]);
+        assign_connection(&m, connect_client(&clients[i]), DOOR_POP3, &here);
+        assert_int_equal(w[i]->channel.state, STATE_CLIENT);
+    }
+    assert_true(w[0]->client < 0 && w[1]->client < 0 && w[2]->client >= 0);
+    assert_int_equal(next_told(&its[3]), PROTO_ASSIGN);
+    message_clear(&message);
+    its[3].state = STATE_CLIENT;
+    message_begin(&message, PROTO_LOG);
+    message_put_u32(&message, LOG_INFO);
+    message_put_text(&message, "greeted");
+    say(&its[3]);
+    assert_true(w[3]->client < 0);
+    assert_int_equal(next_told(&its[4]), PROTO_ASSIGN);
+    message_clear(&message);
+    worker_end(w[5]);
+    for (size_t i = 0; i < 7; i++) { /* but for the last, each for another reason */
+        channel_close(&its[i]);
+        turn();
+        assert_int_equal(w[i]->channel.fd, -1);
+        assert_int_equal(m.n_waiting, (i >= 2) + (i >= 6));
+    }
+    assert_int_equal(m.n_sessions, N - 2);
+    assert_int_equal(m.counts[COUNT_CONNECTIONS], N - 2);
+    for (size_t i = 0; i < N; i++) {
+        close(clients[i]);
+        assign_let_go(&m, w[i]);
+    }
 }
 
 /* Mail's socket is the worker's alone, and no other descriptor of it is left, before it is told to
@@ -494,7 +535,7 @@ static void test_mail_is_handed_over(void **state)
     struct worker *w = add_worker(STATE_IDLE, &its);
     (void)state;
     must_set(m.config, "server", "", "state_dir", "/tmp");
-    workers_connection(&m, connect_client(&client), DOOR_LMTP, &nowhere);
+    assign_connection(&m, connect_client(&client), DOOR_LMTP, &nowhere);
     assert_int_equal(w->channel.state, STATE_DELIVERY);
     assert_int_equal(channel_receive(&its, &message, false, NULL), CHANNEL_OK);
     assert_int_equal(message.rule->type, PROTO_ASSIGN);
@@ -1160,6 +1201,7 @@ int main(void)
         TEST(test_crowded),
         TEST(test_doors),
         TEST(test_who_waits_gives_way),
+        TEST(test_clients_that_were_not_taken),
         TEST(test_mail_is_handed_over),
         TEST(test_descriptors_of_mail),
         TEST(test_claimed_addresses),

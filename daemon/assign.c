@@ -1,0 +1,157 @@
+/*
+ * assign.c - a connection is given to a worker, and to another one if that ends before it took it.
+ * Runs in the master; nothing is read from a connection.
+ */
+#include "daemon/base.h"
+#include "daemon/master.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+
+/* Of the last that were given to workers we have the socket as well, until its worker says its
+ * first word or as many have come after it. */
+static void hold(struct master *m, struct worker *w, int fd)
+{
+    struct worker **slot = &m->held[m->held_next++ % MASTER_HELD];
+    if (*slot)
+        assign_let_go(m, *slot);
+    *slot = w;
+    w->client = fd;
+}
+
+/* Its socket, which is the caller's then; -1: it is not held. */
+static int take_back(struct master *m, struct worker *w)
+{
+    int fd = w->client;
+    w->client = -1;
+    for (size_t i = 0; fd >= 0 && i < MASTER_HELD; i++)
+        if (m->held[i] == w)
+            m->held[i] = NULL;
+    return fd;
+}
+
+void assign_let_go(struct master *m, struct worker *w)
+{
+    base_close(take_back(m, w));
+}
+
+/* What a local client may have put into its socket is the worker's to close from now on. */
+static bool hand_over(struct worker *w)
+{
+    struct message message;
+    w->channel.wary = true;
+    message_begin(&message, PROTO_HANDED_OVER);
+    return channel_send(&w->channel, &message, false) == CHANNEL_OK;
+}
+
+/* Hand a connection to an idle worker; false: it has ended meanwhile, and the descriptor is still
+ * the caller's. */
+static bool assign(struct master *m, struct worker *w, int fd, enum proto_door door,
+                   const struct sockaddr_storage *peer)
+{
+    struct sockaddr_storage local = {0};
+    socklen_t size = sizeof local;
+    char local_text[PROTO_ADDRESS_MAX];
+    struct message message;
+    bool lmtp = door == DOOR_LMTP;
+
+    getsockname(fd, (struct sockaddr *)&local, &size);
+    address_unmap(&local);
+    address_print(&local, true, local_text);
+    address_print(peer, true, w->peer_text);
+    w->session = ++m->last_session;
+    w->door = door;
+    w->peer = *peer;
+    w->source = address_source(peer);
+    w->proxied = address_listed(&m->config->listen.proxy_from, peer);
+    w->started = base_now_ms();
+    if (lmtp) {
+        w->uid = delivery_peer(fd);
+        snprintf(w->peer_text, sizeof w->peer_text, "unix:%u", (unsigned)w->uid);
+    }
+
+    message_begin(&message, PROTO_ASSIGN);
+    message_put_u64(&message, w->session);
+    message_put_u32(&message, door);
+    message_put_text(&message, local_text);
+    message_put_text(&message, w->peer_text);
+    message_put_octets(&message, m->ticket_key, lmtp ? 0 : sizeof m->ticket_key);
+    message_put_octets(&message, m->old_ticket_key, lmtp ? 0 : sizeof m->old_ticket_key);
+    message_put_u32(&message, w->proxied);
+    message_put_fd(&message, fd);
+    enum channel_outcome sent = channel_send(&w->channel, &message, false);
+    explicit_bzero(message.data, message.size);
+    if (sent == CHANNEL_END) {
+        w->session = 0;
+        w->peer_text[0] = '\0';
+        return false;
+    }
+    if (lmtp && sent != CHANNEL_OK)
+        discard(m, fd);
+    else if (lmtp || sent != CHANNEL_OK)
+        base_close(fd);
+    else
+        hold(m, w, fd);
+    m->counts[COUNT_CONNECTIONS]++;
+    if (lmtp)
+        worker_enter(w, STATE_DELIVERY);
+    else
+        worker_may_log_in(w);
+    if (sent != CHANNEL_OK || (lmtp && !hand_over(w)))
+        worker_end(w);
+    return true;
+}
+
+/* Hand it to any that is idle; false if there is none. */
+static bool assign_to_any(struct master *m, int fd, enum proto_door door,
+                          const struct sockaddr_storage *peer)
+{
+    for (struct worker *w = m->workers; w; w = w->next)
+        if (w->channel.state == STATE_IDLE && w->channel.fd >= 0 && w->generation == m->current &&
+            !w->ended_by_us && assign(m, w, fd, door, peer))
+            return true;
+    return false;
+}
+
+/* To whoever is idle, or into the queue. */
+static void give(struct master *m, int fd, enum proto_door door,
+                 const struct sockaddr_storage *peer)
+{
+    if (m->waiting || !assign_to_any(m, fd, door, peer))
+        admit_queue(m, fd, door, peer);
+    generation_fill(m, true);
+}
+
+void assign_connection(struct master *m, int fd, enum proto_door door,
+                       const struct sockaddr_storage *peer)
+{
+    m->arrived++;
+    if (!admit_allows(m, fd, door, peer)) {
+        admit_refuse(m, fd, door);
+        return;
+    }
+    give(m, fd, door, peer);
+}
+
+void assign_waiting(struct master *m, struct worker *w)
+{
+    const struct waiting *first = w->generation == m->current ? m->waiting : NULL;
+    if (first && assign(m, w, first->fd, first->door, &first->peer))
+        free(admit_next(m));
+}
+
+/* To whom it was never given: it counts as idle until it is reaped. */
+void assign_again(struct master *m, struct worker *w)
+{
+    int fd = take_back(m, w);
+    if (fd < 0)
+        return;
+    const struct sockaddr_storage peer = w->peer;
+    m->counts[COUNT_CONNECTIONS]--;
+    worker_enter(w, STATE_IDLE);
+    w->session = 0;
+    w->peer_text[0] = '\0';
+    give(m, fd, w->door, &peer);
+}
