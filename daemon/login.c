@@ -125,7 +125,9 @@ void login_serve(struct master *m)
 void login_wanted(struct master *m, struct worker *w)
 {
     w->asked = base_now_us();
-    if (w->auth || w->queued || w->failures >= MASTER_LOGIN_ATTEMPTS ||
+    /* A delivery that could not hear how the last one ended may ask again, and waits for that. */
+    bool owed = w->auth && w->channel.state != STATE_DELIVERY;
+    if (owed || w->queued || w->failures >= MASTER_LOGIN_ATTEMPTS ||
         (w->channel.state == STATE_MAIL && ++w->grants > GRANTS_MAX)) {
         struct log_about about = worker_about(w);
         log_line(LOG_ERR, LOG_EVENT_CONTRACT, &about, "killing worker %d: it asks too often",

@@ -80,7 +80,7 @@ struct worker *queue_next(struct master *m)
     enum standing best_kind = STANDING_KNOWN;
     count_slots(m, now, slots);
     for (struct worker *w = m->workers; w; w = w->next) {
-        if (!w->queued || w->ended_by_us)
+        if (!w->queued || w->auth || w->ended_by_us)
             continue;
         enum standing kind = standing(m, w, now);
         unsigned heavy = kind == STANDING_DELIVERY ? UINT_MAX : weight(m, w, now);

@@ -557,8 +557,8 @@ def test_recipients_that_nobody_would_ask_for(rogues, name, service):
 
 
 def test_recipients_asked_for_at_once(rogues):
-    """One is served, one may wait: the worker may have found out sooner than the master that an auth
-    process died. More is no honest worker."""
+    """One is served, one may wait: the worker may have lacked the memory to hear how that ended. More
+    is no honest worker."""
     r = rogues("poplar-worker", auth_processes_max="1")
     p = r.start()
     auth = wait_until(lambda: p.auths(), "an auth process")[0]
