@@ -940,15 +940,28 @@ def test_programs_print_in_vain(server):
                 os.EX_IOERR, f"{words[0]}: standard output: {why}\n"), (words, output)
 
 
-@pytest.mark.parametrize("before", ("exec \"$@\" <&- >&- 2>&-", "ulimit -Sn 200; exec \"$@\"",
-                                    "exec python3 -c 'import os, signal, sys; "
-                                    "signal.signal(signal.SIGCHLD, signal.SIG_IGN); "
-                                    "os.execv(sys.argv[1], sys.argv[1:])' \"$@\""),
-                         ids=["closed", "limited", "sigchld"])
+INHERITED = {
+    "closed": 'exec "$@" <&- >&- 2>&-',
+    "limited": 'ulimit -Sn 200; exec "$@"',
+    "sigchld": "exec python3 -c 'import os, signal, sys; "
+               "signal.signal(signal.SIGCHLD, signal.SIG_IGN); "
+               "os.execv(sys.argv[1], sys.argv[1:])' \"$@\"",
+    "blocked": "exec python3 -c 'import os, signal, sys; "
+               "signal.pthread_sigmask(signal.SIG_BLOCK, range(1, 32)); "
+               "os.execv(sys.argv[1], sys.argv[1:])' \"$@\"",
+    "open to all": 'umask 000; exec "$@"',
+    "closed to all": 'umask 777; exec "$@"',
+    "nowhere": 'd=$(mktemp -d); cd "$d"; rmdir "$d"; exec "$@"',
+    "elsewhere": 'LC_ALL=tr_TR.UTF-8 TZ=:/nonexistent OPENSSL_CONF=/nonexistent exec "$@"',
+    "without limits": 'exec prlimit --core=0 --memlock=0 --sigpending=0 "$@"',
+}
+
+
+@pytest.mark.parametrize("before", INHERITED.values(), ids=INHERITED)
 @pytest.mark.native("valgrind keeps the limit of descriptors to itself")
 def test_what_poplard_inherits(server, before):
-    """Descriptors 0 to 2 that are closed are no client's, a soft limit is not the last word, and
-    signals that whoever started it ignored are heard."""
+    """Descriptors 0 to 2 that are closed are no client's, a soft limit is not the last word,
+    signals that whoever started it ignored or blocked are heard, and what is made has modes of our own."""
     p = server(start=False)
     real = p.command
     p.command = lambda *more: ["sh", "-c", before, "sh", *real(*more)]
@@ -960,3 +973,30 @@ def test_what_poplard_inherits(server, before):
     limits = re.search(r"Max open files +(\d+) +(\d+)",
                        open(f"/proc/{p.process.pid}/limits").read())
     assert limits[1] == limits[2]
+    modes = {path.relative_to(p.directory).as_posix(): path.stat().st_mode & 0o777
+             for path in p.run.iterdir()}
+    assert modes == {"run/lmtp.sock": 0o666, "run/control": 0o660}, modes
+    assert not any(path.stat().st_mode & 0o77 for path in p.state.rglob("*"))
+    p.ctl("reload")
+    assert works(p) == 0
+
+
+@root_only
+@pytest.mark.accounts
+def test_a_machine_that_says_little(server):
+    """Without a name, hosts, services, time zone, name service switch and IPv6."""
+    p = server(start=False, listen_pop3=None, listen_pop3s=None, server_hostname=None,
+               server_local_domains=None, tls_required="no")
+    p.port, p.tls_port = 110, 995
+    real, apart = p.command, (
+        "sysctl -qw net.ipv6.conf.all.disable_ipv6=1; echo localhost >/proc/sys/kernel/hostname; "
+        "for f in hosts services localtime nsswitch.conf machine-id; do "
+        "[ ! -e /etc/$f ] || mount --bind /dev/null /etc/$f; done; exec \"$@\"")
+    p.command = lambda *more: ["unshare", "--mount", "--uts", "sh", "-c", apart, "sh", *real(*more)]
+    try:
+        p.start()
+        with smtplib.LMTP(str(p.lmtp)) as lmtp:
+            lmtp.sendmail("x@example.test", ["alice@localhost"], MESSAGE)
+        assert works(p) == 1
+    finally:
+        subprocess.run(["sysctl", "-qw", "net.ipv6.conf.all.disable_ipv6=0"], check=True)
