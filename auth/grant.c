@@ -12,12 +12,14 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/fs.h>
 #include <linux/magic.h>
 #include <linux/openat2.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/fsuid.h>
+#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <sys/syscall.h>
@@ -287,14 +289,28 @@ static enum login_outcome check_file(struct grant *g, int fd, enum maildrop_file
     return LOGIN_OK;
 }
 
+/* Where a change goes to another place on the disk (btrfs) it may find no room. In the index that
+ * would be SIGBUS, and who only reads changes it, too: there it stays in place, as far as the file
+ * system can do that. Of no use once something is in it. */
+static void keep_in_place(int fd, enum maildrop_file which)
+{
+    int flags = 0;
+    if (fd < 0 || which != MAILDROP_SHM || ioctl(fd, FS_IOC_GETFLAGS, &flags) < 0)
+        return;
+    flags |= FS_NOCOW_FL;
+    ioctl(fd, FS_IOC_SETFLAGS, &flags);
+}
+
 static enum login_outcome open_file(struct grant *g, int dir, enum maildrop_file which, int *opened)
 {
     const char *name = maildrop_file_names[which];
     int fd = open_beneath(dir, name, O_RDWR);
     /* A plain SQLite that closed last unlinks these two. Whoever makes them meets the same file:
      * without O_EXCL a second maker finds the first one's. */
-    if (fd < 0 && errno == ENOENT && (which == MAILDROP_WAL || which == MAILDROP_SHM))
+    if (fd < 0 && errno == ENOENT && (which == MAILDROP_WAL || which == MAILDROP_SHM)) {
         fd = open_beneath(dir, name, O_RDWR | O_CREAT);
+        keep_in_place(fd, which);
+    }
     if (fd < 0)
         return refuse_errno(g, name);
     *opened = fd;
@@ -371,12 +387,14 @@ static int open_hash_dir(const struct grant *g)
     return fd;
 }
 
-static bool write_file(int dir, const char *name, const unsigned char *octets, size_t size)
+static bool write_file(int dir, enum maildrop_file which)
 {
-    int fd = open_beneath(dir, name, O_WRONLY | O_CREAT | O_EXCL);
+    size_t size = which == MAILDROP_DB ? maildrop_template_size : 0;
+    int fd = open_beneath(dir, maildrop_file_names[which], O_WRONLY | O_CREAT | O_EXCL);
     bool good = fd >= 0;
+    keep_in_place(fd, which);
     for (size_t done = 0; good && done < size;) {
-        ssize_t got = write(fd, octets + done, size - done);
+        ssize_t got = write(fd, maildrop_template + done, size - done);
         good = got > 0 || (got < 0 && errno == EINTR);
         done += got > 0 ? (size_t)got : 0;
     }
@@ -389,8 +407,7 @@ static bool fill_maildrop(int dir)
 {
     bool good = true;
     for (unsigned i = 0; good && i < MAILDROP_FILES; i++)
-        good = write_file(dir, maildrop_file_names[i], maildrop_template,
-                          i == MAILDROP_DB ? maildrop_template_size : 0);
+        good = write_file(dir, i);
     return good && fsync(dir) == 0;
 }
 

@@ -29,14 +29,16 @@ def mounted(on, *arguments):
 
 
 @contextlib.contextmanager
-def ext4(on, megabytes, options=""):
+def disk(on, kind, megabytes, options=""):
     """A file system on a loop device, the owner's of what it is mounted on; gives the device's name."""
-    owner, image = on.stat(), on.parent / f"{on.name}.ext4"
+    owner, image = on.stat(), on.parent / f"{on.name}.image"
+    if not poplar.shutil.which(f"mkfs.{kind}"):
+        pytest.skip(f"no mkfs.{kind}")
     with open(image, "wb") as file:
         file.truncate(megabytes << 20)
-    subprocess.run(["mkfs.ext4", "-q", image], check=True)
+    subprocess.run([f"mkfs.{kind}", "-q", image], check=True, capture_output=True)
     if subprocess.run(["mount", "-o", f"loop{options}", image, on], capture_output=True).returncode:
-        pytest.skip("no loop device to mount")
+        pytest.skip(f"no loop device, or no {kind}, to mount")
     try:
         os.chown(on, owner.st_uid, owner.st_gid)
         on.chmod(0o700)
@@ -86,7 +88,7 @@ def test_mail_on_a_file_system_of_its_own(server):
     mail = p.state / "mail"
     mail.mkdir(mode=0o700)
     poplar.shutil.chown(mail, "poplar")
-    with ext4(mail, 48), running(p):
+    with disk(mail, "ext4", 48), running(p):
         codes = []
         while not codes or codes[-1] == 250:
             codes.append(deliver(p, b"Subject: large\r\n\r\n" + b"0123456789abcd\r\n" * 60_000))
@@ -131,6 +133,45 @@ def test_mail_that_cannot_be_used(server, what, said):
         done = p.ctl("mailbox", "list", check=False)
         assert done.returncode == os.EX_OSFILE and done.stderr.count(b"\n") == 1
         assert f"{mail}: Not a directory\n" in done.stderr.decode()
+
+
+# A disk that others have filled.
+
+def fill(directory):
+    """To the last block that is not root's; the file."""
+    ballast = directory / "ballast"
+    subprocess.run(["setpriv", "--reuid=poplar", "--regid=poplar", "--clear-groups", "sh", "-c",
+                    'for size in 64k 4k; do dd if=/dev/zero bs=$size >>"$0" 2>&-; sync -f "$0"; done',
+                    ballast], check=False)
+    return ballast
+
+
+@pytest.mark.parametrize("kind, megabytes", [("ext4", 100), ("btrfs", 256)])
+def test_full_disk(server, kind, megabytes):
+    """Also one on which nothing is changed in its place: mail can be read, and what cannot be done is
+    said, and is done when there is room again."""
+    p = server(start=False, tls_required="no", store_max_message="1M")
+    with disk(p.state, kind, megabytes), running(p):
+        for n in range(20):
+            p.add("alice", MESSAGE + b"%d\r\n" % n * 10_000)
+        mail = mail_of(p)
+        raw = log_in(p)
+        ballast = fill(p.state)
+        assert raw.ask(b"RETR 1").startswith(b"+OK") and b"".join(raw.multi()) in mail.values()
+        assert raw.ask(b"DELE 1").startswith(b"+OK")
+        assert raw.ask(b"QUIT").startswith(b"-ERR [SYS/TEMP] the messages could not be deleted")
+        raw.close()
+        assert deliver(p) == 452
+        for _ in range(2):
+            assert mail_of(p) == mail
+        ballast.unlink()
+        subprocess.run(["sync", "-f", p.state], check=True)
+        assert deliver(p) == 250
+        raw = log_in(p)
+        assert raw.ask(b"DELE 1").startswith(b"+OK") and raw.ask(b"QUIT").startswith(b"+OK")
+        raw.close()
+        assert len(mail_of(p)) == 20
+    assert "ended by signal" not in p.log_text()
 
 
 # A disk that turns read-only.
@@ -179,7 +220,7 @@ def test_a_disk_that_fails_under_sessions(server):
     acknowledged that was not done, and after a check of the disk all is there."""
     p = server(start=False, tls_required="no", store_max_message="1M")
     with contextlib.ExitStack() as stack:
-        device = stack.enter_context(ext4(p.state, 100, ",errors=remount-ro"))
+        device = stack.enter_context(disk(p.state, "ext4", 100, ",errors=remount-ro"))
         with running(p):
             for _ in range(3):
                 p.add("alice", MESSAGE)
@@ -199,9 +240,9 @@ def test_a_disk_that_fails_under_sessions(server):
             refused_by_all(p)
             saved = salvaged(p, "saved")
             assert len(saved) == 4 and saved.count(MESSAGE) == 3
-    assert subprocess.run(["fsck.ext4", "-fy", p.state.parent / "state.ext4"],
+    assert subprocess.run(["fsck.ext4", "-fy", p.state.parent / "state.image"],
                           capture_output=True).returncode in (0, 1)
-    with mounted(p.state, "-o", "loop", p.state.parent / "state.ext4"), running(p):
+    with mounted(p.state, "-o", "loop", p.state.parent / "state.image"), running(p):
         assert sorted(mail_of(p).values()) == saved
         assert len(mail_of(p, "carol")) == 1
         assert p.ctl("mailbox", "check", "--all").stdout.count(b": sound") == 3
