@@ -172,6 +172,8 @@ static char *find_fault_below(const struct grant_root *root, const char *user)
 /* What is wrong with state_dir, and the remedy; NULL if nothing is. Freed by the caller. */
 static char *find_fault(const struct grant_root *root, const char *user)
 {
+    if (root->fd < 0 && base_status(errno, 0))
+        return base_strdup(strerror(errno));
     if (root->fd < 0)
         return base_format("%s; make it: install -d -o %s -m 0700 %s", strerror(errno), user,
                            root->path);
@@ -184,14 +186,11 @@ struct grant_root *grant_root_open(const struct config *config, char *error, siz
     const char *user = config->server.store_user, *path = config->server.state_dir;
     uid_t uid;
     gid_t gid;
-    if (!privileges_lookup(user, &uid, &gid)) {
-        snprintf(error, error_size,
-                 "%s: [server] store_user=%s: no such account; make it with `useradd --system "
-                 "--no-create-home --shell /usr/sbin/nologin %s`, or name another",
-                 config_where(config, "server", "", "store_user"), user, user);
+    if (!privileges_find(config_where(config, "server", "", "store_user"), "store_user", user, &uid,
+                         &gid, error, error_size))
         return NULL;
-    }
     if (geteuid() != 0 && geteuid() != uid) {
+        errno = EPERM;
         snprintf(
             error, error_size,
             "%s: [server] store_user=%s: maildrops are opened by root or this user only; be one of "
@@ -202,6 +201,7 @@ struct grant_root *grant_root_open(const struct config *config, char *error, siz
     struct grant_root *root = base_alloc(sizeof *root);
     *root = (struct grant_root){open(path, O_PATH | O_DIRECTORY | O_CLOEXEC), base_strdup(path),
                                 uid, gid};
+    int why = root->fd < 0 ? errno : EINVAL;
     char *fault = find_fault(root, user);
     if (!fault)
         return root;
@@ -209,6 +209,7 @@ struct grant_root *grant_root_open(const struct config *config, char *error, siz
              config_where(config, "server", "", "state_dir"), path, fault);
     free(fault);
     grant_root_close(root);
+    errno = why;
     return NULL;
 }
 

@@ -18,7 +18,7 @@ enum {
 struct grant_root; /* state_dir, open; and who the store user is */
 
 /* Open state_dir, once at start, before privileges go. Checks that it is a directory of the store
- * user, closed to others, on a local file system. NULL with one line in `error`. */
+ * user, closed to others, on a local file system. NULL, errno, and one line in `error`. */
 struct grant_root *grant_root_open(const struct config *config, char *error, size_t error_size);
 void grant_root_close(struct grant_root *root); /* NULL is legal */
 

@@ -7,6 +7,7 @@
 #include "auth/service.h"
 #include "daemon/privileges.h"
 
+#include <errno.h>
 #include <grp.h>
 #include <signal.h>
 #include <stdio.h>
@@ -17,10 +18,11 @@
 #include <syslog.h>
 #include <unistd.h>
 
-_Noreturn static void give_up(struct child *child, const char *error)
+/* `why`: what the system said, if it is that; else 0. */
+_Noreturn static void give_up(struct child *child, int why, const char *error)
 {
     child_log(&child->control, LOG_ERR, "%s", error);
-    exit(EX_CONFIG);
+    exit(base_status(why, EX_CONFIG));
 }
 
 /* What modules expect of a root daemon; and modules that write to a lost server must not end us. */
@@ -46,7 +48,7 @@ static void check_store_user(struct child *child)
              "%s: [server] store_user=%s: is root; name an account that owns maildrops and nothing "
              "else",
              config_where(child->config, "server", "", "store_user"), user);
-    give_up(child, line);
+    give_up(child, 0, line);
 }
 
 /* Services are looked for here alone: a mistyped directory is not a lack of services. */
@@ -61,7 +63,7 @@ static void check_confdir(struct child *child)
              "%s: [auth] pam_confdir=%s: no such directory; make it, or leave this out for "
              "/etc/pam.d",
              config_where(child->config, "auth", "", "pam_confdir"), dir);
-    give_up(child, line);
+    give_up(child, 0, line);
 }
 
 /* Find the service and hold its modules. One that is missing is a reason not to start, but none
@@ -71,14 +73,16 @@ static void pin_service(struct child *child, struct pam_pins *pins, const char *
 {
     const char *confdir = child->config->auth.pam_confdir;
     char problem[400], line[800];
+    errno = 0;
     if (pam_service_find(service, confdir, problem, sizeof problem)) {
         pam_pins_add(pins, service, confdir);
         return;
     }
+    int why = errno; /* of any call in it: where one lacked something the rest says little */
     const char *where = config_where(child->config, section, name, "pam_service");
     snprintf(line, sizeof line, "%s: [%s%s%s] %s", where, section, *name ? " " : "", name, problem);
     if (child->strict)
-        give_up(child, line);
+        give_up(child, why, line);
     child_log(&child->control, LOG_WARNING, "%s", line);
 }
 
@@ -93,8 +97,10 @@ int main(void)
     settle(parent);
     check_store_user(&child);
     struct grant_root *root = grant_root_open(child.config, error, sizeof error);
-    if (!root || (child.strict && !grant_root_is_writable(root, child.config, error, sizeof error)))
-        give_up(&child, error);
+    if (!root)
+        give_up(&child, errno, error);
+    if (child.strict && !grant_root_is_writable(root, child.config, error, sizeof error))
+        give_up(&child, 0, error);
     check_confdir(&child);
     pin_service(&child, &pins, "auth", "", child.config->auth.pam_service);
     for (size_t i = 0; i < child.config->auth.n_domains; i++) {

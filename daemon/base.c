@@ -35,6 +35,16 @@ void bug(const char *what)
     abort();
 }
 
+int base_status(int error, int usual)
+{
+    static const int lacks[] = {EAGAIN, EDQUOT, EINTR,  EIO,     EMFILE,
+                                ENFILE, ENOMEM, ENOSPC, ENOBUFS, ETOOMANYREFS};
+    for (size_t i = 0; i < ARRAY_SIZE(lacks); i++)
+        if (error == lacks[i])
+            return EX_OSERR;
+    return usual;
+}
+
 static void *or_die(void *memory)
 {
     if (!memory)

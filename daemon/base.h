@@ -18,6 +18,10 @@ _Noreturn void fatal(int status, const char *format, ...) PRINTF(2, 3);
 /* We are wrong: an impossible state in our own tables. One line on stderr, then abort(). */
 _Noreturn void bug(const char *what);
 
+/* The exit status for an errno: EX_OSERR where the system lacks something that it may have later,
+ * so that it is of use to try again; else `usual`. */
+int base_status(int error, int usual);
+
 /* Memory or a fatal EX_OSERR. */
 void *base_alloc(size_t size);                 /* zeroed */
 void *base_realloc(void *memory, size_t size); /* size > 0 */

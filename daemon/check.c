@@ -159,11 +159,8 @@ static bool check_account(const struct config *config, const char *key, const ch
 {
     gid_t gid;
     const char *where = config_where(config, "server", "", key);
-    if (!privileges_lookup(user, uid, &gid))
-        return base_refuse(error, size,
-                           "%s: [server] %s=%s: no such account; make it with `useradd --system "
-                           "--no-create-home --shell /usr/sbin/nologin %s`, or name another",
-                           where, key, user, user);
+    if (!privileges_find(where, key, user, uid, &gid, error, size))
+        return false;
     if (*uid == 0)
         return base_refuse(error, size,
                            "%s: [server] %s=%s: is root; name an account that is for this alone",

@@ -177,7 +177,9 @@ static bool refuse_file(const char *file, int why, char *error, size_t size)
                          : why == EISDIR ? "; name the file itself"
                          : why == ENXIO  ? "; put one there, or name another"
                                          : "";
-    return base_refuse(error, size, "%s: %s%s", file, what, remedy);
+    base_refuse(error, size, "%s: %s%s", file, what, remedy);
+    errno = why;
+    return false;
 }
 
 static bool read_file(struct config *config, const char *file, bool visible, char *error,
@@ -195,9 +197,11 @@ static bool read_file(struct config *config, const char *file, bool visible, cha
         complain(&r, bad_line, "neither [section] nor key=value");
     else if (bad_line < 0 || ferror(r.stream))
         complain(&r, r.line, "cannot be read");
+    int why = ferror(r.stream) ? EIO : 0;
     free(r.heading);
     free(r.text);
     fclose(r.stream);
+    errno = why;
     return !r.failed;
 }
 
@@ -217,13 +221,16 @@ static bool read_more(struct config *config, const char *file, bool visible, cha
     int found = glob(pattern, 0, on_unreadable, &more);
     bool good = found == 0 || found == GLOB_NOMATCH ||
                 (found == GLOB_ABORTED && visible && is_invisible(errno));
+    int why = found == GLOB_NOSPACE ? ENOMEM : errno;
     if (!good)
-        snprintf(error, error_size, "%s.d: %s", file,
-                 strerror(found == GLOB_NOSPACE ? ENOMEM : errno));
-    for (size_t i = 0; good && i < more.gl_pathc; i++)
+        snprintf(error, error_size, "%s.d: %s", file, strerror(why));
+    for (size_t i = 0; good && i < more.gl_pathc; i++) {
         good = read_file(config, more.gl_pathv[i], visible, error, error_size);
+        why = errno;
+    }
     globfree(&more);
     free(pattern);
+    errno = why;
     return good;
 }
 
@@ -232,10 +239,12 @@ static struct config *read_all(const char *file, bool visible, char *error, size
     struct config *config = config_new();
     bool good = read_file(config, file, visible, error, error_size) &&
                 read_more(config, file, visible, error, error_size);
+    int why = good ? 0 : errno;
     config_at(config, file);
     if (good && config_complete(config, error, error_size))
         return config;
     config_free(config);
+    errno = why;
     return NULL;
 }
 

@@ -189,6 +189,9 @@ static const char *remedy(int error)
     case EPERM:
     case EROFS:
         return "poplard must be able to write there, or set run_dir";
+    case ENOSPC:
+    case EDQUOT:
+        return "make room there, or set run_dir";
     default:
         return "set run_dir to another directory";
     }
@@ -197,9 +200,11 @@ static const char *remedy(int error)
 static bool say(const struct config *config, char *error, size_t size)
 {
     int why = errno;
-    return base_refuse(error, size, "%s: [server] run_dir=%s: %s; %s",
-                       config_where(config, "server", "", "run_dir"), config->server.run_dir,
-                       strerror(why), remedy(why));
+    base_refuse(error, size, "%s: [server] run_dir=%s: %s; %s",
+                config_where(config, "server", "", "run_dir"), config->server.run_dir,
+                strerror(why), remedy(why));
+    errno = why;
+    return false;
 }
 
 /* Looking is for the store user's group, which the socket has from its beginning: no capability to
@@ -235,16 +240,19 @@ bool control_open(struct master *m, char *error, size_t error_size)
     if (m->control_fd < 0)
         return say(m->config, error, error_size);
     if (connect(m->control_fd, (struct sockaddr *)&address, sizeof address) == 0 ||
-        errno == EAGAIN) /* more wait there than it has heard yet */
+        errno == EAGAIN) { /* more wait there than it has heard yet */
+        errno = EADDRINUSE;
         return base_refuse(
             error, error_size,
             "%s: [server] run_dir=%s: another poplard serves there: stop it, or set run_dir",
             config_where(m->config, "server", "", "run_dir"), dir);
+    }
     unlink(address.sun_path); /* of a poplard that is gone; bind() says what cannot be removed */
-    if (bind_for_group(m, &address) < 0 || listen(m->control_fd, 16) < 0 ||
-        sd_event_add_io(m->event, &m->control_io, m->control_fd, EPOLLIN, on_visitor, m) < 0)
+    if (bind_for_group(m, &address) < 0 || listen(m->control_fd, 16) < 0)
         return say(m->config, error, error_size);
-    return true;
+    int watched = sd_event_add_io(m->event, &m->control_io, m->control_fd, EPOLLIN, on_visitor, m);
+    errno = watched < 0 ? -watched : 0;
+    return watched >= 0 || say(m->config, error, error_size);
 }
 
 void control_tick(struct master *m)

@@ -25,6 +25,9 @@ static const char *remedy(int error)
     case EPERM:
     case EROFS:
         return "poplard must be able to write there";
+    case ENOSPC:
+    case EDQUOT:
+        return "make room there, or name another path";
     default:
         return "name another path";
     }
@@ -37,13 +40,15 @@ static void make_directory(const char *path)
     free(copy);
 }
 
-/* Remove a socket that nobody serves any more; false with words when something else is there. */
+/* Remove a socket that nobody serves any more; false, errno and words when something else is there.
+ */
 static bool clear_place(const struct sockaddr_un *address, char *why, size_t size)
 {
     struct stat st;
     if (lstat(address->sun_path, &st) < 0)
         return true; /* bind() says why, if there is a reason */
     if (!S_ISSOCK(st.st_mode)) {
+        errno = EEXIST;
         return base_refuse(why, size,
                            "there is a file that is no socket; remove it, or name another path");
     }
@@ -53,11 +58,13 @@ static bool clear_place(const struct sockaddr_un *address, char *why, size_t siz
     bool served = connect(probe, (const struct sockaddr *)address, sizeof *address) == 0 ||
                   errno == EAGAIN || errno == EPROTOTYPE;
     base_close(probe);
-    if (served)
-        snprintf(why, size, "another server holds this socket: stop it, or name another path");
-    else
+    if (!served) {
         unlink(address->sun_path);
-    return !served;
+        return true;
+    }
+    errno = EADDRINUSE;
+    return base_refuse(why, size,
+                       "another server holds this socket: stop it, or name another path");
 }
 
 /* The mode is set before there is a name: the directory may be somebody else's, and what has the
@@ -84,6 +91,7 @@ int delivery_bind(const char *path, char *why, size_t size)
     if (!base_copy(address.sun_path, sizeof address.sun_path, path)) {
         snprintf(why, size, "longer than the %zu octets that the path of a socket may have",
                  sizeof address.sun_path - 1);
+        errno = ENAMETOOLONG;
         return -1;
     }
     make_directory(path);

@@ -44,10 +44,11 @@ static void set_up(struct generation *g)
     struct master *m = g->master;
     if (loop_set_up(g->io, &g->setup, &g->channel, g->last_error, sizeof g->last_error))
         return;
+    g->status = base_status(errno, EX_CONFIG);
     g->io = sd_event_source_disable_unref(g->io);
     channel_close(&g->channel);
     if (m->trial && m->trial->generation == g)
-        trial_failed(m, EX_CONFIG, g->last_error);
+        trial_failed(m, g->status, g->last_error);
 }
 
 struct generation *generation_spawn(struct master *m, struct config *config, bool strict)
@@ -55,6 +56,7 @@ struct generation *generation_spawn(struct master *m, struct config *config, boo
     struct generation *g = base_alloc(sizeof *g);
     g->master = m;
     g->channel.fd = -1;
+    g->status = EX_OSERR;
     g->number = ++m->generation_number;
     g->born = base_now_ms();
     g->n_expires = config->tls.n_certificates;

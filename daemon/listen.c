@@ -30,6 +30,7 @@ struct opening {
     size_t n;
     char *error;
     size_t error_size;
+    int why; /* errno; 0: it is nothing that the system said */
 };
 
 static struct listener *add(struct opening *o, int fd, enum proto_door door, const char *text)
@@ -73,10 +74,11 @@ static bool take_passed(struct opening *o, int fd, const char *name)
             "systemd passed as '%s' what is no listening TCP socket: set ListenStream=PORT and "
             "Accept=no in its unit",
             name);
-    else if (flags < 0 || fcntl(fd, F_SETFL, flags | O_NONBLOCK) < 0)
+    else if (flags < 0 || fcntl(fd, F_SETFL, flags | O_NONBLOCK) < 0) {
+        o->why = errno;
         snprintf(o->error, o->error_size, "the socket '%s' passed by systemd: %s", name,
-                 strerror(errno));
-    else {
+                 strerror(o->why));
+    } else {
         add(o, fd, door, name)->passed = true;
         return true;
     }
@@ -88,8 +90,10 @@ static bool passed_by_systemd(struct opening *o)
     char **names = NULL;
     int n = sd_listen_fds_with_names(1, &names);
     bool good = n >= 0;
-    if (n < 0)
+    if (n < 0) {
+        o->why = -n;
         snprintf(o->error, o->error_size, "the sockets passed by systemd: %s", strerror(-n));
+    }
     for (int i = 0; i < n; i++) {
         good = good && take_passed(o, SD_LISTEN_FDS_START + i, names[i]);
         free(names[i]);
@@ -159,7 +163,8 @@ static const char *remedy(const struct opening *o, const char *text, int error)
     case EADDRNOTAVAIL:
         return "this host has no such address";
     default:
-        return "choose another address";
+        return base_status(error, 0) ? "try again when the system has it"
+                                     : "choose another address";
     }
 }
 
@@ -181,8 +186,9 @@ static bool open_one(struct opening *o, enum proto_door door, const char *key, c
     /* Without IPv6, or in a container without loopback, the built-in addresses may lack one. */
     if (!o->config->listen.explicit_addresses && (errno == EADDRNOTAVAIL || errno == EAFNOSUPPORT))
         return true;
+    o->why = errno;
     return base_refuse(o->error, o->error_size, "%s: [listen] %s=%s: %s; %s", where, key, text,
-                       strerror(errno), remedy(o, text, errno));
+                       strerror(o->why), remedy(o, text, o->why));
 }
 
 static bool open_lmtp(struct opening *o)
@@ -198,6 +204,7 @@ static bool open_lmtp(struct opening *o)
             add(o, fd, DOOR_LMTP, path)->owned = !inherited;
             continue;
         }
+        o->why = errno;
         return base_refuse(o->error, o->error_size, "%s: [listen] lmtp=%s: %s",
                            config_where(o->config, "listen", "", "lmtp"), path, why);
     }
@@ -237,9 +244,11 @@ static bool reuse_passed(struct opening *o)
         if (!o->old[i].passed)
             continue;
         int fd = dup(o->old[i].fd);
-        if (fd < 0)
+        if (fd < 0) {
+            o->why = errno;
             return base_refuse(o->error, o->error_size, "the socket '%s' passed by systemd: %s",
-                               o->old[i].text, strerror(errno));
+                               o->old[i].text, strerror(o->why));
+        }
         add(o, fd, o->old[i].door, o->old[i].text)->passed = true;
     }
     return true;
@@ -303,6 +312,7 @@ bool listen_open(const struct config *config, struct listener *old, size_t n_old
                 bind_all(&o) && (is_passed(&o, true) || open_lmtp(&o));
     if (!good) {
         listen_close(o.made, o.n);
+        errno = o.why;
         return false;
     }
     *listeners = o.made;

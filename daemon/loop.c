@@ -4,6 +4,7 @@
 #include "daemon/base.h"
 #include "daemon/master.h"
 
+#include <errno.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sysexits.h>
@@ -47,6 +48,7 @@ bool loop_set_up(sd_event_source *io, struct setup *setup, struct channel *chann
     uint32_t events = outcome == SETUP_MORE ? EPOLLIN | EPOLLOUT : EPOLLIN;
     if (outcome == SETUP_FAILED)
         return false;
-    return sd_event_source_set_io_events(io, events) >= 0 ||
-           base_refuse(error, size, "a child's channel cannot be watched");
+    int result = sd_event_source_set_io_events(io, events);
+    errno = result < 0 ? -result : 0;
+    return result >= 0 || base_refuse(error, size, "a child's channel cannot be watched");
 }

@@ -139,7 +139,7 @@ int main(int argc, char **argv)
     m.own_dir = program_dir();
     struct config *config = trial_read(&m, error, sizeof error);
     if (!config)
-        fatal(EX_CONFIG, "%s%s", error,
+        fatal(base_status(errno, EX_CONFIG), "%s%s", error,
               options.config_given ? "" : " (--config names another file)");
     if (options.check)
         return check(&options, config);
@@ -147,7 +147,7 @@ int main(int argc, char **argv)
     config_free(config); /* the trial reads it again, as every reload does */
     m.config_file = realpath(options.config_file, NULL);
     if (!m.config_file)
-        fatal(EX_CONFIG, "%s: %s", options.config_file, strerror(errno));
+        fatal(base_status(errno, EX_CONFIG), "%s: %s", options.config_file, strerror(errno));
     signal(SIGXFSZ, SIG_IGN); /* children too: a file that is too large is an error, no crash */
     umask(0022);
     raise_descriptor_limit();

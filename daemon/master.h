@@ -40,6 +40,7 @@ struct generation {
     unsigned forked;          /* workers ordered */
     unsigned workers;         /* worker structs that point here */
     enum retirement outlived; /* why the next one takes over, when it does */
+    int status;               /* of poplard, where this one cannot even be told what to do */
     char last_error[512];     /* its last logged error, to explain its end */
 };
 
@@ -230,7 +231,7 @@ void loop_timer(struct master *m, sd_event_source **timer, uint64_t at,
 void loop_timer_exact(struct master *m, sd_event_source **timer, uint64_t at,
                       sd_event_time_handler_t handler, void *context);
 /* Tell a child what it is told at its start, now and whenever it has taken some of it; `io` hears
- * it already. False when that failed, with one line in `error`. */
+ * it already. False when that failed, with errno and one line in `error`. */
 bool loop_set_up(sd_event_source *io, struct setup *setup, struct channel *channel, char *error,
                  size_t size);
 /* Hear a channel. False, with a line in the log, when the kernel has no room for that. */
@@ -262,8 +263,8 @@ void worker_trace_later(struct worker *w);
 void worker_trace_if_wanted(struct worker *w);
 
 /* trial.c: the first start and every reload. */
-/* The configuration as its file has it now, with a program_dir in any case. NULL with one line in
- * `error`; the caller frees it. */
+/* The configuration as its file has it now, with a program_dir in any case. As configfile_read().
+ */
 struct config *trial_read(const struct master *m, char *error, size_t size);
 /* Read the configuration, open its sockets, start a nursery and an auth process under it. What
  * fails at once or later ends in trial_failed(). While another is under way it comes after that:
@@ -377,7 +378,8 @@ void discard_now(const int *fds, size_t n);
 
 /* listen.c */
 /* The sockets of a configuration, or those that systemd passed. Sockets of `old` with the same
- * address are shared until listen_replace(). False with one line in `error`. */
+ * address are shared until listen_replace(). False with one line in `error`, and in errno what
+ * the system said, or 0. */
 bool listen_open(const struct config *config, struct listener *old, size_t n_old,
                  struct listener **listeners, size_t *n, char *error, size_t error_size);
 void listen_close(struct listener *listeners, size_t n);
@@ -387,8 +389,8 @@ bool listen_attach(struct master *m); /* start accepting */
 void listen_detach(struct master *m);
 
 /* delivery.c: the master's part of LMTP. */
-/* A listening unix socket that everybody may connect to, its directory made if it is missing. -1
- * with words and a remedy in `why`. */
+/* A listening unix socket that everybody may connect to, its directory made if it is missing. -1,
+ * errno, and words and a remedy in `why`. */
 int delivery_bind(const char *path, char *why, size_t size);
 /* Whose process is at the other end, by the kernel. */
 uid_t delivery_peer(int fd);
@@ -396,6 +398,7 @@ uid_t delivery_peer(int fd);
 unsigned delivery_sessions_of(const struct master *m, uid_t uid);
 
 /* control.c: poplarctl's socket: root's; to look, store_user's group's too. */
+/* False, errno, and one line in `error`. */
 bool control_open(struct master *m, char *error, size_t error_size);
 void control_tick(struct master *m); /* listen again, after a lack of descriptors */
 void control_close(struct master *m);

@@ -18,12 +18,32 @@
 
 bool privileges_lookup(const char *user, uid_t *uid, gid_t *gid)
 {
+    errno = 0;
     const struct passwd *account = getpwnam(user);
     if (!account)
         return false;
     *uid = account->pw_uid;
     *gid = account->pw_gid;
+    errno = 0; /* what was tried on the way there is of no interest */
     return true;
+}
+
+bool privileges_find(const char *where, const char *key, const char *user, uid_t *uid, gid_t *gid,
+                     char *error, size_t size)
+{
+    if (privileges_lookup(user, uid, gid))
+        return true;
+    int why = errno;
+    if (base_status(why, 0))
+        base_refuse(error, size, "%s: [server] %s=%s: the account cannot be looked up: %s", where,
+                    key, user, strerror(why));
+    else
+        base_refuse(error, size,
+                    "%s: [server] %s=%s: no such account; make it with `useradd --system "
+                    "--no-create-home --shell /usr/sbin/nologin %s`, or name another",
+                    where, key, user, user);
+    errno = why;
+    return false;
 }
 
 /* Of the capabilities that this process has, keep no more than these. */

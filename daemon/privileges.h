@@ -8,8 +8,12 @@
 #include <stdbool.h>
 #include <sys/types.h>
 
-/* Account name to ids. False if there is none. */
+/* Account name to ids. False if there is none, or with an errno of base_status() if nobody can tell
+ * now. privileges_find() is for the [server] KEY that names it, set at `where`, and puts one line
+ * into `error` then, with the remedy. */
 bool privileges_lookup(const char *user, uid_t *uid, gid_t *gid);
+bool privileges_find(const char *where, const char *key, const char *user, uid_t *uid, gid_t *gid,
+                     char *error, size_t size);
 
 /* Keep only these capabilities (CAP_ numbers, ended by -1), here and in the bounding set, which is
  * what children can have. Without root: nothing. */

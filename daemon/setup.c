@@ -51,9 +51,11 @@ int setup_open(const struct config *config, const char *name, const char *key, c
     const char *fault = find_fault(fd);
     if (!fault)
         return fd;
+    int why = fd < 0 ? errno : EINVAL;
     snprintf(error, size, "%s: [tls%s%s] %s=%s: %s", config_where(config, "tls", name, key),
              *name ? " " : "", name, key, path, fault);
     base_close(fd);
+    errno = why;
     return -1;
 }
 

@@ -22,8 +22,8 @@ enum setup_outcome {
     SETUP_FAILED
 };
 
-/* Tell what is still to be told; never waits for the child. SETUP_FAILED with one line in `error`.
- */
+/* Tell what is still to be told; never waits for the child. SETUP_FAILED with one line in `error`,
+ * and errno. */
 enum setup_outcome setup_send(struct setup *s, struct channel *channel, char *error, size_t size);
 
 /* Open a file that [tls NAME] names. -1, errno, and one line in `error`. */

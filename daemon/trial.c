@@ -103,6 +103,22 @@ struct config *trial_read(const struct master *m, char *error, size_t size)
     return config;
 }
 
+/* What a trial can be of: read, fit, its sockets open, its programs there. 0, or an exit status
+ * with one line in `error`. */
+static int prepare(const struct master *m, struct trial *t, char *error, size_t size)
+{
+    t->config = trial_read(m, error, size);
+    if (!t->config)
+        return base_status(errno, EX_CONFIG);
+    if (!check_prefixes(t->config, error, size) || !check_mechanisms(t->config, error, size) ||
+        !check_descriptors(t->config, error, size) || !check_run_dir(m, t->config, error, size))
+        return EX_CONFIG;
+    if (!listen_open(t->config, m->listeners, m->n_listeners, &t->listeners, &t->n_listeners, error,
+                     size))
+        return base_status(errno, EX_CONFIG);
+    return check_programs(t->config, error, size) ? 0 : EX_OSFILE;
+}
+
 static void begin(struct master *m)
 {
     char error[2048] = "";
@@ -114,25 +130,16 @@ static void begin(struct master *m)
     if (m->serving)
         notify_state(m, "RELOADING=1\nMONOTONIC_USEC=%llu\nSTATUS=Reloading",
                      (unsigned long long)base_now_ms() * 1000);
-    t->config = trial_read(m, error, sizeof error);
-    if (!t->config || !check_prefixes(t->config, error, sizeof error) ||
-        !check_mechanisms(t->config, error, sizeof error) ||
-        !check_descriptors(t->config, error, sizeof error) ||
-        !check_run_dir(m, t->config, error, sizeof error) ||
-        !listen_open(t->config, m->listeners, m->n_listeners, &t->listeners, &t->n_listeners, error,
-                     sizeof error)) {
-        trial_failed(m, EX_CONFIG, error);
-        return;
-    }
-    if (!check_programs(t->config, error, sizeof error)) {
-        trial_failed(m, EX_OSFILE, error);
+    int status = prepare(m, t, error, sizeof error);
+    if (status) {
+        trial_failed(m, status, error);
         return;
     }
     keep_programs(t);
     t->generation = generation_spawn(m, t->config, true);
     t->auth = auths_spawn(m, t->config, true);
     if (t->generation->channel.fd < 0)
-        trial_failed(m, t->generation->pid < 0 ? EX_OSERR : EX_CONFIG,
+        trial_failed(m, t->generation->status,
                      base_copy(error, sizeof error, t->generation->last_error)
                          ? error
                          : "the nursery cannot be started");
@@ -166,7 +173,7 @@ static bool commit(struct master *m, struct trial *t)
     m->config = t->config;
     if (first && !control_open(m, error, sizeof error)) {
         m->config = NULL;
-        trial_failed(m, EX_CANTCREAT, error);
+        trial_failed(m, base_status(errno, EX_CANTCREAT), error);
         return false;
     }
     log_open(t->config->server.log_to, t->config->server.log_level);

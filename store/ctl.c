@@ -6,6 +6,7 @@
 #include "daemon/configfile.h"
 #include "store/ctl_command.h"
 
+#include <errno.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -25,7 +26,7 @@ static int run(struct ctl *ctl, const struct ctl_command *command)
     if (command->needs != NEEDS_NOTHING) {
         ctl->config = configfile_read(ctl->config_file, error, sizeof error);
         if (!ctl->config)
-            return ctl_fail(EX_CONFIG, "%s%s", error,
+            return ctl_fail(base_status(errno, EX_CONFIG), "%s%s", error,
                             ctl->options & CTL_CONFIG ? "" : " (--config names another file)");
     }
     int status = command->needs == NEEDS_MAILDROPS ? ctl_open_may(ctl) : 0;

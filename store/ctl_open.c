@@ -211,7 +211,7 @@ int ctl_open_maildrop(const struct ctl *ctl, const char *given, unsigned how,
         return status;
     struct grant_root *root = grant_root_open(ctl->config, error, sizeof error);
     if (!root)
-        return ctl_fail(EX_CONFIG, "%s", error);
+        return ctl_fail(base_status(errno, EX_CONFIG), "%s", error);
     if (maildrop_library_init(false) != STORE_OK)
         status = ctl_fail(EX_SOFTWARE, "this SQLite library lacks what the store needs");
     for (int i = 0; !status && outcome == STORE_STALE && i < OPEN_ATTEMPTS; i++)

@@ -91,34 +91,30 @@ static bool drop(const struct config *config, char *missing, size_t missing_size
     uid_t uid, owner;
     gid_t gid, gid_of_owner;
     const char *user = config->server.worker_user;
+    const char *where = config_where(config, "server", "", "worker_user");
     *rooted = false;
-    bool known = privileges_lookup(user, &uid, &gid);
     if (geteuid() != 0) {
-        if (!known || uid != geteuid())
+        if (!privileges_lookup(user, &uid, &gid) || uid != geteuid())
             return base_refuse(
                 error, error_size,
                 "%s: [server] worker_user=%s: only root can run workers as somebody else; "
                 "start poplard as root or, to try it out, name the user who starts it",
-                config_where(config, "server", "", "worker_user"), user);
+                where, user);
         add(missing, missing_size, "a user of their own (not started as root)");
         return true;
     }
-    if (!known)
-        return base_refuse(error, error_size,
-                           "%s: [server] worker_user=%s: no such account; make it with `useradd "
-                           "--system --no-create-home --shell /usr/sbin/nologin %s`, or name "
-                           "another",
-                           config_where(config, "server", "", "worker_user"), user, user);
+    if (!privileges_find(where, "worker_user", user, &uid, &gid, error, error_size))
+        return false;
     if (privileges_lookup(config->server.store_user, &owner, &gid_of_owner) && owner == uid)
         return base_refuse(error, error_size,
                            "%s: [server] worker_user=%s: is store_user, too, whose the maildrops "
                            "are; name an account that is for this alone",
-                           config_where(config, "server", "", "worker_user"), user);
+                           where, user);
     if (uid == 0 || gid == 0)
         return base_refuse(error, error_size,
                            "%s: [server] worker_user=%s: is root, or in root's group; name an "
                            "account that is for this alone",
-                           config_where(config, "server", "", "worker_user"), user);
+                           where, user);
     *rooted = enter_empty(config);
     privileges_drop(uid, gid);
     return true;

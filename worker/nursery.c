@@ -97,8 +97,9 @@ static void set_up_tls(struct child *child, struct tls *tls)
 static void confine(struct child *child)
 {
     char missing[256], error[512];
+    errno = 0;
     if (!confine_process(child->config, missing, sizeof missing, error, sizeof error))
-        give_up(child, EX_CONFIG, error);
+        give_up(child, base_status(errno, EX_CONFIG), error);
     if (*missing)
         child_log(&child->control, LOG_WARNING, "workers run without: %s", missing);
 }

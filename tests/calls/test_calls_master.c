@@ -483,7 +483,8 @@ static void test_listen(void **state)
     } remedies[] = {{EADDRINUSE, "another server holds this port"},
                     {EACCES, "need root, or a socket unit"},
                     {EADDRNOTAVAIL, "no such address"},
-                    {ENOMEM, "choose another address"}};
+                    {EINVAL, "choose another address"},
+                    {ENOMEM, "try again when the system has it"}};
     struct calls_end end;
     (void)state;
     assert_true(calls_walk(open_listeners, calls_told_or_done) >= 10);
@@ -592,6 +593,80 @@ static int read_config(void)
     struct config *config = configfile_read(in_place("poplar.conf"), error, sizeof error);
     config_free(config);
     return config ? 0 : calls_say(error);
+}
+
+/* The exit status of a start that could not read it. */
+static int status_of_config(void)
+{
+    char error[512] = "";
+    struct config *config = configfile_read(in_place("poplar.conf"), error, sizeof error);
+    return config ? 0 : base_status(errno, EX_CONFIG);
+}
+
+static int status_of_listeners(void)
+{
+    char error[512] = "";
+    size_t n = 0;
+    struct listener *listeners = NULL;
+    struct config *config = listening_config();
+    return listen_open(config, NULL, 0, &listeners, &n, error, sizeof error)
+               ? 0
+               : base_status(errno, EX_CONFIG);
+}
+
+static int status_of_control(void)
+{
+    char error[512] = "";
+    struct master m = {.control_fd = -1, .config = config_of("run_dir", in_place("run"))};
+    if (sd_event_new(&m.event) < 0)
+        return CALLS_DONE_WRONG;
+    return control_open(&m, error, sizeof error) ? 0 : base_status(errno, EX_CANTCREAT);
+}
+
+static int status_of_certificate(void)
+{
+    char error[512] = "";
+    struct config *config = config_of("hostname", "pop.example.test");
+    int fd = setup_open(config, "", "certificate", in_place("cert.pem"), error, sizeof error);
+    return fd >= 0 ? 0 : base_status(errno, EX_CONFIG);
+}
+
+/* What the machine lacks for a while is no fault of the configuration, after which nobody tries
+ * again. */
+static void test_status(void **state)
+{
+    static const struct {
+        int (*attempt)(void);
+        const char *call;
+        unsigned nth;
+        int error, status;
+    } cases[] = {
+        {status_of_config, "open", 1, ENFILE, EX_OSERR},
+        {status_of_config, "open", 1, EIO, EX_OSERR},
+        {status_of_config, "open", 1, EACCES, EX_CONFIG},
+        {status_of_config, "fdopen", 1, ENOMEM, EX_OSERR},
+        {status_of_config, "fstat", 1, EIO, EX_OSERR},
+        {status_of_listeners, "socket", 1, EMFILE, EX_OSERR},
+        {status_of_listeners, "socket", 3, ENFILE, EX_OSERR},
+        {status_of_listeners, "bind", 1, EADDRINUSE, EX_CONFIG},
+        {status_of_listeners, "bind", 1, EACCES, EX_CONFIG},
+        {status_of_listeners, "bind", 3, ENOSPC, EX_OSERR},
+        {status_of_listeners, "bind", 3, EROFS, EX_CONFIG},
+        {status_of_control, "bind", 1, ENOSPC, EX_OSERR},
+        {status_of_control, "socket", 1, ENFILE, EX_OSERR},
+        {status_of_control, "sd_event_add_io", 1, ENOMEM, EX_OSERR},
+        {status_of_control, "bind", 1, EACCES, EX_CANTCREAT},
+        {status_of_certificate, "open", 1, ENFILE, EX_OSERR},
+        {status_of_certificate, "open", 1, ENOENT, EX_CONFIG},
+    };
+    struct calls_end end;
+    (void)state;
+    for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+        calls_break(cases[i].call, cases[i].nth, cases[i].error);
+        calls_try(cases[i].attempt, &end);
+        if (!end.met || !WIFEXITED(end.status) || WEXITSTATUS(end.status) != cases[i].status)
+            fail_msg("case %zu: wait status %x: %s", i, (unsigned)end.status, end.said);
+    }
 }
 
 static int check_config(void)
@@ -1114,25 +1189,16 @@ static int set_up(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_spawn),
-        cmocka_unit_test(test_parent_gone),
-        cmocka_unit_test(test_channel),
-        cmocka_unit_test(test_channel_interrupted),
-        cmocka_unit_test(test_drop),
-        cmocka_unit_test(test_bound),
-        cmocka_unit_test(test_bind),
-        cmocka_unit_test(test_bind_over_another),
-        cmocka_unit_test(test_listen),
-        cmocka_unit_test(test_built_in_addresses),
-        cmocka_unit_test(test_control),
-        cmocka_unit_test(test_config),
-        cmocka_unit_test(test_check),
-        cmocka_unit_test(test_child),
-        cmocka_unit_test(test_child_is_told_nonsense),
-        cmocka_unit_test(test_child_alone),
-        cmocka_unit_test(test_log_flood),
-        cmocka_unit_test(test_log),
-        cmocka_unit_test(test_serve),
+        cmocka_unit_test(test_spawn),       cmocka_unit_test(test_parent_gone),
+        cmocka_unit_test(test_channel),     cmocka_unit_test(test_channel_interrupted),
+        cmocka_unit_test(test_drop),        cmocka_unit_test(test_bound),
+        cmocka_unit_test(test_bind),        cmocka_unit_test(test_bind_over_another),
+        cmocka_unit_test(test_listen),      cmocka_unit_test(test_built_in_addresses),
+        cmocka_unit_test(test_control),     cmocka_unit_test(test_config),
+        cmocka_unit_test(test_status),      cmocka_unit_test(test_check),
+        cmocka_unit_test(test_child),       cmocka_unit_test(test_child_is_told_nonsense),
+        cmocka_unit_test(test_child_alone), cmocka_unit_test(test_log_flood),
+        cmocka_unit_test(test_log),         cmocka_unit_test(test_serve),
     };
     alarm(300); /* what waits for ever is no test */
     return cmocka_run_group_tests(tests, set_up, leave_place);

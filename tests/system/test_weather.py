@@ -125,6 +125,49 @@ def test_the_master_goes_last(server):
     assert [score(pid) for pid in p.children()] == [least] * len(p.children())
 
 
+# Room for a socket's name.
+
+@pytest.fixture
+def cramped(tmp_path):
+    """A directory in which nothing can be made; give_room() ends that."""
+    if not poplar.NAMESPACES:
+        pytest.skip("needs root and namespaces")
+    place = tmp_path / "cramped"
+    place.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "nr_inodes=1", "tmpfs", place], check=True)
+    yield place
+    subprocess.run(["umount", "-l", place], check=True)
+
+
+def give_room(place):
+    subprocess.run(["mount", "-o", "remount,nr_inodes=100", place], check=True)
+
+
+@pytest.mark.parametrize("door", ["lmtp", "control"])
+def test_a_start_without_room(cramped, server, door):
+    """A full /run is no error of the configuration either."""
+    named = {"lmtp": {"listen_lmtp": cramped / "lmtp.sock"},
+             "control": {"server_run_dir": cramped, "listen_lmtp": ""}}[door]
+    p = server(start=False, stack=STACK, **named)
+    done = subprocess.run(p.command(), capture_output=True, text=True, timeout=60)
+    assert "No space left on device; make room" in done.stderr
+    assert done.returncode == os.EX_OSERR
+    give_room(cramped)
+    p.start()
+    p.login().quit()
+
+
+def test_a_reload_without_room(cramped, server):
+    p = server(stack=STACK)
+    p.write_config(listen_lmtp=cramped / "lmtp.sock")
+    failed = p.ctl("reload", check=False)
+    assert failed.returncode == os.EX_OSERR and b"No space left on device" in failed.stderr
+    p.login().quit()
+    give_room(cramped)
+    p.ctl("reload")
+    assert (cramped / "lmtp.sock").is_socket()
+
+
 # Processes.
 
 @pytest.fixture
