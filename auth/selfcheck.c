@@ -117,14 +117,25 @@ bool selfcheck_same_ids(const struct selfcheck *self)
     return memcmp(&now, &self->ids, sizeof now) == 0;
 }
 
+struct selfcheck_fd selfcheck_record_fd(int fd)
+{
+    struct stat st = {0};
+    fstat(fd, &st); /* what nobody can look at is not the same later */
+    return (struct selfcheck_fd){fd, st.st_dev, st.st_ino};
+}
+
+bool selfcheck_same_fd(const struct selfcheck_fd *recorded)
+{
+    struct stat st;
+    return fstat(recorded->fd, &st) == 0 && st.st_dev == recorded->device &&
+           st.st_ino == recorded->inode;
+}
+
 bool selfcheck_same_fds(const struct selfcheck *self)
 {
-    for (size_t i = 0; i < self->n_fds; i++) {
-        struct stat st;
-        if (fstat(self->fds[i].fd, &st) < 0 || st.st_dev != self->fds[i].device ||
-            st.st_ino != self->fds[i].inode)
+    for (size_t i = 0; i < self->n_fds; i++)
+        if (!selfcheck_same_fd(&self->fds[i]))
             return false;
-    }
     return true;
 }
 

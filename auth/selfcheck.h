@@ -53,8 +53,10 @@ void selfcheck_record(struct selfcheck *self);
 bool selfcheck_same_ids(const struct selfcheck *self);
 
 /* Whether every recorded descriptor is still open on the same thing: to be asked before anything
- * is sent. */
+ * is sent. The same of one that came since. */
 bool selfcheck_same_fds(const struct selfcheck *self);
+struct selfcheck_fd selfcheck_record_fd(int fd);
+bool selfcheck_same_fd(const struct selfcheck_fd *recorded);
 
 /* Whether everything is as recorded; if not, `difference` says in a few words what is not. A few
  * descriptors more are accepted, if they are close-on-exec and unix sockets or files open for

@@ -157,6 +157,7 @@ static enum login_outcome run_pam(struct service *s, struct exchange *x)
         return LOGIN_MISCONFIGURED;
     }
     pam_pins_add(s->pins, login.service, login.confdir);
+    const struct selfcheck_fd exchange = selfcheck_record_fd(x->worker.fd);
     enum login_outcome outcome = pam_login_check(&login);
     if (outcome == LOGIN_OK)
         outcome = settle_user(s, x, login.name);
@@ -164,7 +165,7 @@ static enum login_outcome run_pam(struct service *s, struct exchange *x)
         outcome = pam_login_session(&login);
     pam_login_end(&login);
 
-    if (!selfcheck_same_fds(&s->start))
+    if (!selfcheck_same_fds(&s->start) || !selfcheck_same_fd(&exchange))
         fatal(EX_SOFTWARE, "a PAM module of service %s closed a descriptor of ours", login.service);
     note(s, x, LOG_DEBUG, login.remark);
     note(s, x, outcome == LOGIN_MISCONFIGURED ? LOG_ERR : LOG_WARNING, login.problem);

@@ -465,6 +465,29 @@ def test_43_crash_with_a_process_that_stays(stack, how, why, tmp_path):
     raw.close()
 
 
+@pytest.mark.skipif(not poplar.ROOT, reason="needs root to see the descriptors of auth")
+def test_43_closed_exchange(stack):
+    """A module that closes a number once more than it should: whoever has that by now. The client hears
+    of it, not of a login that nobody can be told of."""
+    hang = f"auth required {MODULE} hang\n" + PERMIT
+    p = stack(hang, auth_processes_min="1", auth_processes_max="1", auth_timeout="600s",
+              session_login_timeout="1h")
+    raw = begin(p)
+    wait_busy(p, 1)
+    pid, = p.auths()
+    number = max(int(fd) for fd in os.listdir(f"/proc/{pid}/fd")
+                 if os.readlink(f"/proc/{pid}/fd/{fd}").startswith("socket:"))
+    assert number > 3
+    p.stack(f"auth required {MODULE} close={number}\n" + PERMIT)
+    os.kill(pid, signal.SIGKILL)
+    assert raw.line() == UNAVAILABLE
+    assert ask(raw, "alice", "secret") == UNAVAILABLE
+    p.wait_log("closed a descriptor of ours")
+    p.stack("auth required pam_permit.so\n" + PERMIT)
+    assert logged_in(ask(raw, "alice", "secret"))
+    raw.close()
+
+
 @pytest.mark.parametrize("how", ["leak", "umask", "chdir", "signal", "alarm", "child",
                                  "thread"])
 def test_43_changed_process(stack, how):
