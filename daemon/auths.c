@@ -113,9 +113,11 @@ static void on_vacant(struct master *m, struct auth *a)
 {
     a->timer = sd_event_source_disable_unref(a->timer);
     end_exchange(a);
-    if (a->worker) /* no outcome: the worker broke the exchange off */
+    if (a->worker) /* no outcome */
         login_undecided(m, &a->attempt, a->worker, false);
     a->worker = NULL;
+    a->holder = NULL;
+    a->owes = false;
     a->channel.state = STATE_IDLE;
     a->served = true;
     m->auth_failures = 0;
@@ -132,6 +134,10 @@ static void on_ready(struct master *m, struct auth *a, struct message *message)
                   "poplar-auth is of another version than the running poplard: restart poplard");
         m->outdated |= !m->trial || m->trial->auth != a;
         kill(a->pid, SIGKILL);
+        return;
+    }
+    if (a->setup.more) {
+        auths_kill(a, "is ready before it was told all");
         return;
     }
     a->channel.state = STATE_IDLE;

@@ -181,6 +181,12 @@ static void on_ready(struct master *m, struct generation *g, struct message *mes
         kill(g->pid, SIGKILL);
         return;
     }
+    if (g->setup.more) {
+        log_line(LOG_ERR, LOG_EVENT_CONTRACT, NULL,
+                 "killing the nursery: it is ready before it was told all");
+        kill(g->pid, SIGKILL);
+        return;
+    }
     g->ready = true;
     g->timer = sd_event_source_disable_unref(g->timer);
     g->channel.state = STATE_IDLE;

@@ -108,7 +108,7 @@ long pool_victim(const struct pool_candidate *candidates, size_t n, uint64_t see
         }
     for (size_t i = 0; i < n; i++) {
         const struct pool_candidate *c = &candidates[i];
-        if (!c->may_go && !c->waits)
+        if (!c->counts || (!c->may_go && !c->waits))
             continue;
         unsigned here = t.slots[find_slot(&t, &c->source, seed)].n;
         if (!c->may_go && here == 1)

@@ -37,7 +37,7 @@ uint64_t pool_answer_at(uint64_t arrived, uint64_t now, uint64_t delay, uint32_t
 struct pool_candidate {
     struct address_source source;
     uint64_t arrival; /* smaller came earlier */
-    bool counts;      /* it has not logged in */
+    bool counts;      /* it has not logged in; else the next two say nothing */
     bool may_go;      /* nor is its login being checked, nor waits for that */
     bool waits;       /* its login does, and gives way to others if its source has more */
 };

@@ -145,5 +145,6 @@ enum setup_outcome setup_send(struct setup *s, struct channel *channel, char *er
             sent = send_certificate(channel, config, &config->tls.certificates[n - settings], error,
                                     size);
     }
+    s->more = sent == SETUP_MORE;
     return sent;
 }

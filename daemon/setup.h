@@ -14,6 +14,7 @@ struct setup {
     unsigned generation;
     bool strict;
     size_t told; /* records */
+    bool more;   /* are to be told yet: the channel was full */
 };
 
 enum setup_outcome {

@@ -238,40 +238,45 @@ static bool set_edge(struct worker *w)
     return !w->io || sd_event_source_set_io_events(w->io, EPOLLIN | EPOLLET) >= 0;
 }
 
+static enum channel_outcome hear_one(struct worker *w, struct message *message)
+{
+    const char *fault = NULL;
+    enum channel_outcome outcome = channel_receive(&w->channel, message, false, &fault);
+    if (outcome == CHANNEL_OK) {
+        assign_let_go(w->master, w);
+        dispatch(w->master, w, message);
+        message_clear(message);
+    } else if (outcome == CHANNEL_BAD) {
+        struct log_about about = worker_about(w);
+        if (w->pid == 0 &&
+            spawn_is_child(message->sender)) /* not ready: known from this record only */
+            kill(message->sender, SIGKILL);
+        log_line(LOG_ERR, LOG_EVENT_CONTRACT, &about, "killing worker %d: it sent a record %s",
+                 w->pid ? w->pid : message->sender, fault);
+    }
+    return outcome;
+}
+
 int workers_hear(sd_event_source *source, int fd, uint32_t events, void *context)
 {
     struct worker *w = context;
     struct master *m = w->master;
-    struct log_about about = worker_about(w);
     struct message message;
-    const char *fault = NULL;
-    bool expected = w->ended_by_us;
+    enum channel_outcome outcome;
     (void)source;
     (void)fd;
     (void)events;
-    enum channel_outcome outcome = channel_receive(&w->channel, &message, false, &fault);
-    switch (outcome) {
-    case CHANNEL_OK:
-        assign_let_go(m, w);
-        dispatch(m, w, &message);
-        message_clear(&message);
-        return set_edge(w) ? 0 : workers_hear(source, fd, events, context);
-    case CHANNEL_AGAIN:
+    do
+        outcome = hear_one(w, &message);
+    while (outcome == CHANNEL_OK && !set_edge(w));
+    if (outcome == CHANNEL_OK || outcome == CHANNEL_AGAIN)
         return 0;
-    case CHANNEL_BAD:
-        if (w->pid == 0 &&
-            spawn_is_child(message.sender)) /* not ready: known from this record only */
-            kill(message.sender, SIGKILL);
-        log_line(LOG_ERR, LOG_EVENT_CONTRACT, &about, "killing worker %d: it sent a record %s",
-                 w->pid ? w->pid : message.sender, fault);
+
+    bool expected = w->ended_by_us;
+    if (outcome == CHANNEL_BAD)
         worker_end(w);
-        break;
-    default:
-        /* It has ended, or ends, or has no further use. After a summary it has its time. */
-        if (w->pid > 0 && !w->summarised)
-            kill(w->pid, SIGKILL);
-        break;
-    }
+    else if (w->pid > 0 && !w->summarised)
+        kill(w->pid, SIGKILL); /* it has ended, or ends, or has no further use */
     w->io = sd_event_source_disable_unref(w->io);
     close_channel(m, w, outcome == CHANNEL_END);
     if (w->channel.untaken && !w->ended_by_us)

@@ -21,6 +21,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -647,6 +648,57 @@ static void test_summary(void **state)
 }
 
 /* Whether the kernel watches it again or not: two records are heard. */
+/* A client that waited to be told of a failure has left: who is over has no place to give. */
+static void test_refused_and_over(void **state)
+{
+    struct channel its;
+    struct sockaddr_storage here = address_of("192.0.2.9:1");
+    int client;
+    struct worker *w = add_worker(STATE_LOGIN, &its);
+    (void)state;
+    must_set(m.config, "workers", "", "max_sessions", "1");
+    w->asked = base_now_us();
+    worker_settle(w, true);
+    its.state = STATE_LOGIN;
+    message_begin(&message, PROTO_SUMMARY);
+    message_put_u32(&message, END_LOGIN_TIMEOUT);
+    for (int i = 0; i < 5; i++)
+        message_put_u64(&message, 0);
+    for (int i = 0; i < 4; i++)
+        message_put_text(&message, "");
+    say(&its);
+    assert_int_equal(w->channel.state, STATE_DONE);
+    assign_connection(&m, connect_client(&client), DOOR_POP3, &here);
+    assert_true(is_told_and_closed(client, "-ERR [SYS/TEMP]"));
+    assert_true(lives(w->pid));
+}
+
+/* However much is there, when nothing can be watched: a record takes no room that the one before
+ * has.
+ */
+static void test_edges_without_end(void **state)
+{
+    struct channel its;
+    struct rlimit usual, small;
+    (void)state;
+    add_worker(STATE_CLIENT, &its);
+    log_open(LOG_TO_STDERR, LOG_ERR); /* what is heard does not matter */
+    message_begin(&message, PROTO_LOG);
+    message_put_u32(&message, LOG_DEBUG);
+    message_put_text(&message, "x");
+    while (channel_send(&its, &message, false) == CHANNEL_OK)
+        ;
+    assert_int_equal(getrlimit(RLIMIT_STACK, &usual), 0);
+    small = usual;
+    small.rlim_cur = 1 << 20;
+    assert_int_equal(setrlimit(RLIMIT_STACK, &small), 0);
+    calls_break_from("sd_event_source_set_io_events", 1, 0);
+    turn();
+    assert_true(calls_mend());
+    assert_int_equal(setrlimit(RLIMIT_STACK, &usual), 0);
+    assert_int_equal(channel_send(&its, &message, false), CHANNEL_OK);
+}
+
 static void test_edge(void **state)
 {
     struct channel its;
@@ -674,11 +726,13 @@ static void test_login_without_outcome(void **state)
     struct auth *a = add_auth(STATE_BUSY, w, &auth);
     (void)state;
     w->asked = base_now_us();
+    a->owes = true;
     message_begin(&message, PROTO_VACANT);
     say(&auth);
     assert_null(w->auth);
     assert_null(a->worker);
     assert_int_equal(next_told(&worker), PROTO_SETTLED);
+    assert_false(a->owes);
 }
 
 static void ask_for_lock(struct channel *auth, uint64_t session, const char *user)
@@ -727,6 +781,46 @@ static void test_takeover(void **state)
     assert_null(a->holder);
     a->worker = NULL;
     w->auth = NULL;
+}
+
+/* Who says that it is set up before it can be would be told the rest when it must not be. */
+static void test_ready_too_early(void **state)
+{
+    struct channel nursery_end, auth;
+    struct generation *g = add_generation(&nursery_end);
+    struct auth *a = add_auth(STATE_STARTING, NULL, &auth);
+    (void)state;
+    g->ready = false;
+    g->channel.state = nursery_end.state = STATE_STARTING;
+    g->setup.more = a->setup.more = true;
+    for (int i = 0; i < 2; i++) {
+        message_begin(&message, PROTO_READY);
+        message_put_u64(&message, proto_fingerprint());
+        say(i ? &auth : &nursery_end);
+    }
+    assert_true(is_killed(g->pid) && is_killed(a->pid));
+    assert_false(g->ready);
+    assert_int_equal(a->channel.state, STATE_STARTING);
+}
+
+/* It asked whether the holder may be ended, and did not wait for that. */
+static void test_takeover_given_up(void **state)
+{
+    struct channel worker, holder_end, auth;
+    struct worker *w = add_worker(STATE_LOGIN, &worker);
+    struct worker *holder = add_worker(STATE_MAIL, &holder_end);
+    struct auth *a = add_auth(STATE_BUSY, w, &auth);
+    (void)state;
+    base_copy(holder->canonical, sizeof holder->canonical, "alice");
+    must_set(m.config, "session", "", "lock", "takeover");
+    ask_for_lock(&auth, w->session, "alice");
+    assert_ptr_equal(a->holder, holder);
+    message_begin(&message, PROTO_VACANT);
+    say(&auth);
+    assert_int_equal(a->channel.state, STATE_IDLE);
+    login_holder_gone(&m, holder);
+    auth.state = STATE_IDLE;
+    assert_int_equal(next_told(&auth), 0);
 }
 
 static void test_login_waits_too_long(void **state)
@@ -1207,8 +1301,12 @@ int main(void)
         TEST(test_claimed_addresses),
         TEST(test_summary),
         TEST(test_edge),
+        TEST(test_edges_without_end),
+        TEST(test_refused_and_over),
         TEST(test_login_without_outcome),
         TEST(test_takeover),
+        TEST(test_takeover_given_up),
+        TEST(test_ready_too_early),
         TEST(test_login_waits_too_long),
         TEST(test_spare_auths),
         TEST(test_auth_says),

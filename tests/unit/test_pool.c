@@ -113,6 +113,10 @@ static void victims(void **state)
     assert_int_equal(pool_victim(waiting, 4, 1), 2);
     assert_int_equal(pool_victim(waiting, 2, 1), -1);
     assert_int_equal(pool_victim(waiting, 1, 1), -1);
+    /* One that may go and is none of those who fill: there is nobody to compare it with. */
+    const struct pool_candidate odd[] = {{.arrival = UINT64_MAX},
+                                         {.source = a, .arrival = 1, .may_go = true}};
+    assert_int_equal(pool_victim(odd + 1, 1, 1), -1);
 }
 
 /* Every slot has a source of its own, many times over. */
