@@ -21,13 +21,18 @@ enum {
 static const char refusal[] = "-ERR [SYS/TEMP] Too many connections, wait and try again\r\n";
 static const char lmtp_refusal[] = "421 4.3.2 Too many connections, try again later\r\n";
 
-/* Say no on a connection, in the clear only: on a TLS port there is no way to say it. */
+/* Before a handshake TLS has no words but a fatal alert, and a handshake would cost us more than
+ * the client whom we turn away for costing too much. internal_error is what it has for "not your
+ * fault, and no matter of the protocol" (RFC 8446 section 6). */
+static const char tls_refusal[] = {21, 3, 3, 0, 2, 2, 80};
+
+/* Say no on a connection. A client that cannot even take this has left. */
 static void turn_away(struct master *m, int fd, enum proto_door door)
 {
-    const char *text = door == DOOR_LMTP ? lmtp_refusal : refusal;
-    if (door != DOOR_POP3S && write(fd, text, strlen(text)) < 0) {
-        /* A client that cannot even take this has left. */
-    }
+    const char *text = door == DOOR_LMTP    ? lmtp_refusal
+                       : door == DOOR_POP3S ? tls_refusal
+                                            : refusal;
+    (void)!write(fd, text, door == DOOR_POP3S ? sizeof tls_refusal : strlen(text));
     if (door == DOOR_LMTP) {
         shutdown(fd, SHUT_RDWR);
         discard(m, fd);

@@ -56,6 +56,8 @@ static void tell_master(struct session *s, const struct proxy_header *header)
         session_lost_master(s, CHANNEL_BAD, "not the answer to what was asked");
     } else if (message_get_u32(m) == 0) {
         base_copy(s->detail, sizeof s->detail, "too many sessions from the client's address");
+        if (s->door == DOOR_POP3)
+            session_error(s, CODE_SYS_TEMP, TEXT_TOO_MANY_SESSIONS);
         session_end(s, END_SHUTDOWN);
     } else if (!message_get_text(m, s->peer, sizeof s->peer)) {
         session_lost_master(s, CHANNEL_BAD, "with a text too long");

@@ -11,6 +11,7 @@
  * pass is a wrong password to them, and they stop asking, or ask their user. */
 static const char *const english[TEXTS] = {
     [TEXT_READY] = "ready",
+    [TEXT_TOO_MANY_SESSIONS] = "too many connections, wait and try again",
     [TEXT_CAPABILITIES] = "capabilities follow",
     [TEXT_TLS_BEGINS] = "begin TLS now",
     [TEXT_TLS_ALREADY] = "TLS is in use already",
@@ -71,6 +72,7 @@ static const char *const english[TEXTS] = {
 
 static const char *const french[TEXTS] = {
     [TEXT_READY] = "prêt",
+    [TEXT_TOO_MANY_SESSIONS] = "trop de connexions, réessayez plus tard",
     [TEXT_CAPABILITIES] = "voici les capacités",
     [TEXT_TLS_BEGINS] = "commencez TLS maintenant",
     [TEXT_TLS_ALREADY] = "TLS est déjà actif",

@@ -14,6 +14,7 @@ enum { TEXT_MAX = 400 }; /* octets of any text, so that its reply stays within 5
 
 enum text {
     TEXT_READY,
+    TEXT_TOO_MANY_SESSIONS,
     TEXT_CAPABILITIES,
     TEXT_TLS_BEGINS,
     TEXT_TLS_ALREADY,

@@ -9,6 +9,7 @@ import resource
 import signal
 import smtplib
 import socket
+import ssl
 import subprocess
 import threading
 import time
@@ -757,6 +758,9 @@ def test_92_max_per_source(server):
     held = [p.connect(tls=False) for _ in range(3)]
     refused = p.connect(tls=False, greeting=False)
     assert refused.rest() == b"-ERR [SYS/TEMP] Too many connections, wait and try again\r\n"
+    for _ in range(20):  # over TLS in as many words as there are without a handshake
+        with pytest.raises(ssl.SSLError, match="TLSV1_ALERT_INTERNAL_ERROR"):
+            p.connect()
     held[0].ask(b"QUIT")
     wait_until(lambda: accepted(p), "room for one more")
 

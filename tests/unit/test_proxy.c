@@ -401,6 +401,18 @@ static void test_address_refused(void **state)
     harness_connect(&h, DOOR_POP3, "10.0.0.1:999");
     h.auth.refuses_address = true;
     say(&h, "PROXY TCP4 192.0.2.1 198.51.100.2 56324 110\r\nCAPA\r\n");
+    expect(&h, "-ERR [SYS/TEMP] too many connections, wait and try again");
+    expect_close(&h, END_SHUTDOWN);
+    assert_string_equal(h.auth.real_peer, "192.0.2.1:56324");
+}
+
+/* Nothing is said in the clear where TLS is due. */
+static void test_address_refused_before_tls(void **state)
+{
+    (void)state;
+    harness_connect(&h, DOOR_POP3S, "10.0.0.1:999");
+    h.auth.refuses_address = true;
+    say(&h, "PROXY TCP4 192.0.2.1 198.51.100.2 56324 110\r\nCAPA\r\n");
     expect_close(&h, END_SHUTDOWN);
     assert_string_equal(h.auth.real_peer, "192.0.2.1:56324");
 }
@@ -500,6 +512,7 @@ int main(void)
         WITH(set_up_assume, test_assumed_tls),
         WITH(set_up, test_loopback),
         WITH(set_up, test_address_refused),
+        WITH(set_up, test_address_refused_before_tls),
         WITH(set_up, test_address_too_long),
         WITH(set_up_impatient, test_header_that_does_not_come),
         WITH(set_up, test_disconnect_in_a_header),
