@@ -7,6 +7,7 @@
  */
 #include "store/handle.h"
 #include "store/listing.h"
+#include "store/lock.h"
 #include "store/schema.h"
 #include <time.h>
 
@@ -140,17 +141,19 @@ static enum store_outcome purge_some(struct maildrop *m, int64_t before, size_t 
     return handle_end_write(m, outcome);
 }
 
-/* What is past its time is removed in passing, a bounded part at each commit; all of it when
- * nothing is to be kept. A failure leaves it to the next commit: what the client asked for is
- * done, deleted messages are neither seen nor counted. */
+/* What is past its time is removed in passing, a bounded part at each commit; when nothing is to be
+ * kept all of it, as far as there is patience: a client waits for the answer to QUIT. The rest, and
+ * all on a failure, is left to the next commit: what the client asked for is done, deleted messages
+ * are neither seen nor counted. */
 static void purge(struct maildrop *m, int64_t now, uint64_t undelete_for)
 {
+    const uint64_t enough = lock_clock() + m->patience_ms;
     size_t removed = 0;
 
     if (undelete_for > (uint64_t)now)
         return;
     while (purge_some(m, now - (int64_t)undelete_for, &removed) == STORE_OK && removed > 0 &&
-           undelete_for == 0)
+           undelete_for == 0 && lock_clock() < enough)
         ;
 }
 

@@ -225,7 +225,8 @@ enum store_outcome maildrop_expire(struct maildrop *maildrop, uint64_t expire_af
  * `deleted` become invisible (and go for good when `undelete_for` seconds are over; 0: now).
  * All or nothing: STORE_NOT_FOUND if one of `deleted` is not there. Needs the session byte of the
  * lock (the opener took it). The removal for good of what is past its time follows in transactions
- * of its own; should it fail, a later commit does it. */
+ * of its own, for some seconds at most; what they leave, a later commit takes, or
+ * maildrop_purge(). */
 enum store_outcome maildrop_commit(struct maildrop *maildrop, const int64_t *retrieved,
                                    size_t n_retrieved, const int64_t *deleted, size_t n_deleted,
                                    uint64_t undelete_for);

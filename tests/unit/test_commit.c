@@ -187,6 +187,26 @@ static void test_bounded_purge(void **state)
     maildrop_close(m);
 }
 
+/* With nothing to be kept all of it goes, but a client does not wait for ever for its answer. */
+static void test_purge_within_patience(void **state)
+{
+    enum { MANY = 200, AT_ONCE = 64 };
+    struct maildrop *m = test_drop_open(&drop);
+    const unsigned patience = m->patience_ms;
+    int64_t ids[MANY];
+
+    (void)state;
+    for (int i = 0; i < MANY; i++)
+        assert_int_equal(test_deliver(m, "x", 1, &ids[i]), STORE_OK);
+    m->patience_ms = 0;
+    assert_int_equal(maildrop_commit(m, NULL, 0, ids, MANY, 0), STORE_OK);
+    assert_int_equal(count_deleted(m), MANY - AT_ONCE);
+    m->patience_ms = patience;
+    assert_int_equal(maildrop_commit(m, (int64_t[]){4}, 1, NULL, 0, 0), STORE_OK);
+    assert_int_equal(count_deleted(m), 0);
+    maildrop_close(m);
+}
+
 /* A window that began before the clock did: nothing is past its time. */
 static void test_kept_for_ever(void **state)
 {
@@ -253,6 +273,7 @@ int main(int argc, char **argv)
         cmocka_unit_test_setup_teardown(test_totals_row_goes, set_up, remove_drop),
         cmocka_unit_test_setup_teardown(test_nothing_to_do, set_up, remove_drop),
         cmocka_unit_test_setup_teardown(test_bounded_purge, set_up, remove_drop),
+        cmocka_unit_test_setup_teardown(test_purge_within_patience, set_up, remove_drop),
         cmocka_unit_test_setup_teardown(test_kept_for_ever, set_up, remove_drop),
         cmocka_unit_test_setup_teardown(test_not_in_a_batch, set_up, remove_drop),
         cmocka_unit_test_setup_teardown(test_large_messages_go_in_parts, set_up, remove_drop),
