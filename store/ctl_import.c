@@ -147,7 +147,7 @@ static ssize_t pass_on(void *context, void *buffer, size_t size)
 
 /* Whether a message is known; if not, a batch is open for it. Nobody else writes then: until that
  * was so another import may have brought it. */
-static enum store_outcome look(struct import *im, const struct ctl_candidate *candidate,
+static enum store_outcome look(struct import *im, struct ctl_candidate *candidate,
                                const char **known)
 {
     struct maildrop *store = im->maildrop.store;

@@ -62,6 +62,7 @@ void ctl_known_candidate(struct ctl_known *known, const struct ctl_inspected *in
 {
     unsigned char key[CTL_KEY_SIZE];
     *candidate = (struct ctl_candidate){.why_not = why_not};
+    memcpy(candidate->digest, inspected->digest, CTL_DIGEST_SIZE);
     ctl_inspect_key("content", 0, inspected->digest, CTL_DIGEST_SIZE, key);
     ctl_inspect_key("content", count(known, key), inspected->digest, CTL_DIGEST_SIZE,
                     candidate->content_key);
@@ -74,10 +75,60 @@ void ctl_known_candidate(struct ctl_known *known, const struct ctl_inspected *in
         base_copy(candidate->uidl, sizeof candidate->uidl, uidl);
 }
 
-enum store_outcome ctl_known_look(struct maildrop *maildrop, const struct ctl_candidate *candidate,
+/* Whether a stored message is what the candidate is. */
+static enum store_outcome compare(struct maildrop *maildrop, int64_t id,
+                                  const struct ctl_candidate *candidate, bool *same)
+{
+    char *chunk = base_alloc(MAILDROP_CHUNK_SIZE);
+    struct ctl_inspect *inspect = ctl_inspect_begin();
+    struct ctl_inspected stored;
+    enum store_outcome outcome;
+    uint64_t offset = 0;
+    size_t got = 0;
+    do {
+        outcome = maildrop_read(maildrop, id, offset, chunk, MAILDROP_CHUNK_SIZE, &got);
+        ctl_inspect_feed(inspect, chunk, outcome == STORE_OK ? got : 0);
+        offset += got;
+    } while (outcome == STORE_OK && got > 0);
+    ctl_inspect_end(inspect, &stored);
+    free(chunk);
+    *same = memcmp(stored.digest, candidate->digest, CTL_DIGEST_SIZE) == 0;
+    return outcome;
+}
+
+/* One with a UIDL. */
+static enum store_outcome look_for_uidl(struct maildrop *maildrop, struct ctl_candidate *candidate,
+                                        enum manage_import content, const char **known)
+{
+    enum manage_import uidl = MANAGE_NEW;
+    bool same = true;
+    int64_t id = 0;
+    enum store_outcome outcome = manage_find_uidl(maildrop, candidate->uidl, &id);
+    if (outcome == STORE_OK && content == MANAGE_NEW)
+        outcome = compare(maildrop, id, candidate, &same);
+    if (outcome == STORE_OK && same)
+        *known = "its UIDL is there";
+    if (outcome == STORE_OK && !same)
+        uidl = MANAGE_KEPT;
+    if (outcome == STORE_NOT_FOUND)
+        outcome = manage_imported(maildrop, candidate->uidl_key, &uidl);
+    if (outcome != STORE_OK || *known)
+        return outcome;
+    if (uidl != MANAGE_NEW && content != MANAGE_NEW) {
+        *known = "imported before, and deleted since";
+    } else if (uidl != MANAGE_NEW) {
+        candidate->uidl[0] = '\0';
+        candidate->why_not = "another message of the maildrop has, or had, this UIDL";
+    } else if (content == MANAGE_OTHER) {
+        *known = "imported before, with a new UIDL";
+    }
+    return STORE_OK;
+}
+
+enum store_outcome ctl_known_look(struct maildrop *maildrop, struct ctl_candidate *candidate,
                                   const char **known)
 {
-    enum manage_import content = MANAGE_NEW, uidl = MANAGE_NEW;
+    enum manage_import content = MANAGE_NEW;
     enum store_outcome outcome;
     *known = NULL;
     if (!maildrop)
@@ -85,22 +136,11 @@ enum store_outcome ctl_known_look(struct maildrop *maildrop, const struct ctl_ca
     outcome = manage_imported(maildrop, candidate->content_key, &content);
     if (outcome != STORE_OK)
         return outcome;
-    if (!candidate->uidl[0]) {
-        if (content != MANAGE_NEW)
-            *known = "imported before";
-        return STORE_OK;
-    }
-    outcome = manage_find_uidl(maildrop, candidate->uidl);
-    if (outcome == STORE_OK)
-        *known = "its UIDL is there";
-    if (outcome != STORE_NOT_FOUND)
-        return outcome;
-    outcome = manage_imported(maildrop, candidate->uidl_key, &uidl);
-    if (outcome == STORE_OK && uidl != MANAGE_NEW)
-        *known = "imported before, and deleted since";
-    else if (outcome == STORE_OK && content == MANAGE_OTHER)
-        *known = "imported before, with a new UIDL";
-    return outcome;
+    if (candidate->uidl[0])
+        return look_for_uidl(maildrop, candidate, content, known);
+    if (content != MANAGE_NEW)
+        *known = "imported before";
+    return STORE_OK;
 }
 
 enum store_outcome ctl_known_gone(const struct ctl_known *known, struct maildrop *maildrop,

@@ -19,6 +19,7 @@ struct ctl_candidate {
     char uidl[MAILDROP_UIDL_MAX + 1]; /* "": it gets a new one */
     const char *why_not;              /* then, why; words that live for ever */
     unsigned char content_key[CTL_KEY_SIZE], uidl_key[CTL_KEY_SIZE];
+    unsigned char digest[CTL_DIGEST_SIZE]; /* as ctl_inspect.h has it */
 };
 
 void ctl_known_free(struct ctl_known *known);
@@ -29,8 +30,10 @@ void ctl_known_candidate(struct ctl_known *known, const struct ctl_inspected *in
                          const char *uidl, const char *why_not, struct ctl_candidate *candidate);
 
 /* Whether the maildrop (NULL: there is none yet) has it or had it: then `known` is a reason, else
- * NULL. STORE_OK, or what failed. */
-enum store_outcome ctl_known_look(struct maildrop *maildrop, const struct ctl_candidate *candidate,
+ * NULL. A UIDL alone does not make it the same: two accounts of one old server that come together
+ * may have used the same ones. Whose UIDL another message has or had gets a new one. STORE_OK, or
+ * what failed. */
+enum store_outcome ctl_known_look(struct maildrop *maildrop, struct ctl_candidate *candidate,
                                   const char **known);
 
 /* Whether a message of the maildrop came with this UIDL from the old server, and was not met in

@@ -52,7 +52,7 @@ static const char *const statement_sql[STATEMENTS] = {
     [STATEMENT_REMOVE_MESSAGE] = "DELETE FROM message WHERE id = ?1",
     [STATEMENT_FREE_PAGES] = "PRAGMA freelist_count",
     [STATEMENT_VACUUM] = "PRAGMA incremental_vacuum(256)",
-    [STATEMENT_HAS_UIDL] = "SELECT 1 FROM message WHERE uidl = ?1",
+    [STATEMENT_HAS_UIDL] = "SELECT id FROM message WHERE uidl = ?1",
     [STATEMENT_ADD_CHUNK] = "INSERT INTO chunk(place, content) VALUES (?1, ?2)",
     [STATEMENT_ADD_MESSAGE] =
         "INSERT INTO message(id, uidl, size, plain_size, form, header_size,"

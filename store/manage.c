@@ -232,16 +232,21 @@ enum store_outcome manage_note_import(struct maildrop *maildrop,
     return outcome;
 }
 
-enum store_outcome manage_find_uidl(struct maildrop *maildrop, const char *uidl)
+enum store_outcome manage_find_uidl(struct maildrop *maildrop, const char *uidl, int64_t *id)
 {
     sqlite3_stmt *statement;
     enum store_outcome outcome;
+    int64_t found = 0;
 
     handle_begin_call(maildrop);
     if ((outcome = handle_prepare(maildrop, STATEMENT_HAS_UIDL, &statement)) != STORE_OK)
         return outcome;
     sqlite3_bind_text(statement, 1, uidl, -1, SQLITE_STATIC);
     outcome = handle_step(maildrop, statement);
+    if (outcome == STORE_OK && !handle_column(statement, 0, &found))
+        outcome = handle_fail(maildrop, STORE_DAMAGED, "the message with UIDL %s has no id", uidl);
+    else if (outcome == STORE_OK)
+        *id = found;
     sqlite3_reset(statement);
     sqlite3_clear_bindings(statement);
     return outcome == STORE_END ? STORE_NOT_FOUND : outcome;

@@ -51,7 +51,7 @@ enum store_outcome manage_imported(struct maildrop *maildrop,
 enum store_outcome manage_note_import(struct maildrop *maildrop,
                                       const unsigned char key[MANAGE_KEY_SIZE], bool kept);
 
-/* Whether a message with this UIDL is there, deleted ones included. STORE_OK, STORE_NOT_FOUND. */
-enum store_outcome manage_find_uidl(struct maildrop *maildrop, const char *uidl);
+/* The message that has this UIDL, deleted ones included. STORE_OK, STORE_NOT_FOUND. */
+enum store_outcome manage_find_uidl(struct maildrop *maildrop, const char *uidl, int64_t *id);
 
 #endif

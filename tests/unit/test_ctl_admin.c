@@ -88,6 +88,52 @@ static void moves_in_from_dovecot(void **state)
     expect_printed("1 not imported: imported before, and deleted since");
 }
 
+/* Two accounts of one old server, made in the same second: what has the UIDL of another is no less
+ * a message of its own, also where that other is gone. */
+static void two_accounts_become_one(void **state)
+{
+    (void)state;
+    const char *const directories[] = {"a", "a/cur", "a/new", "a/tmp",
+                                       "b", "b/cur", "b/new", "b/tmp"};
+    for (size_t i = 0; i < ARRAY_SIZE(directories); i++)
+        make_directory(directories[i]);
+    for (int i = 1; i <= 3; i++) {
+        char name[40];
+        snprintf(name, sizeof name, "a/cur/100%d.a.h:2,", i);
+        place_put(name, "Subject: a%d\n\nof a\n", i);
+        snprintf(name, sizeof name, "b/cur/100%d.b.h:2,", i);
+        place_put(name, i == 3 ? "Subject: a%d\n\nof a\n" : "Subject: b%d\n\nof b\n", i);
+    }
+    place_put("a/dovecot-uidlist", "3 V7 N4\n1 :1001.a.h\n2 :1002.a.h\n3 :1003.a.h\n");
+    place_put("b/dovecot-uidlist", "3 V7 N4\n1 :1001.b.h\n2 :1002.b.h\n3 :1003.b.h\n");
+    assert_int_equal(run(ctl_import, 0, "both", in_place("a"), NULL), 0);
+    expect_printed("imported 3 messages");
+    assert_int_equal(run(ctl_message_delete, 0, "both", "1", NULL), 0);
+    must_set(config, "store", "", "undelete_for", "0");
+    assert_int_equal(run(ctl_expire, 0, NULL, NULL, NULL), 0);
+    must_set(config, "store", "", "undelete_for", "7d");
+    assert_int_equal(run(ctl_import, CTL_DRY_RUN, "both", in_place("b"), NULL), 0);
+    expect_printed("would import 2 messages");
+    assert_int_equal(run(ctl_import, 0, "both", in_place("b"), NULL), 0);
+    expect_printed("imported 2 messages");
+    expect_printed("2 with a new UIDL: another message of the maildrop has, or had, this UIDL");
+    expect_printed("1 not imported: its UIDL is there");
+    assert_int_equal(run(ctl_import, 0, "both", in_place("a"), NULL), 0);
+    expect_printed("imported 0 messages");
+    assert_int_equal(run(ctl_import, 0, "both", in_place("b"), NULL), 0);
+    expect_printed("imported 0 messages");
+    /* What came by another way, and nobody noted, is the same if it is. */
+    int kept = dup(STDIN_FILENO), text = open(place_put("text", "Subject: x\n\nx\n"), O_RDONLY);
+    dup2(text, STDIN_FILENO);
+    assert_int_equal(run(ctl_message_add, 0, "added", NULL, NULL), 0);
+    dup2(kept, STDIN_FILENO);
+    close(kept);
+    close(text);
+    assert_int_equal(run(ctl_export, 0, "added", in_place("exported"), NULL), 0);
+    assert_int_equal(run(ctl_import, 0, "added", in_place("exported"), NULL), 0);
+    expect_printed("1 not imported: its UIDL is there");
+}
+
 static void moves_in_from_an_mbox(void **state)
 {
     (void)state;
@@ -409,6 +455,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(moves_in_from_dovecot, ctl_run_begin, ctl_run_end),
+        cmocka_unit_test_setup_teardown(two_accounts_become_one, ctl_run_begin, ctl_run_end),
         cmocka_unit_test_setup_teardown(moves_in_from_an_mbox, ctl_run_begin, ctl_run_end),
         cmocka_unit_test_setup_teardown(moves_in_with_a_capture, ctl_run_begin, ctl_run_end),
         cmocka_unit_test_setup_teardown(moves_in_a_tree, ctl_run_begin, ctl_run_end),
