@@ -58,7 +58,7 @@ FAULTS_O := $(patsubst %.c,$(B)/%.o,$(filter-out tests/faults/test_%,$(wildcard 
 INSIDE_O := $(B)/tests/support/inside.o
 FUZZ := $(patsubst tests/fuzz/%.c,$(B)/tests/%,$(wildcard tests/fuzz/fuzz_*.c))
 MODULES := $(patsubst tests/support/%.c,$(B)/tests/%.so,$(wildcard tests/support/pam_*.c))
-FAILING := $(if $(narrow),,$(B)/tests/failing.so)
+FAILING := $(if $(narrow),,$(B)/tests/failing.so $(B)/tests/clock.so)
 
 all: $(PROGRAMS:%=$(B)/%)
 
@@ -153,9 +153,9 @@ $(B)/tests/pam_%.so: tests/support/pam_%.c
 	$(call say,$@)
 	$(Q)$(compile) -fPIC -shared -o $@ $< -lpam
 
-# Preloaded: one call of a program fails, and what valgrind has no answer for. No sanitizer in them:
-# they come before its own.
-$(B)/tests/failing.so $(B)/tests/valgrind.so: $(B)/tests/%.so: tests/support/%.c
+# Preloaded: one call of a program fails, what valgrind has no answer for, and a clock that is set. No
+# sanitizer in them: they come before its own.
+$(B)/tests/failing.so $(B)/tests/valgrind.so $(B)/tests/clock.so: $(B)/tests/%.so: tests/support/%.c
 	@mkdir -p $(@D)
 	$(call say,$@)
 	$(Q)$(compile) -fno-sanitize=all -fPIC -shared -o $@ $<
