@@ -19,7 +19,7 @@
 enum {
     MASTER_LOGIN_ATTEMPTS = 3, /* failed logins on one connection */
     MASTER_LOGIN_REPEATS = 6,  /* and such as were no guess, for two more mechanisms */
-    MASTER_START_MS = 30000,   /* for a nursery or an auth process to be ready */
+    MASTER_START_MS = 30000,   /* for a nursery, a worker or an auth process to be ready */
     MASTER_LEAVE_MS = 5000,    /* for one to end after the end of its channel */
     MASTER_HELD = 16           /* clients that are held until their workers speak */
 };

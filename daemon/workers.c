@@ -71,10 +71,29 @@ static void release_stranded(struct master *m)
             worker_end(w);
 }
 
+/* A nursery that does not fork when it is told to, or forks what hangs, would be waited for without
+ * end. One a second: with the nursery go the orders that it has. */
+static void end_unready(struct master *m, uint64_t now)
+{
+    struct worker *w = m->workers;
+    while (w && (w->channel.state != STATE_STARTING || w->ended_by_us ||
+                 now - w->started <= MASTER_START_MS))
+        w = w->next;
+    if (!w)
+        return;
+    worker_end(w);
+    if (w->generation->pid <= 0)
+        return;
+    log_line(LOG_ERR, LOG_EVENT_STALLED, NULL,
+             "killing the nursery %d: a worker was not ready in time", w->generation->pid);
+    kill(w->generation->pid, SIGKILL);
+}
+
 void workers_tick(struct master *m)
 {
     uint64_t now = base_now_ms();
     admit_tick(m, now);
+    end_unready(m, now);
     if (m->n_sessions + m->n_waiting >= m->config->workers.max_sessions)
         for (struct worker *w = m->workers; w; w = w->next)
             if (w->channel.state == STATE_CLIENT && now - w->started > CROWDED_LOGIN_MS)
@@ -295,6 +314,7 @@ void workers_add(struct master *m, struct generation *g, int channel_fd)
     w->master = m;
     w->generation = g;
     w->client = -1;
+    w->started = base_now_ms();
     g->workers++;
     channel_open(&w->channel, channel_fd, ROLE_MASTER, ROLE_WORKER, STATE_STARTING);
     m->n_starting++;

@@ -260,6 +260,33 @@ static void test_tick(void **state)
     workers_tick(&m); /* they are counted until they are reaped, and killed once */
 }
 
+/* A nursery that makes nothing of its orders, or a worker that hangs before it is ready, would be
+ * waited for by all who come. */
+static void test_never_ready(void **state)
+{
+    struct channel its[2];
+    struct worker *w[2];
+    (void)state;
+    for (int i = 0; i < 2; i++) {
+        int ends[2];
+        assert_int_equal(channel_pair(ends, true), 0);
+        workers_add(&m, m.current, ends[0]);
+        channel_open(&its[i], ends[1], ROLE_WORKER, ROLE_MASTER, STATE_STARTING);
+        w[i] = m.workers;
+    }
+    m.config->workers.idle_min = m.config->workers.idle_max = 0;
+    workers_tick(&m);
+    assert_true(lives(m.current->pid));
+    assert_int_equal(m.n_starting, 2);
+    w[0]->started -= 2 * (uint64_t)MASTER_START_MS;
+    workers_tick(&m);
+    turn();
+    assert_true(is_killed(m.current->pid));
+    assert_int_equal(m.n_starting, 1);
+    assert_int_equal(next_told(&its[0]), 0);
+    assert_non_null(strstr(logged(), "a worker was not ready in time"));
+}
+
 /* Its time to log in is over: a login that came just in time counts. */
 static void test_late(void **state)
 {
@@ -1292,6 +1319,7 @@ int main(void)
         TEST(test_finish),
         TEST(test_tick),
         TEST(test_late),
+        TEST(test_never_ready),
         TEST(test_crowded),
         TEST(test_doors),
         TEST(test_who_waits_gives_way),
