@@ -153,19 +153,18 @@ bool check_programs(const struct config *config, char *error, size_t size)
     return true;
 }
 
-/* An account that is there, and is not root's. */
-static bool check_account(const struct config *config, const char *key, const char *user,
-                          uid_t *uid, char *error, size_t size)
+/* An account that is there, and is not root's; that of workers is not of root's group either. */
+static bool check_account(const struct config *config, const char *key, bool worker,
+                          const char *user, uid_t *uid, char *error, size_t size)
 {
     gid_t gid;
     const char *where = config_where(config, "server", "", key);
     if (!privileges_find(where, key, user, uid, &gid, error, size))
         return false;
-    if (*uid == 0)
-        return base_refuse(error, size,
-                           "%s: [server] %s=%s: is root; name an account that is for this alone",
-                           where, key, user);
-    return true;
+    return (*uid != 0 && !(worker && gid == 0)) ||
+           base_refuse(error, size,
+                       "%s: [server] %s=%s: is root%s; name an account that is for this alone",
+                       where, key, user, worker ? ", or in root's group" : "");
 }
 
 static bool check_state_dir(const struct config *config, uid_t owner, char *error, size_t size)
@@ -260,11 +259,11 @@ unsigned check_all(const struct config *config)
     tell(&faults, check_mechanisms(config, error, sizeof error), error);
     tell(&faults, check_programs(config, error, sizeof error), error);
     tell(&faults,
-         check_account(config, "worker_user", config->server.worker_user, &worker, error,
+         check_account(config, "worker_user", true, config->server.worker_user, &worker, error,
                        sizeof error),
          error);
-    bool stored =
-        check_account(config, "store_user", config->server.store_user, &store, error, sizeof error);
+    bool stored = check_account(config, "store_user", false, config->server.store_user, &store,
+                                error, sizeof error);
     tell(&faults, stored, error);
     if (stored && geteuid() == 0 && worker == store)
         tell(&faults,

@@ -144,6 +144,16 @@ static bool overlap(const char *a, const char *b)
     return same_port(a, b) && (a[0] == '[') == (b[0] == '[') && (is_any(a) || is_any(b));
 }
 
+static const char named_twice[] = "it is named twice under [listen]";
+
+static bool is_made(const struct opening *o, const char *text)
+{
+    for (size_t i = 0; i < o->n; i++)
+        if (!o->made[i].passed && strcmp(o->made[i].text, text) == 0)
+            return true;
+    return false;
+}
+
 static const char *remedy(const struct opening *o, const char *text, int error)
 {
     switch (error) {
@@ -151,9 +161,8 @@ static const char *remedy(const struct opening *o, const char *text, int error)
         for (size_t i = 0; i < o->n_old; i++)
             if (same_port(o->old[i].text, text))
                 return "this poplard has the port, by another address: restart it";
-        for (size_t i = 0; i < o->n; i++)
-            if (strcmp(o->made[i].text, text) == 0)
-                return "it is named twice under [listen]";
+        if (is_made(o, text))
+            return named_twice;
         for (size_t i = 0; i < o->n; i++)
             if (o->made[i].door != DOOR_LMTP && overlap(o->made[i].text, text))
                 return "an address before it under [listen] has the port";
@@ -196,6 +205,9 @@ static bool open_lmtp(struct opening *o)
     for (size_t i = 0; i < o->config->listen.lmtp.n; i++) {
         char why[256];
         const char *path = o->config->listen.lmtp.items[i];
+        if (is_made(o, path))
+            return base_refuse(o->error, o->error_size, "%s: [listen] lmtp=%s: %s",
+                               config_where(o->config, "listen", "", "lmtp"), path, named_twice);
         int fd = inherit(o, DOOR_LMTP, path);
         bool inherited = fd >= 0;
         if (!inherited)

@@ -95,16 +95,6 @@ static const char *sink_path(void)
     return state.to == LOG_TO_JOURNAL ? "/run/systemd/journal/socket" : "/dev/log";
 }
 
-/* What cannot be sent because nobody is there is lost, and not told. */
-void log_look(void)
-{
-    const char *name = state.to == LOG_TO_JOURNAL ? "journal" : "syslog";
-    if (state.to != LOG_TO_STDERR && access(sink_path(), F_OK) < 0)
-        fprintf(stderr,
-                "poplard: [server] log_to=%s: %s: %s; until it is there nothing is logged\n", name,
-                sink_path(), strerror(errno));
-}
-
 static bool reach_sink(void)
 {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
@@ -145,6 +135,18 @@ static bool to_stderr(const struct log_about *about, const char *text)
         snprintf(where, sizeof where, "session %llu: ", (unsigned long long)about->session);
     fprintf(stderr, "poplard: %s%s\n", where, text);
     return true;
+}
+
+/* What cannot be sent because nobody is there is lost, and not told. */
+void log_look(void)
+{
+    char text[200];
+    const char *name = state.to == LOG_TO_JOURNAL ? "journal" : "syslog";
+    if (state.to == LOG_TO_STDERR || access(sink_path(), F_OK) == 0)
+        return;
+    snprintf(text, sizeof text, "[server] log_to=%s: %s: %s; until it is there nothing is logged",
+             name, sink_path(), strerror(errno));
+    (void)to_stderr(NULL, text);
 }
 
 /* RFC 3164, as syslog(3) writes it to this socket. */

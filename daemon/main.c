@@ -88,6 +88,18 @@ static char *program_dir(void)
     return base_strdup(POPLAR_LIBEXEC);
 }
 
+/* The name of a file wherever we go. Links in it are left alone: FILE.d is beside the name that was
+ * given, and that may lead elsewhere by the next reload. */
+static char *absolute(const char *file)
+{
+    char *here = *file == '/' ? NULL : getcwd(NULL, 0);
+    if (*file != '/' && !here)
+        fatal(base_status(errno, EX_CONFIG), "the working directory: %s", strerror(errno));
+    char *path = here ? base_format("%s/%s", here, file) : base_strdup(file);
+    free(here);
+    return path;
+}
+
 /* What master, auth and the PAM modules in it may ever have again. */
 static void bound_privileges(void)
 {
@@ -145,9 +157,7 @@ int main(int argc, char **argv)
         return check(&options, config);
     log_open(config->server.log_to, config->server.log_level);
     config_free(config); /* the trial reads it again, as every reload does */
-    m.config_file = realpath(options.config_file, NULL);
-    if (!m.config_file)
-        fatal(base_status(errno, EX_CONFIG), "%s: %s", options.config_file, strerror(errno));
+    m.config_file = absolute(options.config_file);
     signal(SIGXFSZ, SIG_IGN); /* children too: a file that is too large is an error, no crash */
     umask(0022);
     raise_descriptor_limit();

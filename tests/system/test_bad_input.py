@@ -164,6 +164,42 @@ def test_snippet_is_named(broken, tmp_path):
     refused(broken, CONFIG, f"{snippets}/20-bad.conf:2: [workers] idle_min is larger")
 
 
+def test_config_by_a_link(broken, tmp_path):
+    """FILE.d is beside the name that was given, for a check, a start and a reload alike; and that name
+    is read again, wherever it leads by then."""
+    (tmp_path / "v1").mkdir()
+    kept = tmp_path / "v1/kept.conf"
+    broken.config.rename(kept)
+    broken.config.symlink_to("v1/kept.conf")
+    snippets = tmp_path / "poplar.conf.d"
+    snippets.mkdir()
+    (snippets / "10-x.conf").write_text("[auth]\nfirst_gid=1\n")
+    words = f"{snippets}/10-x.conf:2: [auth] first_gid: no such key"
+    assert refused(broken, CONFIG, words).splitlines() == checked(broken)
+    (snippets / "10-x.conf").write_text("[server]\nlog_level=debug\nhostname=other.example.test\n")
+    with broken:
+        assert b"other.example.test" in broken.connect(greeting=False).line()
+        (tmp_path / "v1").rename(tmp_path / "v2")
+        broken.config.unlink()
+        broken.config.symlink_to("v2/kept.conf")
+        broken.ctl("reload")
+        broken.login().quit()
+
+
+def test_config_by_a_relative_name(broken, tmp_path):
+    """It goes on to be the one that was meant."""
+    with broken.config.open("a") as config:
+        config.write("[auth]\nfirst_uid=0\n")
+    refused(broken, CONFIG, "poplar.conf:", "first_uid=0",
+            command=[BUILD / "poplard", "--config", "poplar.conf"], cwd=tmp_path)
+    broken.write_config()
+    broken.command = lambda *a: ["env", "-C", tmp_path, BUILD / "poplard", "--config", "poplar.conf", *a]
+    with broken:
+        broken.write_config(auth_first_uid="0")
+        failed = broken.ctl("reload", check=False)
+        assert failed.returncode == CONFIG and str(broken.config).encode() in failed.stderr
+
+
 @pytest.mark.parametrize("octets", [b"", b"# nothing is set\n"], ids=["empty", "comment"])
 def test_nothing_configured(broken, octets):
     broken.config.write_bytes(octets)
@@ -506,6 +542,13 @@ def test_bad_path(broken, path, words):
     refused(broken, CONFIG, place(broken, f"lmtp={path}"), f"[listen] lmtp={path}: {words}")
 
 
+def test_a_path_twice(broken):
+    path = broken.run / "twice.sock"
+    broken.write_config(listen_lmtp=f"{path}, {path}")
+    refused(broken, CONFIG, place(broken, f"lmtp={path}, {path}"),
+            f"[listen] lmtp={path}: it is named twice under [listen]")
+
+
 def test_foreign_address(broken):
     broken.write_config(listen_pop3="192.0.2.1:1110")
     refused(broken, CONFIG, place(broken, "pop3=192.0.2.1:1110"), "this host has no such address")
@@ -707,7 +750,7 @@ def test_check_of_what_is_good(broken):
 
 @pytest.mark.parametrize("settings, words", [
     ({"server_worker_user": "nosuchuser"}, ("worker_user=nosuchuser: no such account", "useradd")),
-    ({"server_worker_user": "root"}, ("worker_user=root: is root; name an account",)),
+    ({"server_worker_user": "root"}, ("worker_user=root: is root, or in root's group; name an",)),
     ({"server_store_user": "nosuchuser"}, ("store_user=nosuchuser: no such account", "useradd")),
     ({"server_store_user": "root"}, ("store_user=root: is root",)),
     ({"server_state_dir": "/nonexistent"}, ("state_dir=/nonexistent: No such file", "install -d")),
@@ -748,6 +791,10 @@ def test_check_without_root(broken):
     broken.config.chmod(0o644)
     line, = checked(broken, *without_root)
     assert line == f"poplard: {broken.key}: only root can check this"
+    broken.write_config(tls_client_ca="/etc", auth_mechanisms="external")
+    broken.config.chmod(0o644)
+    lines = checked(broken, *without_root)
+    assert len(lines) == 2 and "client_ca=/etc: not a file" in lines[1], lines
 
 
 def test_external_for_nobody(broken):
@@ -789,6 +836,18 @@ def test_a_worker_user_with_power(broken, user, what):
     line, = checked(broken)
     assert f"worker_user={user}: {what}" in line and "for this alone" in line
     refused(broken, CONFIG, f"worker_user={user}: {what}", "an account that is for this alone")
+
+
+@pytest.mark.accounts
+def test_a_worker_user_in_roots_group(broken):
+    subprocess.run(["useradd", "--system", "--no-create-home", "--gid", "root", "grouped"], check=True)
+    try:
+        broken.write_config(server_worker_user="grouped")
+        line, = checked(broken)
+        assert "worker_user=grouped: is root, or in root's group; name an account" in line
+        refused(broken, CONFIG, "worker_user=grouped: is root, or in root's group; name an account")
+    finally:
+        subprocess.run(["userdel", "grouped"], check=True, capture_output=True)
 
 
 # poplarctl.
