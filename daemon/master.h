@@ -189,6 +189,8 @@ struct master {
     unsigned generation_number, nursery_failures;
     uint64_t nursery_failed_at; /* base_now_ms() of the last */
     uint64_t fork_failed;       /* when that it cannot fork was told last */
+    uint64_t hung_up;           /* when a worker last did, before it was ready */
+    uint64_t unready_told;      /* when such an end was told last */
     bool filling;               /* workers that stand by are being forked, a few at a time */
     sd_event_source *nursery_retry;
 
@@ -334,6 +336,9 @@ void workers_add(struct master *m, struct generation *g, int channel_fd);
 void workers_tick(struct master *m);
 int workers_hear(sd_event_source *source, int fd, uint32_t events, void *context);
 void workers_reaped(struct master *m, struct worker *w, int status);
+/* A child ended that nobody knows: a worker whose pid was to come with its first word, or, where
+ * strangers are inherited, one of these. */
+void workers_unready(struct master *m, pid_t pid, int status);
 /* The master stops: sessions that are there only to be told of a failure end now. */
 void workers_end_refused(struct master *m);
 

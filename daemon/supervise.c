@@ -67,7 +67,7 @@ static struct worker *find_worker(const struct master *m, pid_t pid)
     return w;
 }
 
-/* Children we do not know are reaped and forgotten: as process 1 we inherit strangers. */
+/* As process 1 we inherit strangers. */
 static void reap(struct master *m, pid_t pid)
 {
     struct worker *w = find_worker(m, pid);
@@ -96,6 +96,8 @@ static void reap(struct master *m, pid_t pid)
         auths_reaped(m, a, status);
     else if (g)
         generation_reaped(m, g, status);
+    else
+        workers_unready(m, pid, status);
 }
 
 static int on_child(sd_event_source *source, const struct signalfd_siginfo *info, void *context)

@@ -17,7 +17,11 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { CROWDED_LOGIN_MS = 10000 }; /* the time to log in while every slot is taken */
+enum {
+    CROWDED_LOGIN_MS = 10000, /* the time to log in while every slot is taken */
+    TOGETHER_MS = 1000,       /* at most, from the end of a channel to that of its worker */
+    TOLD_MS = 1000            /* between lines on workers that are never ready */
+};
 
 /* What is left in it is not heard any more; a descriptor that a local client gave to a worker of
  * his may be in there. `ended`: nothing can come after. */
@@ -300,9 +304,11 @@ int workers_hear(sd_event_source *source, int fd, uint32_t events, void *context
     close_channel(m, w, outcome == CHANNEL_END);
     if (w->channel.untaken && !w->ended_by_us)
         assign_again(m, w);
-    if (w->pid == 0) { /* never ready: its exit status is nobody's */
-        if (!expected)
+    if (w->pid == 0) { /* never ready: see workers_unready() */
+        if (!expected) {
             generation_failed(m);
+            m->hung_up = base_now_ms();
+        }
         release(m, w);
     }
     return 0;
@@ -362,6 +368,23 @@ void workers_reaped(struct master *m, struct worker *w, int status)
         generation_release(m, g);
     }
     generation_fill(m, true);
+}
+
+void workers_unready(struct master *m, pid_t pid, int status)
+{
+    char how[40];
+    uint64_t now = base_now_ms();
+    bool crashed = WIFSIGNALED(status) && pool_is_probe(WTERMSIG(status), false);
+    bool failed = WIFEXITED(status) && WEXITSTATUS(status) != 0;
+    if ((!crashed && !failed) || (m->n_starting == 0 && now - m->hung_up > TOGETHER_MS))
+        return;
+    m->counts[COUNT_CRASHES] += crashed;
+    if (now - m->unready_told < TOLD_MS)
+        return;
+    m->unready_told = now;
+    snprintf(how, sizeof how, crashed ? "by signal %d" : "with status %d",
+             crashed ? WTERMSIG(status) : WEXITSTATUS(status));
+    log_line(LOG_ERR, LOG_EVENT_CRASH, NULL, "worker %d ended before it was ready, %s", pid, how);
 }
 
 void workers_end_refused(struct master *m)

@@ -684,13 +684,17 @@ def test_closed_channel(rogues, moment):
 
 
 def test_worker_that_leaves_before_it_is_ready(rogues):
-    """Nobody knows its pid yet; the master lets go of it."""
+    """Nobody knows its pid yet; the master lets go of it, and says so: else nobody would learn why all
+    wait. Once a second is enough."""
     r = rogues("poplar-worker")
     r.start()
+    left = []
     for _ in range(20):
         r.tell("worker starting", "exit 1")
         with another_worker(r):
-            r.taken()
+            left.append(r.taken())
+    said = r.lines(r"worker \d+ ended before it was ready, with status 1")
+    assert f"worker {left[0]} " in said[0] and len(said) < 20
     serves(r)
     r.honest_again()
 
