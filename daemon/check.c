@@ -9,6 +9,7 @@
 
 #include <ctype.h>
 #include <errno.h>
+#include <libgen.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -123,6 +124,37 @@ bool check_use(const struct config *config, char *error, size_t size)
                            "%s: [tls] client_ca=%s: is for AUTH EXTERNAL, and keeps nobody out; "
                            "add external to [auth] mechanisms, or leave it out",
                            config_where(config, "tls", "", "client_ca"), config->tls.client_ca);
+    return true;
+}
+
+/* Whether who is neither root nor we can make and remove names there. Of a directory that is not
+ * run_dir the owner may be a mail server. */
+static bool is_others(const char *dir, bool run_dir)
+{
+    struct stat st;
+    return stat(dir, &st) == 0 &&
+           (st.st_mode & S_IWOTH || (run_dir && st.st_uid != 0 && st.st_uid != geteuid()));
+}
+
+bool check_places(const struct config *config, char *error, size_t size)
+{
+    static const char fault[] = "%s: [%s] %s=%s: others can put a socket in the place of poplard's "
+                                "there, and get the mail; name a directory of root's, mode 0755";
+    const char *dir = config->server.run_dir;
+    if (is_others(dir, true))
+        return base_refuse(error, size, fault, config_where(config, "server", "", "run_dir"),
+                           "server", "run_dir", dir);
+    for (size_t i = 0; i < config->listen.lmtp.n; i++) {
+        const char *path = config->listen.lmtp.items[i];
+        char *copy = base_strdup(path);
+        dir = dirname(copy);
+        bool good = !is_others(dir, false) ||
+                    base_refuse(error, size, fault, config_where(config, "listen", "", "lmtp"),
+                                "listen", "lmtp", path);
+        free(copy);
+        if (!good)
+            return false;
+    }
     return true;
 }
 
@@ -289,6 +321,8 @@ unsigned check_all(const struct config *config)
     }
     check_file(config, "", "client_ca", config->tls.client_ca, &faults);
     if (faults == 0 && !check_use(config, error, sizeof error))
+        fprintf(stderr, "poplard: %s\n", error);
+    if (faults == 0 && !check_places(config, error, sizeof error))
         fprintf(stderr, "poplard: %s\n", error);
     return faults;
 }

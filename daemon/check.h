@@ -16,9 +16,10 @@ bool check_descriptors(const struct config *config, char *error, size_t size);
 bool check_doors(const struct config *config, char *error, size_t size);
 /* Whether of the mechanisms that [auth] names there is one that a client could use. */
 bool check_mechanisms(const struct config *config, char *error, size_t size);
-/* Whether all that is set is of use to somebody. What is not keeps nobody from being served: it is
- * worth a warning, once all else is well. */
+/* What keeps nobody from being served, and is worth a warning once all else is well: whether all
+ * that is set is of use to somebody, and whether nobody else's are the directories of sockets. */
 bool check_use(const struct config *config, char *error, size_t size);
+bool check_places(const struct config *config, char *error, size_t size);
 /* Whether the children's programs are there to be started. */
 bool check_programs(const struct config *config, char *error, size_t size);
 

@@ -207,6 +207,8 @@ static bool commit(struct master *m, struct trial *t)
                  (unsigned)geteuid());
     if (!check_use(m->config, error, sizeof error))
         log_line(LOG_WARNING, LOG_EVENT_OTHER, NULL, "%s", error);
+    if (!check_places(m->config, error, sizeof error))
+        log_line(LOG_WARNING, LOG_EVENT_OTHER, NULL, "%s", error);
     m->counts[COUNT_RELOADS] += !first;
     answer(&t->askers, 0, "reloaded");
     free(t);

@@ -491,6 +491,29 @@ def test_run_dir(broken, run_dir, word):
     starts_again(broken)
 
 
+@root_only
+@pytest.mark.parametrize("which", ["run_dir", "owner", "lmtp"])
+def test_a_place_of_others(broken, tmp_path, which):
+    """Who may put a socket in the place of poplard's gets the mail. A directory that containers share
+    is open to all, so that this is told, and no more."""
+    place_of = broken.run if which != "lmtp" else tmp_path / "elsewhere"
+    place_of.mkdir(exist_ok=True)
+    assert checked(broken) == []
+    if which == "owner":
+        os.chown(broken.run, 65534, 65534)
+    else:
+        place_of.chmod(0o777)
+    said = f"[server] run_dir={broken.run}: "
+    if which == "lmtp":
+        broken.write_config(listen_lmtp=place_of / "lmtp.sock")
+        said = f"[listen] lmtp={place_of}/lmtp.sock: "
+    line, = checked(broken)
+    assert said in line and "name a directory of root's" in line
+    with broken:
+        broken.wait_log(re.escape(said) + "others can put a socket in the place of poplard's")
+        broken.login().quit()
+
+
 def test_second_poplard(broken, tmp_path):
     """On the same ports, and on the same run_dir; the first one goes on."""
     elsewhere = tmp_path / "second"
