@@ -3,6 +3,7 @@ left on the old server they do not fetch again."""
 
 import json
 import os
+import re
 import shutil
 import subprocess
 
@@ -197,6 +198,28 @@ def test_dovecot_set_up_otherwise(p, old, way):
     before = read_all(dovecot.login())
     assert len(before) == 40
     assert taken(p, "alice", *[a.format(**places) for a in arguments]) == (40, 0)
+    same(before, read_all(p.login()))
+
+
+@needs("dovecot")
+def test_dovecot_with_compressed_mail(p, old):
+    """Nothing of it is taken for mail; the way that poplarctl(8) shows leads to what clients know."""
+    dovecot = old(Dovecot).start(mail_plugins="zlib", plugin="{\n zlib_save = gz\n}")
+    dovecot.deliver(messages(12))
+    before = read_all(dovecot.login())
+    maildir = dovecot.home("alice") / "Maildir"
+    done = p.ctl("import", "alice", maildir, check=False)
+    assert done.returncode == 66 and b"imported 0 messages, 0 octets, 12 skipped" in done.stdout
+    assert done.stderr.count(b": is compressed or encrypted, and no mail as it is; ") == 12
+    for name in ("mail", "mail.eml"):
+        (p.directory / name).write_bytes(next((maildir / "cur").iterdir()).read_bytes())
+        done = p.ctl("import", "alice", p.directory / name, check=False)
+        assert done.returncode == 65 and b"is compressed or encrypted" in done.stderr, done
+    page = (TOP / "packaging/man/poplarctl.8").read_text()
+    command = re.search(r"^\.Ql (doveadm -o plugin/zlib_save= .*) \.$", page, re.M)[1]
+    command = command.replace("USER", "alice").replace("DIR", "/home/alice/plain")
+    dovecot.tree.run(*command.split())
+    assert taken(p, "alice", dovecot.home("alice") / "plain") == (12, 0)
     same(before, read_all(p.login()))
 
 
