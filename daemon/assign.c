@@ -46,8 +46,8 @@ static bool hand_over(struct worker *w)
     return channel_send(&w->channel, &message, false) == CHANNEL_OK;
 }
 
-/* Hand a connection to an idle worker; false: it has ended meanwhile, and the descriptor is still
- * the caller's. */
+/* Hand a connection to an idle worker; false: it has ended meanwhile, or the kernel has no room for
+ * that, and the descriptor is still the caller's. */
 static bool assign(struct master *m, struct worker *w, int fd, enum proto_door door,
                    const struct sockaddr_storage *peer)
 {
@@ -83,24 +83,21 @@ static bool assign(struct master *m, struct worker *w, int fd, enum proto_door d
     message_put_fd(&message, fd);
     enum channel_outcome sent = channel_send(&w->channel, &message, false);
     explicit_bzero(message.data, message.size);
-    if (sent == CHANNEL_END) {
+    if (sent != CHANNEL_OK) {
         w->session = 0;
         w->peer_text[0] = '\0';
         return false;
     }
-    if (lmtp && sent != CHANNEL_OK)
-        discard(m, fd);
-    else if (lmtp || sent != CHANNEL_OK)
-        base_close(fd);
-    else
-        hold(m, w, fd);
     m->counts[COUNT_CONNECTIONS]++;
-    if (lmtp)
+    if (lmtp) {
+        base_close(fd);
         worker_enter(w, STATE_DELIVERY);
-    else
+        if (!hand_over(w))
+            worker_end(w);
+    } else {
+        hold(m, w, fd);
         worker_may_log_in(w);
-    if (sent != CHANNEL_OK || (lmtp && !hand_over(w)))
-        worker_end(w);
+    }
     return true;
 }
 

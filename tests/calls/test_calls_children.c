@@ -552,6 +552,49 @@ static void test_clients_that_were_not_taken(void **state)
     }
 }
 
+/* Where the kernel has no room to give a connection to a worker, another may have it, or it waits.
+ */
+static void test_no_room_to_give(void **state)
+{
+    static const enum proto_door doors[] = {DOOR_POP3, DOOR_LMTP};
+    struct channel its[2];
+    int client;
+    struct sockaddr_storage here = address_of("192.0.2.1:1");
+    struct worker *second = add_worker(STATE_IDLE, &its[1]),
+                  *first = add_worker(STATE_IDLE, &its[0]);
+    (void)state;
+    for (size_t i = 0; i < ARRAY_SIZE(doors); i++) {
+        calls_break_from("sendmsg", 1, ENOBUFS);
+        assign_connection(&m, connect_client(&client), doors[i], &here);
+        assert_true(calls_mend());
+        assert_int_equal(m.n_waiting, 1);
+        assert_int_equal(m.discarded.n, 0);
+        struct waiting *waits = admit_next(&m);
+        assert_int_equal(write(waits->fd, "x", 1), 1);
+        close(waits->fd);
+        free(waits);
+        close(client);
+        assert_int_equal(m.counts[COUNT_CONNECTIONS], 0);
+    }
+    calls_break("sendmsg", 1, ENOBUFS);
+    assign_connection(&m, connect_client(&client), DOOR_POP3, &here);
+    assert_true(calls_mend());
+    assert_int_equal(first->channel.state, STATE_IDLE);
+    assert_int_equal(first->session, 0);
+    assert_int_equal(second->channel.state, STATE_CLIENT);
+    assert_int_equal(next_told(&its[1]), PROTO_ASSIGN);
+    assert_true(lives(first->pid));
+    message_clear(&message);
+    assign_let_go(&m, second);
+    close(client);
+    admit_queue(&m, connect_client(&client), DOOR_POP3, &here);
+    workers_tick(&m); /* there is room now */
+    assert_int_equal(m.n_waiting, 0);
+    assert_int_equal(first->channel.state, STATE_CLIENT);
+    assign_let_go(&m, first);
+    close(client);
+}
+
 /* Mail's socket is the worker's alone, and no other descriptor of it is left, before it is told to
  * serve it: the last who closes may have to wait. */
 static void test_mail_is_handed_over(void **state)
@@ -1324,6 +1367,7 @@ int main(void)
         TEST(test_doors),
         TEST(test_who_waits_gives_way),
         TEST(test_clients_that_were_not_taken),
+        TEST(test_no_room_to_give),
         TEST(test_mail_is_handed_over),
         TEST(test_descriptors_of_mail),
         TEST(test_claimed_addresses),
