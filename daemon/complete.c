@@ -136,7 +136,8 @@ bool config_complete(struct config *config, char *error, size_t error_size)
             base_copy(name, sizeof name, "localhost");
         config->server.hostname = base_strdup(name);
     }
-    if (config->server.local_domains.n == 0) {
+    if (!config_is_given(config, "server", "", "local_domains")) {
+        textlist_clear(&config->server.local_domains);
         textlist_add(&config->server.local_domains, config->server.hostname,
                      strlen(config->server.hostname));
         textlist_add(&config->server.local_domains, "localhost", strlen("localhost"));

@@ -208,7 +208,8 @@ static bool open_lmtp(struct opening *o)
         if (is_made(o, path))
             return base_refuse(o->error, o->error_size, "%s: [listen] lmtp=%s: %s",
                                config_where(o->config, "listen", "", "lmtp"), path, named_twice);
-        int fd = inherit(o, DOOR_LMTP, path);
+        bool named = access(path, F_OK) == 0; /* nobody finds one that has lost its name */
+        int fd = named ? inherit(o, DOOR_LMTP, path) : -1;
         bool inherited = fd >= 0;
         if (!inherited)
             fd = delivery_bind(path, why, sizeof why);

@@ -196,6 +196,23 @@ def test_reload_decides_of_recipients_at_once(start):
     assert c.deliver(b"nobody-here") == [b"250 2.0.0 Delivered"]
 
 
+def test_a_reload_after_the_socket_was_removed(start):
+    """Who tidies /run takes its name away; a reload that succeeds has it back, one that fails does
+    not serve there."""
+    p = start()
+    p.lmtp.unlink()
+    certificate = p.certificate.read_text()
+    p.certificate.write_text("none")
+    assert p.ctl("reload", check=False).returncode == os.EX_CONFIG
+    assert not p.lmtp.exists()
+    p.certificate.write_text(certificate)
+    for _ in range(2):
+        p.ctl("reload")
+        assert Lmtp(p.lmtp).deliver(b"alice") == [b"250 2.0.0 Delivered"]
+    p.stop()
+    assert not p.lmtp.exists()
+
+
 def test_detail_of_an_account_that_has_the_delimiter(start):
     """The full name first: only where that is no account is there a detail in it."""
     p = start(delivery_recipient_delimiter="-, +")

@@ -127,6 +127,16 @@ static void odd_but_right(void **state)
     config_free(c);
 }
 
+/* A list that is set to nothing is not one that is not set. */
+static void no_local_domains(void **state)
+{
+    char error[512] = "";
+    struct config *c = read_text(*state, MINIMAL "[server]\nlocal_domains=\n", error, sizeof error);
+    assert_string_equal(error, "");
+    assert_int_equal(c->server.local_domains.n, 0);
+    config_free(c);
+}
+
 static void first_fault_is_told(void **state)
 {
     static const struct {
@@ -331,6 +341,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(defaults, make_place, remove_place),
         cmocka_unit_test_setup_teardown(values_and_units, make_place, remove_place),
         cmocka_unit_test_setup_teardown(odd_but_right, make_place, remove_place),
+        cmocka_unit_test_setup_teardown(no_local_domains, make_place, remove_place),
         cmocka_unit_test_setup_teardown(first_fault_is_told, make_place, remove_place),
         cmocka_unit_test_setup_teardown(later_files_win, make_place, remove_place),
         cmocka_unit_test_setup_teardown(refusals, make_place, remove_place),
