@@ -451,6 +451,15 @@ static int run(struct import *im, const char *user, bool many)
     return status;
 }
 
+/* The directory of one user, in the place of the one that users' are in. */
+static bool is_one_users(const struct ctl_tree *tree)
+{
+    for (size_t i = 0; i < tree->n; i++)
+        if (strcmp(tree->entries[i].user, "Maildir") == 0)
+            return true;
+    return false;
+}
+
 /* One tree: every user in it, and the first failure for a status. */
 static int run_tree(const struct ctl *ctl, const char *path)
 {
@@ -464,6 +473,13 @@ static int run_tree(const struct ctl *ctl, const char *path)
         return status;
     }
     free(real);
+    if (is_one_users(&tree)) {
+        ctl_tree_free(&tree);
+        return ctl_fail(EX_USAGE,
+                        "%s: is one user's: --all takes the directory above; or say import USER "
+                        "%s/Maildir",
+                        path, path);
+    }
     for (size_t i = 0; i < tree.n_passed; i++) {
         const struct ctl_tree_passed *passed = &tree.passed[i];
         ctl_note("%s: %s; passed over", passed->path,

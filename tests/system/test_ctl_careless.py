@@ -269,6 +269,19 @@ def test_a_tree_with_files_that_are_no_mail(p, tmp_path):
     assert [row.split()[-1] for row in p.ctl("mailbox", "list").stdout.splitlines()[1:]] == [b"alice"]
 
 
+def test_all_of_one_user(p, tmp_path):
+    """A user's directory in the place of the one that it is in: nobody is called Maildir."""
+    maildir = make_maildir(tmp_path / "home/alice/Maildir")
+    (maildir / "new/1.x.y").write_bytes(MESSAGE)
+    done = p.ctl("import", "--all", tmp_path / "home/alice", check=False)
+    assert done.returncode == 64 and done.stdout == b"" and done.stderr.decode() == (
+        f"poplarctl: {tmp_path}/home/alice: is one user's: --all takes the directory above; or say "
+        f"import USER {tmp_path}/home/alice/Maildir\n")
+    assert b"\nalice" not in p.ctl("mailbox", "list").stdout
+    assert not list(p.state.glob("mail/*/*/*"))
+    assert b"alice: imported 1 message" in p.ctl("import", "--all", tmp_path / "home").stdout
+
+
 def test_a_file_that_is_listed_twice(p, tmp_path):
     """Dovecot appends to its list: of a file that went and was put back, the later line holds."""
     box = make_maildir(tmp_path / "maildir")
