@@ -5,6 +5,7 @@
 #include "store/ctl_reader.h"
 #include "store/ctl.h"
 #include "store/ctl_cyrus.h"
+#include "store/ctl_foreign.h"
 #include "store/ctl_hide.h"
 #include "store/ctl_maildir.h"
 #include "store/ctl_mbox.h"
@@ -102,34 +103,6 @@ static int begins_with_from(int fd)
     return got == (ssize_t)sizeof begin && memcmp(begin, "From ", sizeof begin) == 0;
 }
 
-/* Whether it begins as no mail does: as archives, and as what Dovecot makes of messages with its
- * plugins zlib and mail_crypt. */
-static bool is_packed(int fd)
-{
-    static const struct {
-        size_t at, size;
-        const char *octets;
-    } signs[] = {
-        {0, 2, "\x1f\x8b"},         /* gzip */
-        {4, 6, "1AY&SY"},           /* bzip2 */
-        {0, 6, "\xfd\x37zXZ"},      /* xz */
-        {0, 4, "\x28\xb5\x2f\xfd"}, /* zstd */
-        {0, 11, "Dovecot-LZ4"},     /* its own */
-        {0, 8, "CRYPTED\x03"},      /* mail_crypt */
-        {0, 4, "PK\x03\x04"},       /* zip */
-        {256, 6, "\0ustar"},        /* tar */
-    };
-    char begin[280] = "";
-    ssize_t got = pread(fd, begin, sizeof begin, 0);
-    for (size_t i = 0; got > 0 && i < ARRAY_SIZE(signs); i++)
-        if (memcmp(begin + signs[i].at, signs[i].octets, signs[i].size) == 0)
-            return true;
-    return false;
-}
-
-static const char packed[] = "is compressed or encrypted, and no mail as it is; see poplarctl(8), "
-                             "MOVING IN";
-
 /* Mail transports lock an mbox while they append to it. The lock ends with the descriptor. */
 static bool lock_mbox(int fd)
 {
@@ -161,7 +134,7 @@ static const char *begin_file(struct ctl_reader *reader, enum ctl_format wanted,
         wanted = from ? CTL_FORMAT_MBOX : CTL_FORMAT_MESSAGE;
     reader->format = wanted;
     if (reader->format != CTL_FORMAT_MBOX)
-        return guessed && is_packed(reader->fd) ? packed : NULL;
+        return guessed ? ctl_foreign_file(reader->fd) : NULL;
     ctl_mbox_init(&reader->mbox, read_file, look_at_file, reader);
     if (!from)
         return "is no mbox: it does not begin with \"From \"";
@@ -226,7 +199,7 @@ static const char *begin_maildir(struct ctl_reader *reader, const struct ctl_rea
     if (listed)
         wrong = read_list(reader, how);
     else if (errno == ENOENT || errno == ENOTDIR) /* also for a link, since O_DIRECTORY */
-        wrong = "is a directory, but no Maildir: it lacks cur/ or new/; name the files in it";
+        wrong = ctl_foreign_directory(reader->fd);
     else {
         wrong = strerror(errno);
         *status = errno == EACCES ? EX_NOPERM : EX_IOERR;
@@ -388,9 +361,10 @@ static enum ctl_read next_in_maildir(struct ctl_reader *reader, struct ctl_item 
     reader->fd = ctl_maildir_open(&reader->maildir, entry);
     if (reader->fd < 0)
         return fail(item, errno);
-    if (!is_packed(reader->fd))
+    const char *wrong = ctl_foreign_file(reader->fd);
+    if (!wrong)
         return CTL_READ_MESSAGE;
-    snprintf(item->reason, sizeof item->reason, "%s", packed);
+    snprintf(item->reason, sizeof item->reason, "%s", wrong);
     return CTL_READ_FAILED;
 }
 

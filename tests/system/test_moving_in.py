@@ -201,25 +201,53 @@ def test_dovecot_set_up_otherwise(p, old, way):
     same(before, read_all(p.login()))
 
 
+# What poplarctl(8) has Dovecot do, where its own files are no mail.
+
+def remedy(dovecot, number):
+    page = (TOP / "packaging/man/poplarctl.8").read_text()
+    command = re.findall(r"^doveadm .*$", page, re.M)[number]
+    dovecot.tree.run(*command.replace("USER", "alice").replace("DIR", "/home/alice/plain").split())
+    return dovecot.home("alice") / "plain"
+
+
 @needs("dovecot")
 def test_dovecot_with_compressed_mail(p, old):
-    """Nothing of it is taken for mail; the way that poplarctl(8) shows leads to what clients know."""
+    """Nothing of it is taken for mail, and there is a way to what clients know."""
     dovecot = old(Dovecot).start(mail_plugins="zlib", plugin="{\n zlib_save = gz\n}")
     dovecot.deliver(messages(12))
     before = read_all(dovecot.login())
     maildir = dovecot.home("alice") / "Maildir"
     done = p.ctl("import", "alice", maildir, check=False)
     assert done.returncode == 66 and b"imported 0 messages, 0 octets, 12 skipped" in done.stdout
-    assert done.stderr.count(b": is compressed or encrypted, and no mail as it is; ") == 12
+    assert done.stderr.count(b": is compressed, encrypted or packed, and no mail as it is; ") == 12
     for name in ("mail", "mail.eml"):
         (p.directory / name).write_bytes(next((maildir / "cur").iterdir()).read_bytes())
         done = p.ctl("import", "alice", p.directory / name, check=False)
-        assert done.returncode == 65 and b"is compressed or encrypted" in done.stderr, done
-    page = (TOP / "packaging/man/poplarctl.8").read_text()
-    command = re.search(r"^\.Ql (doveadm -o plugin/zlib_save= .*) \.$", page, re.M)[1]
-    command = command.replace("USER", "alice").replace("DIR", "/home/alice/plain")
-    dovecot.tree.run(*command.split())
-    assert taken(p, "alice", dovecot.home("alice") / "plain") == (12, 0)
+        assert done.returncode == 65 and b"is compressed, encrypted or packed" in done.stderr, done
+    assert taken(p, "alice", remedy(dovecot, 1)) == (12, 0)
+    same(before, read_all(p.login()))
+
+
+@needs("dovecot")
+@pytest.mark.parametrize("kind, files, directories", [
+    ("sdbox", "mailboxes/INBOX/dbox-Mails/u.*", ("", "mailboxes", "mailboxes/INBOX/dbox-Mails")),
+    ("mdbox", "storage/m.*", ("", "mailboxes", "mailboxes/INBOX", "storage"))])
+def test_dovecot_with_dbox(p, old, kind, files, directories):
+    """The same."""
+    dovecot = old(Dovecot).start(mail_location=f"{kind}:~/{kind}")
+    dovecot.deliver(messages(12))
+    before = read_all(dovecot.login())
+    place = dovecot.home("alice") / kind
+    found = list(place.glob(files))
+    assert found
+    for file in found:
+        done = p.ctl("import", "alice", file, check=False)
+        assert done.returncode == 65 and b"is compressed, encrypted or packed" in done.stderr, done
+    for directory in directories:
+        done = p.ctl("import", "alice", place / directory, check=False)
+        assert done.returncode == 65 and b": is Dovecot's dbox, and no Maildir; " in done.stderr, done
+    assert not list(p.state.glob("mail/*/*/*"))
+    assert taken(p, "alice", remedy(dovecot, 0)) == (12, 0)
     same(before, read_all(p.login()))
 
 
