@@ -473,8 +473,6 @@ bool config_set(struct config *config, const char *section, const char *name, co
             continue;
         if (!set_value(config, &settings[i], value, error, error_size))
             return false;
-        config->listen.explicit_addresses |=
-            strcmp(section, "listen") == 0 && strncmp(key, "pop3", 4) == 0;
         remember(config, section, name, key, value);
         return true;
     }

@@ -58,8 +58,7 @@ struct config {
         struct text_list pop3, pop3s;
         struct text_list lmtp;       /* paths of unix sockets; RUN_DIR/lmtp.sock, when not set */
         struct text_list proxy_from; /* addresses and prefixes whose PROXY header is believed */
-        unsigned proxy_tls;      /* 0 header: TLS if it says so; 1 assume: the proxy ended TLS */
-        bool explicit_addresses; /* pop3 or pop3s stands in the file */
+        unsigned proxy_tls; /* 0 header: TLS if it says so; 1 assume: the proxy ended TLS */
     } listen;
     struct {
         uint64_t idle_min, idle_max, max_sessions, max_per_source, sessions_per_layout;

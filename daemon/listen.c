@@ -193,7 +193,8 @@ static bool open_one(struct opening *o, enum proto_door door, const char *key, c
         return true;
     }
     /* Without IPv6, or in a container without loopback, the built-in addresses may lack one. */
-    if (!o->config->listen.explicit_addresses && (errno == EADDRNOTAVAIL || errno == EAFNOSUPPORT))
+    if (!config_is_given(o->config, "listen", "", key) &&
+        (errno == EADDRNOTAVAIL || errno == EAFNOSUPPORT))
         return true;
     o->why = errno;
     return base_refuse(o->error, o->error_size, "%s: [listen] %s=%s: %s; %s", where, key, text,
@@ -270,8 +271,10 @@ static bool reuse_passed(struct opening *o)
 /* The key of sockets that systemd passed as well; NULL when there is none. */
 static const char *find_twice(const struct opening *o)
 {
-    if (is_passed(o, false) && o->config->listen.explicit_addresses)
-        return config_is_given(o->config, "listen", "", "pop3") ? "pop3" : "pop3s";
+    static const char *const keys[] = {"pop3", "pop3s"};
+    for (size_t i = 0; is_passed(o, false) && i < ARRAY_SIZE(keys); i++)
+        if (config_is_given(o->config, "listen", "", keys[i]))
+            return keys[i];
     return is_passed(o, true) && config_is_given(o->config, "listen", "", "lmtp") ? "lmtp" : NULL;
 }
 

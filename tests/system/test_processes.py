@@ -1004,3 +1004,18 @@ def test_a_machine_that_says_little(server):
         assert works(p) == 1
     finally:
         subprocess.run(["sysctl", "-qw", "net.ipv6.conf.all.disable_ipv6=0"], check=True)
+
+
+@pytest.mark.accounts
+@pytest.mark.parametrize("given", ["pop3", "pop3s"])
+def test_one_door_of_ones_own_without_ipv6(server, given):
+    """The other one's built-in addresses go on to be those that the host has."""
+    p = server(start=False, **{f"listen_{other}": None for other in ("pop3", "pop3s") if other != given})
+    p.port, p.tls_port = (p.port, 995) if given == "pop3" else (110, p.tls_port)
+    subprocess.run(["sysctl", "-qw", "net.ipv6.conf.all.disable_ipv6=1"], check=True)
+    try:
+        p.start()
+        for tls in (False, True):
+            p.connect(tls).close()
+    finally:
+        subprocess.run(["sysctl", "-qw", "net.ipv6.conf.all.disable_ipv6=0"], check=True)

@@ -75,7 +75,7 @@ static void defaults(void **state)
     assert_int_equal(c->store.undelete_for, 7 * 86400);
     assert_int_equal(c->listen.pop3.n, 2);
     assert_string_equal(c->listen.pop3.items[1], "[::1]:110");
-    assert_false(c->listen.explicit_addresses);
+    assert_false(config_is_given(c, "listen", "", "pop3"));
     assert_true(c->auth.require_nss);
     assert_int_equal(c->server.local_domains.n, 2);
     config_free(c);
@@ -100,7 +100,8 @@ static void values_and_units(void **state)
     assert_int_equal(c->auth.first_uid, 500);
     assert_int_equal(c->listen.pop3.n, 2);
     assert_string_equal(c->listen.pop3.items[1], "127.0.0.2:1110");
-    assert_true(c->listen.explicit_addresses);
+    assert_true(config_is_given(c, "listen", "", "pop3"));
+    assert_false(config_is_given(c, "listen", "", "pop3s"));
     assert_int_equal(c->auth.n_domains, 1);
     assert_string_equal(c->auth.domains[0].pam_service, "org");
     config_free(c);
