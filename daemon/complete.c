@@ -107,16 +107,32 @@ static bool check_hostname(const struct config *config, char *error, size_t size
                        config_where(config, "server", "", "hostname"), config->server.hostname);
 }
 
-/* Of names, none of which has a blank: who forgot a comma would else have named nobody. */
+/* Of names, none of which has a blank or a semicolon: who puts these between them, and no comma,
+ * would else have named nobody. */
 static bool check_words(const struct config *config, const char *section, const char *key,
                         const struct text_list *list, char *error, size_t size)
 {
-    for (size_t i = 0; i < list->n; i++)
-        if (strpbrk(list->items[i], " \t"))
-            return base_refuse(
-                error, size, "%s: [%s] %s=%s: has a blank in it; put commas between names",
-                config_where(config, section, "", key), section, key, list->items[i]);
+    for (size_t i = 0; i < list->n; i++) {
+        const char *unfit = strpbrk(list->items[i], " \t;");
+        if (unfit)
+            return base_refuse(error, size,
+                               "%s: [%s] %s=%s: has a %s in it; put commas between names",
+                               config_where(config, section, "", key), section, key, list->items[i],
+                               *unfit == ';' ? "semicolon" : "blank");
+    }
     return true;
+}
+
+static bool check_domains(const struct config *config, char *error, size_t size)
+{
+    const struct text_list *list = &config->server.local_domains;
+    for (size_t i = 0; i < list->n; i++)
+        if (strchr(list->items[i], '@'))
+            return base_refuse(
+                error, size,
+                "%s: [server] local_domains=%s: must be a domain, which is what follows the @",
+                config_where(config, "server", "", "local_domains"), list->items[i]);
+    return check_words(config, "server", "local_domains", list, error, size);
 }
 
 static bool check_order(const struct config *config, const char *section, const char *min_key,
@@ -159,9 +175,7 @@ bool config_complete(struct config *config, char *error, size_t error_size)
             "%s: [store] expire_after is less than a day, which POP3 cannot announce "
             "(RFC 2449 section 6.7): set 0 for never, or 1d and more",
             config_where(config, "store", "", "expire_after"));
-    return check_hostname(config, error, error_size) &&
-           check_words(config, "server", "local_domains", &config->server.local_domains, error,
-                       error_size) &&
+    return check_hostname(config, error, error_size) && check_domains(config, error, error_size) &&
            check_words(config, "delivery", "trusted", &config->delivery.trusted, error,
                        error_size) &&
            check_languages(config, error, error_size) &&

@@ -222,6 +222,10 @@ static void refusals(void **state)
          "poplar.conf:4: [server] local_domains=a.test b.test: has a blank in it; put commas"},
         {MINIMAL "[delivery]\ntrusted=root postfix\n",
          "[delivery] trusted=root postfix: has a blank"},
+        {MINIMAL "[delivery]\ntrusted=root;postfix\n",
+         "[delivery] trusted=root;postfix: has a semicolon in it; put commas between names"},
+        {MINIMAL "[server]\nlocal_domains=a.test, @b.test\n",
+         "[server] local_domains=@b.test: must be a domain, which is what follows the @"},
         {MINIMAL "[server]\nhostname=my server\n", "hostname=my server: must be letters, digits"},
         {MINIMAL "[server]\nhostname=p\xc3\xb6p.example\n", "xn--"},
     };
