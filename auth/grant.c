@@ -33,7 +33,9 @@ enum {
 };
 
 struct grant_root {
-    int fd; /* state_dir */
+    int fd;   /* state_dir */
+    int mail; /* what is below it at the start; held so that, where it is a file system of its own,
+               * nobody unmounts it and meets new maildrops in its place */
     char *path;
     uid_t uid; /* store_user's */
     gid_t gid;
@@ -153,9 +155,9 @@ static int open_mail(const struct grant_root *root)
 }
 
 /* The same for it, if it is there already. */
-static char *find_fault_below(const struct grant_root *root, const char *user)
+static char *find_fault_below(struct grant_root *root, const char *user)
 {
-    int fd = open_mail(root);
+    int fd = root->mail = open_mail(root);
     if (fd < 0 && errno != ELOOP && errno != ENOTDIR)
         return NULL; /* whatever it is, the first maildrop tells */
     char *path = base_format("%s/mail", root->path);
@@ -163,14 +165,13 @@ static char *find_fault_below(const struct grant_root *root, const char *user)
                           : base_strdup("no directory, or a link, which nobody follows; make a "
                                         "directory and mount the other there (mount --bind)");
     char *whole = fault ? base_format("%s: %s", path, fault) : NULL;
-    base_close(fd);
     free(path);
     free(fault);
     return whole;
 }
 
 /* What is wrong with state_dir, and the remedy; NULL if nothing is. Freed by the caller. */
-static char *find_fault(const struct grant_root *root, const char *user)
+static char *find_fault(struct grant_root *root, const char *user)
 {
     if (root->fd < 0 && base_status(errno, 0))
         return base_strdup(strerror(errno));
@@ -199,8 +200,11 @@ struct grant_root *grant_root_open(const struct config *config, char *error, siz
         return NULL;
     }
     struct grant_root *root = base_alloc(sizeof *root);
-    *root = (struct grant_root){open(path, O_PATH | O_DIRECTORY | O_CLOEXEC), base_strdup(path),
-                                uid, gid};
+    *root = (struct grant_root){.fd = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC),
+                                .mail = -1,
+                                .path = base_strdup(path),
+                                .uid = uid,
+                                .gid = gid};
     int why = root->fd < 0 ? errno : EINVAL;
     char *fault = find_fault(root, user);
     if (!fault)
@@ -235,6 +239,7 @@ void grant_root_close(struct grant_root *root)
     if (!root)
         return;
     base_close(root->fd);
+    base_close(root->mail);
     free(root->path);
     free(root);
 }

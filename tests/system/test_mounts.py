@@ -108,6 +108,9 @@ def test_mail_on_a_file_system_of_its_own(server):
         raw.close()
         wait_until(lambda: subprocess.run(["mount", "-o", "remount,ro", mail],
                                           capture_output=True).returncode == 0, "nobody writes there")
+        # Nor does it go away under the server, which would make new maildrops where it was.
+        done = subprocess.run(["umount", mail], capture_output=True, text=True)
+        assert done.returncode != 0 and "busy" in done.stderr
         done = p.ctl("reload", check=False)
         assert done.returncode == os.EX_CONFIG and f"{mail}: Read-only file system" in str(done.stderr)
 
