@@ -70,6 +70,8 @@ uint32_t exchange_verdict(struct session *s, struct channel *exchange, enum exch
     }
     if (got == CHANNEL_OK)
         message_clear(m);
+    else
+        outcome = LOGIN_CRASHED;
     channel_close(exchange);
     return outcome;
 }

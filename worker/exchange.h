@@ -20,7 +20,8 @@ enum attempt exchange_take(struct session *s, struct channel *exchange, uint32_t
 /* Whether the maildrop's files come with a yes. */
 enum exchange_files { FILES_NONE, FILES_MAY_COME, FILES_COME };
 
-/* Auth's verdict, an enum login_outcome; the exchange is over afterwards. `user`, if not NULL, has
+/* Auth's verdict, an enum login_outcome; LOGIN_CRASHED: none came. The exchange is over afterwards.
+ * `user`, if not NULL, has
  * PROTO_USER_MAX + 1 octets. On LOGIN_OK the caller's are: `files`, unless FILES_NONE, all -1 if
  * none came; where `spool` is not NULL, a spool file, which must come. */
 uint32_t exchange_verdict(struct session *s, struct channel *exchange, enum exchange_files expected,

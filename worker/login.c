@@ -11,7 +11,10 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { GRANTS_AGAIN_MAX = 3 }; /* times that granted files may turn out to be replaced */
+enum {
+    GRANTS_AGAIN_MAX = 3, /* times that granted files may turn out to be replaced */
+    SETTLING_MS = 3000    /* from the time of an answer until the master has surely said so */
+};
 
 /* What the client is told about a verdict. */
 static const struct answer {
@@ -28,6 +31,7 @@ static const struct answer {
     [LOGIN_NO_MAILDROP] = {CODE_AUTH, TEXT_LOGIN_NO_MAILDROP},
     [LOGIN_STORE_TEMP] = {CODE_SYS_TEMP, TEXT_STORE_TEMP},
     [LOGIN_STORE_PERM] = {CODE_SYS_PERM, TEXT_STORE_PERM},
+    [LOGIN_CRASHED] = {CODE_SYS_TEMP, TEXT_LOGIN_UNAVAILABLE},
 };
 
 /* Ask the master for an exchange. `user`: as whom the client wants to log in; NULL: he has. */
@@ -123,11 +127,23 @@ static void succeed(struct session *s, int files[MAILDROP_FILES])
     session_await_trace(s);
 }
 
-/* The answer to a failure is due when the master says so. */
+/* Hear when the answer to a failure is due. Auth that ended before its verdict may have told the
+ * master of a success: then nobody says so. */
+static bool hear_settled(struct session *s, uint32_t verdict)
+{
+    const uint64_t deadline = s->stream.deadline;
+    uint64_t soon = base_now_ms() + s->config->auth.failure_delay * 1000 + SETTLING_MS;
+    if (verdict == LOGIN_CRASHED && soon < deadline)
+        s->stream.deadline = soon;
+    bool heard = session_hear_answer(s);
+    s->stream.deadline = deadline;
+    return heard;
+}
+
 static void answer_failure(struct session *s, const struct login_credentials *c, uint32_t verdict)
 {
     bool last = false;
-    if (!session_hear_answer(s))
+    if (!hear_settled(s, verdict))
         return;
     if (s->record.rule->type != PROTO_SETTLED)
         session_lost_master(s, CHANNEL_BAD, "not the end of a failed login");

@@ -187,9 +187,11 @@ static void take_leave(struct session *s)
 {
     bool may_speak = s->stream.tls ? SSL_is_init_finished(s->stream.tls) : s->door == DOOR_POP3;
     if (s->end == END_LOGIN_TIMEOUT && may_speak) {
-        /* The deadline has passed for reading; one line that the socket takes at once may go. */
+        /* The deadline has passed for reading; one line that the socket takes at once may go. It
+         * may be the answer to PASS: without a code that would be wrong. */
+        bool asked = s->control.state == STATE_LOGIN;
         s->stream.failure = STREAM_OK;
-        session_error(s, CODE_NONE, TEXT_LOGIN_TIMEOUT);
+        session_error(s, asked ? CODE_SYS_TEMP : CODE_NONE, TEXT_LOGIN_TIMEOUT);
     }
     if (s->last)
         view_leave(&s->view);

@@ -259,6 +259,36 @@ static void test_login_timeout(void **state)
     assert_true(base_now_ms() - begun >= 1000);
 }
 
+/* It is then the answer to PASS: without the code a client would take the password for wrong. */
+static void test_login_timeout_during_a_login(void **state)
+{
+    (void)state;
+    harness_start(&h, impatient);
+    harness_greeted(&h);
+    say(&h, "USER alice\r\n");
+    expect(&h, "+OK");
+    say(&h, "PASS secret\r\n");
+    harness_receive(&h.worker, &h.m, PROTO_LOGIN_WANTED); /* and the master has no auth process */
+    h.worker.state = STATE_LOGIN;
+    expect(&h, "-ERR [SYS/TEMP] logging in took too long");
+    expect_close(&h, END_LOGIN_TIMEOUT);
+}
+
+/* An auth process that told the master of a login and could not tell us: nobody says more, and
+ * nobody waits for that until the time to log in is over. */
+static void test_login_that_only_the_master_knows(void **state)
+{
+    (void)state;
+    harness_start(&h, in_the_clear);
+    harness_greeted(&h);
+    h.auth.dies = h.auth.told = true;
+    say(&h, "USER alice\r\nPASS secret\r\n");
+    expect(&h, "+OK");
+    expect(&h, "-ERR [SYS/TEMP] ");
+    expect_close(&h, END_LOGIN_TIMEOUT);
+    h.auth.dies = h.auth.told = false;
+}
+
 static void test_handshake_timeout(void **state)
 {
     (void)state;
@@ -416,6 +446,8 @@ int main(void)
         PROCESS(test_workers_die_with_the_master),
         PROCESS(test_a_killed_session_leaves_no_lock),
         PROCESS(test_login_timeout),
+        PROCESS(test_login_timeout_during_a_login),
+        PROCESS(test_login_that_only_the_master_knows),
         PROCESS(test_handshake_timeout),
         PROCESS(test_idle_timeout),
         PROCESS(test_a_client_that_never_reads),

@@ -51,6 +51,7 @@ struct played {
     uint32_t verdict;                          /* enum login_outcome, for every login */
     uint32_t refusal; /* enum login_refusal instead of an exchange; 0: none */
     bool dies;        /* the exchange ends without a verdict */
+    bool told;        /* then: the master was told that the login is good */
     int short_by;     /* files that are not there with a yes */
     bool last;        /* PROTO_SETTLED says so */
     int stale;        /* grants to hand out with an unlinked -wal */
@@ -366,6 +367,8 @@ static inline void played_verdict(struct harness *h)
     uint32_t verdict = h->auth.verdict;
     if (h->auth.dies) {
         channel_close(&h->exchange);
+        if (h->auth.told)
+            h->worker.state = STATE_MAIL;
         return;
     }
     if (verdict == LOGIN_OK && !harness_grant(h, true, files))
