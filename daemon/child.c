@@ -5,6 +5,7 @@
 #include "daemon/child.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -89,6 +90,9 @@ void child_begin(struct child *child, enum proto_role self, child_certificate *c
     if (getsockopt(PROTO_FD_CONTROL, SOL_SOCKET, SO_TYPE, &type, &size) < 0 ||
         type != SOCK_SEQPACKET)
         fatal(EX_USAGE, "is started by poplard only; see poplard(8)");
+    /* A program that a PAM module starts must not speak for us. */
+    if (fcntl(PROTO_FD_CONTROL, F_SETFD, FD_CLOEXEC) < 0)
+        fatal(EX_OSERR, "descriptor 3: %s", strerror(errno));
     *child = (struct child){.config = config_new()};
     channel_open(&child->control, PROTO_FD_CONTROL, self, ROLE_MASTER, STATE_STARTING);
 

@@ -519,6 +519,20 @@ def test_43_changed_ids(stack):
     assert {os.stat(f).st_uid for f in maildrops(p)} == {os.stat(p.state).st_uid}
 
 
+def test_43_helper_of_a_module(stack, tmp_path):
+    """A program that a module runs, maybe as somebody else, has none of what auth has open: who has
+    its channel speaks for it."""
+    seen = tmp_path / "helper"
+    p = stack(f"auth required {MODULE} helper={seen}\n" + PERMIT)
+    p.add("alice", MESSAGE)
+    for _ in range(2):
+        assert logged_in(attempt(p))
+        found = re.findall(r" (\d+) -> (.*)", seen.read_text())
+        assert found
+        # The shell keeps where its output went before.
+        assert not [f for f in found if int(f[0]) > 2 and f[1] != "/dev/null"], found
+
+
 def test_43_output_of_a_module(stack):
     """It goes nowhere near a client."""
     p = stack(f"auth required {MODULE} stdout\n" + PERMIT)
