@@ -429,7 +429,7 @@ def test_fail2ban_and_names(server, regex):
         assert attempt_over(p.connect(tls=False), user, "wrong") == DENIED
     wait_until(lambda: p.log_text().count(": login failed: peer=127") == len(names), "all")
     assert regex(syslog(p)) == ["127.0.0.1"] * len(names)
-    p.stack("auth required @BUILD@/tests/pam_poplar_test.so crash\naccount required pam_permit.so\n")
+    p.stack("auth required @BUILD@/tests/pam_poplar_test.so exit\naccount required pam_permit.so\n")
     p.process.send_signal(signal.SIGHUP)
     p.wait_log("reloaded")
     for user in ("x reason=denied", '" ' + forged):
