@@ -35,7 +35,8 @@ static const struct proto_rule rules[PROTO_TYPES] = {
     [PROTO_FORK_FAILED] = {PROTO_FORK_FAILED, "fork-failed", ROLE_NURSERY, ROLE_MASTER, STATE_IDLE, 64, 0, 0, 0, "u"},
 
     /* A session. session, door, local address, peer address, ticket keys: current, previous; 1 when
-     * the peer is a proxy whose header comes first. Descriptor: the client. */
+     * the peer is a proxy whose header comes first. Descriptor: the client; not of LMTP, the master may
+     * have a copy until the worker speaks. */
     [PROTO_ASSIGN] = {PROTO_ASSIGN, "assign", ROLE_MASTER, ROLE_WORKER, STATE_IDLE, 512, 1, 1, 1, "qussbbu"},
     /* For LMTP, after it: the master has closed its own end of that socket. Not before is it served:
      * who closes last has to wait for what a local client can put into it. */
@@ -67,7 +68,7 @@ static const struct proto_rule rules[PROTO_TYPES] = {
 
     /* An exchange. session, enum proto_service, user (SERVE_GRANT) or recipient, peer address without
      * port, door, the peer's uid (LMTP), the digest of what was refused last on this connection (0:
-     * nothing). Descriptor: auth's end. */
+     * nothing). Descriptor: auth's end, of which the master has a copy until the exchange is over. */
     [PROTO_SERVE] = {PROTO_SERVE, "serve", ROLE_MASTER, ROLE_AUTH, STATE_IDLE, 512, 1, 1, 0, "qussuuq"},
     /* session, enum login_outcome, canonical user (also of a failure, as far as known), keyed digest of a refused name and secret */
     [PROTO_OUTCOME] = {PROTO_OUTCOME, "outcome", ROLE_AUTH, ROLE_MASTER, STATE_BUSY, 512, 0, 0, 0, "qusq"},

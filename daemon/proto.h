@@ -148,7 +148,7 @@ enum login_outcome {
     LOGIN_NO_USER,       /* delivery: there is no such recipient */
     LOGIN_FORBIDDEN,     /* delivery: not into this maildrop, not by this peer */
     LOGIN_NO_ROOM,       /* delivery: what is left under state_dir is for deleting */
-    LOGIN_CRASHED,       /* auth ended over it; the master only says this */
+    LOGIN_CRASHED,       /* auth ended over it; no record says this */
     LOGIN_OUTCOMES
 };
 
