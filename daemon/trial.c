@@ -59,11 +59,11 @@ static void answer(struct asker **askers, int status, const char *text)
 void trial_failed(struct master *m, int status, const char *why)
 {
     struct trial *t = m->trial;
+    struct asker *askers = t->askers;
     m->trial = NULL;
     log_line(LOG_ERR, m->serving ? LOG_EVENT_RELOAD_FAILED : LOG_EVENT_NOT_STARTED, NULL, "%s%s",
              m->serving ? "reload failed, the old configuration stays: " : "", why);
     m->counts[COUNT_RELOADS_FAILED] += m->serving;
-    answer(&t->askers, status ? status : EX_SOFTWARE, why);
     if (t->auth) {
         t->auth->killed = true;
         kill(t->auth->pid, SIGKILL);
@@ -72,6 +72,7 @@ void trial_failed(struct master *m, int status, const char *why)
         generation_retire(m, t->generation, false);
     auths_retire_all(m, t->config);
     free_trial(t);
+    answer(&askers, status ? status : EX_SOFTWARE, why); /* who is told finds all as it was */
     if (m->serving) {
         notify_state(m, "READY=1\nSTATUS=Reload failed, the old configuration stays: %s", why);
         if (m->reload_again)
