@@ -1,11 +1,12 @@
 /*
- * address.c - see address.h. Runs in the master; the addresses come from the kernel and from the
- * configuration, never from a client's octets.
+ * address.c - see address.h. Runs in the master; the addresses come from the kernel, from the
+ * configuration and, as what a proxy's header says, from a worker, never from a client's octets.
  */
 #include "daemon/address.h"
 #include "daemon/base.h"
 
 #include <arpa/inet.h>
+#include <ctype.h>
 #include <netinet/in.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -15,7 +16,7 @@ static bool parse_port(const char *text, in_port_t *port)
 {
     char *end;
     long number = strtol(text, &end, 10);
-    if (end == text || *end || number < 1 || number > 65535)
+    if (!isdigit((unsigned char)*text) || *end || number < 1 || number > 65535)
         return false;
     *port = htons((uint16_t)number);
     return true;
@@ -128,7 +129,7 @@ static bool parse_prefix(const char *text, unsigned char octets[16], unsigned *b
     if (slash) {
         char *end;
         given = strtoul(slash + 1, &end, 10);
-        if (end == slash + 1 || *end || given > most)
+        if (!isdigit((unsigned char)slash[1]) || *end || given > most)
             return false;
     }
     *bits = (unsigned)given + (v4 ? 96 : 0);

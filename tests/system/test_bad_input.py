@@ -551,7 +551,8 @@ def test_second_poplard(broken, tmp_path):
 @pytest.mark.parametrize("key", ["pop3", "pop3s"])
 @pytest.mark.parametrize("address", ["nonsense", "127.0.0.1", "127.0.0.1:0", "127.0.0.1:99999",
                                      "127.0.0.1:pop3", "localhost:1110", "[::1:1110", "::1:1110",
-                                     "*", ":1110", "127.0.0.1:-1", "127.0.0.1:1110x"])
+                                     "*", ":1110", "127.0.0.1:-1", "127.0.0.1:1110x",
+                                     "127.0.0.1: 1110", "127.0.0.1:+1110"])
 def test_bad_address(broken, key, address):
     broken.write_config(**{f"listen_{key}": address})
     refused(broken, CONFIG, place(broken, f"{key}={address}"), f"[listen] {key}={address}: must be")
@@ -789,6 +790,7 @@ def test_check_of_what_is_good(broken):
      (": [tls] certificate and key are not set",)),
     ({"listen_lmtp": "lmtp.sock"}, ("lmtp=lmtp.sock: must be an absolute path",)),
     ({"auth_throttle_exempt": "localhost"}, ("throttle_exempt=localhost: must be an address",)),
+    ({"listen_proxy_from": "192.0.2.0/ 24"}, ("proxy_from=192.0.2.0/ 24: must be an address",)),
 ], ids=lambda value: next(iter(value)) if isinstance(value, dict) else "")
 def test_check_finds(broken, settings, words):
     """What a start would stumble over, in its words, with the line it stands in."""
