@@ -221,7 +221,7 @@ def test_mounted_read_only_for_a_while(server):
 def test_a_disk_that_fails_under_sessions(server):
     """The kernel lets nobody write any more while files are open: who reads is served, nothing is
     acknowledged that was not done, and after a check of the disk all is there."""
-    p = server(start=False, tls_required="no", store_max_message="1M")
+    p = server(start=False, tls_required="no", store_max_message="1M", server_stop_grace="1s")
     with contextlib.ExitStack() as stack:
         device = stack.enter_context(disk(p.state, "ext4", 100, ",errors=remount-ro"))
         with running(p):
