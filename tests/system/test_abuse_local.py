@@ -12,7 +12,7 @@ import struct
 
 import pytest
 
-from poplar import wait_until
+from poplar import PATIENCE, wait_until
 from test_lmtp import Lmtp, as_user
 
 pytestmark = pytest.mark.accounts
@@ -102,7 +102,7 @@ def test_with_a_connection_that_waits_at_the_end(server):
             send_away(client, sent)
             os.seteuid(0)
             p.process.send_signal(signal.SIGTERM)
-        assert p.process.wait(20) == 0
+        assert p.process.wait(20 * PATIENCE) == 0
 
 
 @pytest.mark.parametrize("crowd", [0, 8])

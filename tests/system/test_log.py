@@ -97,8 +97,11 @@ class Journal:
 
 @pytest.fixture
 def journal():
-    Path("/proc/sys/net/unix/max_dgram_qlen").write_text("512")  # as systemd has it, else ten
+    room = Path("/proc/sys/net/unix/max_dgram_qlen")
+    before = room.read_text()
+    room.write_text("512")  # as systemd has it; else ten records
     made = Journal()
+    room.write_text(before)  # a socket keeps what it was made with
     made.start()
     yield made
     made.close()
