@@ -349,6 +349,22 @@ def test_an_error_in_the_configuration_stops_once_and_waits(debian, configured):
     assert raw.line().startswith(b"+OK")
 
 
+def test_what_the_machine_lacks_is_waited_for(debian, configured):
+    """It is tried again without a hand, and not in a storm, until there is room in /run."""
+    debian.run("mount", "-t", "tmpfs", "-o", "nr_inodes=1", "tmpfs", "/run/poplar")
+    try:
+        debian.run("systemctl", "restart", "poplar.service", check=False)
+        started = r"run_dir=/run/poplar: No space left on device; make room there"
+        wait_until(lambda: len(re.findall(started, debian.journal("--since=-20s"))) >= 3,
+                   "it is tried again")
+        assert debian.show("poplar.service", "ExecMainStatus") == "71"
+        assert len(re.findall(started, debian.journal("--since=-3s"))) < 4
+    finally:
+        debian.run("umount", "/run/poplar")
+    wait_until(debian.is_active, "room, and a server")
+    debian.login("alice", PASSWORD).quit()
+
+
 @pytest.mark.parametrize("program", ["poplard", "poplar-worker", "poplar-auth"])
 def test_the_watchdog_ends_what_hangs(debian, configured, program):
     configured.unit("[Service]\nWatchdogSec=2s\n")

@@ -156,6 +156,8 @@ def test_95_clients_that_were_not_taken(server):
     nursery, workers = p.nursery(), p.workers()
     for pid in nursery + workers:
         os.kill(pid, signal.SIGSTOP)
+    wait_until(lambda: all(p.proc_status(pid)["State"][0] == "T" for pid in nursery + workers),
+               "none can take anything")
     clients = [socket.create_connection(("127.0.0.1", p.port), 20) for _ in range(3)]
     wait_until(lambda: told("sessions", "now") == 4, "they are given to workers")
     for pid in workers:
