@@ -5,9 +5,11 @@
 #include "daemon/base.h"
 #include "daemon/master.h"
 
+#include <linux/sockios.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 
 /* Of the last that were given to workers we have the socket as well, until its worker says its
@@ -151,4 +153,23 @@ void assign_again(struct master *m, struct worker *w)
     w->session = 0;
     w->peer_text[0] = '\0';
     give(m, fd, w->door, &peer);
+}
+
+/* A client that its worker took must not have to wait for us when that closes it. Of a local socket
+ * the kernel tells what its reader has not taken yet (unix(7)). */
+static void let_go_of_taken(struct master *m)
+{
+    for (size_t i = 0; i < MASTER_HELD; i++) {
+        int untaken = 1;
+        if (m->held[i] && ioctl(m->held[i]->channel.fd, SIOCOUTQ, &untaken) == 0 && untaken == 0)
+            assign_let_go(m, m->held[i]);
+    }
+}
+
+void assign_tick(struct master *m)
+{
+    let_go_of_taken(m);
+    for (struct worker *w = m->workers; w && m->waiting; w = w->next)
+        if (w->channel.state == STATE_IDLE && w->channel.fd >= 0 && !w->ended_by_us)
+            assign_waiting(m, w); /* who could not be given to one when he came */
 }

@@ -330,6 +330,8 @@ void assign_let_go(struct master *m, struct worker *w);
 /* The worker has ended, and not all that it was told was taken by it: if a client is held that it
  * never had, which so cannot have been greeted, that is another's. */
 void assign_again(struct master *m, struct worker *w);
+/* Who waits although a worker is idle gets it; whom his worker took a while ago is let go. */
+void assign_tick(struct master *m);
 
 /* workers.c: workers, whom they serve aside. */
 void workers_add(struct master *m, struct generation *g, int channel_fd);

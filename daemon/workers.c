@@ -104,9 +104,7 @@ void workers_tick(struct master *m)
                 worker_end(w);
     m->arrived_peak = m->arrived;
     m->arrived = 0;
-    for (struct worker *w = m->workers; w && m->waiting; w = w->next)
-        if (w->channel.state == STATE_IDLE && w->channel.fd >= 0 && !w->ended_by_us)
-            assign_waiting(m, w); /* who could not be given to one when he came */
+    assign_tick(m);
     release_surplus(m);
     release_stranded(m);
     generation_fill(m, false);

@@ -175,6 +175,24 @@ def test_95_clients_that_were_not_taken(server):
     assert told("since_start", "connections") == 4
 
 
+@root_only
+def test_95_a_client_that_was_taken_is_its_workers_alone(server):
+    """Else its connection would end when the master hears of it, and not when the worker ends it."""
+    p = server(tls_required="not-on-loopback")
+
+    def sockets():
+        fds = f"/proc/{p.process.pid}/fd"
+        return {os.readlink(f"{fds}/{fd}") for fd in os.listdir(fds)}
+
+    raw = p.connect(tls=False)
+    port = f":{raw.sock.getsockname()[1]:04X} "
+    line, = [line for line in Path("/proc/net/tcp").read_text().splitlines()
+             if port in line and f":{p.port:04X} " in line.split(port)[0]]
+    wait_until(lambda: f"socket:[{line.split()[9]}]" not in sockets(), "it is let go")
+    assert raw.ask(b"QUIT").startswith(b"+OK")
+    assert raw.rest() == b""
+
+
 def works_or_in_use(server):
     try:
         return works(server)
