@@ -519,6 +519,7 @@ def test_43_changed_ids(stack):
     assert {os.stat(f).st_uid for f in maildrops(p)} == {os.stat(p.state).st_uid}
 
 
+@pytest.mark.native("valgrind has descriptors of its own")
 def test_43_helper_of_a_module(stack, tmp_path):
     """A program that a module runs, maybe as somebody else, has none of what auth has open: who has
     its channel speaks for it."""
