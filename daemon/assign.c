@@ -103,13 +103,19 @@ static bool assign(struct master *m, struct worker *w, int fd, enum proto_door d
     return true;
 }
 
+/* Whether a worker can be given a connection. */
+static bool stands_by(const struct master *m, const struct worker *w)
+{
+    return w->channel.state == STATE_IDLE && w->channel.fd >= 0 && w->generation == m->current &&
+           !w->ended_by_us;
+}
+
 /* Hand it to any that is idle; false if there is none. */
 static bool assign_to_any(struct master *m, int fd, enum proto_door door,
                           const struct sockaddr_storage *peer)
 {
     for (struct worker *w = m->workers; w; w = w->next)
-        if (w->channel.state == STATE_IDLE && w->channel.fd >= 0 && w->generation == m->current &&
-            !w->ended_by_us && assign(m, w, fd, door, peer))
+        if (stands_by(m, w) && assign(m, w, fd, door, peer))
             return true;
     return false;
 }
@@ -136,7 +142,7 @@ void assign_connection(struct master *m, int fd, enum proto_door door,
 
 void assign_waiting(struct master *m, struct worker *w)
 {
-    const struct waiting *first = w->generation == m->current ? m->waiting : NULL;
+    const struct waiting *first = stands_by(m, w) ? m->waiting : NULL;
     if (first && assign(m, w, first->fd, first->door, &first->peer))
         free(admit_next(m));
 }
@@ -170,6 +176,5 @@ void assign_tick(struct master *m)
 {
     let_go_of_taken(m);
     for (struct worker *w = m->workers; w && m->waiting; w = w->next)
-        if (w->channel.state == STATE_IDLE && w->channel.fd >= 0 && !w->ended_by_us)
-            assign_waiting(m, w); /* who could not be given to one when he came */
+        assign_waiting(m, w); /* who could not be given to one when he came */
 }

@@ -324,7 +324,7 @@ unsigned admit_sessions_of(const struct master *m, const struct address_source *
 /* One that came: it is served, waits or is refused. */
 void assign_connection(struct master *m, int fd, enum proto_door door,
                        const struct sockaddr_storage *peer);
-void assign_waiting(struct master *m, struct worker *w); /* an idle one gets who waits, if any */
+void assign_waiting(struct master *m, struct worker *w); /* if idle, it gets who waits, if any */
 /* The worker has its client: what is held of that for another worker goes. */
 void assign_let_go(struct master *m, struct worker *w);
 /* The worker has ended, and not all that it was told was taken by it: if a client is held that it

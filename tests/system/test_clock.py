@@ -3,7 +3,6 @@ waited for goes by it; what it dates stays whole."""
 
 import json
 import os
-import socket
 import struct
 
 import pytest
@@ -11,6 +10,7 @@ import pytest
 import poplar
 from logins import DENIED, attempt, deliver, logged_in
 from poplar import log_in, wait_until
+from test_tls import visit
 
 pytestmark = [pytest.mark.native("valgrind has preloads of its own"),
               pytest.mark.unsanitized("a sanitizer wants to be loaded first"),
@@ -38,16 +38,6 @@ def clock(server, tmp_path, monkeypatch):
         p.set = put
         return p.start()
     return make
-
-
-def visit(p, context, session=None):
-    """A short session; whether it was resumed, and its ticket."""
-    with socket.create_connection(("127.0.0.1", p.tls_port), 20) as s:
-        with context.wrap_socket(s, server_hostname="localhost", session=session) as t:
-            assert t.recv(1000).startswith(b"+OK")
-            t.sendall(b"QUIT\r\n")
-            assert t.recv(1000).startswith(b"+OK")
-            return t.session_reused, t.session
 
 
 def test_sessions_go_on(clock):
