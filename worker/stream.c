@@ -37,7 +37,8 @@ static uint64_t earlier(uint64_t a, uint64_t b)
     return a == 0 || (b != 0 && b < a) ? b : a;
 }
 
-/* Until the socket is ready for `events`, or `deadline` (0: none). */
+/* Until the socket is ready for `events`, or `deadline` (0: none). Without events nobody waits: the
+ * clock and the master have their say. */
 static enum stream_outcome wait_for(struct stream *s, short events, uint64_t deadline,
                                     enum stream_outcome late)
 {
@@ -49,13 +50,14 @@ static enum stream_outcome wait_for(struct stream *s, short events, uint64_t dea
         if (deadline != 0 && now >= deadline)
             return fail(s, late);
         uint64_t left = deadline == 0 ? WAIT_FOREVER_MS : deadline - now;
-        int ready = poll(watched, 2, left > WAIT_FOREVER_MS ? WAIT_FOREVER_MS : (int)left);
+        int most = events == 0 ? 0 : left > WAIT_FOREVER_MS ? WAIT_FOREVER_MS : (int)left;
+        int ready = poll(watched, 2, most);
         if (ready < 0 && errno != EINTR)
             return fail(s, STREAM_CLOSED);
         if (ready > 0 && watched[1].revents &&
             !(s->on_control && s->on_control(s->control_context)))
             return fail(s, STREAM_CONTROL);
-        if (ready > 0 && watched[0].revents)
+        if (events == 0 || (ready > 0 && watched[0].revents))
             return STREAM_OK;
     }
 }
@@ -84,6 +86,29 @@ static short tls_wants(struct stream *s, int result)
     }
 }
 
+/* OpenSSL reads on by itself after records that say nothing to us (changes of keys, refused
+ * renegotiations), for as long as there are any. So that a client which sends nothing else meets
+ * its deadline, and the master is heard, each attempt has the socket once. */
+static long read_once(BIO *socket, int operation, const char *octets, size_t size, int number,
+                      long more, int result, size_t *done)
+{
+    struct stream *s = (struct stream *)BIO_get_callback_arg(socket);
+    (void)octets;
+    (void)size;
+    (void)number;
+    (void)more;
+    (void)done;
+    if (operation != BIO_CB_READ)
+        return result;
+    BIO_clear_retry_flags(socket);
+    if (!s->has_read) {
+        s->has_read = true;
+        return result;
+    }
+    BIO_set_retry_read(socket);
+    return -1;
+}
+
 enum stream_outcome stream_start_tls(struct stream *s, SSL *tls)
 {
     s->tls = tls;
@@ -93,9 +118,12 @@ enum stream_outcome stream_start_tls(struct stream *s, SSL *tls)
     if (!socket)
         return fail(s, STREAM_TLS_FAILED);
     BIO_set_fd(socket, s->fd, BIO_NOCLOSE);
+    BIO_set_callback_ex(socket, read_once);
+    BIO_set_callback_arg(socket, (char *)s);
     SSL_set_bio(tls, socket, socket);
     for (;;) {
         ERR_clear_error();
+        s->has_read = false;
         int result = SSL_do_handshake(tls);
         if (result == 1)
             return STREAM_OK;
@@ -114,6 +142,7 @@ static size_t attempt(struct stream *s, short direction, void *octets, size_t si
     *events = 0;
     if (s->tls) {
         ERR_clear_error();
+        s->has_read = false;
         int result = in ? SSL_read_ex(s->tls, octets, size, &went)
                         : SSL_write_ex(s->tls, octets, size, &went);
         if (result != 1)
@@ -136,7 +165,7 @@ enum stream_outcome stream_read(struct stream *s, void *octets, size_t size, uin
     /* Most often nothing is there yet: ask first, unless TLS already holds it. */
     short events = s->tls && SSL_has_pending(s->tls) ? 0 : POLLIN;
     while (s->failure == STREAM_OK) {
-        if (events != 0 && wait_for(s, events, deadline, STREAM_READ_TIMEOUT) != STREAM_OK)
+        if (wait_for(s, events, deadline, STREAM_READ_TIMEOUT) != STREAM_OK)
             break;
         *got = attempt(s, POLLIN, octets, size, &events);
         if (*got > 0) {

@@ -30,6 +30,7 @@ struct stream {
     int fd, control_fd;
     SSL *tls; /* NULL: in the clear */
     const char *tls_reason;
+    bool has_read;                  /* OpenSSL, in this attempt, from the socket */
     uint64_t write_timeout;         /* ms that a write may make no progress */
     uint64_t deadline;              /* base_now_ms() by which everything must be over; 0: none */
     uint64_t octets_in, octets_out; /* without what TLS adds */

@@ -5,10 +5,12 @@
 
 #include "certificates.h"
 #include "worker/client_ca.h"
+#include "worker/stream.h"
 #include "worker/tls.h"
 #include <malloc.h>
 #include <openssl/err.h>
 #include <openssl/ssl.h>
+#include <sys/socket.h>
 
 static char error[512];
 
@@ -714,6 +716,109 @@ static void test_bad_issuers(void **state)
     }
 }
 
+/* ---- the stream ---- */
+
+/* A stream over TLS whose client said all it has to say, and a master that never stops speaking. */
+struct flood {
+    struct tls *tls;
+    struct connection c;
+    struct stream *stream;
+    int client[2], control[2];
+    int looks; /* at the master */
+};
+
+static bool count_look(void *looks)
+{
+    ++*(int *)looks;
+    return true;
+}
+
+/* From here on it is kept what the client says. */
+static void flood_begin(struct flood *f)
+{
+    *f = (struct flood){.c.keys.n = 1, .stream = base_alloc(sizeof *f->stream)};
+    f->tls = serve(NULL, NULL);
+    open_connection(&f->c, f->tls, TLS1_3_VERSION);
+    shake_hands(&f->c);
+    assert_true(f->c.done);
+    SSL_set0_wbio(f->c.client, BIO_new(BIO_s_mem()));
+    assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, f->client), 0);
+    assert_int_equal(pipe(f->control), 0);
+    assert_int_equal(write(f->control[1], "", 1), 1);
+    stream_open(f->stream, f->client[0], f->control[0], 1000);
+    f->stream->on_control = count_look;
+    f->stream->control_context = &f->looks;
+    SSL_up_ref(f->c.server);
+    assert_int_equal(stream_start_tls(f->stream, f->c.server), STREAM_OK);
+}
+
+/* All of it at once; returns the octets. */
+static long flood_send(struct flood *f)
+{
+    char *records;
+    long size = BIO_get_mem_data(SSL_get_wbio(f->c.client), &records);
+    assert_int_equal(write(f->client[1], records, (size_t)size), size);
+    (void)BIO_reset(SSL_get_wbio(f->c.client));
+    return size;
+}
+
+static void flood_end(struct flood *f)
+{
+    stream_close(f->stream);
+    free(f->stream);
+    close(f->client[1]);
+    close(f->control[0]);
+    close(f->control[1]);
+    close_connection(&f->c);
+    tls_free(f->tls);
+}
+
+/* Changes of keys are nothing that the client says: OpenSSL goes on to the next record by itself,
+ * for as long as there are any. Between reads of the socket the deadline and the master count. */
+static void test_records_that_say_nothing(void **state)
+{
+    enum { AT_ONCE = 18000 }; /* octets are read by OpenSSL, or fewer */
+    struct flood f;
+    char word[8];
+    size_t got;
+    (void)state;
+    flood_begin(&f);
+    for (int i = 0; i < 4000; i++) {
+        assert_int_equal(SSL_key_update(f.c.client, SSL_KEY_UPDATE_NOT_REQUESTED), 1);
+        assert_int_equal(SSL_do_handshake(f.c.client), 1);
+    }
+    assert_int_equal(SSL_write(f.c.client, "NOOP\r\n", 6), 6);
+    long size = flood_send(&f);
+    assert_int_equal(stream_read(f.stream, word, sizeof word, 0, &got), STREAM_OK);
+    assert_int_equal(got, 6);
+    if (f.looks < size / AT_ONCE)
+        fail_msg("%d looks in %ld octets", f.looks, size);
+    flood_end(&f);
+}
+
+/* Nor does it matter how much OpenSSL has read already. */
+static void test_records_that_are_there(void **state)
+{
+    struct flood f;
+    char word[8];
+    size_t got;
+    (void)state;
+    flood_begin(&f);
+    for (int i = 0; i < 10; i++)
+        assert_int_equal(SSL_write(f.c.client, "NOOP\r\n", 6), 6);
+    flood_send(&f);
+    for (int i = 0; i < 10; i++) {
+        assert_int_equal(stream_read(f.stream, word, sizeof word, 0, &got), STREAM_OK);
+        assert_int_equal(f.looks, i + 1);
+    }
+    SSL_write(f.c.client, "NOOP\r\n", 6);
+    SSL_write(f.c.client, "NOOP\r\n", 6);
+    flood_send(&f);
+    assert_int_equal(stream_read(f.stream, word, sizeof word, 0, &got), STREAM_OK);
+    assert_int_equal(stream_read(f.stream, word, sizeof word, 1, &got), STREAM_READ_TIMEOUT);
+    flood_end(&f);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -735,6 +840,8 @@ int main(void)
         cmocka_unit_test(test_tickets_of_clients),
         cmocka_unit_test(test_ticket_of_an_expired_client),
         cmocka_unit_test(test_bad_issuers),
+        cmocka_unit_test(test_records_that_say_nothing),
+        cmocka_unit_test(test_records_that_are_there),
     };
     return cmocka_run_group_tests(tests, make_authorities, free_authorities);
 }
