@@ -106,8 +106,7 @@ static bool skip(struct import *im, const struct ctl_item *item, const char *why
     ctl_progress_hide(&im->progress);
     ctl_note("%s: %s; skipped", item->name, why);
     im->tally.skipped++;
-    if (status)
-        went_wrong(im, status);
+    went_wrong(im, status);
     return go_on;
 }
 
@@ -278,7 +277,7 @@ static bool import_path(struct import *im, const char *path)
         if (what == CTL_READ_MESSAGE)
             go_on = import_message(im, item);
         else
-            go_on = skip(im, item, item->reason, what == CTL_READ_FAILED ? EX_NOINPUT : 0);
+            go_on = skip(im, item, item->reason, EX_NOINPUT);
     }
     if (im->reader)
         im->before += ctl_reader_total(im->reader);

@@ -164,9 +164,9 @@ static const char *read_list(struct ctl_reader *reader, const struct ctl_reader_
     char *octets = how->list ? base_strdup(how->list) : NULL;
     enum ctl_uidl_kind kind =
         how->list ? (how->list[0] == '/' ? CTL_UIDL_COURIER : CTL_UIDL_DOVECOT) : how->uidl;
-    /* Dovecot's tells the order also where the UIDLs are the names. */
-    bool for_order = kind == CTL_UIDL_FILENAME;
-    if (!octets && (kind == CTL_UIDL_AUTO || kind == CTL_UIDL_DOVECOT || for_order)) {
+    /* Dovecot's tells the order also where the UIDLs are the names, or stand in the messages. */
+    bool aside = kind == CTL_UIDL_FILENAME || kind == CTL_UIDL_X_UIDL;
+    if (!octets && (kind == CTL_UIDL_AUTO || kind == CTL_UIDL_DOVECOT || aside)) {
         octets = read_beside(reader, "dovecot-uidlist", error, sizeof error);
         kind = octets ? CTL_UIDL_DOVECOT : kind;
     }
@@ -180,10 +180,10 @@ static const char *read_list(struct ctl_reader *reader, const struct ctl_reader_
     else if (octets)
         good = ctl_uidl_read_courier(octets, &reader->list, error, sizeof error);
     if (octets && good) {
-        reader->uidl = for_order ? CTL_UIDL_FILENAME : kind;
+        reader->uidl = aside ? how->uidl : kind;
         ctl_maildir_arrange(&reader->maildir, &reader->list);
     }
-    good |= for_order;
+    good |= aside;
     free(octets);
     snprintf(wrong, sizeof wrong, "its list of UIDLs: %s (--uidl=none does without)", error);
     return good ? NULL : wrong;
@@ -354,10 +354,6 @@ static enum ctl_read next_in_maildir(struct ctl_reader *reader, struct ctl_item 
     snprintf(item->name, sizeof item->name, "%s/%s/%s", reader->path, ctl_maildir_folder(entry),
              entry->name);
     item->received = ctl_maildir_received(entry);
-    if (ctl_maildir_has_flag(entry->name, 'T')) {
-        snprintf(item->reason, sizeof item->reason, "marked as trashed");
-        return CTL_READ_PASSED;
-    }
     reader->fd = ctl_maildir_open(&reader->maildir, entry);
     if (reader->fd < 0)
         return fail(item, errno);
@@ -482,16 +478,20 @@ static const char *uidl_of_name(const struct ctl_reader *reader, char uidl[MAILD
 static const char *uidl_of_header(struct ctl_reader *reader, const struct ctl_inspected *inspected,
                                   char uidl[MAILDROP_UIDL_MAX + 1])
 {
+    bool noted = is_noted(reader, inspected), first = reader->uidl == CTL_UIDL_X_UIDL;
     bool automatic = reader->uidl == CTL_UIDL_AUTO;
-    if (is_noted(reader, inspected) && (automatic || reader->uidl == CTL_UIDL_X_UID))
-        return make(reader, CTL_UIDL_FORMAT_DOVECOT, inspected->x_uid, reader->validity, uidl);
-    if (inspected->x_uidl[0] && (automatic || reader->uidl == CTL_UIDL_X_UIDL)) {
+    if (inspected->x_uidl[0] && (first || (automatic && !noted))) {
         memcpy(uidl, inspected->x_uidl, sizeof inspected->x_uidl);
         return NULL;
     }
-    return automatic                         ? "no UIDL of an old server is known for it"
-           : reader->uidl == CTL_UIDL_X_UIDL ? "it has no X-UIDL header"
-                                             : "it has no X-UID header, or its mbox no X-IMAPbase";
+    /* Dovecot takes over the headers of its predecessor, and makes its own of the others' UIDs. */
+    if (noted)
+        return make(reader, CTL_UIDL_FORMAT_DOVECOT, inspected->x_uid, reader->validity, uidl);
+    if (first && reader->list.n > 0)
+        return uidl_of_listed(reader, uidl);
+    return automatic ? "no UIDL of an old server is known for it"
+           : first   ? "it has no X-UIDL header"
+                     : "it has no X-UID header, or its mbox no X-IMAPbase";
 }
 
 const char *ctl_reader_uidl(struct ctl_reader *reader, const struct ctl_inspected *inspected,

@@ -32,14 +32,13 @@ struct ctl_reader_how {
 enum ctl_read {
     CTL_READ_END = 0, /* no more */
     CTL_READ_MESSAGE, /* read it with ctl_reader_read() */
-    CTL_READ_PASSED,  /* left out on purpose, `reason` says why */
     CTL_READ_FAILED,  /* unreadable, `reason` says why; the next may be readable */
 };
 
 struct ctl_item {
     char name[4352];  /* for people: the path, and the number in an mbox */
     int64_t received; /* seconds since the epoch; 0: not known */
-    char reason[200]; /* of CTL_READ_PASSED and CTL_READ_FAILED */
+    char reason[200]; /* of CTL_READ_FAILED */
 };
 
 struct ctl_reader;

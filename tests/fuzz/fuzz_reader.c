@@ -57,7 +57,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     close(fd);
     struct ctl_reader *reader = ctl_reader_open(path, &how, &status, error, sizeof error);
     promise(reader || (error[0] && status != 0));
-    enum ctl_read what = reader ? CTL_READ_PASSED : CTL_READ_END;
+    enum ctl_read what = reader ? CTL_READ_FAILED : CTL_READ_END;
     while (what != CTL_READ_END) {
         struct ctl_inspected found = {0}, again = {0};
         what = ctl_reader_next(reader, &item);

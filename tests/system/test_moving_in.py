@@ -153,6 +153,40 @@ def test_what_is_gone_from_the_old_server(p, old):
 
 
 @needs("dovecot")
+@needs("courier")
+def test_marked_as_deleted(p, old):
+    """By an IMAP client that has not expunged them: POP3 clients see these messages, and go on to do
+    so; those that Dovecot hides from them by a flag of its own can be expunged first."""
+    dovecot = old(Dovecot).start(pop3_deleted_flag='"$POP3Deleted"')
+    maildir = dovecot.home("alice") / "Maildir"
+    dovecot.deliver(messages(6))
+    dovecot.tree.run("doveadm", "flags", "add", "-u", "alice", r"\Deleted $Label1", "mailbox",
+                     "INBOX", "1:2")
+    session = dovecot.login()
+    session.dele(5)
+    session.quit()
+    before = read_all(dovecot.login())
+    assert len(before) == 5 and len(list(maildir.glob("cur/*"))) == 6
+    assert len(list(maildir.glob("cur/*:2,*T*"))) == 2
+    remedy, = re.findall(r"^doveadm expunge .*$",
+                         (TOP / "packaging/man/poplarctl.8").read_text(), re.M)
+    dovecot.tree.run("sh", "-c", remedy.replace("-A", "-u alice"))
+    assert taken(p, "alice", maildir) == (5, 0)
+    same(before, read_all(p.login()))
+    assert taken(p, "--delete-gone", "alice", maildir) == (0, 5)
+    courier = old(Courier).start()
+    maildir = courier.home("alice") / "Maildir"
+    courier.put_in_maildir(maildir, with_lf(messages(3)), "alice")
+    courier.login().quit()
+    first = min(maildir.glob("cur/*"))
+    first.rename(maildir / "cur" / (first.name.partition(":")[0] + ":2,ST"))
+    before = read_all(courier.login())
+    assert len(before) == 3
+    assert taken(p, "bob", maildir) == (3, 0)
+    same(before, read_all(p.login("bob")))
+
+
+@needs("dovecot")
 def test_dry_run(p, old):
     """It says how many would keep their UIDL, why others would not, and makes nothing."""
     dovecot = old(Dovecot).start()
@@ -199,6 +233,23 @@ def test_dovecot_set_up_otherwise(p, old, way):
     assert len(before) == 40
     assert taken(p, "alice", *[a.format(**places) for a in arguments]) == (40, 0)
     same(before, read_all(p.login()))
+
+
+@needs("dovecot")
+@pytest.mark.parametrize("place", ["maildir:~/Maildir", "mbox:~/mail:INBOX=/var/mail/alice"])
+def test_dovecot_with_uidls_of_its_predecessor(p, old, place):
+    """pop3_reuse_xuidl: some messages have a header with theirs, the others none."""
+    dovecot = old(Dovecot).start(mail_location=place, pop3_reuse_xuidl="yes")
+    (dovecot.tree.root / "var/mail").chmod(0o1777)
+    dovecot.deliver([b"X-UIDL: from-qpopper-%d\n" % k + m if k % 3 else m
+                     for k, m in enumerate(with_lf(messages(9)))])
+    before = read_all(dovecot.login())
+    assert sum(uidl.startswith("from-qpopper-") for uidl, _, _ in before) == 6
+    path = (dovecot.home("alice") / "Maildir" if place.startswith("maildir") else
+            dovecot.tree.root / "var/mail/alice")
+    assert taken(p, "--uidl=x-uidl", "alice", path) == (9, 0)
+    same(before, read_all(p.login()))
+    assert taken(p, "--uidl=x-uidl", "alice", path) == (0, 9)
 
 
 # What poplarctl(8) has Dovecot do, where its own files are no mail.
