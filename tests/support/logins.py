@@ -1,9 +1,12 @@
 """Logins of which the answer is wanted, what it may be, and mail by LMTP: the same whatever it is that
 checks passwords and knows accounts."""
 
+import itertools
 import smtplib
 
 import pytest
+
+from poplar import wait_until
 
 DENIED = b"-ERR [AUTH] user name or password is wrong\r\n"
 EXPIRED = b"-ERR [AUTH] the password has expired and must be changed first\r\n"
@@ -44,6 +47,26 @@ def attempt_over(raw, user, password, then=None):
 def attempt(p, user="alice", password="secret", then=None, tls=True, source=None):
     """The same on a connection of its own, from any address of loopback."""
     return attempt_over(p.connect(tls, source=source), user, password, then)
+
+
+GUESSES = itertools.count()
+
+
+def is_throttled(answer):
+    return answer.startswith(b"-ERR [SYS/TEMP] ") and b"failed" in answer
+
+
+def while_throttled(guess, look):
+    """What is seen that is there while a source is throttled: guess(secret) fails as often as it takes,
+    and look() gives something true then. One failure is forgotten in a quarter of a minute, which may
+    be over in between: then it is done again."""
+    def once():
+        tries = 0
+        while not is_throttled(guess(b"guess %d" % next(GUESSES))):
+            tries += 1
+            assert tries < 200, "never throttled"
+        return look()
+    return wait_until(once, "what a throttled source sees")
 
 
 def deliver(p, *recipients):

@@ -11,6 +11,7 @@
  *                                              in it
  *   rename=USER                                sets PAM_USER
  *   items=FILE                                 writes what the application told PAM into FILE
+ *   begun=FILE                                 adds PAM_RHOST to FILE
  *   expect=PASSWORD                            asks for a password, fails if it is another one
  *                                              (~ means TAB: libpam makes blanks of those)
  *   conv=none|many|binary|null|text|echo|error|mixed|prompt
@@ -58,6 +59,16 @@ static int write_items(pam_handle_t *handle, const char *path)
             item(handle, PAM_RUSER));
     fclose(file);
     return PAM_SUCCESS;
+}
+
+/* A line at a time, whoever else writes there. */
+static int add_source(pam_handle_t *handle, const char *path)
+{
+    int fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
+    bool good = fd >= 0 && dprintf(fd, "%s\n", item(handle, PAM_RHOST)) > 0;
+    if (fd >= 0)
+        close(fd);
+    return good ? PAM_SUCCESS : PAM_SYSTEM_ERR;
 }
 
 /* One prompt and `n` - 1 more like it. Who asks for more than one secret at once wants a new one,
@@ -237,6 +248,8 @@ static int misbehave(pam_handle_t *handle, const char *argument)
         return pam_set_item(handle, PAM_USER, value);
     if ((value = value_of(argument, "items")))
         return write_items(handle, value);
+    if ((value = value_of(argument, "begun")))
+        return add_source(handle, value);
     if ((value = value_of(argument, "expect")))
         return expect_password(handle, value);
     if ((value = value_of(argument, "conv")))
