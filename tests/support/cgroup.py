@@ -1,14 +1,24 @@
 """A control group of our own, of either version, where this machine lets us make one."""
 
 import contextlib
-import os
+import tempfile
 from pathlib import Path
 
 import pytest
 
+import poplar
+
 ROOT = Path("/sys/fs/cgroup")
 # What a limit is called in version 1, where each controller has a hierarchy.
 FIRST = {"memory.max": "memory.limit_in_bytes", "pids.max": "pids.max"}
+
+
+def remove(group):
+    """Whether it could be: who was in it may still be about to end."""
+    with contextlib.suppress(OSError):
+        group.rmdir()
+        return True
+    return False
 
 
 @contextlib.contextmanager
@@ -23,9 +33,8 @@ def limited(limit):
             (ROOT / "cgroup.subtree_control").write_text(f"+{controller}")
     else:
         name = FIRST[limit]
-    group = above / f"poplar-test-{os.getpid()}"
     try:
-        group.mkdir()
+        group = Path(tempfile.mkdtemp(prefix="poplar-test-", dir=above))
     except OSError as error:
         pytest.skip(f"no control groups to be had: {error}")
     try:
@@ -33,7 +42,7 @@ def limited(limit):
             pytest.skip(f"no {controller} controller")
         yield Group(group, name)
     finally:
-        group.rmdir()
+        poplar.wait_until(lambda: remove(group), f"the end of all in {group}")
 
 
 class Group:

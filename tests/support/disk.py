@@ -4,6 +4,8 @@ import contextlib
 import os
 import subprocess
 
+import poplar
+
 
 @contextlib.contextmanager
 def small_disk(p, megabytes):
@@ -27,4 +29,4 @@ def small_disk(p, megabytes):
         yield p.start()
     finally:
         p.stop()
-        subprocess.run(["umount", p.state], check=True)
+        poplar.unmount(p.state)

@@ -25,8 +25,9 @@ ROOT = os.geteuid() == 0
 NAMESPACES = os.environ.get("POPLAR_NAMESPACES") == "1"
 CHROOT = os.environ.get("POPLAR_CHROOT") == "1"
 MEMCHECK = os.environ.get("MEMCHECK") == "1"
-# Bounds tell who hangs from who lives; valgrind lives slowly.
-PATIENCE = 10 if MEMCHECK else 1
+# Bounds tell who hangs from who lives. A machine may be slow, and have much else to do; valgrind
+# lives slowly on any.
+PATIENCE = 10 if MEMCHECK else 3
 CORPUS = Path(__file__).resolve().parent.parent / "corpus"
 
 # A message of the corpus may be one long line.
@@ -74,15 +75,29 @@ def check(program, config):
             if not re.search(r"No such file|no readable file|no such account|only root can", line)]
 
 
+def unmount(target):
+    """Who used it and has ended may still be about to let go of it."""
+    wait_until(lambda: subprocess.run(["umount", target], stderr=subprocess.DEVNULL).returncode == 0,
+               f"nobody uses {target}")
+
+
 PORTS = itertools.count(20000 + os.getpid() % 100 * 100)
+KEPT = []
 
 
 def free_port():
-    """Below the range from which the kernel gives clients theirs."""
+    """Below the range from which the kernel gives clients theirs. It is kept for whoever binds it with
+    SO_REUSEADDR, as servers do: without namespaces other tests look for ports at the same time."""
     for port in PORTS:
-        with socket.socket() as s, contextlib.suppress(OSError):
+        s = socket.socket()
+        try:
             s.bind(("127.0.0.1", port))
-            return port
+        except OSError:
+            s.close()
+            continue
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        KEPT.append(s)
+        return port
 
 
 # getmail6 6.18 forks to deliver and only then catches SIGCHLD: when the child was faster, it waits a

@@ -158,7 +158,7 @@ class Tree:
     def close(self):
         self.stop()
         for target in reversed(self.mounted):
-            subprocess.run(["umount", target], check=True)
+            poplar.unmount(target)
         for name in self.lent:
             subprocess.run(["userdel", name], check=True)
 

@@ -258,7 +258,7 @@ def test_94_calls_of_the_nursery_that_fail(server, spec):
     w = Watched(server, workers_seccomp="log")  # strace makes another number of what is to fail
     p = w.p
     for when in ("1", "2", "1+"):
-        nursery, = wait_until(lambda: len(p.nursery()) == 1 and p.nursery(), "a nursery")
+        nursery, = wait_until(lambda: len(found := p.nursery()) == 1 and found, "a nursery")
         with tampered(nursery, *rules(spec, when)) as seen:
             start = time.monotonic()
             for _ in range(2):

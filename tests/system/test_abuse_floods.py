@@ -115,7 +115,7 @@ def test_91_all_who_wait_are_served_when_no_more_come(floods):
     """The nursery falls behind by more orders than its queue holds; then nobody else comes, whose
     arrival would have it asked again."""
     p = floods()
-    nursery, = wait_until(lambda: len(p.nursery()) == 1 and p.nursery(), "a nursery")
+    nursery, = wait_until(lambda: len(found := p.nursery()) == 1 and found, "a nursery")
     idle = len(p.workers())
     with Crowd(p.port) as crowd:
         os.kill(nursery, signal.SIGSTOP)

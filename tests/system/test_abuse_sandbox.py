@@ -279,7 +279,7 @@ def test_105_layout_after_a_crash(exploited):
     seen = {}
 
     def look():
-        nursery, = wait_until(lambda: len(p.nursery()) == 1 and p.nursery(), "one nursery")
+        nursery, = wait_until(lambda: len(found := p.nursery()) == 1 and found, "one nursery")
         for name, where in layout(nursery).items():
             seen.setdefault(name, []).append(where)
         return nursery

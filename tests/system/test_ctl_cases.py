@@ -244,7 +244,7 @@ def test_an_mbox_is_whole_or_not_there(p, tmp_path):
         box = (small / "box").read_bytes()
         assert box.startswith(b"From ") and box.endswith(b"\nSubject: one\n\nbody\n\n"), box[-50:]
     finally:
-        subprocess.run(["umount", small], check=True)
+        poplar.unmount(small)
 
 
 def test_names_that_are_no_text(p, tmp_path):

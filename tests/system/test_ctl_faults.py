@@ -23,7 +23,7 @@ pytestmark = [
 
 LONG = os.environ.get("LONG") == "1"
 LIBRARY = poplar.BUILD / "tests/failing.so"
-PATIENCE = 10
+PATIENCE = 20 * poplar.PATIENCE
 
 # What a call fails with. SQLite's: an I/O error, a damaged file, a full disk, no memory.
 ERRORS = {

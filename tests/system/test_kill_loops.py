@@ -315,7 +315,7 @@ def test_82_locks_are_free_again(server, door):
                 return p.login(tls=False)
             except BROKEN:
                 return None
-        client = wait_until(again, "a login", 10)
+        client = wait_until(again, "a login")
         waits.append(time.monotonic() - since)
         assert client.stat()[0] >= 1
         client.quit()
@@ -332,11 +332,11 @@ def test_95_respawn(server, kind):
     least = {"workers": 4, "auths": 2, "nursery": 1}[kind]
     times = []
     for _ in range(20 if LONG else 4):
-        before = wait_until(lambda: len(find()) >= least and find(), kind)
+        before = wait_until(lambda: len(found := find()) >= least and found, kind)
         since = time.monotonic()
         for pid in before:
             kill(pid)
-        wait_until(lambda: len(set(find()) - set(before)) >= least, f"new {kind}", 30)
+        wait_until(lambda: len(set(find()) - set(before)) >= least, f"new {kind}")
         times.append(time.monotonic() - since)
         client = p.login(tls=False)
         client.quit()

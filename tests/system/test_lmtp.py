@@ -921,7 +921,7 @@ def freezing_disk(p, tmp_path):
     finally:
         p.thaw()
         p.stop()
-        subprocess.run(["umount", p.state], check=True)
+        poplar.unmount(p.state)
 
 
 @pytest.mark.parametrize("used", [False, True])

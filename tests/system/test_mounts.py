@@ -25,7 +25,7 @@ def mounted(on, *arguments):
     try:
         yield
     finally:
-        subprocess.run(["umount", on], check=True)
+        poplar.unmount(on)
 
 
 @contextlib.contextmanager
@@ -45,7 +45,7 @@ def disk(on, kind, megabytes, options=""):
         with open("/proc/self/mountinfo", encoding="utf-8") as mounts:
             yield next(Path(words[-2]).name for words in map(str.split, mounts) if words[4] == str(on))
     finally:
-        subprocess.run(["umount", on], check=True)
+        poplar.unmount(on)
 
 
 @contextlib.contextmanager

@@ -21,6 +21,7 @@ import poplar
 from poplar import log_in, make_certificate, wait_until
 
 MESSAGE = b"Subject: one\r\n\r\nbody\r\n"
+SOON = 20 * poplar.PATIENCE  # seconds, not the ten minutes that one may wait for
 
 root_only = pytest.mark.skipif(not poplar.ROOT, reason="needs root: users, and who may look at "
                                "workers, are separated")
@@ -90,7 +91,7 @@ def test_workers_are_the_masters_children(server):
     p = server()
     wait_until(lambda: len(p.workers()) >= 4, "idle_min workers")
     assert len(p.nursery()) == 1
-    assert len(p.auths()) == 2
+    wait_until(lambda: len(p.auths()) == 2, "processes_min auth processes")
 
 
 @pytest.mark.parametrize("victim", ["worker", "auth", "nursery"])
@@ -107,7 +108,7 @@ def test_82_95_kill_a_child(server, victim):
     if victim == "worker":
         with pytest.raises(Exception):
             client.noop()
-        wait_until(lambda: works_or_in_use(p), "the lock is free again", 5)
+        wait_until(lambda: works_or_in_use(p), "the lock is free again")
     else:
         assert client.noop().startswith(b"+OK")  # who was logged in goes on
         assert client.retr(1)[1]
@@ -229,10 +230,10 @@ def test_105_crash_retires_the_generation(server):
     client = p.login()
     serving = p.serving()[0]
     nursery = p.nursery()
-    siblings = [w for w in wait_until(lambda: len(p.workers()) > 2 and p.workers(), "workers")
-                if w != serving]
+    workers = wait_until(lambda: len(found := p.workers()) > 2 and found, "workers")
+    siblings = [w for w in workers if w != serving]
     os.kill(siblings[0], signal.SIGSEGV)
-    wait_until(lambda: p.nursery() and p.nursery() != nursery, "a new nursery")
+    wait_until(lambda: (p.nursery() or nursery) != nursery, "a new nursery")
     wait_until(lambda: not set(siblings) & set(p.workers()), "the siblings end")
     assert client.retr(1)[1]
     client.quit()
@@ -258,21 +259,24 @@ def test_105_crash_in_a_generation_that_is_retired(server):
     client.quit()
 
 
-@pytest.mark.native("a nursery takes longer than the three seconds")
+@pytest.mark.native("five starts of a nursery take their time")
 def test_97_crash_loop_backs_off(server):
-    """Every crash of the nursery comes later than the one before."""
+    """Every crash of the nursery is followed by the next one later than the one before."""
     p = server()
-    seen = set()
-    deadline = time.monotonic() + 3
-    while time.monotonic() < deadline:
-        for pid in p.nursery():
-            if pid not in seen:
+    seen, began = set(), time.monotonic()
+
+    def waits():
+        for pid in p.children("poplar-worker"):
+            if pid not in seen and not p.is_forked(pid):
                 seen.add(pid)
-                os.kill(pid, signal.SIGKILL)
-        time.sleep(0.005)
-    assert 2 <= len(seen) <= 9  # 0, 100, 200, 400, 800 ms apart, not thousands
-    p.wait_log(r"new nursery in \d+ ms")
-    wait_until(lambda: p.nursery(), "a nursery", 20)
+                poplar.kill(pid)
+        return [int(ms) for ms in re.findall(r"new nursery in (\d+) ms", p.log_text())]
+    wait_until(lambda: 800 in waits(), "a long wait")
+    assert time.monotonic() - began >= 0.7
+    told = waits()  # one that was ready, and lived for a second, did not fail
+    assert sorted(set(told)) == [100, 200, 400, 800] and told == sorted(told)
+    assert len(seen) <= len(told) + 1
+    wait_until(lambda: p.nursery(), "a nursery")
     assert works(p) == 0
 
 
@@ -294,7 +298,7 @@ def test_105_sessions_per_layout(server):
     for _ in range(3):
         assert works(p) == 0
     layouts = set()
-    for pid in wait_until(lambda: len(p.workers()) >= 2 and p.workers(), "idle workers"):
+    for pid in wait_until(lambda: len(found := p.workers()) >= 2 and found, "idle workers"):
         with open(f"/proc/{pid}/maps") as maps:
             layouts.add(next(line.split("-")[0] for line in maps if "poplar-worker" in line))
     assert len(layouts) >= 2
@@ -304,8 +308,8 @@ def test_layout_max_age(server):
     """A layout ends with its time; sessions in it go on."""
     p = server(workers_layout_max_age="1s")
     client = p.login()
-    first, = p.nursery()
-    wait_until(lambda: len(p.nursery()) == 1 and p.nursery() != [first], "another nursery")
+    first, = wait_until(lambda: len(found := p.nursery()) == 1 and found, "one nursery")
+    wait_until(lambda: len(found := p.nursery()) == 1 and found != [first], "another nursery")
     assert "starting a new nursery: layout_max_age is over" in p.log_text()
     client.noop()
     client.quit()
@@ -324,7 +328,7 @@ def test_97_an_old_nursery_without_a_successor(server):
     client.noop()
     assert works(p, "bob") == 0
     p.key.write_text(key)
-    wait_until(lambda: len(p.nursery()) == 1 and p.nursery() != [first], "another nursery")
+    wait_until(lambda: len(found := p.nursery()) == 1 and found != [first], "another nursery")
     assert works(p, "bob") == 0
     client.quit()
 
@@ -477,7 +481,7 @@ def test_reload_widens_a_door(server):
 
 def test_stop_lets_sessions_end(server):
     """SIGTERM: no new connection, the session may finish within the grace; then poplard ends."""
-    p = server(server_stop_grace="20s")
+    p = server(server_stop_grace="10m")
     p.add("alice", MESSAGE)
     client = p.login()
     client.dele(1)
@@ -487,7 +491,7 @@ def test_stop_lets_sessions_end(server):
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", p.tls_port), 5)
     client.quit()
-    assert process.wait(10) == 0
+    assert process.wait(SOON) == 0
     p.stop()
     p.start()
     assert works(p) == 0
@@ -495,14 +499,14 @@ def test_stop_lets_sessions_end(server):
 
 def test_stop_twice(server):
     """Who asks again waits for nobody."""
-    p = server(server_stop_grace="60s")
+    p = server(server_stop_grace="10m")
     p.add("alice", MESSAGE)
     client = p.login()
     client.dele(1)
     p.process.send_signal(signal.SIGTERM)
     p.wait_log("stopping, 1 session")
     p.process.send_signal(signal.SIGTERM)
-    assert p.process.wait(15) == 0
+    assert p.process.wait(SOON) == 0
     p.stop()
     p.start()
     assert works(p) == 1
@@ -520,17 +524,17 @@ def test_stop_before_anything_is_served(tmp_path):
         ["ps", "-o", "args=", "--ppid", str(starting.pid)], capture_output=True).stdout,
                "the nursery")
     starting.send_signal(signal.SIGTERM)
-    assert starting.communicate(timeout=15)[1] == b""
+    assert starting.communicate(timeout=SOON)[1] == b""
     assert starting.returncode == 0
 
 
 def test_stop_serves_who_was_accepted(server):
     """A connection that was taken in, and waits for a worker when SIGTERM comes, is still served."""
-    p = server(server_stop_grace="20s", workers_idle_min="1", workers_idle_max="1")
+    p = server(server_stop_grace="10m", workers_idle_min="1", workers_idle_max="1")
     nursery, = wait_until(p.nursery, "a nursery")
     os.kill(nursery, signal.SIGSTOP)
     clients = []
-    while not re.search(rb"; 3 connections waiting", p.ctl("status").stdout):
+    while not re.search(rb"; ([3-9]|1\d) connections waiting", p.ctl("status").stdout):
         clients.append(p.connect(tls=False, greeting=False))
         assert len(clients) < 20
     p.process.send_signal(signal.SIGTERM)
@@ -539,19 +543,19 @@ def test_stop_serves_who_was_accepted(server):
     for raw in clients:
         assert raw.line().startswith(b"+OK")
         assert raw.ask(b"QUIT").startswith(b"+OK")
-    assert p.process.wait(15) == 0
+    assert p.process.wait(SOON) == 0
 
 
 def test_stop_does_not_wait_for_refusals(server):
     """Who is there only to be told that his login failed does not hold up the end."""
-    p = server(server_stop_grace="60s", auth_failure_delay="60s", session_login_timeout="60s",
+    p = server(server_stop_grace="10m", auth_failure_delay="60s", session_login_timeout="10m",
                stack="auth required pam_deny.so\naccount required pam_permit.so\n")
     raw = p.connect()
     raw.ask(b"USER alice")
     raw.send(b"PASS wrong\r\n")
     p.wait_log("login failed: .*user=alice")
     p.process.send_signal(signal.SIGTERM)
-    assert p.process.wait(15) == 0
+    assert p.process.wait(45) == 0
     assert raw.rest() == b""
 
 
@@ -591,17 +595,17 @@ def test_processes_that_are_never_ready(tmp_path):
         recovering, programs = make("recovering")
         recovering.start()
         replace_program(programs, "poplar-worker", hangs=True)
-        nursery, = wait_until(lambda: len(recovering.nursery()) == 1 and recovering.nursery(),
+        nursery, = wait_until(lambda: len(found := recovering.nursery()) == 1 and found,
                               "only the nursery has no filter")
         os.kill(nursery, signal.SIGKILL)
-        error = start.communicate(timeout=60 * poplar.PATIENCE)[1]
+        error = start.communicate(timeout=30 + SOON)[1]
         assert start.returncode != 0 and "poplar-worker) was not ready in time" in error
         assert len(error.splitlines()) == 1
-        error = reload.communicate(timeout=60 * poplar.PATIENCE)[1]
+        error = reload.communicate(timeout=30 + SOON)[1]
         assert reload.returncode != 0 and "auth process was not ready in time" in error
         assert works(reloading) == 0
         replace_program(programs, "poplar-worker", hangs=False)
-        recovering.wait_log("was not ready in time", seconds=60)
+        recovering.wait_log("was not ready in time")
         wait_until(recovering.nursery, "a nursery that is ready")
         assert works(recovering) == 0
     finally:
@@ -690,7 +694,7 @@ def test_stop_during_a_reload(slow_reload):
             return False
         return True
 
-    p, programs = slow_reload(poplar.BUILD / "poplar-auth", server_stop_grace="20s",
+    p, programs = slow_reload(poplar.BUILD / "poplar-auth", server_stop_grace="10m",
                               auth_processes_min="1")
     client = p.login()
     p.process.send_signal(signal.SIGTERM)
@@ -700,7 +704,7 @@ def test_stop_during_a_reload(slow_reload):
     client.noop()
     assert refuses()
     client.quit()
-    assert p.process.wait(10) == 0
+    assert p.process.wait(SOON) == 0
     assert "poplard: reloaded" not in p.log_text()
 
 
@@ -720,15 +724,18 @@ def test_reload_while_another_fails(slow_reload):
 def asking(p, n):
     """So many calls of poplarctl reload, of which the server has heard: it holds their
     connections, and expects no more from them."""
-    def unwatched():
+    def held():
         proc = Path(f"/proc/{p.process.pid}")
+        lines = [line.split() for line in Path("/proc/net/unix").read_text().splitlines()]
+        control = {f"socket:[{words[6]}]" for words in lines
+                   if words[5] == "03" and words[-1] == str(p.run / "control")}
         watched = {fd for info in (proc / "fdinfo").iterdir()
                    for fd in re.findall(r"tfd: +(\d+)", info.read_text())}
-        return len(set(os.listdir(proc / "fd")) - watched)
-    before = min(unwatched() for _ in range(20))  # without what it held while it started that one
+        fds = set(os.listdir(proc / "fd")) - watched
+        return [fd for fd in fds if os.readlink(proc / "fd" / fd) in control]
     made = [subprocess.Popen([poplar.BUILD / "poplarctl", "--config", p.config, "reload"],
                              stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(n)]
-    wait_until(lambda: unwatched() == before + n, "all are heard")
+    wait_until(lambda: len(held()) == n, "all are heard")
     return made
 
 
@@ -740,7 +747,7 @@ def test_reloads_asked_for_during_another(slow_reload):
     replace_program(programs, "poplar-auth", hangs=False)
     (programs / "go").touch()
     for ctl in asked:
-        assert ctl.communicate(timeout=30) == (b"reloaded\n", b"")
+        assert ctl.communicate(timeout=SOON) == (b"reloaded\n", b"")
         assert ctl.returncode == 0
     assert len(re.findall("reload failed", p.log_text())) == 1
     assert len(re.findall("poplard: reloaded", p.log_text())) == 1
@@ -753,9 +760,9 @@ def test_stop_with_reloads_to_come(slow_reload):
     asked = asking(p, 2)
     p.process.send_signal(signal.SIGTERM)
     for ctl in asked:
-        assert ctl.communicate(timeout=30)[1] == b"poplarctl: poplard is stopping\n"
+        assert ctl.communicate(timeout=SOON)[1] == b"poplarctl: poplard is stopping\n"
         assert ctl.returncode == 75
-    assert p.process.wait(10) == 0
+    assert p.process.wait(SOON) == 0
 
 
 def test_stop_ends_sessions_after_the_grace(server):
@@ -808,13 +815,19 @@ def test_logged_in_sessions_do_not_give_way(server):
         client.quit()
 
 
+def leave_none(p):
+    """The master gets no descriptor any more, also not the number of one that it closes. The limits
+    before."""
+    before = resource.prlimit(p.process.pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(p.process.pid, resource.RLIMIT_NOFILE, (3, before[1]))
+    return before
+
+
 @pytest.mark.native("valgrind has descriptors of its own")
 def test_93_accept_without_descriptors_does_not_spin(server):
     """Out of descriptors the master pauses and comes back; it burns no processor meanwhile."""
     p = server()
-    soft = len(os.listdir(f"/proc/{p.process.pid}/fd"))
-    before = resource.prlimit(p.process.pid, resource.RLIMIT_NOFILE)
-    resource.prlimit(p.process.pid, resource.RLIMIT_NOFILE, (soft, before[1]))
+    before = leave_none(p)
     raw = p.connect(tls=False, greeting=False)
     p.wait_log("accept: Too many open files")
 
@@ -833,9 +846,7 @@ def test_93_accept_without_descriptors_does_not_spin(server):
 def test_93_control_socket_without_descriptors_does_not_spin(server):
     """Nor over the control socket; who waits there is served once there is room."""
     p = server()
-    before = resource.prlimit(p.process.pid, resource.RLIMIT_NOFILE)
-    soft = len(os.listdir(f"/proc/{p.process.pid}/fd"))
-    resource.prlimit(p.process.pid, resource.RLIMIT_NOFILE, (soft, before[1]))
+    before = leave_none(p)
     asking = subprocess.Popen([poplar.BUILD / "poplarctl", "--config", p.config, "status"],
                               stdout=subprocess.PIPE)
 
@@ -848,7 +859,7 @@ def test_93_control_socket_without_descriptors_does_not_spin(server):
     p.wait_log("(?s)control socket: Too many.*control socket: Too many")
     assert ticks() - used < os.sysconf("SC_CLK_TCK") / 4
     resource.prlimit(p.process.pid, resource.RLIMIT_NOFILE, before)
-    assert b"idle worker" in asking.communicate(timeout=20)[0]
+    assert b"idle worker" in asking.communicate(timeout=SOON)[0]
 
 
 @pytest.mark.native("valgrind has descriptors of its own")

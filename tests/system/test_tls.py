@@ -406,7 +406,7 @@ def test_70_tickets_after_a_crash(server, version):
     _, session = visit(p, context)
     nursery = p.nursery()
     os.kill(wait_until(p.workers, "an idle worker")[0], signal.SIGSEGV)
-    wait_until(lambda: p.nursery() and p.nursery() != nursery, "a new nursery")
+    wait_until(lambda: (p.nursery() or nursery) != nursery, "a new nursery")
     wait_until(lambda: not visit(p, context, session)[0], "other keys")
 
 
