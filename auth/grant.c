@@ -507,8 +507,10 @@ static int open_unnamed(int dir)
     base_random(&random, sizeof random);
     snprintf(name, sizeof name, "spool-%016llx", (unsigned long long)random);
     fd = open_beneath(dir, name, O_RDWR | O_CREAT | O_EXCL);
-    if (fd >= 0)
-        unlinkat(dir, name, 0);
+    if (fd >= 0 && unlinkat(dir, name, 0) < 0) { /* mail with a name would stay */
+        base_close(fd);
+        return -1;
+    }
     return fd;
 }
 

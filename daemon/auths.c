@@ -61,8 +61,7 @@ static int on_overdue(sd_event_source *source, uint64_t usec, void *context)
     if (a->channel.state == STATE_STARTING)
         why = "an auth process was not ready in time; it hangs, or a PAM module does";
     else if (a->channel.fd < 0)
-        why = a->retired ? "it goes on after the end of its channel"
-                         : "a PAM module closed its channel";
+        why = "it goes on after the end of its channel";
     base_copy(a->last_error, sizeof a->last_error, why); /* for whom a trial waits */
     if (!trial || trial->auth != a)
         log_line(LOG_ERR, LOG_EVENT_STALLED, &about, "killing auth process %d: %s", a->pid, why);

@@ -53,8 +53,6 @@ static bool reply(struct channel *channel, int status, const char *text)
 void control_reply(int fd, int status, const char *text)
 {
     struct channel channel;
-    if (fd < 0)
-        return;
     channel_open(&channel, fd, ROLE_MASTER, ROLE_CTL, STATE_IDLE);
     (void)reply(&channel, status, text); /* a visitor that left misses it */
     channel_close(&channel);
@@ -269,6 +267,7 @@ void control_close(struct master *m)
     m->control_io = sd_event_source_disable_unref(m->control_io);
     if (getsockname(m->control_fd, (struct sockaddr *)&address, &size) == 0)
         unlink(address.sun_path);
+    shutdown(m->control_fd, SHUT_RDWR);
     discard_now(&m->control_fd, 1); /* with who was not heard any more */
     m->control_fd = -1;
 }

@@ -58,8 +58,8 @@ static int on_due(sd_event_source *source, uint64_t usec, void *context)
         d->n = 0;
         return 0;
     }
-    log_line(LOG_ERR, LOG_EVENT_SHORT, NULL, "%zu connections cannot be closed yet: %s", d->n,
-             strerror(errno));
+    log_line(LOG_ERR, LOG_EVENT_SHORT, NULL, "%zu connection%s cannot be closed yet: %s", d->n,
+             base_plural(d->n), strerror(errno));
     loop_timer(m, &d->timer, base_now_ms() + AGAIN_MS, on_due, m);
     return 0;
 }
@@ -67,8 +67,6 @@ static int on_due(sd_event_source *source, uint64_t usec, void *context)
 void discard(struct master *m, int fd)
 {
     struct discarded *d = &m->discarded;
-    if (fd < 0)
-        return;
     d->fds = base_realloc(d->fds, (d->n + 1) * sizeof *d->fds);
     d->fds[d->n++] = fd;
     if (d->n == 1)

@@ -70,10 +70,12 @@ struct generation *generation_spawn(struct master *m, struct config *config, boo
     else {
         g->setup = (struct setup){.config = config, .generation = g->number, .strict = strict};
         loop_timer(m, &g->timer, g->born + MASTER_START_MS, on_overdue, g);
-        if (!loop_watch(m, &g->io, g->channel.fd, generation_hear, g))
-            kill(g->pid, SIGKILL);
-        else
+        if (loop_watch(m, &g->io, g->channel.fd, generation_hear, g)) {
             set_up(g);
+        } else {
+            base_copy(g->last_error, sizeof g->last_error, "the nursery cannot be heard");
+            kill(g->pid, SIGKILL);
+        }
     }
     if (!g->io)
         channel_close(&g->channel);

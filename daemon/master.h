@@ -378,7 +378,7 @@ void login_tick(struct master *m);
 
 /* discard.c */
 /* Close, a moment later and without ever waiting for it, what a local client may have put
- * descriptors into. -1 is legal. */
+ * descriptors into. */
 void discard(struct master *m, int fd);
 /* The same, now; where there is no process for it that may have to wait. */
 void discard_now(const int *fds, size_t n);
@@ -409,6 +409,6 @@ unsigned delivery_sessions_of(const struct master *m, uid_t uid);
 bool control_open(struct master *m, char *error, size_t error_size);
 void control_tick(struct master *m); /* listen again, after a lack of descriptors */
 void control_close(struct master *m);
-void control_reply(int fd, int status, const char *text); /* closes fd; -1 is legal */
+void control_reply(int fd, int status, const char *text); /* closes fd */
 
 #endif

@@ -139,12 +139,10 @@ static void begin(struct master *m)
     keep_programs(t);
     t->generation = generation_spawn(m, t->config, true);
     t->auth = auths_spawn(m, t->config, true);
-    if (t->generation->channel.fd < 0)
-        trial_failed(m, t->generation->status,
-                     base_copy(error, sizeof error, t->generation->last_error)
-                         ? error
-                         : "the nursery cannot be started");
-    else if (!t->auth)
+    if (t->generation->channel.fd < 0) {
+        base_copy(error, sizeof error, t->generation->last_error);
+        trial_failed(m, t->generation->status, error);
+    } else if (!t->auth)
         trial_failed(m, EX_OSERR, "poplar-auth cannot be started");
 }
 
@@ -219,7 +217,7 @@ static bool commit(struct master *m, struct trial *t)
 void trial_step(struct master *m)
 {
     struct trial *t = m->trial;
-    if (!t->generation || !t->generation->ready || !t->auth || t->auth->channel.state != STATE_IDLE)
+    if (!t->generation->ready || t->auth->channel.state != STATE_IDLE)
         return;
     if (commit(m, t) && m->reload_again)
         trial_begin(m, -1);

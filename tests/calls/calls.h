@@ -16,12 +16,14 @@
 void calls_break(const char *name, unsigned nth, int error);
 /* The same, and all that follow it. */
 void calls_break_from(const char *name, unsigned nth, int error);
+/* Beside what one of the others broke, this one once. */
+void calls_break_too(const char *name, unsigned nth, int error);
 /* Let it give this without having done anything. */
 void calls_answer(const char *name, unsigned nth, long value);
 void calls_answer_from(const char *name, unsigned nth, long value);
 /* What fstatfs(), broken, tells instead of a failure; 0: that it failed. */
 extern long calls_file_system;
-/* All is well again. Whether it had come to that call. */
+/* All is well again. Whether it had come to that call, or to both. */
 bool calls_mend(void);
 
 /* How a child ended in which something failed. */

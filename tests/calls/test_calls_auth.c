@@ -41,7 +41,7 @@
 
 #include <cmocka.h>
 
-enum { SKIPPED = 12 }; /* an attempt's exit status */
+enum { SKIPPED = 12, ABORTED = 13 }; /* an attempt's exit statuses */
 
 static const struct passwd *store;
 
@@ -122,6 +122,26 @@ static int make_new(void)
     return make_and_open();
 }
 
+static int make_below_mail(void)
+{
+    empty_state();
+    calls_hold(true);
+    assert_int_equal(mkdir(in_place("state/mail"), 0700), 0);
+    assert_int_equal(lchown(in_place("state/mail"), store->pw_uid, store->pw_gid), 0);
+    calls_hold(false);
+    return make_and_open();
+}
+
+/* Who cannot come back from the store user's ids ends on the spot. */
+static void told_or_ended(const char *what, const struct calls_end *end)
+{
+    const char *defect = strstr(end->said, "defect: ");
+    if (defect && (strncmp(what, "setfs", 5) != 0 || !strstr(defect, "ids did not come back")))
+        fail_msg("%s: %s", what, end->said);
+    if (!defect || !WIFSIGNALED(end->status))
+        calls_told_or_done(what, end);
+}
+
 static void test_grant(void **state)
 {
     static const struct {
@@ -134,8 +154,8 @@ static void test_grant(void **state)
                     {EMFILE, "Too many open files"}};
     struct calls_end end;
     (void)state;
-    unsigned made = calls_walk(make_new, calls_told_or_done);
-    unsigned opened = calls_walk(make_and_open, calls_told_or_done);
+    unsigned made = calls_walk(make_new, told_or_ended);
+    unsigned opened = calls_walk(make_and_open, told_or_ended);
     print_message("%u and %u calls failed\n", made, opened);
     assert_true(made > 30 && opened > 10);
     for (size_t i = 0; i < ARRAY_SIZE(meanings); i++) {
@@ -162,6 +182,14 @@ static void test_grant(void **state)
     calls_try(make_new, &end);
     assert_true(end.met);
     assert_int_equal(end.status, 0);
+    calls_answer("write", 1, 0); /* nothing for ever is no way to go on */
+    calls_try(make_new, &end);
+    assert_true(end.met);
+    assert_int_equal(WEXITSTATUS(end.status), CALLS_NOT_DONE);
+    calls_break("syscall", 4, ENOENT); /* somebody else made mail/ a moment ago */
+    calls_try(make_below_mail, &end);
+    assert_true(end.met);
+    assert_int_equal(end.status, 0);
 }
 
 static void test_file_systems(void **state)
@@ -178,8 +206,8 @@ static void test_file_systems(void **state)
     calls_file_system = 0;
 }
 
-/* CAP_SETUID is gone: no maildrop is opened under root's ids. */
-static int grant_without_setuid(void)
+/* Some capabilities are gone: no maildrop is opened under root's ids, nor under one of them. */
+static int grant_without(unsigned capabilities)
 {
     char error[600] = "";
     struct config *config = configure();
@@ -187,11 +215,26 @@ static int grant_without_setuid(void)
     struct __user_cap_data_struct data[_LINUX_CAPABILITY_U32S_3] = {0};
     if (syscall(SYS_capget, &header, data) < 0)
         return CALLS_DONE_WRONG;
-    data[0].effective &= ~(1U << CAP_SETUID | 1U << CAP_SETGID);
-    data[0].permitted &= ~(1U << CAP_SETUID | 1U << CAP_SETGID);
+    data[0].effective &= ~capabilities;
+    data[0].permitted &= ~capabilities;
     if (syscall(SYS_capset, &header, data) < 0)
         return CALLS_DONE_WRONG;
     return grant(config, error, sizeof error) == LOGIN_OK ? CALLS_DONE_WRONG : calls_say(error);
+}
+
+static int grant_without_setuid(void)
+{
+    return grant_without(1U << CAP_SETUID);
+}
+
+static int grant_without_setgid(void)
+{
+    return grant_without(1U << CAP_SETGID);
+}
+
+static int grant_without_both(void)
+{
+    return grant_without(1U << CAP_SETUID | 1U << CAP_SETGID);
 }
 
 static int grant_as_another(void)
@@ -214,12 +257,16 @@ static int grant_to_himself(void)
 
 static void test_ids(void **state)
 {
+    static int (*const without[])(void) = {grant_without_setuid, grant_without_setgid,
+                                           grant_without_both};
     struct calls_end end;
     (void)state;
     if (geteuid() != 0)
         skip();
-    calls_try(grant_without_setuid, &end);
-    assert_non_null(strstr(end.said, "cannot take store_user's ids"));
+    for (size_t i = 0; i < ARRAY_SIZE(without); i++) {
+        calls_try(without[i], &end);
+        assert_non_null(strstr(end.said, "cannot take store_user's ids"));
+    }
     calls_try(grant_as_another, &end);
     assert_non_null(strstr(end.said, "by root or this user only"));
     calls_try(grant_to_himself, &end);
@@ -235,6 +282,7 @@ static int make_spool(void)
     if (!root)
         return calls_say(error);
     int fd = grant_spool(root, error, sizeof error);
+    calls_hold(true);
     if ((uid_t)setfsuid((uid_t)-1) != geteuid())
         return CALLS_DONE_WRONG;
     if (fd < 0)
@@ -250,16 +298,23 @@ static void test_spool(void **state)
     struct calls_end end;
     (void)state;
     empty_state();
-    assert_true(calls_walk(make_spool, calls_told_or_done) >= 2);
+    assert_true(calls_walk(make_spool, told_or_ended) >= 2);
     for (size_t i = 0; i < ARRAY_SIZE(no_tmpfile); i++) {
-        calls_break("syscall", 1, no_tmpfile[i]);
+        calls_break("syscall", 2, no_tmpfile[i]); /* after the look at mail/ */
         calls_try(make_spool, &end);
         assert_true(end.met);
         assert_int_equal(end.status, 0);
     }
-    calls_break_from("syscall", 1, EISDIR); /* nor does what takes its place work */
+    assert_int_equal(count_in_tree(in_place("state"), "spool-"), 0);
+    calls_break_from("syscall", 2, EISDIR); /* nor does what takes its place work */
     calls_try(make_spool, &end);
-    assert_non_null(strstr(end.said, "no spool file can be made"));
+    assert_non_null(strstr(end.said, "no spool file can be made: Is a directory"));
+    calls_break("syscall", 2, EISDIR);
+    calls_break_too("unlinkat", 1, EROFS); /* nor the name that it has then go */
+    calls_try(make_spool, &end);
+    assert_true(end.met);
+    assert_non_null(strstr(end.said, "no spool file can be made: Read-only file system"));
+    empty_state();
 }
 
 /* Accounts. */
@@ -680,9 +735,9 @@ static int serve_once(struct told *told)
     channel_close(&worker);
     grant_root_close(root);
     config_free(child.config);
-    if (info.si_code != CLD_EXITED)
-        return CALLS_DONE_WRONG;
-    return info.si_status;
+    if (info.si_code == CLD_EXITED)
+        return info.si_status;
+    return info.si_status == SIGABRT ? ABORTED : CALLS_DONE_WRONG; /* see told_or_ended() */
 }
 
 static int serve_login(void)
@@ -691,7 +746,7 @@ static int serve_login(void)
     empty_state();
     calls_hold(true);
     int status = serve_once(&told);
-    if (status == CALLS_DONE_WRONG)
+    if (status == CALLS_DONE_WRONG || (status == ABORTED && told.verdict))
         return CALLS_DONE_WRONG;
     /* The master knows before the worker does, and files come with "yes" only. */
     if (told.verdict && (!told.outcome || told.outcome_is != told.verdict_is))
@@ -717,7 +772,7 @@ static void test_service(void **state)
     (void)state;
     if (geteuid() != 0)
         skip();
-    unsigned failed = calls_walk(serve_login, calls_told_or_done);
+    unsigned failed = calls_walk(serve_login, told_or_ended);
     print_message("%u calls failed\n", failed);
     assert_true(failed > 50);
 }

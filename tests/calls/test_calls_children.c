@@ -165,6 +165,14 @@ static const char *logged(void)
     return text;
 }
 
+static unsigned count_logged(const char *words)
+{
+    unsigned n = 0;
+    for (const char *at = logged(); (at = strstr(at, words)) != NULL; at++)
+        n++;
+    return n;
+}
+
 /* Sessions and those who wait. */
 
 static void test_trace(void **state)
@@ -280,11 +288,17 @@ static void test_never_ready(void **state)
     assert_int_equal(m.n_starting, 2);
     w[0]->started -= 2 * (uint64_t)MASTER_START_MS;
     workers_tick(&m);
+    workers_tick(&m); /* nothing of that was heard yet */
     turn();
     assert_true(is_killed(m.current->pid));
     assert_int_equal(m.n_starting, 1);
     assert_int_equal(next_told(&its[0]), 0);
-    assert_non_null(strstr(logged(), "a worker was not ready in time"));
+    assert_int_equal(count_logged("a worker was not ready in time"), 1);
+    m.current->pid = 0; /* reaped */
+    w[1]->started -= 2 * (uint64_t)MASTER_START_MS;
+    workers_tick(&m);
+    assert_true(w[1]->ended_by_us);
+    assert_int_equal(count_logged("a worker was not ready in time"), 1);
 }
 
 /* Its time to log in is over: a login that came just in time counts. */
@@ -552,6 +566,28 @@ static void test_clients_that_were_not_taken(void **state)
     }
 }
 
+/* The socket of one that was not taken yet is held, also where that cannot be told. */
+static void test_client_is_taken(void **state)
+{
+    struct channel its;
+    int client;
+    struct sockaddr_storage here = address_of("192.0.2.1:1");
+    struct worker *w = add_worker(STATE_IDLE, &its);
+    (void)state;
+    assign_connection(&m, connect_client(&client), DOOR_POP3, &here);
+    assign_tick(&m);
+    assert_true(w->client >= 0);
+    assert_int_equal(next_told(&its), PROTO_ASSIGN);
+    message_clear(&message);
+    calls_break("ioctl", 1, 0);
+    assign_tick(&m);
+    assert_true(calls_mend());
+    assert_true(w->client >= 0);
+    assign_tick(&m);
+    assert_true(w->client < 0);
+    close(client);
+}
+
 /* Where the kernel has no room to give a connection to a worker, another may have it, or it waits.
  */
 static void test_no_room_to_give(void **state)
@@ -616,6 +652,13 @@ static void test_mail_is_handed_over(void **state)
     assert_int_equal(next_told(&its), PROTO_HANDED_OVER);
     assert_int_equal(m.discarded.n, 0);
     close(client);
+    calls_break("sendmsg", 2,
+                ENOBUFS); /* it has the socket, and would not hear that it may begin */
+    struct worker *deaf = add_worker(STATE_IDLE, &its);
+    assign_connection(&m, connect_client(&client), DOOR_LMTP, &nowhere);
+    assert_true(calls_mend());
+    assert_true(is_killed(deaf->pid));
+    close(client);
 }
 
 /* What such a worker sends may hold what its client sent: it is not taken, but left to a child. */
@@ -646,6 +689,89 @@ static void test_descriptors_of_mail(void **state)
     assert_int_equal(m.discarded.n, 0);
     assert_int_equal(read(probe[0], &octet, 1), 0);
     close(probe[0]);
+}
+
+/* The same for what it said after its last word, which nobody hears. */
+static void test_left_over_of_mail(void **state)
+{
+    struct channel its;
+    struct worker *w = add_worker(STATE_DELIVERY, &its);
+    pid_t pid = w->pid;
+    (void)state;
+    w->channel.wary = w->summarised = true;
+    assert_int_equal(write(its.fd, "\xff", 1), 1);
+    channel_close(&its);
+    kill(pid, SIGKILL);
+    assert_int_equal(waitpid(pid, NULL, 0), pid);
+    workers_reaped(&m, w, SIGKILL);
+    assert_int_equal(m.discarded.n, 1);
+    struct worker *silent = add_worker(STATE_DELIVERY, &its);
+    pid = silent->pid;
+    silent->channel.wary = silent->summarised = true;
+    channel_close(&its);
+    kill(pid, SIGKILL);
+    assert_int_equal(waitpid(pid, NULL, 0), pid);
+    workers_reaped(&m, silent, SIGKILL);
+    assert_int_equal(m.discarded.n, 1);
+}
+
+/* A descriptor of ours, and the end that tells when it is closed. */
+static int make_probe(int *tells)
+{
+    int ends[2];
+    assert_int_equal(pipe2(ends, O_NONBLOCK), 0);
+    *tells = ends[0];
+    return ends[1];
+}
+
+static bool is_closed(int tells)
+{
+    char octet;
+    for (int i = 0; i < 2000; i++) {
+        if (read(tells, &octet, 1) == 0)
+            return close(tells) == 0;
+        turn();
+        usleep(1000);
+    }
+    return false;
+}
+
+/* Without a child to leave them to, descriptors stay open until there is one: a close of our own
+ * might not return. At the end it is that or nothing. */
+static void test_discard_later(void **state)
+{
+    static const struct {
+        const char *call, *said;
+    } lacking[] = {{"pipe2", "1 connection cannot be closed yet: Too many open files"},
+                   {"fork", "1 connection cannot be closed yet: Resource temporarily"}};
+    enum { MANY = 256 };
+    int tells[MANY];
+    char octet;
+    (void)state;
+    for (size_t i = 0; i < ARRAY_SIZE(lacking); i++) {
+        int fd = make_probe(&tells[0]);
+        calls_break(lacking[i].call, 1, 0);
+        discard(&m, fd);
+        for (int n = 0; n < 2000 && !strstr(logged(), lacking[i].said); n++) {
+            turn();
+            usleep(1000);
+        }
+        assert_true(calls_mend());
+        assert_int_equal(m.discarded.n, 1);
+        assert_true(read(tells[0], &octet, 1) < 0); /* still open */
+        assert_true(is_closed(tells[0]));
+        assert_int_equal(m.discarded.n, 0);
+        fd = make_probe(&tells[0]);
+        calls_break(lacking[i].call, 1, 0);
+        discard_now(&fd, 1);
+        assert_true(calls_mend());
+        assert_true(is_closed(tells[0]));
+    }
+    for (size_t i = 0; i < MANY; i++)
+        discard(&m, make_probe(&tells[i]));
+    assert_int_equal(m.discarded.n, 0); /* so many are not waited with */
+    for (size_t i = 0; i < MANY; i++)
+        assert_true(is_closed(tells[i]));
 }
 
 /* What a worker may claim. */
@@ -717,7 +843,6 @@ static void test_summary(void **state)
     }
 }
 
-/* Whether the kernel watches it again or not: two records are heard. */
 /* A client that waited to be told of a failure has left: who is over has no place to give. */
 static void test_refused_and_over(void **state)
 {
@@ -769,6 +894,7 @@ static void test_edges_without_end(void **state)
     assert_int_equal(channel_send(&its, &message, false), CHANNEL_OK);
 }
 
+/* Whether the kernel watches it again or not: two records are heard. */
 static void test_edge(void **state)
 {
     struct channel its;
@@ -803,6 +929,41 @@ static void test_login_without_outcome(void **state)
     assert_null(a->worker);
     assert_int_equal(next_told(&worker), PROTO_SETTLED);
     assert_false(a->owes);
+}
+
+/* What is lacking between the two costs one login at most: its client is told, or loses its worker
+ * when even that cannot be done; the auth process goes on, if it can be told of the next. */
+static void test_login_is_not_paired(void **state)
+{
+    struct channel worker[3], auth;
+    struct worker *w[3];
+    struct auth *a = add_auth(STATE_IDLE, NULL, &auth);
+    static const struct {
+        const char *call;
+        unsigned nth;
+    } lacking[] = {{"socketpair", 1}, {"sendmsg", 1}, {"sendmsg", 2}};
+    (void)state;
+    for (size_t i = 0; i < ARRAY_SIZE(lacking); i++) {
+        w[i] = add_worker(STATE_LOGIN, &worker[i]);
+        calls_break(lacking[i].call, lacking[i].nth, 0);
+        login_wanted(&m, w[i]);
+        assert_true(calls_mend());
+        assert_false(w[i]->queued);
+        assert_null(w[i]->auth);
+        assert_null(a->worker);
+        assert_int_equal(a->retired, i == 2);
+    }
+    assert_non_null(strstr(logged(), "cannot pair a login: Too many open files"));
+    assert_int_equal(next_told(&worker[0]), PROTO_LOGIN_REFUSED);
+    assert_int_equal(message_get_u32(&message), REFUSED_BUSY);
+    assert_int_equal(w[0]->channel.state, STATE_CLIENT);
+    assert_true(is_killed(w[1]->pid));
+    assert_int_equal(next_told(&worker[2]), PROTO_EXCHANGE);
+    message_clear(&message);
+    worker[2].state = STATE_LOGIN;
+    assert_int_equal(next_told(&worker[2]), PROTO_SETTLED);
+    assert_int_equal(channel_receive(&auth, &message, false, NULL), CHANNEL_END);
+    assert_true(lives(w[0]->pid) && lives(w[2]->pid) && lives(a->pid));
 }
 
 static void ask_for_lock(struct channel *auth, uint64_t session, const char *user)
@@ -1367,15 +1528,19 @@ int main(void)
         TEST(test_doors),
         TEST(test_who_waits_gives_way),
         TEST(test_clients_that_were_not_taken),
+        TEST(test_client_is_taken),
         TEST(test_no_room_to_give),
         TEST(test_mail_is_handed_over),
         TEST(test_descriptors_of_mail),
+        TEST(test_left_over_of_mail),
+        TEST(test_discard_later),
         TEST(test_claimed_addresses),
         TEST(test_summary),
         TEST(test_edge),
         TEST(test_edges_without_end),
         TEST(test_refused_and_over),
         TEST(test_login_without_outcome),
+        TEST(test_login_is_not_paired),
         TEST(test_takeover),
         TEST(test_takeover_given_up),
         TEST(test_ready_too_early),

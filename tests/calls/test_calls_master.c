@@ -432,7 +432,13 @@ static struct config *listening_config(void)
     return config;
 }
 
-static int open_listeners(void)
+static bool is_gone(const char *name)
+{
+    struct stat st;
+    return lstat(in_place(name), &st) < 0;
+}
+
+static int open_listeners_once(void)
 {
     char error[512] = "";
     size_t n = 0;
@@ -443,8 +449,17 @@ static int open_listeners(void)
     if (!good)
         return n == 0 ? calls_say(error) : CALLS_DONE_WRONG;
     listen_close(listeners, n);
-    struct stat st;
-    return n == 3 && lstat(in_place("lmtp"), &st) < 0 ? 0 : CALLS_DONE_WRONG;
+    return n == 3 ? 0 : CALLS_DONE_WRONG;
+}
+
+/* A name that could not be removed is in nobody's way. */
+static int open_listeners(void)
+{
+    int status = open_listeners_once();
+    if (status != 0 || is_gone("lmtp"))
+        return status;
+    calls_hold(true);
+    return open_listeners_once() == 0 && is_gone("lmtp") ? 0 : CALLS_DONE_WRONG;
 }
 
 /* As at a reload: sockets of before, one of them passed by systemd. */
@@ -530,10 +545,9 @@ static void test_built_in_addresses(void **state)
 
 /* poplarctl's socket. */
 
-static int open_control(void)
+static int open_control_once(void)
 {
     char error[512] = "";
-    struct stat st;
     struct master m = {.control_fd = -1, .config = config_of("run_dir", in_place("run"))};
     if (sd_event_new(&m.event) < 0)
         return calls_say("no event loop");
@@ -542,7 +556,16 @@ static int open_control(void)
     control_close(&m);
     config_free(m.config);
     sd_event_unref(m.event);
-    return lstat(in_place("run/control"), &st) < 0 ? 0 : CALLS_DONE_WRONG;
+    return 0;
+}
+
+static int open_control(void)
+{
+    int status = open_control_once();
+    if (status != 0 || is_gone("run/control"))
+        return status;
+    calls_hold(true);
+    return open_control_once() == 0 && is_gone("run/control") ? 0 : CALLS_DONE_WRONG;
 }
 
 static int open_control_too_long(void)
@@ -1139,7 +1162,7 @@ static void is_orderly(const char *what, const struct calls_end *end)
 {
     bool aborted = WIFSIGNALED(end->status) && WTERMSIG(end->status) == SIGABRT;
     if ((aborted && !strstr(end->said, "defect: ")) || (WIFSIGNALED(end->status) && !aborted) ||
-        !*end->said)
+        !*end->said || strstr(end->said, "poplard: \n"))
         fail_msg("%s: wait status %x: %s", what, (unsigned)end->status, end->said);
 }
 
