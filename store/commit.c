@@ -81,8 +81,51 @@ static enum store_outcome remove_one(struct maildrop *m, int64_t id)
     return handle_finish(m, statement);
 }
 
-/* The next messages to remove for good: as many as one transaction may take. */
-static enum store_outcome find_expired(struct maildrop *m, int64_t before, int64_t *ids, size_t *n)
+/* Which of the deleted messages go for good. */
+struct doomed {
+    int64_t before;            /* what was deleted then or earlier */
+    uint64_t octets, messages; /* and of the rest the first that are too many; 0: no limit */
+};
+
+static enum store_outcome set_quota(struct maildrop *m, struct doomed *doomed)
+{
+    enum store_outcome outcome;
+
+    doomed->octets = m->quota_octets;
+    doomed->messages = m->quota_messages;
+    outcome = handle_limit(m, MAILDROP_QUOTA_OCTETS, &doomed->octets);
+    return outcome == STORE_OK ? handle_limit(m, MAILDROP_QUOTA_MESSAGES, &doomed->messages)
+                               : outcome;
+}
+
+/* How much more is kept than may be. */
+static enum store_outcome find_excess(struct maildrop *m, const struct doomed *doomed,
+                                      uint64_t *octets, uint64_t *messages)
+{
+    int64_t held_octets = 0, held_messages = 0;
+    sqlite3_stmt *statement;
+    enum store_outcome outcome;
+
+    *octets = *messages = 0;
+    if (doomed->octets == 0 && doomed->messages == 0)
+        return STORE_OK;
+    if ((outcome = handle_prepare(m, STATEMENT_KEPT, &statement)) != STORE_OK ||
+        (outcome = handle_step(m, statement)) != STORE_OK)
+        return outcome;
+    if (!handle_column(statement, 0, &held_messages) || !handle_column(statement, 1, &held_octets))
+        outcome = handle_fail(m, STORE_DAMAGED, "the size of a deleted message is no number");
+    sqlite3_reset(statement);
+    if (doomed->octets > 0 && (uint64_t)held_octets > doomed->octets)
+        *octets = (uint64_t)held_octets - doomed->octets;
+    if (doomed->messages > 0 && (uint64_t)held_messages > doomed->messages)
+        *messages = (uint64_t)held_messages - doomed->messages;
+    return outcome;
+}
+
+/* Of what was deleted before a time the first so many octets and messages, or as many as one
+ * transaction may take. */
+static enum store_outcome find_deleted(struct maildrop *m, int64_t before, uint64_t least_octets,
+                                       uint64_t least, int64_t *ids, size_t *n)
 {
     int64_t size, octets = 0;
     sqlite3_stmt *statement;
@@ -93,8 +136,8 @@ static enum store_outcome find_expired(struct maildrop *m, int64_t before, int64
         return outcome;
     sqlite3_bind_int64(statement, 1, before);
     sqlite3_bind_int64(statement, 2, PURGE_MESSAGES);
-    while (octets < PURGE_OCTETS && *n < PURGE_MESSAGES &&
-           (outcome = handle_step(m, statement)) == STORE_OK) {
+    while (((uint64_t)octets < least_octets || *n < least) && octets < PURGE_OCTETS &&
+           *n < PURGE_MESSAGES && (outcome = handle_step(m, statement)) == STORE_OK) {
         if (!handle_column(statement, 0, &ids[*n]) || !handle_column(statement, 1, &size)) {
             outcome = handle_fail(m, STORE_DAMAGED, "a deleted message has no id or size");
             break;
@@ -104,6 +147,19 @@ static enum store_outcome find_expired(struct maildrop *m, int64_t before, int64
     }
     sqlite3_reset(statement);
     return outcome == STORE_END ? STORE_OK : outcome;
+}
+
+static enum store_outcome find_doomed(struct maildrop *m, const struct doomed *doomed, int64_t *ids,
+                                      size_t *n)
+{
+    uint64_t octets, messages;
+    enum store_outcome outcome =
+        find_deleted(m, doomed->before, PURGE_OCTETS, PURGE_MESSAGES, ids, n);
+
+    if (outcome != STORE_OK || *n > 0 ||
+        (outcome = find_excess(m, doomed, &octets, &messages)) != STORE_OK)
+        return outcome;
+    return find_deleted(m, INT64_MAX, octets, messages, ids, n);
 }
 
 /* Give some free pages at the end of the file back to the system. */
@@ -120,18 +176,19 @@ static enum store_outcome vacuum_some(struct maildrop *m)
     return free_pages >= VACUUM_FREE_PAGES ? handle_run(m, STATEMENT_VACUUM) : STORE_OK;
 }
 
-/* Remove some of what was deleted before a time; `removed` 0 when none was left. */
-static enum store_outcome purge_some(struct maildrop *m, int64_t before, size_t *removed)
+/* Remove some of what goes for good; `removed` 0 when none was left. */
+static enum store_outcome purge_some(struct maildrop *m, const struct doomed *doomed,
+                                     size_t *removed)
 {
     int64_t ids[PURGE_MESSAGES];
-    enum store_outcome outcome = find_expired(m, before, ids, removed);
+    enum store_outcome outcome = find_doomed(m, doomed, ids, removed);
 
     if (outcome != STORE_OK || *removed == 0)
         return outcome;
     if ((outcome = handle_begin_write(m)) != STORE_OK)
         return outcome;
     /* Look again under the lock: another may have removed or restored them meanwhile. */
-    outcome = find_expired(m, before, ids, removed);
+    outcome = find_doomed(m, doomed, ids, removed);
     for (size_t i = 0; outcome == STORE_OK && i < *removed; i++)
         outcome = remove_one(m, ids[i]);
     if (outcome == STORE_OK)
@@ -141,20 +198,35 @@ static enum store_outcome purge_some(struct maildrop *m, int64_t before, size_t 
     return handle_end_write(m, outcome);
 }
 
+/* Nothing is past a time that began before the clock did. */
+static struct doomed past(int64_t now, uint64_t undelete_for)
+{
+    return (struct doomed){.before =
+                               undelete_for > (uint64_t)now ? -1 : now - (int64_t)undelete_for};
+}
+
 /* What is past its time is removed in passing, a bounded part at each commit; when nothing is to be
- * kept all of it, as far as there is patience: a client waits for the answer to QUIT. The rest, and
- * all on a failure, is left to the next commit: what the client asked for is done, deleted messages
- * are neither seen nor counted. */
+ * kept, or not more than a quota, all of it, as far as there is patience: a client waits for the
+ * answer to QUIT. The rest, and all on a failure, is left to the next commit: what the client asked
+ * for is done, deleted messages are neither seen nor counted. */
 static void purge(struct maildrop *m, int64_t now, uint64_t undelete_for)
 {
     const uint64_t enough = lock_clock() + m->patience_ms;
+    struct doomed doomed = past(now, undelete_for);
     size_t removed = 0;
 
-    if (undelete_for > (uint64_t)now)
+    if (set_quota(m, &doomed) != STORE_OK)
         return;
-    while (purge_some(m, now - (int64_t)undelete_for, &removed) == STORE_OK && removed > 0 &&
-           undelete_for == 0 && lock_clock() < enough)
+    const bool all = undelete_for == 0 || doomed.octets > 0 || doomed.messages > 0;
+    while (purge_some(m, &doomed, &removed) == STORE_OK && removed > 0 && all &&
+           lock_clock() < enough)
         ;
+}
+
+void maildrop_limit(struct maildrop *maildrop, uint64_t quota_octets, uint64_t quota_messages)
+{
+    maildrop->quota_octets = quota_octets;
+    maildrop->quota_messages = quota_messages;
 }
 
 enum store_outcome maildrop_commit(struct maildrop *maildrop, const int64_t *retrieved,
@@ -288,17 +360,16 @@ enum store_outcome maildrop_login(struct maildrop *maildrop, uint64_t delay, uin
 enum store_outcome maildrop_purge(struct maildrop *maildrop, uint64_t undelete_for,
                                   uint64_t *removed)
 {
-    const int64_t now = (int64_t)time(NULL);
+    struct doomed doomed = past((int64_t)time(NULL), undelete_for);
     enum store_outcome outcome;
     size_t n = 0;
 
     *removed = 0;
-    if (undelete_for > (uint64_t)now)
-        return STORE_OK;
     if (maildrop->in_batch)
         return handle_fail(maildrop, STORE_REFUSED, "a batch of deliveries is open");
     handle_begin_call(maildrop);
-    outcome = purge_some(maildrop, now - (int64_t)undelete_for, &n);
+    if ((outcome = set_quota(maildrop, &doomed)) == STORE_OK)
+        outcome = purge_some(maildrop, &doomed, &n);
     if (outcome == STORE_OK)
         *removed = n;
     return outcome;

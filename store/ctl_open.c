@@ -219,7 +219,11 @@ int ctl_open_maildrop(const struct ctl *ctl, const char *given, unsigned how,
     grant_root_close(root);
     if (status)
         return status;
-    return outcome == STORE_OK ? 0 : ctl_open_failed(opened, outcome, NULL);
+    if (outcome != STORE_OK)
+        return ctl_open_failed(opened, outcome, NULL);
+    maildrop_limit(opened->store, ctl->config->store.quota_octets,
+                   ctl->config->store.quota_messages);
+    return 0;
 }
 
 void ctl_open_close(struct ctl_maildrop *opened)

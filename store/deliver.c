@@ -79,17 +79,6 @@ static void set_limit(struct intake *in, uint64_t limit, enum store_outcome past
     }
 }
 
-/* What was set for this maildrop goes before what holds for all. */
-static enum store_outcome own_limit(struct intake *in, const char *name, uint64_t *limit)
-{
-    int64_t value = 0;
-    const enum store_outcome outcome = handle_setting(in->m, name, &value);
-
-    if (outcome == STORE_OK)
-        *limit = (uint64_t)value;
-    return outcome == STORE_END ? STORE_OK : outcome;
-}
-
 static enum store_outcome set_limits(struct intake *in, const struct maildrop_delivery *delivery,
                                      const struct maildrop_totals *totals)
 {
@@ -100,8 +89,8 @@ static enum store_outcome set_limits(struct intake *in, const struct maildrop_de
     in->past_limit = STORE_TOO_LARGE;
     if (delivery->no_limits)
         return STORE_OK;
-    if ((outcome = own_limit(in, MAILDROP_QUOTA_OCTETS, &octets)) != STORE_OK ||
-        (outcome = own_limit(in, MAILDROP_QUOTA_MESSAGES, &messages)) != STORE_OK)
+    if ((outcome = handle_limit(in->m, MAILDROP_QUOTA_OCTETS, &octets)) != STORE_OK ||
+        (outcome = handle_limit(in->m, MAILDROP_QUOTA_MESSAGES, &messages)) != STORE_OK)
         return outcome;
     if (delivery->max_message > 0)
         set_limit(in, delivery->max_message, STORE_TOO_LARGE);

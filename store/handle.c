@@ -48,6 +48,8 @@ static const char *const statement_sql[STATEMENTS] = {
                       " ORDER BY received LIMIT ?2",
     [STATEMENT_EXPIRED] = "SELECT id, size FROM message WHERE deleted IS NOT NULL AND deleted <= ?1"
                           " ORDER BY deleted LIMIT ?2",
+    [STATEMENT_KEPT] = "SELECT count(*), coalesce(sum(size), 0) FROM message"
+                       " WHERE deleted IS NOT NULL",
     [STATEMENT_REMOVE_CHUNKS] = "DELETE FROM chunk WHERE place BETWEEN ?1 AND ?2",
     [STATEMENT_REMOVE_MESSAGE] = "DELETE FROM message WHERE id = ?1",
     [STATEMENT_FREE_PAGES] = "PRAGMA freelist_count",
@@ -339,6 +341,16 @@ enum store_outcome handle_setting(struct maildrop *m, const char *name, int64_t 
     sqlite3_reset(statement);
     sqlite3_clear_bindings(statement);
     return outcome;
+}
+
+enum store_outcome handle_limit(struct maildrop *m, const char *name, uint64_t *limit)
+{
+    int64_t value = 0;
+    const enum store_outcome outcome = handle_setting(m, name, &value);
+
+    if (outcome == STORE_OK)
+        *limit = (uint64_t)value;
+    return outcome == STORE_END ? STORE_OK : outcome;
 }
 
 /* Another may have brought an older maildrop up to date meanwhile, and then every writer must keep

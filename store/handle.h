@@ -43,6 +43,7 @@ enum statement {
     STATEMENT_MARK_DELETED,
     STATEMENT_DUE,
     STATEMENT_EXPIRED,
+    STATEMENT_KEPT,
     STATEMENT_REMOVE_CHUNKS,
     STATEMENT_REMOVE_MESSAGE,
     STATEMENT_FREE_PAGES,
@@ -64,6 +65,7 @@ struct maildrop {
     sqlite3_stmt *statements[STATEMENTS];
     int minor;       /* version of the schema */
     uint64_t schema; /* a digest of the schema that a warm handle knows; store/warm.c */
+    uint64_t quota_octets, quota_messages; /* of what was deleted, as of the rest; 0: none */
     unsigned patience_ms;
     uint64_t deadline; /* of the call under way, on lock_clock() */
     int wal_frames;    /* in the WAL after our last commit */
@@ -115,6 +117,8 @@ enum store_outcome handle_set_state(struct maildrop *m, const struct maildrop_to
 
 /* What an administrator set for this maildrop. STORE_END: nothing. */
 enum store_outcome handle_setting(struct maildrop *m, const char *name, int64_t *value);
+/* The same for a limit: what was set for this maildrop goes before what holds for all. */
+enum store_outcome handle_limit(struct maildrop *m, const char *name, uint64_t *limit);
 
 /* Take the write lock and begin a write transaction; neither is held unless this is STORE_OK. */
 enum store_outcome handle_begin_write(struct maildrop *m);

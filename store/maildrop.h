@@ -213,6 +213,11 @@ enum store_outcome maildrop_surrogate(struct maildrop *maildrop, int64_t id, cha
  * noted. A note from the future is a clock put right, and counts as none. */
 enum store_outcome maildrop_login(struct maildrop *maildrop, uint64_t delay, uint64_t *wait);
 
+/* How much of what was deleted may be kept, of which the maildrop's own limits go before; 0: no
+ * limit, as before the call. What was deleted first is then gone first, though it could be restored
+ * for longer: else quotas would bound what a client sees, and not the disk. */
+void maildrop_limit(struct maildrop *maildrop, uint64_t quota_octets, uint64_t quota_messages);
+
 /* Delete what was received longer ago than `expire_after` seconds (0: nothing ever is), as a client
  * would: it can be restored for `undelete_for`. Costs one look into an index when nothing is due;
  * else commits some hundred messages at a time, until none is left. `removed` says how many went,
@@ -222,7 +227,8 @@ enum store_outcome maildrop_expire(struct maildrop *maildrop, uint64_t expire_af
                                    uint64_t undelete_for, uint64_t *removed);
 
 /* What a session did, committed at once and durably: `retrieved` are marked with the time,
- * `deleted` become invisible (and go for good when `undelete_for` seconds are over; 0: now).
+ * `deleted` become invisible (and go for good when `undelete_for` seconds are over, 0: now, or
+ * more of them are kept than maildrop_limit() allows).
  * All or nothing: STORE_NOT_FOUND if one of `deleted` is not there. Needs the session byte of the
  * lock (the opener took it). The removal for good of what is past its time follows in transactions
  * of its own, for some seconds at most; what they leave, a later commit takes, or
@@ -245,8 +251,9 @@ enum store_outcome maildrop_deliver(struct maildrop *maildrop,
 enum store_outcome maildrop_batch_begin(struct maildrop *maildrop);
 enum store_outcome maildrop_batch_end(struct maildrop *maildrop, bool commit);
 
-/* Remove for good some of what was deleted `undelete_for` seconds ago or earlier, in one bounded
- * transaction, and give room back to the system. `removed` 0: nothing was left. */
+/* Remove for good some of what was deleted `undelete_for` seconds ago or earlier, or is more than
+ * maildrop_limit() allows, in one bounded transaction, and give room back to the system. `removed`
+ * 0: nothing was left. */
 enum store_outcome maildrop_purge(struct maildrop *maildrop, uint64_t undelete_for,
                                   uint64_t *removed);
 

@@ -30,6 +30,7 @@ enum store_outcome view_begin(struct view *view, const struct config *config, bo
 {
     uint64_t removed = 0;
     *wait = 0;
+    maildrop_limit(view->maildrop, config->store.quota_octets, config->store.quota_messages);
     enum store_outcome outcome = maildrop_pop3_off(view->maildrop, off);
     if (outcome != STORE_OK || *off)
         return outcome;

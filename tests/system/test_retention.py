@@ -3,6 +3,7 @@ headers, whose sizes must be told before anybody looks at it."""
 
 import email
 import email.policy
+import json
 import os
 import poplib
 import time
@@ -119,6 +120,25 @@ def test_expire_of_many(server, tmp_path):
     client = p.login()
     check_all(client, [PLAIN])
     client.quit()
+
+
+def test_a_quota_of_what_is_deleted(server):
+    """Mail that comes, is fetched and deleted, again and again: what is kept of it has an end."""
+    p = server(store_quota_octets="300K")
+    message = b"Subject: large\r\n\r\n" + b"0123456789\r\n" * 8000
+    for n in range(6):
+        p.add("alice", message)
+        client = p.login()
+        client.dele(1)
+        client.quit()
+        kept = json.loads(p.ctl("--json", "mailbox", "show", "alice").stdout)
+        assert kept["messages"] == 0
+        assert kept["restorable"] == min(n + 1, 3), kept
+    assert kept["restorable_octets"] <= 300 * 1024
+    p.ctl("mailbox", "set", "alice", "quota_octets=200K")
+    p.ctl("expire")
+    kept = json.loads(p.ctl("--json", "mailbox", "show", "alice").stdout)
+    assert kept["restorable"] == 2
 
 
 def test_login_delay(server):

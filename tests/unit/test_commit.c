@@ -6,6 +6,7 @@
 
 #include "store/handle.h"
 #include "store/lock.h"
+#include "store/manage.h"
 #include "store/schema.h"
 
 enum { MESSAGES = 8, DAY = 86400 };
@@ -222,6 +223,70 @@ static void test_kept_for_ever(void **state)
     maildrop_close(m);
 }
 
+/* Deliver and delete messages, of 102 octets each, one after the other. */
+static void pass_through(struct maildrop *m, int n)
+{
+    char octets[100];
+
+    memset(octets, 'x', sizeof(octets));
+    for (int i = 0; i < n; i++) {
+        int64_t id;
+        assert_int_equal(test_deliver(m, octets, sizeof(octets), &id), STORE_OK);
+        assert_int_equal(maildrop_commit(m, NULL, 0, &id, 1, DAY), STORE_OK);
+    }
+}
+
+/* A quota holds for what can be restored as well: deliveries and deletions in turn fill no disk.
+ * What was deleted first goes first. */
+static void test_a_quota_of_what_is_kept(void **state)
+{
+    struct maildrop *m = test_drop_open(&drop);
+    const uint64_t own = 210;
+
+    (void)state;
+    pass_through(m, 10);
+    assert_int_equal(count_deleted(m), 10);
+    test_outside(&drop, "UPDATE message SET deleted = deleted - 100");
+    maildrop_limit(m, 0, 7);
+    pass_through(m, 1);
+    assert_int_equal(count_deleted(m), 7);
+    maildrop_limit(m, 520, 0);
+    pass_through(m, 1);
+    assert_int_equal(count_deleted(m), 5);
+    maildrop_limit(m, 10000, 100);
+    pass_through(m, 1);
+    assert_int_equal(count_deleted(m), 6);
+
+    assert_int_equal(manage_set(m, MAILDROP_QUOTA_OCTETS, &own), STORE_OK); /* goes before */
+    assert_int_equal(maildrop_commit(m, (int64_t[]){4}, 1, NULL, 0, UINT64_MAX), STORE_OK);
+    assert_int_equal(count_deleted(m), 2);
+    test_spoil(&drop, "DELETE FROM message WHERE deleted IS NOT NULL AND id >= 20");
+    assert_int_equal(count_deleted(m), 0); /* the last two to be deleted had been left */
+    assert_int_equal(test_totals(m).messages, MESSAGES);
+    maildrop_close(m);
+}
+
+/* poplarctl takes what a client had no patience for. */
+static void test_a_quota_in_parts(void **state)
+{
+    enum { MANY = 150, AT_ONCE = 64 };
+    struct maildrop *m = test_drop_open(&drop);
+    uint64_t removed = 0;
+
+    (void)state;
+    pass_through(m, MANY);
+    maildrop_limit(m, 0, 10);
+    assert_int_equal(maildrop_purge(m, DAY, &removed), STORE_OK);
+    assert_int_equal(removed, AT_ONCE);
+    assert_int_equal(maildrop_purge(m, DAY, &removed), STORE_OK);
+    assert_int_equal(removed, AT_ONCE);
+    assert_int_equal(maildrop_purge(m, DAY, &removed), STORE_OK);
+    assert_int_equal(removed, MANY - 10 - 2 * AT_ONCE);
+    assert_int_equal(maildrop_purge(m, DAY, &removed), STORE_OK);
+    assert_int_equal(removed, 0);
+    maildrop_close(m);
+}
+
 /* What ends a transaction of its own has no place in another's. */
 static void test_not_in_a_batch(void **state)
 {
@@ -275,6 +340,8 @@ int main(int argc, char **argv)
         cmocka_unit_test_setup_teardown(test_bounded_purge, set_up, remove_drop),
         cmocka_unit_test_setup_teardown(test_purge_within_patience, set_up, remove_drop),
         cmocka_unit_test_setup_teardown(test_kept_for_ever, set_up, remove_drop),
+        cmocka_unit_test_setup_teardown(test_a_quota_of_what_is_kept, set_up, remove_drop),
+        cmocka_unit_test_setup_teardown(test_a_quota_in_parts, set_up, remove_drop),
         cmocka_unit_test_setup_teardown(test_not_in_a_batch, set_up, remove_drop),
         cmocka_unit_test_setup_teardown(test_large_messages_go_in_parts, set_up, remove_drop),
     };
