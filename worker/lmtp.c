@@ -31,8 +31,6 @@ static enum lmtp_reply reply_to_fault(enum lmtp_fault fault, enum lmtp_reply bad
         return LMTP_UNKNOWN_PARAMETER;
     case LMTP_BAD_VALUE:
         return LMTP_PARAMETER_VALUE;
-    case LMTP_NOT_ASCII:
-        return LMTP_NEEDS_SMTPUTF8;
     default:
         return LMTP_SYNTAX;
     }
@@ -115,7 +113,7 @@ static void run_rcpt(struct lmtp *l, const char *text)
         return;
     }
     struct lmtp_recipient *to = &l->to[l->n];
-    enum lmtp_fault fault = lmtp_parse_rcpt(text, l->mail.utf8, &to->path);
+    enum lmtp_fault fault = lmtp_parse_rcpt(text, &to->path);
     if (fault != LMTP_PARSED) {
         answer(l, reply_to_fault(fault, LMTP_RECIPIENT_SYNTAX));
         return;
@@ -123,9 +121,10 @@ static void run_rcpt(struct lmtp *l, const char *text)
     enum lmtp_reply reply = lmtp_check_recipient(l, to);
     if (l->s->end != 0)
         return;
-    if (reply == LMTP_RECIPIENT_OK)
+    if (reply == LMTP_RECIPIENT_OK) {
         l->n++;
-    else
+        l->mail.utf8 |= to->path.utf8;
+    } else
         count_refusal(l, reply);
     answer(l, reply);
 }
@@ -297,8 +296,8 @@ static void run_quit(struct lmtp *l, const char *text)
 }
 
 enum {
-    LINE_OCTETS = 512,                       /* RFC 5321 section 4.5.3.1.4 */
-    MAIL_OCTETS = LINE_OCTETS + 26 + 17 + 10 /* and what SIZE, BODY and SMTPUTF8 add */
+    LINE_OCTETS = 512, /* RFC 5321 section 4.5.3.1.4 */
+    MAIL_OCTETS = 4096 /* a sender may be as long as a transport takes it */
 };
 
 static const struct command {
@@ -331,14 +330,16 @@ static size_t limit(const void *context, const char *beginning, size_t size)
 
 static void run_line(struct lmtp *l, struct line *line)
 {
+    size_t word = line_word(line->text, line->size);
+    const struct command *command = find(line->text, word);
+    if (command && command->run == run_mail) /* see lmtp_parse_mail() */
+        line_make_text(line->text, line->size);
     if (!line_is_text(line->text, line->size)) {
         answer(l, LMTP_MALFORMED);
         return;
     }
     while (line->size > 0 && line->text[line->size - 1] == ' ')
         line->text[--line->size] = '\0';
-    size_t word = line_word(line->text, line->size);
-    const struct command *command = find(line->text, word);
     if (command)
         command->run(l, line->text + word + strspn(line->text + word, " "));
     else

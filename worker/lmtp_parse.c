@@ -74,6 +74,14 @@ static size_t take_mailbox(const char *text, struct copy *meant)
     return domain > 0 ? size + 1 + domain : 0;
 }
 
+static bool is_ascii(const char *text)
+{
+    for (; *text; text++)
+        if ((unsigned char)*text > 0x7f)
+            return false;
+    return true;
+}
+
 /* "<" [source route ":"] mailbox ">"; `rest` is what follows. */
 static enum lmtp_fault take_path(const char *text, bool may_be_null, struct lmtp_path *path,
                                  const char **rest)
@@ -95,16 +103,20 @@ static enum lmtp_fault take_path(const char *text, bool may_be_null, struct lmtp
     text += size + 1;
     if (!written.whole || !meant.whole || (*text && *text != ' '))
         return LMTP_BAD_PATH;
+    path->utf8 = !is_ascii(path->text);
     *rest = text;
     return LMTP_PARSED;
 }
 
-static bool is_ascii(const char *text)
+/* The null sender in place of whatever stands between the brackets. */
+static enum lmtp_fault take_none(const char *text, struct lmtp_path *path, const char **rest)
 {
-    for (; *text; text++)
-        if ((unsigned char)*text > 0x7f)
-            return false;
-    return true;
+    const char *end = strrchr(text, '>');
+    if (!end || (end[1] && end[1] != ' '))
+        return LMTP_BAD_PATH;
+    *path = (struct lmtp_path){.text = ""};
+    *rest = end + 1;
+    return LMTP_PARSED;
 }
 
 /* A keyword at the beginning; `rest` is what follows. */
@@ -158,17 +170,18 @@ enum lmtp_fault lmtp_parse_mail(const char *text, struct lmtp_mail *mail)
     if (!take_word(text, "FROM:", &rest))
         return LMTP_BAD_SYNTAX;
     enum lmtp_fault fault = take_path(rest, true, &mail->from, &rest);
+    if (fault == LMTP_BAD_PATH)
+        fault = take_none(rest, &mail->from, &rest);
     while (fault == LMTP_PARSED && *(rest += strspn(rest, " "))) {
         size_t size = line_word(rest, strlen(rest));
         fault = take_parameter(rest, size, mail);
         rest += size;
     }
-    if (fault == LMTP_PARSED && !mail->utf8 && !is_ascii(mail->from.text))
-        return LMTP_NOT_ASCII;
+    mail->utf8 |= mail->from.utf8;
     return fault;
 }
 
-enum lmtp_fault lmtp_parse_rcpt(const char *text, bool utf8, struct lmtp_path *to)
+enum lmtp_fault lmtp_parse_rcpt(const char *text, struct lmtp_path *to)
 {
     const char *rest;
     if (!take_word(text, "TO:", &rest))
@@ -176,9 +189,7 @@ enum lmtp_fault lmtp_parse_rcpt(const char *text, bool utf8, struct lmtp_path *t
     enum lmtp_fault fault = take_path(rest, false, to, &rest);
     if (fault != LMTP_PARSED)
         return fault;
-    if (rest[strspn(rest, " ")])
-        return LMTP_BAD_PARAMETER;
-    return utf8 || is_ascii(to->text) ? LMTP_PARSED : LMTP_NOT_ASCII;
+    return rest[strspn(rest, " ")] ? LMTP_BAD_PARAMETER : LMTP_PARSED;
 }
 
 enum lmtp_fault lmtp_parse_bdat(const char *text, uint64_t *size, bool *last)

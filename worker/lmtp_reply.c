@@ -41,7 +41,6 @@ static const struct {
     [LMTP_UNKNOWN_PARAMETER] = {"555 5.5.4 Unknown parameter", true},
     [LMTP_NO_SUCH_USER] = {"550 5.1.1 No such user", false},
     [LMTP_FORBIDDEN] = {"550 5.7.1 Not into this maildrop by you", false},
-    [LMTP_NEEDS_SMTPUTF8] = {"553 5.6.7 An address in UTF-8 needs SMTPUTF8", false},
     [LMTP_TOO_LARGE] = {"552 5.3.4 Message too large", false},
     [LMTP_NUL] = {"554 5.6.0 The message has a NUL, which is not taken here", false},
     [LMTP_QUOTA_REJECT] = {"552 5.2.2 The maildrop is full", false},

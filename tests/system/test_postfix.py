@@ -204,6 +204,24 @@ def test_smtputf8(postfix, poplar_behind):
     assert plain.as_bytes().isascii()
 
 
+@pytest.mark.parametrize("sender", ["<é@x.example>".encode(), b'<""@x.example>', b"<@x.example>",
+                                    b"<" + b"x" * 900 + b"@x.example>", b"<a\x7fb@x.example>"],
+                         ids=lambda octets: repr(octets)[:20])
+def test_senders_that_postfix_takes(postfix, poplar_behind, sender):
+    """None of them is a reason to send the mail back; nor is a detail in UTF-8."""
+    p = poplar_behind()
+    postfix.start(local_transport=f"lmtp:unix:{SOCKET}")
+    with smtplib.SMTP("127.0.0.1", postfix.port, timeout=60) as client:
+        client.ehlo()
+        client.command_encoding = "latin-1"
+        assert client.docmd("MAIL", "FROM:" + sender.decode("latin-1"))[0] == 250
+        for to in (b"alice@example.test", "alice+é@example.test".encode()):
+            assert client.docmd("RCPT", f"TO:<{to.decode('latin-1')}>")[0] == 250
+        assert client.data(letter("taken"))[0] == 250
+    wait_until(lambda: postfix.queue() == {}, "an empty queue")
+    assert [m["Subject"] for m in mail_of(p)] == ["taken"] and "=bounced" not in postfix.tree.logs()
+
+
 def test_too_large(postfix, poplar_behind):
     """LMTP's SIZE is announced: Postfix sends it back without saying it first."""
     p = poplar_behind(store_max_message="20K")
