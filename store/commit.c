@@ -102,23 +102,13 @@ static enum store_outcome set_quota(struct maildrop *m, struct doomed *doomed)
 static enum store_outcome find_excess(struct maildrop *m, const struct doomed *doomed,
                                       uint64_t *octets, uint64_t *messages)
 {
-    int64_t held_octets = 0, held_messages = 0;
-    sqlite3_stmt *statement;
-    enum store_outcome outcome;
+    uint64_t kept_octets = 0, kept = 0;
+    enum store_outcome outcome = STORE_OK;
 
-    *octets = *messages = 0;
-    if (doomed->octets == 0 && doomed->messages == 0)
-        return STORE_OK;
-    if ((outcome = handle_prepare(m, STATEMENT_KEPT, &statement)) != STORE_OK ||
-        (outcome = handle_step(m, statement)) != STORE_OK)
-        return outcome;
-    if (!handle_column(statement, 0, &held_messages) || !handle_column(statement, 1, &held_octets))
-        outcome = handle_fail(m, STORE_DAMAGED, "the size of a deleted message is no number");
-    sqlite3_reset(statement);
-    if (doomed->octets > 0 && (uint64_t)held_octets > doomed->octets)
-        *octets = (uint64_t)held_octets - doomed->octets;
-    if (doomed->messages > 0 && (uint64_t)held_messages > doomed->messages)
-        *messages = (uint64_t)held_messages - doomed->messages;
+    if (doomed->octets > 0 || doomed->messages > 0)
+        outcome = handle_kept(m, &kept, &kept_octets);
+    *octets = doomed->octets > 0 && kept_octets > doomed->octets ? kept_octets - doomed->octets : 0;
+    *messages = doomed->messages > 0 && kept > doomed->messages ? kept - doomed->messages : 0;
     return outcome;
 }
 

@@ -325,6 +325,22 @@ enum store_outcome handle_set_state(struct maildrop *m, const struct maildrop_to
     return handle_finish(m, statement);
 }
 
+enum store_outcome handle_kept(struct maildrop *m, uint64_t *messages, uint64_t *octets)
+{
+    int64_t count = 0, size = 0;
+    sqlite3_stmt *statement;
+    enum store_outcome outcome = handle_prepare(m, STATEMENT_KEPT, &statement);
+
+    if (outcome != STORE_OK || (outcome = handle_step(m, statement)) != STORE_OK)
+        return outcome;
+    if (!handle_column(statement, 0, &count) || !handle_column(statement, 1, &size))
+        outcome = handle_fail(m, STORE_DAMAGED, "the size of a deleted message is no number");
+    sqlite3_reset(statement);
+    *messages = (uint64_t)count;
+    *octets = (uint64_t)size;
+    return outcome;
+}
+
 enum store_outcome handle_setting(struct maildrop *m, const char *name, int64_t *value)
 {
     sqlite3_stmt *statement;

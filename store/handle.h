@@ -115,6 +115,9 @@ bool handle_column_uidl(sqlite3_stmt *statement, int column, char uidl[MAILDROP_
 enum store_outcome handle_state(struct maildrop *m, struct maildrop_totals *totals);
 enum store_outcome handle_set_state(struct maildrop *m, const struct maildrop_totals *totals);
 
+/* How much was deleted and is kept. Looks at each such row. */
+enum store_outcome handle_kept(struct maildrop *m, uint64_t *messages, uint64_t *octets);
+
 /* What an administrator set for this maildrop. STORE_END: nothing. */
 enum store_outcome handle_setting(struct maildrop *m, const char *name, int64_t *value);
 /* The same for a limit: what was set for this maildrop goes before what holds for all. */

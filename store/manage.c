@@ -16,24 +16,19 @@ static enum store_outcome prepare(struct maildrop *m, const char *sql, sqlite3_s
     return handle_outcome(m, sqlite3_prepare_v2(m->db, sql, -1, statement, NULL));
 }
 
-/* One row of numbers, each at least 0. */
-static enum store_outcome ask(struct maildrop *m, const char *sql, uint64_t *first,
-                              uint64_t *second)
+/* One number, at least 0. */
+static enum store_outcome ask(struct maildrop *m, const char *sql, uint64_t *number)
 {
     sqlite3_stmt *statement = NULL;
-    int64_t a = 0, b = 0;
+    int64_t found = 0;
     enum store_outcome outcome = prepare(m, sql, &statement);
 
     if (outcome == STORE_OK)
         outcome = handle_step(m, statement);
-    if (outcome == STORE_OK &&
-        (!handle_column(statement, 0, &a) || (second && !handle_column(statement, 1, &b))))
+    if (outcome == STORE_OK && !handle_column(statement, 0, &found))
         outcome = handle_fail(m, STORE_DAMAGED, "a count is no number");
-    if (outcome == STORE_OK) {
-        *first = (uint64_t)a;
-        if (second)
-            *second = (uint64_t)b;
-    }
+    if (outcome == STORE_OK)
+        *number = (uint64_t)found;
     sqlite3_finalize(statement);
     return outcome == STORE_END ? STORE_DAMAGED : outcome;
 }
@@ -56,13 +51,11 @@ enum store_outcome manage_look(struct maildrop *maildrop, struct manage_state *s
 
     handle_begin_call(maildrop);
     if ((outcome = handle_state(maildrop, &found.totals)) != STORE_OK ||
-        (outcome = ask(maildrop,
-                       "SELECT count(*), coalesce(sum(size), 0) FROM message"
-                       " WHERE deleted IS NOT NULL",
-                       &found.restorable, &found.restorable_octets)) != STORE_OK ||
-        (outcome = ask(maildrop, "PRAGMA page_size", &found.page_size, NULL)) != STORE_OK ||
-        (outcome = ask(maildrop, "PRAGMA page_count", &found.pages, NULL)) != STORE_OK ||
-        (outcome = ask(maildrop, "PRAGMA freelist_count", &found.free_pages, NULL)) != STORE_OK ||
+        (outcome = handle_kept(maildrop, &found.restorable, &found.restorable_octets)) !=
+            STORE_OK ||
+        (outcome = ask(maildrop, "PRAGMA page_size", &found.page_size)) != STORE_OK ||
+        (outcome = ask(maildrop, "PRAGMA page_count", &found.pages)) != STORE_OK ||
+        (outcome = ask(maildrop, "PRAGMA freelist_count", &found.free_pages)) != STORE_OK ||
         (outcome = look_at_setting(maildrop, MAILDROP_QUOTA_OCTETS, &found.has_quota_octets,
                                    &found.quota_octets)) != STORE_OK ||
         (outcome = look_at_setting(maildrop, MAILDROP_QUOTA_MESSAGES, &found.has_quota_messages,
@@ -171,7 +164,7 @@ enum store_outcome manage_compact_some(struct maildrop *maildrop, uint64_t *left
         return outcome;
     outcome = handle_run(maildrop, STATEMENT_VACUUM);
     if (outcome == STORE_OK)
-        outcome = ask(maildrop, "PRAGMA freelist_count", &free_pages, NULL);
+        outcome = ask(maildrop, "PRAGMA freelist_count", &free_pages);
     outcome = handle_end_write(maildrop, outcome);
     if (outcome != STORE_OK)
         return outcome;
