@@ -9,6 +9,7 @@
 #include "store/lock.h"
 #include "store/schema.h"
 #include "store/vfs.h"
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -24,10 +25,10 @@ static int copy_pages(sqlite3 *to, sqlite3 *from, backup_progress *progress, voi
 {
     sqlite3_backup *copy = sqlite3_backup_init(to, "main", from, "main");
     bool go_on = true;
-    int rc = SQLITE_OK, finished;
+    int rc = copy ? SQLITE_OK : sqlite3_errcode(to), finished;
 
     if (!copy)
-        return sqlite3_errcode(to);
+        return rc == SQLITE_OK ? SQLITE_ERROR : rc; /* no copy is none, whatever that says */
     while (go_on && (rc = sqlite3_backup_step(copy, STEP_PAGES)) == SQLITE_OK) {
         const int pages = sqlite3_backup_pagecount(copy);
 
@@ -57,14 +58,19 @@ static enum store_outcome fail_file(struct maildrop *m, sqlite3 *db, int rc)
     }
 }
 
+static bool is_opened(const char *path)
+{
+    return strncmp(path, VFS_OPENED, strlen(VFS_OPENED)) == 0;
+}
+
 enum store_outcome backup_write(struct maildrop *maildrop, const char *path,
                                 backup_progress *progress, void *context)
 {
     struct maildrop_totals totals;
     sqlite3 *file = NULL;
     enum store_outcome outcome = STORE_OK;
-    const bool opened = strncmp(path, VFS_OPENED, strlen(VFS_OPENED)) == 0;
-    int rc = sqlite3_open_v2(path, &file, SQLITE_OPEN_READWRITE, opened ? VFS_NAME : "unix");
+    int rc =
+        sqlite3_open_v2(path, &file, SQLITE_OPEN_READWRITE, is_opened(path) ? VFS_NAME : "unix");
 
     /* Nobody else has this file, and one that is not finished is thrown away. */
     if (rc == SQLITE_OK)
@@ -105,13 +111,19 @@ static bool make_uri(const char *path, const char *parameters, char uri[PATH_OCT
     return true;
 }
 
-static bool has_wal(const char *path)
+/* Octets of the WAL beside it; -1 and errno. */
+static int64_t wal_size(const char *path)
 {
     char wal[PATH_OCTETS];
     struct stat status;
 
-    return snprintf(wal, sizeof(wal), "%s-wal", path) < (int)sizeof(wal) &&
-           stat(wal, &status) == 0 && status.st_size > 0;
+    if (snprintf(wal, sizeof(wal), "%s-wal", path) >= (int)sizeof(wal)) {
+        errno = ENAMETOOLONG;
+        return -1;
+    }
+    if (stat(wal, &status) < 0)
+        return errno == ENOENT ? 0 : -1;
+    return status.st_size;
 }
 
 static enum store_outcome open_file(struct maildrop *m, const char *path)
@@ -119,15 +131,20 @@ static enum store_outcome open_file(struct maildrop *m, const char *path)
     struct maildrop_totals totals;
     char uri[PATH_OCTETS];
     enum store_outcome outcome;
-    const bool wal = has_wal(path);
+    const bool opened = is_opened(path);
+    const int64_t changes = opened ? 0 : wal_size(path);
+    const bool wal = changes > 0;
     int rc;
 
-    /* Without a WAL there is nothing that could change: SQLite need not make files beside it. */
+    if (changes < 0)
+        return handle_fail(m, STORE_IO, "the WAL beside it: %s", strerror(errno));
+    /* Without a WAL there is nothing that could change: SQLite makes no files beside it, and obeys
+     * none. */
     if (!make_uri(path, wal ? "" : "?immutable=1", uri))
         return handle_fail(m, STORE_IO, "the name is too long");
     rc = sqlite3_open_v2(uri, &m->db,
                          SQLITE_OPEN_URI | (wal ? SQLITE_OPEN_READWRITE : SQLITE_OPEN_READONLY),
-                         "unix");
+                         opened ? VFS_NAME : "unix");
     if (!m->db)
         return handle_fail(m, STORE_MEMORY, "no memory for SQLite");
     if (rc != SQLITE_OK)

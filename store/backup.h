@@ -21,7 +21,9 @@ enum store_outcome backup_write(struct maildrop *maildrop, const char *path,
 
 /* Open a maildrop that lies in a plain file, to read from it (maildrop_totals, _next, _read,
  * check_run, backup_restore) while another is open by its grant. With a -wal beside it, as in a raw
- * copy of a maildrop's directory, what stands there counts too. On a failure `error` says why. */
+ * copy of a maildrop's directory, what stands there counts too, and SQLite obeys what else is
+ * beside it: others must not be able to put anything there. A descriptor's name (VFS_OPENED and its
+ * number) is the file alone, which is not written to. On a failure `error` says why. */
 enum store_outcome backup_open(const char *path, struct maildrop **opened, char *error,
                                size_t error_size);
 void backup_close(struct maildrop *backup); /* NULL is legal */

@@ -12,6 +12,7 @@
 #include "store/ctl_signals.h"
 #include "store/ctl_twin.h"
 #include "store/ctl_unfinished.h"
+#include "store/vfs.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -181,8 +182,9 @@ static char *find_file(const char *path)
     return file;
 }
 
-/* Of one that has changes beside it, SQLite would obey what else lies there: a copy is opened. 0,
- * or an exit status after saying why. */
+/* Of one that has changes beside it, SQLite would obey what else lies there: a copy is opened; of
+ * another the file that was looked at, and nothing beside it. 0, or an exit status after saying
+ * why. */
 static int open_apart(const char *path, struct ctl_twin *twin, struct maildrop **backup)
 {
     char error[300] = "";
@@ -192,13 +194,17 @@ static int open_apart(const char *path, struct ctl_twin *twin, struct maildrop *
     int status = fd < 0 ? ctl_fail(EX_NOINPUT, "%s: %s", path, ctl_path_fault(errno)) : 0;
     if (!status && fstat(fd, &about) == 0 && !S_ISREG(about.st_mode)) /* SQLite would wait */
         status = ctl_fail(EX_NOINPUT, "%s: is no file", path);
-    int beside = ctl_path_open(wal, O_PATH);
-    bool changes = beside >= 0 && fstat(beside, &about) == 0 && about.st_size > 0;
+    int beside = status ? -1 : ctl_path_open(wal, O_PATH);
+    bool there = beside >= 0 && fstat(beside, &about) == 0, changes = there && about.st_size > 0;
+    if (!status && !there && errno != ENOENT) /* it is not without changes, they cannot be seen */
+        status = ctl_fail(EX_NOINPUT, "%s: %s", wal, ctl_path_fault(errno));
     if (!status && changes)
         status = ctl_twin_make(path, twin);
+    char *opened = base_format("%s%d", VFS_OPENED, fd);
     if (!status &&
-        backup_open(changes ? twin->path : path, backup, error, sizeof error) != STORE_OK)
+        backup_open(changes ? twin->path : opened, backup, error, sizeof error) != STORE_OK)
         status = ctl_fail(EX_DATAERR, "%s: no backup of a maildrop: %s", path, error);
+    free(opened);
     base_close(fd);
     base_close(beside);
     free(wal);
@@ -291,11 +297,13 @@ static int restore_all(struct ctl *ctl)
         char name[PROTO_USER_MAX + 1];
         struct stat about;
         char *path = base_format("%s/%s", ctl->words[0], entries[i]->d_name);
-        bool fits = stat(path, &about) == 0 && S_ISDIR(about.st_mode) &&
-                    ctl_drops_named(entries[i]->d_name, name);
-        if (!fits)
+        int failed = 0;
+        if (stat(path, &about) < 0)
+            failed = ctl_fail(EX_NOINPUT, "%s: %s", path, strerror(errno));
+        else if (!S_ISDIR(about.st_mode) || !ctl_drops_named(entries[i]->d_name, name))
             ctl_note("%s: no backup of a maildrop; passed over", path);
-        int failed = fits && !ctl_signals_met() ? restore_one(ctl, name, path, true) : 0;
+        else if (!ctl_signals_met())
+            failed = restore_one(ctl, name, path, true);
         status = status ? status : failed;
         free(path);
         free(entries[i]);

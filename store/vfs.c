@@ -89,6 +89,15 @@ static bool is_granted_fd(int fd)
     return false;
 }
 
+/* A descriptor's own name, which the kernel has as a link to what is open there. */
+static bool is_descriptor(const char *path)
+{
+    const size_t before = strlen(VFS_OPENED);
+
+    return strncmp(path, VFS_OPENED, before) == 0 &&
+           path[before + strspn(path + before, "0123456789")] == '\0';
+}
+
 /* One at a time: two of SQLite's files on one descriptor would undo each other's locks. */
 static int call_open(const char *path, int flags, int mode)
 {
@@ -107,7 +116,7 @@ static int call_open(const char *path, int flags, int mode)
     case ELSEWHERE:
         break;
     }
-    return real.open(path, flags, mode);
+    return real.open(path, is_descriptor(path) ? flags & ~O_NOFOLLOW : flags, mode);
 }
 
 /* SQLite gives up a half-opened -shm while another process sets it up, and opens it again a moment

@@ -116,6 +116,14 @@ WRAP(int, renameat2, (int a, const char *from, int b, const char *to, unsigned h
      (a, from, b, to, how), -1)
 WRAP(int, unlink, (const char *path), (path), -1)
 WRAP(int, unlinkat, (int dir, const char *path, int how), (dir, path, how), -1)
+WRAP(int, rmdir, (const char *path), (path), -1)
+WRAP(int, truncate, (const char *path, off_t size), (path, size), -1)
+WRAP(ssize_t, readlinkat, (int dir, const char *path, char *to, size_t size), (dir, path, to, size),
+     -1)
+WRAP(int, scandir,
+     (const char *path, struct dirent ***to, int (*wanted)(const struct dirent *),
+      int (*order)(const struct dirent **, const struct dirent **)),
+     (path, to, wanted, order), -1)
 WRAP(int, futimens, (int fd, const struct timespec times[2]), (fd, times), -1)
 WRAP(DIR *, fdopendir, (int fd), (fd), NULL)
 WRAP(struct dirent *, readdir, (DIR * stream), (stream), NULL)

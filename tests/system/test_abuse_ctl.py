@@ -75,6 +75,17 @@ def test_a_backup_with_orders_for_sqlite(p, home):
     assert precious.read_text() == "of root"
     assert sorted(path.name for path in home.iterdir()) == ["backup", "backup-journal",
                                                             "backup-wal"]
+    # What would have it opened for writing is elsewhere.
+    (home / "backup-wal").unlink()
+    (home / "x").write_bytes(b"x" * 100)
+    link(home / "backup-wal", "x")
+    journal.write_bytes(hot_journal(size, pages, precious))
+    for words in (("mailbox", "restore", "--yes", "alice", file),
+                  ("mailbox", "salvage", file, home.parent / "again")):
+        p.ctl(*words, check=False)
+        assert precious.read_text() == "of root", words
+        assert journal.exists(), words
+    refused(p, "mailbox", "restore", "--yes", "alice", file)
 
 
 def test_mail_of_others_by_links(p, home, tmp_path):
@@ -156,3 +167,38 @@ def test_a_backup_in_the_place_of_others(p, home, tmp_path):
     assert held.go_on()[0] == 0
     assert bobs.read_bytes() == (bobs.parent / "mail.db.unfinished").read_bytes() == before
     assert [path.name for path in (home / "moved").iterdir()] == ["mail.db"]
+
+
+@preloads
+def test_a_backup_that_changes_while_it_is_opened(p, home, tmp_path):
+    """At each file that is opened in turn: it is no other's database then, and none with orders."""
+    p.add("alice", MESSAGE)
+    p.add("bob", SECRET)
+    precious = tmp_path / "precious"
+    precious.write_text("of root")
+    p.ctl("mailbox", "backup", "alice", tmp_path / "of-alice")
+    p.ctl("mailbox", "backup", "bob", tmp_path / "of-bob")
+    database = sqlite3.connect(tmp_path / "of-alice")
+    size, pages = (database.execute(f"PRAGMA {what}").fetchone()[0]
+                   for what in ("page_size", "page_count"))
+    database.close()
+    for number in range(1, 50):
+        shutil.rmtree(home)
+        home.mkdir()
+        shutil.chown(home, "alice")
+        shutil.copy(tmp_path / "of-alice", home / "backup")
+        held = Held(p, "open", "mailbox", "restore", "--yes", "alice", home / "backup", number=number,
+                    may_end=True)
+        if held.ended:
+            break
+        (home / "backup-wal").write_bytes(b"x" * 100)
+        (home / "backup-journal").write_bytes(hot_journal(size, pages, precious))
+        if number % 2:
+            (home / "backup").rename(home / "moved")
+            link(home / "backup", tmp_path / "of-bob")
+        held.go_on()
+        assert precious.read_text() == "of root", number
+        assert b"secret" not in p.ctl("message", "list", "--json", "alice").stdout, number
+        shown = p.ctl("message", "show", "alice", "1", check=False).stdout
+        assert b"bob" not in shown, number
+    assert number > 5

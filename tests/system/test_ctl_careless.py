@@ -3,6 +3,7 @@ nohup, two at once, on a Maildir that a server moves about in."""
 
 import fcntl
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -43,13 +44,16 @@ def start(p, *words, **options):
 
 
 class Held:
-    """poplarctl, held at the Nth call of a kind until it is let go."""
+    """poplarctl, held at the Nth call of a kind until it is let go; it may end before that."""
 
-    def __init__(self, p, call, *words, number=1):
+    def __init__(self, p, call, *words, number=1, may_end=False):
         self.process = start(p, *words, env=os.environ | {
             "LD_PRELOAD": str(poplar.BUILD / "tests/failing.so"),
             "FAILING": f"{call}:{number}:-{signal.SIGSTOP.value}"})
-        wait_until(lambda: p.proc_status(self.process.pid)["State"][0] == "T", "it is held")
+        state = wait_until(lambda: re.match("[TZ]", p.proc_status(self.process.pid)["State"]),
+                           "it is held, or has ended")
+        self.ended = state.group() == "Z"
+        assert may_end or not self.ended
 
     def go_on(self):
         self.process.send_signal(signal.SIGCONT)

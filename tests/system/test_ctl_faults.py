@@ -32,9 +32,10 @@ ERRORS = {
     "ftruncate": [errno.EIO], "lseek": [errno.EIO], "fstat": [errno.EIO], "stat": [errno.EIO],
     "lstat": [errno.EIO], "fstatat": [errno.EIO], "fstatfs": [errno.EIO], "access": [errno.EACCES],
     "faccessat": [errno.EACCES], "mkdir": [errno.ENOSPC], "mkdirat": [errno.ENOSPC],
-    "rename": [errno.EIO], "renameat": [errno.EIO], "renameat2": [errno.EIO],
-    "unlink": [errno.EIO], "unlinkat": [errno.EIO], "futimens": [errno.EPERM],
-    "fdopendir": [errno.ENOMEM], "readdir": [errno.EIO], "tmpfile": [errno.EMFILE],
+    "rename": [errno.EIO], "renameat": [errno.EIO], "renameat2": [errno.EIO, errno.EINVAL],
+    "unlink": [errno.EIO], "unlinkat": [errno.EIO], "rmdir": [errno.EBUSY],
+    "truncate": [errno.EIO], "readlinkat": [errno.EIO], "futimens": [errno.EPERM],
+    "scandir": [errno.ENOMEM], "fdopendir": [errno.ENOMEM], "readdir": [errno.EIO], "tmpfile": [errno.EMFILE],
     "fflush": [errno.ENOSPC], "mkdtemp": [errno.ENOSPC], "realpath": [errno.EIO],
     "gethostname": [errno.EFAULT], "getpwnam": [errno.EIO], "getpwnam_r": [errno.EIO],
     "localtime_r": [errno.EOVERFLOW], "socket": [errno.EMFILE], "connect": [errno.EACCES, errno.EPERM,
@@ -76,9 +77,10 @@ class World:
         make_sources(self.sources)
         for message in MAIL:
             self.p.add("alice", message)
-        self.p.ctl("message", "delete", "alice", "4")
         self.p.ctl("mailbox", "create", "bob")
         self.p.ctl("mailbox", "backup", "alice", self.sources / "backup.db")
+        self.p.ctl("mailbox", "backup", "--all", self.sources / "backups")
+        self.p.ctl("message", "delete", "alice", "4")
         self.kept = {}
         for path in (self.p.state / "mail").rglob("*"):
             about = path.stat()
@@ -271,6 +273,7 @@ COMMANDS = {
     "mailbox-upgrade": ["mailbox", "upgrade", "--all"],
     "mailbox-delete": ["mailbox", "delete", "--yes", "alice"],
     "mailbox-restore": ["mailbox", "restore", "--yes", "alice", "@sources/backup.db"],
+    "mailbox-restore-all": ["mailbox", "restore", "--yes", "--all", "@sources/backups"],
     "expire": ["expire"],
     "expire-json": ["--json", "expire", "alice"],
     "import-eml": ["import", "carol", "@sources/one.eml"],
