@@ -320,7 +320,7 @@ void calls_try(int (*attempt)(void), struct calls_end *end)
         close(said[1]);
         signal(SIGABRT, SIG_DFL);
         setenv("CMOCKA_TEST_ABORT", "1", 1); /* an assertion here must not go on with the tests */
-        alarm(20);
+        alarm(60);
         int status = attempt();
         fflush(NULL);
         _exit(status);

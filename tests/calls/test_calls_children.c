@@ -65,7 +65,7 @@ static pid_t make_victim(void)
 static bool is_killed(pid_t pid)
 {
     siginfo_t info;
-    for (int i = 0; i < 1000; i++) {
+    for (int i = 0; i < 20000; i++) {
         info.si_pid = 0;
         if (waitid(P_PID, (id_t)pid, &info, WEXITED | WNOHANG | WNOWAIT) == 0 && info.si_pid == pid)
             return info.si_code == CLD_KILLED && info.si_status == SIGKILL;
@@ -682,7 +682,7 @@ static void test_descriptors_of_mail(void **state)
     assert_non_null(strstr(logged(), "with a wrong number of descriptors"));
     assert_int_equal(m.discarded.n, 1);
     assert_true(read(probe[0], &octet, 1) < 0); /* still open, where it was sent to */
-    for (int i = 0; i < 1000 && read(probe[0], &octet, 1) != 0; i++) {
+    for (int i = 0; i < 20000 && read(probe[0], &octet, 1) != 0; i++) {
         turn();
         usleep(1000);
     }
@@ -1560,6 +1560,6 @@ int main(void)
         TEST(test_reload_put_off),
         TEST(test_visitors),
     };
-    alarm(120); /* what waits for ever is no test */
+    alarm(600); /* what waits for ever is no test */
     return cmocka_run_group_tests(tests, set_up_group, leave_place);
 }

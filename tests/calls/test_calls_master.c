@@ -1223,6 +1223,6 @@ int main(void)
         cmocka_unit_test(test_child_alone), cmocka_unit_test(test_log_flood),
         cmocka_unit_test(test_log),         cmocka_unit_test(test_serve),
     };
-    alarm(300); /* what waits for ever is no test */
+    alarm(1200); /* what waits for ever is no test */
     return cmocka_run_group_tests(tests, set_up, leave_place);
 }

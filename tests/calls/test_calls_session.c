@@ -291,6 +291,6 @@ int main(void)
         cmocka_unit_test(test_orders),         cmocka_unit_test(test_answers),
         cmocka_unit_test(test_verdicts),
     };
-    alarm(300); /* what waits for ever is no test */
+    alarm(1200); /* what waits for ever is no test */
     return cmocka_run_group_tests(tests, enter, inside_leave);
 }

@@ -3,6 +3,7 @@
  * whatever process loads it. Each argument is done in turn, in the authentication phase:
  *
  *   hang  slow=MS  crash  exit  eat  stdout    what it says
+ *   until=FILE                                 waits for FILE to be there
  *   leak  ids  umask  chdir  close=FD  signal  leaves the process changed
  *   alarm  child  thread
  *   stay=FILE                                  forks what holds all that is open until it is
@@ -244,6 +245,9 @@ static int misbehave(pam_handle_t *handle, const char *argument)
     }
     if ((value = value_of(argument, "slow")))
         usleep((useconds_t)atoi(value) * 1000);
+    if ((value = value_of(argument, "until")))
+        while (access(value, F_OK) < 0)
+            usleep(10000);
     if ((value = value_of(argument, "rename")))
         return pam_set_item(handle, PAM_USER, value);
     if ((value = value_of(argument, "items")))

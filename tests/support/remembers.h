@@ -45,4 +45,15 @@ static inline bool process_remembers(pid_t pid, const char *octets)
     return found;
 }
 
+/* It may take a process a moment from sending what it knows to forgetting it. */
+static inline bool process_forgets(pid_t pid, const char *octets)
+{
+    enum { PATIENCE_MS = 30000 };
+    uint64_t deadline = base_now_ms() + PATIENCE_MS;
+    while (process_remembers(pid, octets))
+        if (base_now_ms() > deadline)
+            return false;
+    return true;
+}
+
 #endif

@@ -548,7 +548,7 @@ def test_bad_commands_without_end(start):
 
 
 def test_idle(start):
-    p = start(session_idle_timeout="1s")
+    p = start(session_idle_timeout="3s")
     c = Lmtp(p.lmtp)
     assert c.rest() == b"421 4.4.2 Nothing said for too long\r\n"
     c = Lmtp(p.lmtp)

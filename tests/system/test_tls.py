@@ -109,7 +109,7 @@ def test_61_stls_where_it_is_not(shared):
 
 def test_62_no_hello_after_stls(server):
     """The deadline to log in holds while a handshake is waited for."""
-    p = server(session_login_timeout="1s")
+    p = server(session_login_timeout="4s")
     raw = p.connect(tls=False)
     assert raw.ask(b"STLS").startswith(b"+OK")
     assert raw.rest() == b""

@@ -557,24 +557,14 @@ static void test_user_is_forgotten(void **state)
     expect_quit(&h);
 }
 
-/* It may take the worker a moment from sending the credentials to forgetting them. */
-static bool forgets(const char *octets)
-{
-    uint64_t deadline = base_now_ms() + 5000;
-    while (process_remembers(h.worker_pid, octets))
-        if (base_now_ms() > deadline)
-            return false;
-    return true;
-}
-
 #define SECRET "Kiebitz-und-Pappel-7341-in-der-Feldmark-zu-Grasdorf"
 
 /* Neither it, nor a piece of base64 that no reply happens to fall on all of. */
 static void look_for_the_secret(struct harness *at)
 {
-    (void)at;
-    assert_true(forgets(SECRET));
-    assert_true(forgets("S2llYml0ei11bmQtUGFwcGVsLTczNDEtaW4tZGVyLUZlbGRtYXJrLXp1LUdyYXNkb3Jm"));
+    assert_true(process_forgets(at->worker_pid, SECRET));
+    assert_true(process_forgets(
+        at->worker_pid, "S2llYml0ei11bmQtUGFwcGVsLTczNDEtaW4tZGVyLUZlbGRtYXJrLXp1LUdyYXNkb3Jm"));
 }
 
 /* However an exchange ends, and before auth has decided, the worker has no secret any more. The

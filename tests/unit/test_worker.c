@@ -9,8 +9,8 @@
 #include <time.h>
 
 static const char *const in_the_clear[] = {"tls.required=no", NULL};
-static const char *const impatient[] = {"tls.required=no", "session.login_timeout=1s",
-                                        "session.idle_timeout=1s", NULL};
+static const char *const impatient[] = {"tls.required=no", "session.login_timeout=3s",
+                                        "session.idle_timeout=3s", NULL};
 static const char *const on_loopback[] = {"tls.required=not-on-loopback", NULL};
 
 /* A field of /proc/PID/status, without what surrounds it. */
@@ -88,8 +88,7 @@ static void nap_ms(long ms)
 
 static void look_for_the_secret(struct harness *at)
 {
-    nap_ms(30);
-    assert_false(process_remembers(at->worker_pid, secret_sent));
+    assert_true(process_forgets(at->worker_pid, secret_sent));
 }
 
 /* The name shows that the search works. The secret is long, so that no later reply of the worker
@@ -252,11 +251,11 @@ static void test_login_timeout(void **state)
     harness_start(&h, impatient);
     harness_greeted(&h);
     struct pollfd answered = {.fd = h.client, .events = POLLIN};
-    for (int i = 0; i < 100 && poll(&answered, 1, 200) == 0; i++)
+    for (int i = 0; i < 200 && poll(&answered, 1, 200) == 0; i++)
         say(&h, "C");
     expect(&h, "-ERR logging in took too long");
     expect_close(&h, END_LOGIN_TIMEOUT);
-    assert_true(base_now_ms() - begun >= 1000);
+    assert_true(base_now_ms() - begun >= 3000);
 }
 
 /* It is then the answer to PASS: without the code a client would take the password for wrong. */
@@ -304,10 +303,11 @@ static void test_idle_timeout(void **state)
     harness_start(&h, impatient);
     harness_deliver(&h, "Subject: x\r\n\r\n");
     harness_logged_in(&h);
-    for (int i = 0; i < 3; i++) {
-        nap_ms(600);
+    uint64_t begun = base_now_ms();
+    while (base_now_ms() - begun < 3500) {
         say(&h, "NOOP\r\n");
         expect(&h, "+OK");
+        nap_ms(100);
     }
     say(&h, "DELE 1\r\n");
     expect(&h, "+OK");
@@ -324,7 +324,7 @@ static void test_a_client_that_never_reads(void **state)
         noops[i] = "NOOP\r\n"[i % 6];
     harness_start(&h, impatient);
     harness_logged_in(&h);
-    uint64_t until = base_now_ms() + 5000;
+    uint64_t until = base_now_ms() + HARNESS_PATIENCE_MS;
     while (!h.summary.given && base_now_ms() < until) {
         if (write(h.client, noops, sizeof noops) < 0)
             nap_ms(20);
