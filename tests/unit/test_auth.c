@@ -10,7 +10,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <limits.h>
 #include <poll.h>
 #include <pwd.h>
 #include <setjmp.h>
@@ -758,8 +757,8 @@ static void test_secret_is_wiped(void **state)
     (void)state;
     if (geteuid() != 0)
         skip(); /* auth is not dumpable: only root may look */
-    char line[PATH_MAX + 100];
-    snprintf(line, sizeof line, "~ conv=prompt until=%s", in_place("go"));
+    char line[300];
+    snprintf(line, sizeof line, "~ conv=prompt until=%.200s", in_place("go"));
     stack(line);
     start();
     /* Made from halves, or this program's own copy in the child would be found. */
