@@ -122,7 +122,7 @@ class Watched:
         self.held = self.log_in("bob")
         assert self.held
 
-    def log_in(self, user, patience=20):
+    def log_in(self, user, patience=20 * poplar.PATIENCE):
         """A session; None when the server, in time, was not able to."""
         deadline = time.monotonic() + patience
         while time.monotonic() < deadline:
@@ -132,7 +132,7 @@ class Watched:
                 raw.sock.settimeout(max(0.1, deadline - time.monotonic()))
                 answers = [raw.line(), raw.ask(b"USER " + user.encode()), raw.ask(b"PASS secret")]
                 if answers[2].startswith(b"+OK"):
-                    raw.sock.settimeout(20)
+                    raw.sock.settimeout(20 * poplar.PATIENCE)
                     return raw
                 refused = next((a for a in answers if not a.startswith(b"+OK")), b"")
                 assert refused == b"" or refused.startswith((b"-ERR [SYS/", b"-ERR [IN-USE]")), \

@@ -767,14 +767,16 @@ def test_recycling_under_load(stack):
     assert len(answers) == 24 and all(map(logged_in, answers)), answers
 
 
-def test_pool_grows(stack):
+def test_pool_grows(stack, tmp_path):
     """A slow directory: one process a login, up to processes_max; the rest wait their turn."""
-    p = stack(f"auth required {MODULE} slow=1500\n" + PERMIT, auth_processes_min="1",
+    go = tmp_path / "go"
+    p = stack(f"auth required {MODULE} until={go}\n" + PERMIT, auth_processes_min="1",
               auth_processes_max="4")
     assert len(p.auths()) == 1
     raws = [begin(p, f"user{n}") for n in range(7)]
     wait_busy(p, 4)
     assert len(p.auths()) == 4
+    go.touch()
     assert [raw.line() for raw in raws] == [b"+OK logged in\r\n"] * 7
     assert len(p.auths()) == 4
     for raw in raws:
@@ -806,28 +808,33 @@ def test_42_stopped_auth(stack):
     assert p.auths() != pids
 
 
-def test_55_client_leaves_during_its_login(stack):
+def test_55_client_leaves_during_its_login(stack, tmp_path):
     """Between PASS and its answer: no lock stays, no process is lost."""
-    p = stack(f"auth required {MODULE} slow={1000 * poplar.PATIENCE}\n" + PERMIT, auth_processes_min="1",
+    go = tmp_path / "go"
+    p = stack(f"auth required {MODULE} until={go}\n" + PERMIT, auth_processes_min="1",
               auth_processes_max="2")
     for _ in range(4):
         raw = begin(p)
         wait_busy(p, 1)
         raw.close()
+        go.touch()
+        wait_until(lambda: b", 0 busy;" in p.ctl("status").stdout, "nobody works for who left")
+        go.unlink()
     p.stack("auth required pam_permit.so\n" + PERMIT)
     wait_until(lambda: logged_in(attempt(p)), "the maildrop is free")
-    wait_until(lambda: b", 0 busy;" in p.ctl("status").stdout, "nobody works for who left")
     assert logged_in(attempt(p))
 
 
-def test_worker_killed_during_its_login(stack):
-    p = stack(f"auth required {MODULE} slow={1000 * poplar.PATIENCE}\n" + PERMIT, auth_processes_min="1",
+def test_worker_killed_during_its_login(stack, tmp_path):
+    go = tmp_path / "go"
+    p = stack(f"auth required {MODULE} until={go}\n" + PERMIT, auth_processes_min="1",
               auth_processes_max="2")
     raw = begin(p)
     wait_busy(p, 1)
     victim, = p.serving()
     os.kill(victim, signal.SIGKILL)
     assert raw.rest() == b""
+    go.touch()
     p.stack("auth required pam_permit.so\n" + PERMIT)
     wait_until(lambda: logged_in(attempt(p)), "the maildrop is free")
 
@@ -896,14 +903,15 @@ def test_52_repeated_without_end(stack):
 
 def test_failures_do_not_hold_up_others(stack):
     """Twenty wait for their answers; a good login succeeds meanwhile, and no auth process waits."""
-    p = stack(f"auth required {MODULE} expect=secret\n" + PERMIT, auth_failure_delay="30s",
+    p = stack(f"auth required {MODULE} expect=secret\n" + PERMIT, auth_failure_delay="50s",
               auth_processes_min="1", auth_processes_max="2", server_stop_grace="0")
     failing = [begin(p, f"user{n}", "wrong") for n in range(20)]
     wait_until(lambda: p.log_text().count("login failed") == 20, "twenty failures")
     for user in ("alice", "bob"):
         assert logged_in(attempt(p, user))
     assert answered(*failing) == []
-    assert b", 0 busy;" in p.ctl("status").stdout
+    wait_until(lambda: b", 0 busy;" in p.ctl("status").stdout, "none is busy")
+    assert answered(*failing) == []
     for raw in failing:
         raw.close()
 

@@ -201,6 +201,7 @@ def test_out_of_processes(pids, server):
     wait_until(lambda: p.auths() and len(p.workers()) > 1, "all is there")
     pids.set(0)
     waiting = [p.connect(tls=False, greeting=False) for _ in range(5)]
+    wait_until(lambda: len(p.serving()) == len(p.workers()), "who was idle has a client")
     p.wait_log("the nursery cannot fork a worker: Resource temporarily unavailable")
     failed = p.ctl("reload", check=False)
     assert failed.returncode == os.EX_OSERR
