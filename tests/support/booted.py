@@ -198,6 +198,8 @@ class Booted:
         return {k: v.strip() for k, v in (line.split(":", 1) for line in lines if ":" in line)}
 
     def journal(self, *arguments):
+        """With all that was said before we ask."""
+        self.run("journalctl", "--sync", check=False)
         return self.run("journalctl", "--no-pager", "-n", "200", "-u", "poplar.service", *arguments,
                         check=False).stdout
 

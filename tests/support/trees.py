@@ -152,7 +152,7 @@ class Tree:
             return not pids
         wait_until(ended, f"the end of all in {self.root}")
         for process in self.running:
-            process.wait(20)
+            process.wait(60)
         self.running = []
 
     def close(self):

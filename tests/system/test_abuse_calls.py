@@ -49,7 +49,7 @@ def tampered(pids, *rules, forks=False):
         yield seen
     finally:
         tracer.terminate()
-        seen += tracer.communicate(timeout=30)[1].decode(errors="replace").splitlines()
+        seen += tracer.communicate(timeout=60)[1].decode(errors="replace").splitlines()
 
 
 def test_two_ends_at_a_time(server):
@@ -92,7 +92,7 @@ def test_many_last_words(server):
 def test_a_door_is_closed_whoever_has_a_copy(server):
     """A child that ends a refused connection has everything open that the master had. Whoever comes
     after a stop has begun is refused all the same, not let in by the kernel and then reset."""
-    p = server(tls_required="not-on-loopback", workers_max_per_source="1", server_stop_grace="60s")
+    p = server(tls_required="not-on-loopback", workers_max_per_source="1", server_stop_grace="10m")
     held = p.login("bob", tls=False)
     with as_user("alice"):
         first = Lmtp(p.lmtp)
@@ -106,7 +106,7 @@ def test_a_door_is_closed_whoever_has_a_copy(server):
             socket.create_connection(("127.0.0.1", p.port), 20)
     first.close()
     held.quit()
-    assert p.process.wait(20) == 0
+    assert p.process.wait(60) == 0
 
 
 class Watched:

@@ -56,7 +56,7 @@ def looking_away(p):
 
 def greets(p):
     """The master does what it is there for."""
-    with contextlib.closing(poplib.POP3("127.0.0.1", p.port, timeout=20)) as client:
+    with contextlib.closing(poplib.POP3("127.0.0.1", p.port, timeout=60)) as client:
         assert client.getwelcome().startswith(b"+OK")
 
 

@@ -65,7 +65,7 @@ def traced(pid, *expressions):
         yield said
     finally:
         tracer.terminate()
-        said += tracer.communicate(timeout=30)[1].decode(errors="replace").splitlines()
+        said += tracer.communicate(timeout=60)[1].decode(errors="replace").splitlines()
 
 
 # QUIT.

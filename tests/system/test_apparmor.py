@@ -151,7 +151,7 @@ def test_profile_allows_what_is_opened(server, tmp_path):
     p.ctl("reload")
     p.login().quit()
     subprocess.run(["kill", str(poplard)], check=True)
-    p.process.wait(20)
+    p.process.wait(60)
 
     places = {str(p.state): "/var/lib/poplar", str(p.run): "/run/poplar",
               str(p.config): "/etc/poplar/poplar.conf", str(p.certificate): "/etc/poplar/cert.pem",

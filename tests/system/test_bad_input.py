@@ -57,7 +57,7 @@ def refused(p, status, *words, command=None, served=(), **options):
                                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                                stderr=subprocess.PIPE, text=True, start_new_session=True, **options)
     try:
-        out, error = process.communicate(timeout=30)
+        out, error = process.communicate(timeout=60)
     except subprocess.TimeoutExpired:
         process.kill()
         pytest.fail(f"poplard did not end: {process.communicate()[1]}")
@@ -247,7 +247,7 @@ def test_config_that_is_no_file(broken, kind):
     for program, argument, status in (("poplard", "--check", CONFIG), ("poplarctl", "status", CONFIG),
                                       ("poplar-deliver", "alice", os.EX_TEMPFAIL)):
         done = subprocess.run([BUILD / program, "--config", broken.config, argument],
-                              capture_output=True, input="", text=True, timeout=30)
+                              capture_output=True, input="", text=True, timeout=60)
         assert done.returncode == status and words in done.stderr, done
     broken.config.unlink()
     broken.config.write_text(whole)
@@ -255,7 +255,7 @@ def test_config_that_is_no_file(broken, kind):
     snippets.mkdir()
     with broken:
         make_special(snippets / "10-x.conf", kind)
-        done = broken.ctl("reload", check=False, timeout=30)
+        done = broken.ctl("reload", check=False, timeout=60)
         assert done.returncode == CONFIG
         assert f"{snippets}/10-x.conf: not a regular file".encode() in done.stderr
         broken.login().quit()

@@ -96,7 +96,7 @@ class Container:
         return wait_until(seen, f"{pattern} in {self.log_text()}")
 
     def login(self):
-        client = poplib.POP3_SSL("127.0.0.1", 995, timeout=20, context=self.context)
+        client = poplib.POP3_SSL("127.0.0.1", 995, timeout=60, context=self.context)
         client.user(USER)
         client.pass_(PASSWORD)
         return client
@@ -107,12 +107,12 @@ class Container:
 
     def stop(self, number=signal.SIGTERM):
         os.kill(self.pid(), number)
-        return self.process.wait(20)
+        return self.process.wait(60)
 
     def close(self):
         if self.process and self.process.poll() is None:
             self.process.kill()
-            self.process.wait(20)
+            self.process.wait(60)
         self.tree.close()
 
 
@@ -138,7 +138,7 @@ def test_serves(container, more):
     assert client.stat()[0] == 1
     client.dele(1)
     client.quit()
-    plain = poplib.POP3("127.0.0.1", 110, timeout=20)
+    plain = poplib.POP3("127.0.0.1", 110, timeout=60)
     plain.stls(container.context)
     plain.user(USER)
     with pytest.raises(poplib.error_proto):
@@ -192,7 +192,7 @@ def test_stops_and_reloads(container):
     os.kill(container.pid(), signal.SIGTERM)
     container.wait_log("stopping, 1 session under way")
     assert raw.ask(b"QUIT").startswith(b"+OK")
-    assert container.process.wait(20) == 0
+    assert container.process.wait(60) == 0
 
 
 def test_killed_workers_come_back(container):

@@ -360,7 +360,7 @@ def test_restore_of_no_file(p, tmp_path, below):
     (tmp_path / "folder").mkdir()
     os.mkfifo(tmp_path / "fifo")
     os.mkfifo(tmp_path / "folder/mail.db")
-    done = p.ctl("mailbox", "restore", "alice", tmp_path / below, check=False, timeout=30)
+    done = p.ctl("mailbox", "restore", "alice", tmp_path / below, check=False, timeout=60)
     assert done.returncode == 66 and b": is no file" in done.stderr, done
 
 

@@ -64,7 +64,7 @@ def on_terminal(p, *arguments, says=b"", size=(24, 100)):
     os.close(leader)
     printed = process.stdout.read()
     process.stdout.close()
-    return process.wait(20), shown.decode(), printed.decode()
+    return process.wait(60), shown.decode(), printed.decode()
 
 
 # On a terminal.

@@ -61,7 +61,7 @@ class Realm:
     def stop(self):
         for process in self.running:
             process.terminate()
-            process.wait(20)
+            process.wait(60)
         self.running = []
 
 

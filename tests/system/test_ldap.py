@@ -98,7 +98,7 @@ class Directory:
     @staticmethod
     def stop(process):
         process.terminate()
-        process.wait(20)
+        process.wait(60)
 
 
 @pytest.fixture

@@ -341,7 +341,7 @@ def test_an_address_makes_no_word(server):
     for sender, recipient in (('"x> to=<bob> reason=none y"@example.org', '"nobody here"@other.test'),
                               (r'"a\" to=<bob> \"b"@example.org', r'"x\" user=y \""@other.test'),
                               ("list+alice=example.org@example.org", "nosuchuser@other.test")):
-        with smtplib.LMTP(str(p.lmtp), timeout=20) as client:
+        with smtplib.LMTP(str(p.lmtp), timeout=60) as client:
             client.docmd("LHLO me")
             assert client.docmd(f"MAIL FROM:<{sender}>")[0] == 250
             assert client.docmd(f"RCPT TO:<{recipient}>")[0] == 550

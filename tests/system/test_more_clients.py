@@ -256,7 +256,7 @@ def display(tmp_path):
     assert number, "Xvfb gave no display"
     yield f":{number}"
     xvfb.terminate()
-    xvfb.wait(20)
+    xvfb.wait(60)
 
 
 CLAWS_ACCOUNT = """[Account: 1]
@@ -330,7 +330,7 @@ def test_claws_mail(letters, tls, tmp_path, display):
             try:
                 wait_until(lambda: quits() > before, "the end of its session", 60)
                 run(*command, "--exit", **environment)
-                window.wait(20)
+                window.wait(60)
             finally:
                 window.kill()
         files = sorted(file for file in inbox.iterdir() if file.name.isdecimal())

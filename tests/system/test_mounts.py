@@ -129,7 +129,7 @@ def test_mail_that_cannot_be_used(server, what, said):
     else:
         mail.mkdir()
     for command in (p.command(), p.command("--check")):
-        done = subprocess.run(command, capture_output=True, text=True, timeout=20)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
         assert done.returncode == os.EX_CONFIG and f"{mail}: " in done.stderr, (command, done)
         assert said in done.stderr or "--check" in command
     if what != "root's":

@@ -632,7 +632,7 @@ def test_processes_that_end_at_once(server, tmp_path, program, status):
     assert works(p) == 0
     p.stop()
     for _ in range(10):
-        start = subprocess.run(p.command(), capture_output=True, timeout=30)
+        start = subprocess.run(p.command(), capture_output=True, timeout=60)
         assert start.returncode == 70 and start.stderr.endswith(b" ended by itself\n"), start
 
 
@@ -870,7 +870,7 @@ def test_too_few_descriptors(server, limit):
     """It does not start to fail later, and says what it wants."""
     p = server(start=False)
     done = subprocess.run(["sh", "-c", f'ulimit -n {limit}; exec "$@"', "sh", *p.command()],
-                          capture_output=True, text=True, timeout=20)
+                          capture_output=True, text=True, timeout=60)
     assert done.returncode == os.EX_CONFIG and done.stderr.count("\n") == 1, done
     assert re.fullmatch(rf"poplard: built-in default: \[workers\] max_sessions=1024: wants 12\d\d "
                         rf"descriptors with all else, the limit is {limit}; raise it \(.*\n",

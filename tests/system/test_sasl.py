@@ -182,7 +182,7 @@ def test_bad_authority_refuses_to_start(server, tmp_path):
     for path, word in ((rubbish, "no PEM certificate"), (tmp_path / "none", "No such file"),
                        (half, "PEM certificate")):
         p = server(start=False, tls_client_ca=path)
-        result = subprocess.run(p.command(), capture_output=True, text=True, timeout=20)
+        result = subprocess.run(p.command(), capture_output=True, text=True, timeout=60)
         assert result.returncode == 78, result.stderr
         assert f"[tls] client_ca={path}: " in result.stderr and word in result.stderr
 

@@ -63,7 +63,7 @@ class Directory:
     def stop(self):
         """sssd alone, which ends its children."""
         self.process.terminate()
-        self.process.wait(20)
+        self.process.wait(60)
         wait_until(lambda: "/sssd/" not in self.programs(), "the end of sssd's children")
 
     def programs(self):

@@ -95,7 +95,7 @@ def fill(p, n, user="alice", size=1000):
 def outside(path, sql="SELECT count(*) FROM sqlite_master", close=True):
     """A plain SQLite, as an administrator's: it knows none of our locks, and closing last it takes
     -wal and -shm away."""
-    database = sqlite3.connect(path, timeout=20)
+    database = sqlite3.connect(path, timeout=60)
     try:
         result = database.execute(sql).fetchall()
         database.commit()
@@ -696,7 +696,7 @@ MEDDLE = """
 import select, sqlite3, sys
 turns = 0
 while not select.select([sys.stdin], [], [], 0)[0]:
-    database = sqlite3.connect(sys.argv[1], timeout=20)
+    database = sqlite3.connect(sys.argv[1], timeout=60)
     try:
         database.execute("SELECT count(*) FROM message").fetchall()
         turns += 1

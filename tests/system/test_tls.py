@@ -152,7 +152,7 @@ def s_client(p, *arguments, say=b"QUIT\r\n", starttls=False):
     port = p.port if starttls else p.tls_port
     command = ["openssl", "s_client", "-connect", f"127.0.0.1:{port}", "-quiet", "-ign_eof",
                *(["-starttls", "pop3"] if starttls else []), *arguments]
-    result = subprocess.run(command, input=say, capture_output=True, timeout=30)
+    result = subprocess.run(command, input=say, capture_output=True, timeout=60)
     return result.stdout, result.stderr
 
 
@@ -261,7 +261,7 @@ def test_67_renegotiation(shared):
         seen += os.read(process.stdout.fileno(), 65536)
     process.stdin.write(b"R\n")
     process.stdin.flush()
-    rest, _ = process.communicate(timeout=30)
+    rest, _ = process.communicate(timeout=60)
     assert b"RENEGOTIATING" in rest
     assert b"no renegotiation" in rest
     assert b"handshake failure" in rest or b"no renegotiation" in rest
@@ -473,7 +473,7 @@ def test_70_spoilt_tickets(shared, version):
     # -sess_out is written when the ticket comes; with TLS 1.3 that is after the handshake
     subprocess.run(["openssl", "s_client", "-connect", f"127.0.0.1:{shared.tls_port}", flag,
                     "-quiet", "-ign_eof", "-sess_out", file], input=b"QUIT\r\n",
-                   capture_output=True, timeout=30)
+                   capture_output=True, timeout=60)
     der = subprocess.run(["openssl", "sess_id", "-in", file, "-outform", "DER"], check=True,
                          capture_output=True).stdout
     text = subprocess.run(["openssl", "sess_id", "-in", file, "-noout", "-text"], check=True,
@@ -492,7 +492,7 @@ def test_70_spoilt_tickets(shared, version):
         assert pem.returncode == 0, pem.stderr
         result = subprocess.run(
             ["openssl", "s_client", "-connect", f"127.0.0.1:{shared.tls_port}", flag, "-ign_eof",
-             "-sess_in", bad], input=b"QUIT\r\n", capture_output=True, timeout=30)
+             "-sess_in", bad], input=b"QUIT\r\n", capture_output=True, timeout=60)
         assert b"+OK goodbye" in result.stdout and b"\nNew, TLSv1" in result.stdout, position
 
 
