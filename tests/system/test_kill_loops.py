@@ -271,6 +271,7 @@ def test_95_kill_an_import(server):
             assert tool.wait(120 if kills == 40 else chance.uniform(0.005, 0.25) if kills else 0.005) == 0
             done = kills > 0
             if not done:  # we stood still meanwhile
+                known = {}
                 p.ctl("mailbox", "delete", "--yes", "alice")
                 p.add("alice", b"Subject: 0\n\nthere before\n")
         except subprocess.TimeoutExpired:
