@@ -9,13 +9,13 @@ import re
 import shutil
 import signal
 import socket
-import subprocess
 import time
 
 import pytest
 
 import poplar
 from poplar import wait_until
+from strace import strace
 from test_lmtp import Lmtp, as_user
 
 pytestmark = pytest.mark.skipif(not poplar.ROOT or not shutil.which("strace"),
@@ -26,30 +26,15 @@ LONG = os.environ.get("LONG") == "1"
 MESSAGE = b"Subject: one\r\n\r\nbody\r\n"
 
 
-@contextlib.contextmanager
 def tampered(pids, *rules, forks=False):
     """strace tampers with these processes' system calls: CALL:HOW, as its inject= has it; `forks`:
     also with those of their children from now on. Gives what it saw of them."""
     pids = [pids] if isinstance(pids, int) else pids
     calls = ",".join(f"?{rule.split(':')[0]}" for rule in rules)  # ?: not on every machine
-    command = ["strace", "-qq", "-e", f"trace={calls}", "-e", "signal=none"]
-    command += ["-f"] if forks else []
+    options = ["-e", f"trace={calls}", "-e", "signal=none"] + (["-f"] if forks else [])
     for rule in rules:
-        command += ["-e", f"inject=?{rule}"]
-    for pid in pids:
-        command += ["-p", str(pid)]
-    seen = []
-    tracer = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    try:
-        for pid in pids:
-            wait_until(lambda: int(poplar.Poplar.proc_status(pid).get("TracerPid", "1")) or
-                       tracer.poll() is not None, f"strace holds {pid}")
-        # A call in which a process waits fails as soon as strace is there, and may be its end.
-        assert not tracer.poll(), tracer.communicate()
-        yield seen
-    finally:
-        tracer.terminate()
-        seen += tracer.communicate(timeout=60)[1].decode(errors="replace").splitlines()
+        options += ["-e", f"inject=?{rule}"]
+    return strace(pids, *options)
 
 
 def test_two_ends_at_a_time(server):

@@ -2,13 +2,11 @@
 fails under a commit, no room for shared memory, a million messages, a master that is killed again
 and again. The numbers in the names are those of the list of abuse cases. LONG=1 does more of it."""
 
-import contextlib
 import os
 import shutil
 import signal
 import socket
 import sqlite3
-import subprocess
 import sys
 import threading
 
@@ -17,6 +15,7 @@ import pytest
 import poplar
 from disk import small_disk
 from poplar import log_in, wait_until
+from strace import strace
 
 LONG = os.environ.get("LONG") == "1"
 
@@ -52,20 +51,8 @@ def worker_of(p, user):
     return pid
 
 
-@contextlib.contextmanager
 def traced(pid, *expressions):
-    command = ["strace", "-qq", "-p", str(pid)]
-    for expression in expressions:
-        command += ["-e", expression]
-    said = []
-    tracer = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    try:
-        wait_until(lambda: poplar.Poplar.proc_status(pid).get("TracerPid") != "0",
-                   f"strace holds {pid}")  # or has killed it
-        yield said
-    finally:
-        tracer.terminate()
-        said += tracer.communicate(timeout=60)[1].decode(errors="replace").splitlines()
+    return strace([pid], *(word for expression in expressions for word in ("-e", expression)))
 
 
 # QUIT.
