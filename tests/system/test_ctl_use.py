@@ -111,11 +111,11 @@ def test_a_bar_while_it_takes_long(p, tmp_path, size):
     box = tmp_path / "box"
     today = time.asctime(time.gmtime()).encode()  # else it would say that the mail is to go soon
     with open(box, "wb") as file:
-        for n in range(3000):
+        for n in range(12000):  # more than a tenth of a second, also on a fast machine
             file.write(b"From x@example.test %s\nSubject: %d\n\n" % (today, n)
-                       + b"x" * 3000 + b"\n\n")
+                       + b"x" * 1000 + b"\n\n")
     status, shown, printed = on_terminal(p, "import", "alice", box, size=size)
-    assert status == 0 and printed.startswith("imported 3000 messages")
+    assert status == 0 and printed.startswith("imported 12000 messages")
     drawn = [line for line in shown.split("\r") if line.startswith("importing")]
     assert drawn and "%" in "".join(drawn) or size[1] == 20
     assert all(len(line) < (size[1] or 80) for line in drawn)
