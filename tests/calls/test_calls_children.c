@@ -818,6 +818,94 @@ static void test_claimed_addresses(void **state)
     assert_true(is_killed(w->pid)); /* it waits for an answer that cannot be given */
 }
 
+/* Who says that he is ready is known from the kernel: it may be one that is something else. */
+static void test_impostors(void **state)
+{
+    struct channel its, other;
+    int ends[2];
+    (void)state;
+    for (int i = 0; i < 3; i++) {
+        struct worker *known = i == 0 ? add_worker(STATE_CLIENT, &other) : NULL;
+        struct auth *a = i == 1 ? add_auth(STATE_IDLE, NULL, &other) : NULL;
+        pid_t *named = known ? &known->pid : a ? &a->pid : &m.current->pid;
+        assert_int_equal(channel_pair(ends, true), 0);
+        workers_add(&m, m.current, ends[0]);
+        struct worker *claimed = m.workers;
+        kill(*named, SIGKILL);
+        assert_int_equal(waitpid(*named, NULL, 0), *named);
+        *named = fork();
+        assert_true(*named >= 0);
+        if (*named == 0) {
+            prctl(PR_SET_PDEATHSIG, SIGKILL);
+            channel_open(&its, ends[1], ROLE_WORKER, ROLE_MASTER, STATE_STARTING);
+            message_begin(&message, PROTO_READY);
+            message_put_u64(&message, proto_fingerprint());
+            channel_send(&its, &message, true);
+            for (;;)
+                pause();
+        }
+        close(ends[1]);
+        struct pollfd poller = {.fd = ends[0], .events = POLLIN};
+        assert_int_equal(poll(&poller, 1, 10000), 1);
+        workers_hear(claimed->io, ends[0], EPOLLIN, claimed);
+        assert_true(is_killed(*named));
+        assert_int_equal(claimed->channel.state, STATE_STARTING);
+        assert_int_equal(claimed->pid, 0);
+    }
+    assert_non_null(strstr(logged(), "it is another worker\n"));
+    assert_non_null(strstr(logged(), "it is an auth process\n"));
+    assert_non_null(strstr(logged(), "it is a nursery\n"));
+}
+
+/* Of ends before READY those are told that can be a worker's: one was ordered, or hung up lately.
+ */
+static void test_ends_before_ready(void **state)
+{
+    const int crashed = SIGSEGV, failed = 71 << 8, killed = SIGKILL, done = 0;
+    (void)state;
+    m.hung_up = base_now_ms() - 60000;
+    workers_unready(&m, 4001, crashed); /* a stranger */
+    m.hung_up = base_now_ms();
+    workers_unready(&m, 4002, killed);
+    workers_unready(&m, 4003, done);
+    assert_string_equal(logged(), "");
+    assert_int_equal(m.counts[COUNT_CRASHES], 0);
+    workers_unready(&m, 4004, crashed);
+    workers_unready(&m, 4005, crashed); /* counted, and not told so soon */
+    assert_int_equal(m.counts[COUNT_CRASHES], 2);
+    m.hung_up = m.unready_told = 0;
+    m.n_starting = 1;
+    workers_unready(&m, 4006, failed);
+    m.n_starting = 0;
+    assert_int_equal(m.counts[COUNT_CRASHES], 2);
+    assert_non_null(strstr(logged(), "worker 4004 ended before it was ready, by signal 11\n"));
+    assert_non_null(strstr(logged(), "worker 4006 ended before it was ready, with status 71\n"));
+    assert_int_equal(count_logged("ended before it was ready"), 2);
+}
+
+/* An account's own, and those of it that wait; no other's, nor who waits at another door. */
+static void test_deliveries_of_an_account(void **state)
+{
+    struct channel its;
+    int client[3];
+    struct sockaddr_storage here = address_of("192.0.2.1:1"), nowhere = {.ss_family = AF_UNIX};
+    struct worker *w = add_worker(STATE_DELIVERY, &its);
+    (void)state;
+    w->uid = 4001;
+    add_worker(STATE_DELIVERY, &its)->uid = 4002;
+    add_worker(STATE_MAIL, &its)->uid = 4001;
+    admit_queue(&m, connect_client(&client[0]), DOOR_POP3, &here);
+    admit_queue(&m, connect_client(&client[1]), DOOR_LMTP, &nowhere);
+    admit_queue(&m, connect_client(&client[2]), DOOR_LMTP, &nowhere);
+    m.waiting->uid = m.waiting->next->uid = 4001;
+    m.waiting->next->next->uid = 4002;
+    assert_int_equal(delivery_sessions_of(&m, 4001), 2);
+    assert_int_equal(delivery_sessions_of(&m, 4002), 2);
+    assert_int_equal(delivery_sessions_of(&m, 4003), 0);
+    for (size_t i = 0; i < ARRAY_SIZE(client); i++)
+        close(client[i]);
+}
+
 static void test_summary(void **state)
 {
     static char long_text[600];
@@ -999,6 +1087,10 @@ static void test_takeover(void **state)
     expect_retry(&auth, 0);
     ask_for_lock(&auth, w->session, "bob"); /* a tool has it */
     expect_retry(&auth, 0);
+    a->worker = NULL; /* who asked is gone */
+    ask_for_lock(&auth, w->session, "alice");
+    expect_retry(&auth, 0);
+    a->worker = w;
     ask_for_lock(&auth, w->session, "alice");
     assert_ptr_equal(a->holder, holder);
     assert_int_equal(next_told(&holder_end), PROTO_FINISH);
@@ -1084,6 +1176,51 @@ static void test_login_waits_too_long(void **state)
     login_tick(&m);
     assert_non_null(strstr(logged(), "cannot start /nowhere/poplar-auth"));
     assert_true(grant->queued); /* it waits for the next try */
+}
+
+/* Who cannot be told that its login failed would wait for that. */
+static void test_settled_is_not_told(void **state)
+{
+    struct channel its;
+    struct worker *w = add_worker(STATE_LOGIN, &its);
+    (void)state;
+    calls_break("sendmsg", 1, ENOBUFS);
+    worker_settle(w, false);
+    assert_true(calls_mend());
+    assert_true(is_killed(w->pid));
+}
+
+/* One on trial says by its end how that went; what is served is not touched by it. */
+static void test_auth_on_trial(void **state)
+{
+    static const char *const words[] = {"was not ready in time", "is of another version"};
+    struct channel its;
+    (void)state;
+    for (size_t i = 0; i < ARRAY_SIZE(words); i++) {
+        struct auth *a = add_auth(STATE_STARTING, NULL, &its);
+        struct trial trial = {.auth = a};
+        m.trial = &trial;
+        if (i == 0) {
+            auths_deadline(a, 0);
+            usleep(2000);
+            turn();
+        } else {
+            message_begin(&message, PROTO_READY);
+            message_put_u64(&message, proto_fingerprint() + 1);
+            say(&its);
+        }
+        assert_true(is_killed(a->pid));
+        assert_non_null(strstr(a->last_error, words[i]));
+        assert_false(m.outdated);
+        m.trial = NULL;
+    }
+    assert_string_equal(logged(), "");
+    struct auth *a = add_auth(STATE_STARTING, NULL, &its); /* one of those that are served */
+    message_begin(&message, PROTO_READY);
+    message_put_u64(&message, proto_fingerprint() + 1);
+    say(&its);
+    assert_true(is_killed(a->pid));
+    assert_true(m.outdated);
 }
 
 static void test_spare_auths(void **state)
@@ -1535,6 +1672,9 @@ int main(void)
         TEST(test_left_over_of_mail),
         TEST(test_discard_later),
         TEST(test_claimed_addresses),
+        TEST(test_impostors),
+        TEST(test_ends_before_ready),
+        TEST(test_deliveries_of_an_account),
         TEST(test_summary),
         TEST(test_edge),
         TEST(test_edges_without_end),
@@ -1545,6 +1685,8 @@ int main(void)
         TEST(test_takeover_given_up),
         TEST(test_ready_too_early),
         TEST(test_login_waits_too_long),
+        TEST(test_settled_is_not_told),
+        TEST(test_auth_on_trial),
         TEST(test_spare_auths),
         TEST(test_auth_says),
         TEST(test_nursery_says),

@@ -511,6 +511,48 @@ static void test_listen(void **state)
     }
 }
 
+/* Which address has the port, where it is not another server's. */
+static const char *both;
+
+static int open_both(void)
+{
+    char error[512] = "", addresses[200];
+    size_t n = 0;
+    struct listener *listeners = NULL;
+    struct config *config = listening_config();
+    snprintf(addresses, sizeof addresses, both, port, port);
+    must_set(config, "listen", "", "pop3", addresses);
+    must_set(config, "listen", "", "lmtp", "");
+    return listen_open(config, NULL, 0, &listeners, &n, error, sizeof error) ? 0 : calls_say(error);
+}
+
+static void test_addresses_within_others(void **state)
+{
+    static const struct {
+        const char *both, *said; /* NULL: they go together */
+    } cases[] = {{"0.0.0.0:%u, 127.0.0.1:%u", "an address before it"},
+                 {"127.0.0.1:%u, 0.0.0.0:%u", "an address before it"},
+                 {"*:%u, 127.0.0.1:%u", "an address before it"},
+                 {"127.0.0.1:%u, 127.0.0.1:%u", "named twice"},
+                 {"[::]:%u, [::1]:%u", "an address before it"},
+                 {"0.0.0.0:%u, [::]:%u", NULL},
+                 {"127.0.0.1:%u, 127.0.0.2:%u", NULL}};
+    struct calls_end end;
+    (void)state;
+    for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+        both = cases[i].both;
+        calls_try(open_both, &end);
+        if (strchr(both, '[') && strstr(end.said, "not supported"))
+            continue; /* no IPv6 here */
+        if (cases[i].said ? !strstr(end.said, cases[i].said) : end.status != 0)
+            fail_msg("%s: wait status %x: %s", both, (unsigned)end.status, end.said);
+    }
+    both = "127.0.0.1:%u, 127.0.0.2:%u";
+    calls_break("bind", 2, EADDRINUSE);
+    calls_try(open_both, &end);
+    assert_non_null(strstr(end.said, "another server holds this port"));
+}
+
 /* Of the addresses that are built in, one that the machine does not have is left out. */
 static int open_built_in(void)
 {
@@ -690,6 +732,49 @@ static void test_status(void **state)
         if (!end.met || !WIFEXITED(end.status) || WEXITSTATUS(end.status) != cases[i].status)
             fail_msg("case %zu: wait status %x: %s", i, (unsigned)end.status, end.said);
     }
+}
+
+/* A regular file that is there, may be opened, and cannot be read. */
+static int read_in_vain(void)
+{
+    char error[512] = "";
+    struct config *config = configfile_read("/proc/self/mem", error, sizeof error);
+    if (config || !strstr(error, "/proc/self/mem:") || !strstr(error, "cannot be read"))
+        return CALLS_DONE_WRONG;
+    return base_status(errno, EX_CONFIG) == EX_OSERR ? calls_say(error) : CALLS_DONE_WRONG;
+}
+
+/* What may not be seen is an error; not for one who asks for as much as he may see. */
+static int read_half_visible(void)
+{
+    char error[512] = "";
+    if (setresgid(65534, 65534, 65534) < 0 || setresuid(65534, 65534, 65534) < 0)
+        return CALLS_DONE_WRONG;
+    struct config *config = configfile_read(in_place("half.conf"), error, sizeof error);
+    if (config || !strstr(error, "half.conf.d: Permission denied"))
+        return CALLS_DONE_WRONG;
+    if (base_status(errno, EX_CONFIG) != EX_CONFIG)
+        return CALLS_DONE_WRONG;
+    config = configfile_read_visible(in_place("half.conf"), error, sizeof error);
+    return config && strcmp(config->server.hostname, "half.example.test") == 0 ? 0
+                                                                               : calls_say(error);
+}
+
+static void test_config_not_seen(void **state)
+{
+    struct calls_end end;
+    (void)state;
+    calls_try(read_in_vain, &end);
+    assert_int_equal(WEXITSTATUS(end.status), CALLS_NOT_DONE);
+    if (geteuid() != 0)
+        skip();
+    place_put("half.conf", "[server]\nhostname=half.example.test\n[tls]\nrequired=no\n");
+    assert_int_equal(chmod(in_place("half.conf"), 0644), 0);
+    assert_int_equal(mkdir(in_place("half.conf.d"), 0700), 0);
+    place_put("half.conf.d/1.conf", "[server]\nhostname=whole.example.test\n");
+    calls_try(read_half_visible, &end);
+    if (end.status != 0)
+        fail_msg("wait status %x: %s", (unsigned)end.status, end.said);
 }
 
 static int check_config(void)
@@ -1212,16 +1297,28 @@ static int set_up(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_spawn),       cmocka_unit_test(test_parent_gone),
-        cmocka_unit_test(test_channel),     cmocka_unit_test(test_channel_interrupted),
-        cmocka_unit_test(test_drop),        cmocka_unit_test(test_bound),
-        cmocka_unit_test(test_bind),        cmocka_unit_test(test_bind_over_another),
-        cmocka_unit_test(test_listen),      cmocka_unit_test(test_built_in_addresses),
-        cmocka_unit_test(test_control),     cmocka_unit_test(test_config),
-        cmocka_unit_test(test_status),      cmocka_unit_test(test_check),
-        cmocka_unit_test(test_child),       cmocka_unit_test(test_child_is_told_nonsense),
-        cmocka_unit_test(test_child_alone), cmocka_unit_test(test_log_flood),
-        cmocka_unit_test(test_log),         cmocka_unit_test(test_serve),
+        cmocka_unit_test(test_spawn),
+        cmocka_unit_test(test_parent_gone),
+        cmocka_unit_test(test_channel),
+        cmocka_unit_test(test_channel_interrupted),
+        cmocka_unit_test(test_drop),
+        cmocka_unit_test(test_bound),
+        cmocka_unit_test(test_bind),
+        cmocka_unit_test(test_bind_over_another),
+        cmocka_unit_test(test_listen),
+        cmocka_unit_test(test_addresses_within_others),
+        cmocka_unit_test(test_built_in_addresses),
+        cmocka_unit_test(test_control),
+        cmocka_unit_test(test_config),
+        cmocka_unit_test(test_config_not_seen),
+        cmocka_unit_test(test_status),
+        cmocka_unit_test(test_check),
+        cmocka_unit_test(test_child),
+        cmocka_unit_test(test_child_is_told_nonsense),
+        cmocka_unit_test(test_child_alone),
+        cmocka_unit_test(test_log_flood),
+        cmocka_unit_test(test_log),
+        cmocka_unit_test(test_serve),
     };
     alarm(1200); /* what waits for ever is no test */
     return cmocka_run_group_tests(tests, set_up, leave_place);

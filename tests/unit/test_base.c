@@ -1,14 +1,18 @@
 /*
- * test_base.c - the floor: text for logs, copies that are cut, the two ways to die.
+ * test_base.c - the floor: text for logs, copies that are cut, the two ways to die, the way to who
+ * is never waited for.
  */
 #include "daemon/base.h"
 
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <sysexits.h>
 #include <unistd.h>
@@ -151,13 +155,44 @@ static void test_ends(void **state)
     assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT);
 }
 
+/* By a path, or by a name of the kernel's own; where nobody is, or nobody can be, it counts as
+ * told; where there is no room it does not. */
+static void test_tell(void **state)
+{
+    char endless[200], text[8] = "", named[40];
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    (void)state;
+    memset(endless, 'x', sizeof endless - 1);
+    endless[sizeof endless - 1] = '\0';
+    assert_true(base_tell(endless, "text"));
+    assert_true(base_tell("/nowhere/socket", "text"));
+    int length = snprintf(named, sizeof named, "@poplar-test-%d", getpid());
+    memcpy(address.sun_path, named, (size_t)length);
+    address.sun_path[0] = '\0';
+    int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    size_t size = offsetof(struct sockaddr_un, sun_path) + (size_t)length;
+    assert_int_equal(bind(fd, (struct sockaddr *)&address, (socklen_t)size), 0);
+    assert_true(base_tell(named, "READY=1"));
+    assert_int_equal(recv(fd, text, sizeof text, 0), 7);
+    assert_memory_equal(text, "READY=1", 7);
+    int told = 0;
+    while (told < 100000 && base_tell(named, "READY=1"))
+        told++;
+    assert_in_range(told, 1, 99999);
+    for (; told > 0; told--)
+        assert_int_equal(recv(fd, text, sizeof text, 0), 7);
+    assert_true(recv(fd, text, sizeof text, 0) < 0);
+    assert_true(base_tell(named, "READY=1"));
+    close(fd);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_escape), cmocka_unit_test(test_escape_cuts_between_characters),
         cmocka_unit_test(test_value),  cmocka_unit_test(test_quote),
         cmocka_unit_test(test_copy),   cmocka_unit_test(test_random),
-        cmocka_unit_test(test_ends),
+        cmocka_unit_test(test_ends),   cmocka_unit_test(test_tell),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
