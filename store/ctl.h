@@ -65,6 +65,7 @@ bool ctl_write_all(int fd, const char *octets, size_t size);
 struct ctl_maildrop {
     char name[PROTO_USER_MAX + 1]; /* the canonical user */
     struct maildrop *store;
+    bool in_use; /* it was not opened, since a session holds it */
 };
 
 /* From a name to the canonical one, by the rules of the configuration. `pam_service` may be NULL.

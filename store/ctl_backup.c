@@ -161,7 +161,7 @@ int ctl_mailbox_backup(struct ctl *ctl)
 {
     int status = ctl->options & CTL_ALL ? make_place(ctl, ctl->words[0]) : 0;
     ctl_signals_catch();
-    return status ? status : ctl_signals_end(ctl_drops_each(ctl, 0, backup_one));
+    return status ? status : ctl_signals_end(ctl_drops_each(ctl, backup_one));
 }
 
 static bool say_damage(void *context, const char *damage, uint64_t octets)

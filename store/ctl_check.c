@@ -68,7 +68,7 @@ static int check_one(struct ctl *ctl, struct ctl_maildrop *maildrop, bool many)
 int ctl_mailbox_check(struct ctl *ctl)
 {
     ctl_signals_catch();
-    return ctl_signals_end(ctl_drops_each(ctl, 0, check_one));
+    return ctl_signals_end(ctl_drops_each(ctl, check_one));
 }
 
 static int compact_one(struct ctl *ctl, struct ctl_maildrop *maildrop, bool many)
@@ -106,5 +106,5 @@ static int compact_one(struct ctl *ctl, struct ctl_maildrop *maildrop, bool many
 int ctl_mailbox_compact(struct ctl *ctl)
 {
     ctl_signals_catch();
-    return ctl_signals_end(ctl_drops_each(ctl, 0, compact_one));
+    return ctl_signals_end(ctl_drops_each(ctl, compact_one));
 }

@@ -205,13 +205,11 @@ int ctl_drops_keep(const char *name, const char *path, int *fd)
     return status;
 }
 
-static int run_one(struct ctl *ctl, const char *name, unsigned how, bool many, ctl_drops_one *one)
+static int run_one(struct ctl *ctl, const char *name, bool many, ctl_drops_one *one)
 {
     struct ctl_maildrop maildrop;
-    int status =
-        ctl_open_maildrop(ctl, name, how | (many ? CTL_OPEN_NAMED | CTL_OPEN_QUIET : 0), &maildrop);
-    bool in_use = status == EX_TEMPFAIL && how & CTL_OPEN_SESSION;
-    if (many && (in_use || status == EX_NOUSER))
+    int status = ctl_open_maildrop(ctl, name, many ? CTL_OPEN_NAMED : 0, &maildrop);
+    if (many && status == EX_NOUSER)
         return 0;
     if (!status)
         status = one(ctl, &maildrop, many);
@@ -219,19 +217,19 @@ static int run_one(struct ctl *ctl, const char *name, unsigned how, bool many, c
     return status;
 }
 
-int ctl_drops_each(struct ctl *ctl, unsigned how, ctl_drops_one *one)
+int ctl_drops_each(struct ctl *ctl, ctl_drops_one *one)
 {
     char **names = NULL;
     size_t n = 0;
     if (!(ctl->options & CTL_ALL))
-        return run_one(ctl, ctl->words[0], how, false, one);
+        return run_one(ctl, ctl->words[0], false, one);
     int status = ctl_drops_list(ctl, &names, &n);
     if (status)
         return status;
     ctl_signals_catch();
     ctl_json_begin(ctl);
     for (size_t i = 0; i < n && !ctl_signals_met(); i++) {
-        int failed = run_one(ctl, names[i], how, true, one);
+        int failed = run_one(ctl, names[i], true, one);
         status = status ? status : failed;
     }
     int printed = ctl_json_end(ctl);

@@ -24,11 +24,10 @@ char *ctl_drops_path(const struct ctl *ctl, const char *name);
 int ctl_drops_lock(const char *name, const char *path, int *fd);
 int ctl_drops_keep(const char *name, const char *path, int *fd);
 
-/* Run `one` for the user of the command line, or with --all for every maildrop, opened `how`
- * (CTL_OPEN_CREATE excepted). With --all those in use are passed over, and those that have gone
- * since they were listed. In JSON an array around all. The first failure is the status; signals end
- * it between two maildrops. */
+/* Run `one` for the user of the command line, or with --all for every maildrop, opened to
+ * add and to read. With --all those that have gone since they were listed are passed over. In JSON
+ * an array around all. The first failure is the status; signals end it between two maildrops. */
 typedef int ctl_drops_one(struct ctl *ctl, struct ctl_maildrop *maildrop, bool many);
-int ctl_drops_each(struct ctl *ctl, unsigned how, ctl_drops_one *one);
+int ctl_drops_each(struct ctl *ctl, ctl_drops_one *one);
 
 #endif

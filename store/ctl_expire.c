@@ -27,10 +27,9 @@ static int expire_old(struct expiring *e, const char *name, unsigned how)
     uint64_t removed = 0;
     int status =
         ctl_open_maildrop(e->ctl, name, how | CTL_OPEN_SESSION | CTL_OPEN_QUIET, &maildrop);
-    if (status == EX_TEMPFAIL)
-        e->in_use++;
+    e->in_use += maildrop.in_use;
     if (status)
-        return status == EX_TEMPFAIL ? 0 : status;
+        return maildrop.in_use ? 0 : status;
     enum store_outcome outcome = maildrop_expire(maildrop.store, config->store.expire_after,
                                                  config->store.undelete_for, &removed);
     e->expired += removed;

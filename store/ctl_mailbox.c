@@ -66,7 +66,7 @@ int ctl_mailbox_list(struct ctl *ctl)
     if (!(ctl->options & CTL_JSON))
         printf("%9s  %14s  %10s  %14s  %s\n", "Messages", "Octets", "Restorable", "File", "User");
     ctl->options |= CTL_ALL;
-    return ctl_drops_each(ctl, 0, list_one);
+    return ctl_drops_each(ctl, list_one);
 }
 
 static void show_limit(const char *name, bool own, uint64_t value, uint64_t standard)
@@ -113,7 +113,7 @@ static int show_one(struct ctl *ctl, struct ctl_maildrop *maildrop, bool many)
 
 int ctl_mailbox_show(struct ctl *ctl)
 {
-    return ctl_drops_each(ctl, 0, show_one);
+    return ctl_drops_each(ctl, show_one);
 }
 
 int ctl_mailbox_create(struct ctl *ctl)
@@ -213,5 +213,5 @@ static int upgrade_one(struct ctl *ctl, struct ctl_maildrop *maildrop, bool many
 
 int ctl_mailbox_upgrade(struct ctl *ctl)
 {
-    return ctl_drops_each(ctl, 0, upgrade_one);
+    return ctl_drops_each(ctl, upgrade_one);
 }

@@ -186,6 +186,7 @@ static int open_once(const struct grant_root *root, unsigned how, struct ctl_mai
     char error[512] = "";
     enum login_outcome granted = grant_open(root, opened->name, how & CTL_OPEN_CREATE,
                                             how & CTL_OPEN_SESSION, files, error, sizeof error);
+    opened->in_use = granted == LOGIN_IN_USE;
     if (granted != LOGIN_OK)
         return grant_failed(opened->name, granted, how, error);
     *outcome = maildrop_open(files, &opened->store);
@@ -199,6 +200,7 @@ int ctl_open_maildrop(const struct ctl *ctl, const char *given, unsigned how,
     enum store_outcome outcome = STORE_STALE;
     int status = 0;
     opened->store = NULL;
+    opened->in_use = false;
     if (how & CTL_OPEN_NAMED)
         base_copy(opened->name, sizeof opened->name, given);
     else if (how & CTL_OPEN_CREATE)

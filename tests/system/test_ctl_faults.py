@@ -81,6 +81,7 @@ class World:
         self.p.ctl("mailbox", "backup", "alice", self.sources / "backup.db")
         self.p.ctl("mailbox", "backup", "--all", self.sources / "backups")
         self.p.ctl("message", "delete", "alice", "4")
+        self.p.ctl("import", "alice", self.sources / "old")  # to be expired
         self.kept = {}
         for path in (self.p.state / "mail").rglob("*"):
             about = path.stat()
@@ -229,6 +230,7 @@ def make_sources(directory):
     (directory / "piped").write_bytes(b"From a@example.test Sat Jan  1 00:00:00 2022\n" + MAIL[2])
     box = b"".join(b"From a@example.test Sat Jan  1 00:00:%02d 2022\nX-UIDL: box%d\n" % (n, n)
                    + message.replace(b"\r\n", b"\n") + b"\n" for n, message in enumerate(MAIL))
+    (directory / "old").write_bytes(b"From a@example.test Sat Jan  1 00:00:00 2022\n" + MAIL[1])
     (directory / "box").write_bytes(box.replace(b"X-UIDL: box0", b"Content-Length: 5", 1))
     maildir = directory / "maildir"
     for name in ("cur", "new", "tmp"):
@@ -331,7 +333,7 @@ def test_export_to_an_mbox(world):
     """Whole under its name, or not there."""
     def holds(w):
         for path in w.work.glob("box"):
-            assert path.read_bytes().count(b"\nFrom ") == 2
+            assert path.read_bytes().count(b"\nFrom ") == 3
     command = world.ctl("export", "--format=mbox", "alice", world.work / "box")
     world.walk(command, ["sh", "-c", f'[ -e {world.work}/box ] || exec "$@"', "sh", *command],
                holds=holds)
