@@ -2,6 +2,7 @@
 on a file system of its own, behind a link, over another, with little allowed."""
 
 import contextlib
+import functools
 import os
 import smtplib
 import subprocess
@@ -175,6 +176,23 @@ def test_full_disk(server, kind, megabytes):
         raw.close()
         assert len(mail_of(p)) == 20
     assert "ended by signal" not in p.log_text()
+
+
+def test_room_for_the_way_only(server):
+    """The message was taken in, and what is left has no room for a second copy of it."""
+    p = server(start=False, tls_required="no", store_max_message="1M")
+    with small_disk(p, 40), smtplib.LMTP(str(p.lmtp)) as lmtp:
+        large = MESSAGE + b"0123456789\r\n" * 5000
+        send = functools.partial(lmtp.sendmail, "x@example.test", ["alice"])
+        assert send(large) == {}
+        p.use_up(leave=80_000)
+        with pytest.raises(smtplib.SMTPDataError) as refused:
+            send(large)
+        assert refused.value.args == (452, b"4.3.1 No room on the disk, try later")
+        assert len(p.wait_log("not delivered user=alice .*").group(0).splitlines()) == 1
+        p.free()
+        assert send(large) == {}
+    assert p.log_text().count("not delivered") == 1
 
 
 # A disk that turns read-only.

@@ -226,6 +226,29 @@ def test_77_no_table_of_messages(store):
     assert (drop / "mail.db").read_bytes() == bad
 
 
+@pytest.mark.parametrize("n", [3, 300])
+def test_77_messages_are_missing(store, n):
+    """What is left is not shown as if it were all: clients forget what is not in a list. The groups of
+    the list are made from the messages, where one is missing."""
+    p = store()
+    fill(p, n, size=100)
+    mail = mail_of(p)
+    drop = p.maildrop("alice")
+    settle(drop)
+    sound = (drop / "mail.db").read_bytes()
+    put(drop, changed(drop, sound, "DELETE FROM listing"))
+    assert mail_of(p) == mail
+    bad = changed(drop, sound, "DELETE FROM listing", "DELETE FROM message WHERE id = 2")
+    for command in (b"LIST", b"UIDL", b"RETR 1", b"DELE 1"):
+        put(drop, bad)
+        raw = log_in(p)
+        assert raw.ask(b"STAT").startswith(b"+OK %d " % n)
+        assert raw.ask(command).startswith(b"-ERR [SYS/PERM]")
+        assert raw.rest() == b""
+        wait_until(lambda: not p.serving(), "the session ends")
+        assert (drop / "mail.db").read_bytes() == bad
+
+
 def judge(p, n, sizes):
     """One session on a maildrop with a flipped bit: how it went. What is answered at all is right,
     but for the text of messages, which may hold the flipped bit."""
