@@ -759,7 +759,7 @@ static void test_secret_is_wiped(void **state)
         skip(); /* auth is not dumpable: only root may look */
     char line[300];
     snprintf(line, sizeof line, "~ conv=prompt until=%.200s", in_place("go"));
-    stack(line);
+    stack("%s", line);
     start();
     /* Made from halves, or this program's own copy in the child would be found. */
     char secret[30];
