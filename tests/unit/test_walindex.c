@@ -262,6 +262,24 @@ static void change_commit(unsigned word, uint32_t by)
     vouch();
 }
 
+/* Its word of three fields. */
+static void change_shape(uint8_t ready, uint8_t big_endian, uint16_t page_size)
+{
+    struct {
+        uint8_t ready, big_endian;
+        uint16_t page_size;
+    } shape;
+    uint32_t before, after;
+
+    assert_int_equal(pread(fds[MAILDROP_SHM], &shape, 4, 4 * READY), 4);
+    memcpy(&before, &shape, 4);
+    shape.ready += ready;
+    shape.big_endian ^= big_endian;
+    shape.page_size += page_size;
+    memcpy(&after, &shape, 4);
+    change_commit(READY, after - before);
+}
+
 /* The same in the WAL's header. */
 static void change_wal(off_t offset)
 {
@@ -345,13 +363,13 @@ static void spoil(unsigned how)
     case 8:
         return change_commit(VERSION, 1);
     case 9: /* not ready */
-        return change_commit(READY, (uint32_t)-1);
+        return change_shape((uint8_t)-1, 0, 0);
     case 10: /* the other byte order */
-        return change_commit(READY, 1 << 8);
+        return change_shape(0, 1, 0);
     case 11:
-        return change_commit(READY, 1U << 28); /* pages of 8,192 */
+        return change_shape(0, 0, 4096); /* pages of 8,192 */
     case 12:
-        return change_commit(READY, 3U << 16); /* of no power of two */
+        return change_shape(0, 0, 3); /* of no power of two */
     case 13:
         return change_commit(FRAMES, 1);
     case 14:
