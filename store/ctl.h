@@ -31,6 +31,7 @@ enum ctl_option {
     CTL_UIDL_CAPTURE = 1 << 12,
     CTL_DELETED = 1 << 13,
     CTL_DELETE_GONE = 1 << 14,
+    CTL_LISTED_ONLY = 1 << 15,
 };
 
 /* One invocation. */

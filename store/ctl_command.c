@@ -13,9 +13,9 @@ enum {
     WORD_MAX = 40, /* octets compared when looking for the nearest word */
     COMMAND_OPTIONS = CTL_DRY_RUN | CTL_FORMAT | CTL_NO_LIMITS | CTL_CRLF | CTL_YES | CTL_ALL |
                       CTL_UIDL | CTL_UIDL_TEMPLATE | CTL_UIDL_CAPTURE | CTL_DELETED |
-                      CTL_DELETE_GONE,
+                      CTL_DELETE_GONE | CTL_LISTED_ONLY,
     IMPORT_OPTIONS = CTL_DRY_RUN | CTL_FORMAT | CTL_NO_LIMITS | CTL_ALL | CTL_UIDL |
-                     CTL_UIDL_TEMPLATE | CTL_UIDL_CAPTURE | CTL_DELETE_GONE
+                     CTL_UIDL_TEMPLATE | CTL_UIDL_CAPTURE | CTL_DELETE_GONE | CTL_LISTED_ONLY
 };
 
 static const struct ctl_command commands[] = {
@@ -120,6 +120,7 @@ static const struct option options[] = {
     {"uidl-format", 0, CTL_UIDL_TEMPLATE, "TEXT", "Dovecot's pop3_uidl_format"},
     {"uidl-list", 0, CTL_UIDL_CAPTURE, "FILE", "what the old server says to UIDL and LIST"},
     {"delete-gone", 0, CTL_DELETE_GONE, NULL, "delete what is gone from the old server"},
+    {"listed-only", 0, CTL_LISTED_ONLY, NULL, "leave out what the old server has not listed yet"},
 };
 
 const struct ctl_command *ctl_command_at(size_t n)

@@ -181,10 +181,12 @@ static enum store_outcome rehearse(const struct import *im, const struct ctl_ins
                                                                             : STORE_OK;
 }
 
-static bool batch_is_full(const struct import *im)
+/* Also when what was read last added nothing to it: others wait all the same. */
+static bool end_full_batch(struct import *im)
 {
-    return im->batch_messages >= BATCH_MESSAGES || im->batch_octets >= BATCH_OCTETS ||
-           base_now_ms() - im->batch_ms >= BATCH_MS;
+    bool full = im->batch_messages >= BATCH_MESSAGES || im->batch_octets >= BATCH_OCTETS ||
+                base_now_ms() - im->batch_ms >= BATCH_MS;
+    return !full || end_batch(im);
 }
 
 /* The UIDL of the message at hand: from the capture if there is one, else as its reader knows. */
@@ -219,7 +221,7 @@ static bool took(struct import *im, const struct ctl_item *item, const struct ct
                             im->tally.messages);
         return true;
     }
-    return !batch_is_full(im) || end_batch(im);
+    return end_full_batch(im);
 }
 
 /* False: stop. */
@@ -242,7 +244,11 @@ static bool import_message(struct import *im, const struct ctl_item *item)
         im->tally.known++;
         im->nameless += !candidate.uidl[0];
         ctl_tally_count(im->tally.there, known, item->name);
-        return true;
+        return end_full_batch(im);
+    }
+    if (outcome == STORE_OK && !candidate.uidl[0] && im->ctl->options & CTL_LISTED_ONLY) {
+        ctl_tally_count(im->tally.there, "without a UIDL of the old server", item->name);
+        return end_full_batch(im);
     }
     if (outcome == STORE_OK)
         outcome = is_dry(im) ? rehearse(im, &found) : deliver(im, item, &found, &candidate);

@@ -152,6 +152,32 @@ def test_what_is_gone_from_the_old_server(p, old):
     assert ctl_json(p, "import", "--delete-gone", "alice", str(maildir))["messages"] == 0
 
 
+@needs("courier")
+def test_what_is_not_listed_waits(p, old):
+    """While the old server runs, mail that nobody has asked it for is left to a later import, and
+    then has the UIDL that its clients saw there meanwhile."""
+    courier = old(Courier).start()
+    maildir = courier.home("alice") / "Maildir"
+    courier.put_in_maildir(maildir, with_lf(messages(5)), "alice")
+    courier.login().quit()
+    courier.put_in_maildir(maildir, with_lf(messages(3, 5)), "alice", 5)
+    left = "3 not imported: without a UIDL of the old server"
+    said = p.ctl("import", "--listed-only", "--dry-run", "alice", maildir).stdout.decode()
+    assert "would import 5 messages" in said and left in said
+    said = p.ctl("import", "--listed-only", "--delete-gone", "alice", maildir).stdout.decode()
+    assert "imported 5 messages" in said and left in said and "0 deleted" in said
+    before = read_all(courier.login())
+    assert taken(p, "--listed-only", "alice", maildir) == (3, 5)
+    same(before, read_all(p.login()))
+    # What is known without its UIDL, for the list is lost, is there all the same.
+    (maildir / "courierpop3dsizelist").unlink()
+    courier.put_in_maildir(maildir, with_lf(messages(1, 8)), "alice", 8)
+    result = p.ctl("import", "--listed-only", "--delete-gone", "alice", maildir, check=False)
+    assert result.returncode == 65 and b"8 messages are known" in result.stderr
+    assert len(read_all(p.login())) == 8
+    assert ctl_json(p, "import", "alice", str(maildir))["messages"] == 1
+
+
 @needs("dovecot")
 @needs("courier")
 def test_marked_as_deleted(p, old):
