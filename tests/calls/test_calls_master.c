@@ -416,7 +416,7 @@ static struct config *config_of(const char *key, const char *value)
 
 /* The sockets of a configuration. */
 
-static uint16_t port; /* free a moment ago */
+static uint16_t port; /* kept for us, see set_up() */
 
 static struct config *listening_config(void)
 {
@@ -1268,6 +1268,7 @@ static int set_up(void **state)
     (void)state;
     struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr = {htonl(INADDR_LOOPBACK)}};
     socklen_t size = sizeof address;
+    int on = 1;
     char self[1024] = "";
     if (!place_make("/tmp", 0755) || readlink("/proc/self/exe", self, 1023) < 0)
         return -1;
@@ -1282,14 +1283,15 @@ static int set_up(void **state)
         "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 30 "
         "-subj /CN=pop.example.test -keyout %s -out %s 2>/dev/null",
         in_place("key.pem"), in_place("cert.pem"));
-    int probe = socket(AF_INET, SOCK_STREAM, 0);
+    int probe = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
     if (system(command) != 0 || chmod(in_place("key.pem"), 0600) < 0 ||
         bind(probe, (struct sockaddr *)&address, sizeof address) < 0 ||
-        getsockname(probe, (struct sockaddr *)&address, &size) < 0)
+        getsockname(probe, (struct sockaddr *)&address, &size) < 0 ||
+        setsockopt(probe, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on) < 0)
         return -1;
     free(command);
+    /* It stays bound: the kernel gives the port to nobody, and whoever means to reuse it may. */
     port = ntohs(address.sin_port);
-    close(probe);
     write_config();
     return 0;
 }
