@@ -684,13 +684,14 @@ def test_directory_down(start):
 
 def test_auth_dies(start):
     p = start()
-    for pid in p.auths():
+    auths = wait_until(lambda: len(found := p.auths()) == 2 and found, "processes_min auth processes")
+    for pid in auths:
         os.kill(pid, signal.SIGSTOP)
     c = Lmtp(p.lmtp)
     c.say(b"MAIL FROM:<>")
     c.send(b"RCPT TO:<alice>\r\n")
     wait_until(lambda: re.search(rb", [1-9]\d* busy;", p.ctl("status").stdout), "an exchange")
-    for pid in p.auths():
+    for pid in auths:
         os.kill(pid, signal.SIGKILL)
     assert c.reply()[:9] == b"451 4.3.0"
     wait_until(lambda: c.say(b"RCPT TO:<alice>")[:3] == b"250", "new ones")

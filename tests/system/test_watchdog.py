@@ -54,7 +54,8 @@ def test_not_fed_while_a_child_hangs(watched, who):
     def told():
         return re.findall("(the nursery|an idle auth process) does not answer: systemd's watchdog is "
                           "not fed", p.log_text()[before:])
-    pids = p.nursery() if who == "nursery" else p.auths()
+    pids = p.nursery() if who == "nursery" else wait_until(
+        lambda: len(found := p.auths()) == 2 and found, "processes_min auth processes")
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)
     wait_until(told, "a line")
