@@ -273,11 +273,12 @@ def test_97_crash_loop_backs_off(server):
                 seen.add(pid)
                 poplar.kill(pid)
         return [int(ms) for ms in re.findall(r"new nursery in (\d+) ms", p.log_text())]
-    wait_until(lambda: 800 in waits(), "a long wait")
-    assert time.monotonic() - began >= 0.7
-    told = waits()  # one that was ready, and lived for a second, did not fail
-    assert sorted(set(told)) == [100, 200, 400, 800] and told == sorted(told)
-    assert len(seen) <= len(told) + 1
+    told = wait_until(lambda: 1000 in (found := waits()) and found, "the longest wait")
+    assert (time.monotonic() - began) * 1000 >= sum(told[: told.index(1000)])
+    # A worker that was about to be ready may fail with its nursery, and one that was ready for a
+    # second has not failed.
+    assert told[0] < 1000 and told == sorted(told)
+    assert len(seen) <= len(re.findall("(?:starting a )?new nursery", p.log_text())) + 1
     wait_until(lambda: p.nursery(), "a nursery")
     assert works(p) == 0
 
