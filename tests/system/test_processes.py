@@ -4,8 +4,10 @@ limits. The numbers in the names are those of the list of abuse cases."""
 import contextlib
 import json
 import os
+import pwd
 import re
 import resource
+import shutil
 import signal
 import smtplib
 import socket
@@ -1053,3 +1055,34 @@ def test_one_door_of_ones_own_without_ipv6(server, given):
             p.connect(tls).close()
     finally:
         subprocess.run(["sysctl", "-qw", "net.ipv6.conf.all.disable_ipv6=0"], check=True)
+
+
+@pytest.mark.accounts
+def test_without_root(server):
+    """As somebody tries it out: all of it runs as him, who is told what that lacks; mail comes and
+    goes, after a crash and a reload, too."""
+    p = server(start=False, server_worker_user="alice", server_store_user="alice",
+               delivery_trusted="alice")
+    for place in (p.directory, p.state, p.run, p.confdir, p.config, p.key, p.certificate):
+        shutil.chown(place, "alice")
+    command = p.command()
+    p.command = lambda: ["setpriv", "--reuid=alice", "--regid=alice", "--clear-groups", "--", *command]
+    before = os.umask(0)  # for the socket that stands for systemd's
+    try:
+        p.start()
+    finally:
+        os.umask(before)
+    alice = pwd.getpwnam("alice").pw_uid
+    p.wait_log(f"not root: everything runs as uid {alice}, without the separation of users")
+    p.wait_log(r"a user of their own \(not started as root\)")
+    p.add("bob", MESSAGE)
+    with smtplib.LMTP(str(p.lmtp)) as client:
+        client.sendmail("x@example.test", ["bob"], MESSAGE)
+    assert works(p, "bob") == 2
+    os.kill(p.workers()[0], signal.SIGSEGV)
+    p.wait_log("ended by signal 11")
+    wait_until(lambda: works(p, "bob") == 2, "a new generation serves")
+    p.ctl("reload")
+    assert works(p, "bob") == 2
+    for pid in (p.process.pid, *p.children("poplar-worker"), *p.auths()):
+        assert p.proc_status(pid)["Uid"].split() == [str(alice)] * 4
