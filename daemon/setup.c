@@ -23,7 +23,8 @@ static enum setup_outcome send_one(struct channel *channel, const struct message
     case CHANNEL_AGAIN:
         return SETUP_MORE;
     default:
-        snprintf(error, size, "%s did not take its configuration", proto_role_name(channel->peer));
+        snprintf(error, size, "%s did not take its configuration: %s",
+                 proto_role_name(channel->peer), strerror(errno));
         return SETUP_FAILED;
     }
 }
