@@ -9,6 +9,7 @@
 #include "store/ctl_progress.h"
 #include "store/ctl_remove.h"
 #include "store/ctl_signals.h"
+#include "store/manage.h"
 
 #include <stdio.h>
 #include <sysexits.h>
@@ -39,6 +40,20 @@ static int expire_old(struct expiring *e, const char *name, unsigned how)
     return status;
 }
 
+/* Sessions give back a megabyte each; where much has gone at once that would take for ever. */
+static enum store_outcome give_room_back(struct maildrop *maildrop)
+{
+    bool slack = false;
+    uint64_t left;
+    enum store_outcome outcome = manage_has_slack(maildrop, &slack);
+    while (outcome == STORE_OK && slack && !ctl_signals_met()) {
+        outcome = manage_compact_some(maildrop, &left);
+        if (outcome == STORE_OK)
+            outcome = manage_has_slack(maildrop, &slack);
+    }
+    return outcome;
+}
+
 /* Past restoring: nobody sees these messages, so nobody need be kept out. */
 static int remove_deleted(struct expiring *e, const char *name, unsigned how)
 {
@@ -52,6 +67,8 @@ static int remove_deleted(struct expiring *e, const char *name, unsigned how)
         outcome = maildrop_purge(maildrop.store, e->ctl->config->store.undelete_for, &removed);
         e->removed += removed;
     } while (outcome == STORE_OK && removed > 0 && !ctl_signals_met());
+    if (outcome == STORE_OK)
+        outcome = give_room_back(maildrop.store);
     if (outcome != STORE_OK)
         status = ctl_open_failed(&maildrop, outcome, "expire");
     ctl_open_close(&maildrop);

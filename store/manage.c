@@ -10,6 +10,8 @@
 #include "store/lock.h"
 #include "store/schema.h"
 
+enum { SLACK_PAGES = 512 };
+
 /* A statement of a tool's: prepared for one use, since tools are not in a hurry. */
 static enum store_outcome prepare(struct maildrop *m, const char *sql, sqlite3_stmt **statement)
 {
@@ -175,6 +177,19 @@ enum store_outcome manage_compact_some(struct maildrop *maildrop, uint64_t *left
     }
     *left = free_pages;
     return STORE_OK;
+}
+
+enum store_outcome manage_has_slack(struct maildrop *maildrop, bool *slack)
+{
+    uint64_t pages = 0, free_pages = 0;
+    enum store_outcome outcome;
+
+    handle_begin_call(maildrop);
+    outcome = ask(maildrop, "PRAGMA page_count", &pages);
+    if (outcome == STORE_OK)
+        outcome = ask(maildrop, "PRAGMA freelist_count", &free_pages);
+    *slack = outcome == STORE_OK && free_pages >= SLACK_PAGES && free_pages > pages / 4;
+    return outcome;
 }
 
 enum store_outcome manage_imported(struct maildrop *maildrop,

@@ -42,6 +42,10 @@ enum store_outcome manage_set(struct maildrop *maildrop, const char *name, const
  * `left` says how many free pages there still are. The last call empties the WAL too. */
 enum store_outcome manage_compact_some(struct maildrop *maildrop, uint64_t *left);
 
+/* Whether so much of the file has nothing in it, a quarter and two megabytes, that it is worth the
+ * work: less is there for the mail that comes. */
+enum store_outcome manage_has_slack(struct maildrop *maildrop, bool *slack);
+
 /* Whether a message was imported before, by a digest that its reader chose; and note that it was.
  * The note belongs to the batch of deliveries that is open, and where it cannot be made the batch
  * has failed: a message without its note would come in again. */

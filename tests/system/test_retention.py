@@ -141,6 +141,23 @@ def test_a_quota_of_what_is_deleted(server):
     assert kept["restorable"] == 2
 
 
+def test_expire_gives_room_back(server):
+    """Where much has gone the file is smaller for it, and not only after a year of small steps."""
+    p = server(store_undelete_for="0")
+    for n in range(20):
+        p.add("alice", b"Subject: large\r\n\r\n" + b"0123456789\r\n" * 160000)
+    client = p.login()
+    for n in range(19):
+        client.dele(n + 1)
+    client.quit()
+    p.ctl("expire")
+    about = json.loads(p.ctl("--json", "mailbox", "show", "alice").stdout)
+    assert about["messages"] == 1 and about["restorable"] == 0
+    assert about["file_octets"] < 5_000_000, about
+    assert (p.maildrop("alice") / "mail.db").stat().st_size < 5_000_000
+    check_all(p.login())
+
+
 def test_login_delay(server):
     """Too soon is refused whatever worker asks, also after a restart; others are not concerned."""
     p = server(session_login_delay="1h")
