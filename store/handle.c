@@ -332,7 +332,7 @@ enum store_outcome handle_kept(struct maildrop *m, uint64_t *messages, uint64_t 
     enum store_outcome outcome = handle_prepare(m, STATEMENT_KEPT, &statement);
 
     if (outcome != STORE_OK || (outcome = handle_step(m, statement)) != STORE_OK)
-        return outcome;
+        return outcome == STORE_END ? handle_fail(m, STORE_DAMAGED, "a sum has no row") : outcome;
     if (!handle_column(statement, 0, &count) || !handle_column(statement, 1, &size))
         outcome = handle_fail(m, STORE_DAMAGED, "the size of a deleted message is no number");
     sqlite3_reset(statement);
