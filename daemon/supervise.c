@@ -22,6 +22,7 @@ enum {
     TICK_MS = 1000,
     TICKET_KEY_MS = 3600 * 1000,
     LAST_REAP_MS = 2000,
+    LOOP_TRIES = 3,    /* in a row */
     LAST_WORDS = 4096, /* records of a child that has ended: more than wait in a socket */
     PROVEN_MS = 10000  /* a nursery this old, and none since, ends a row of failures */
 };
@@ -243,6 +244,19 @@ static void end_children(struct master *m)
             kill(a->pid, SIGKILL);
 }
 
+/* A call of the loop's own that fails once, for want of memory say, is made again: sessions need
+ * not end for that. */
+static int run(sd_event *event)
+{
+    int result = 0, code = 0;
+    unsigned failed = 0;
+    while (failed < LOOP_TRIES && sd_event_get_state(event) != SD_EVENT_FINISHED) {
+        result = sd_event_run(event, UINT64_MAX);
+        failed = result < 0 ? failed + 1 : 0;
+    }
+    return result < 0 ? result : sd_event_get_exit_code(event, &code);
+}
+
 int supervise_run(struct master *m)
 {
     static const int signals[] = {SIGCHLD, SIGHUP, SIGTERM, SIGINT};
@@ -275,7 +289,7 @@ int supervise_run(struct master *m)
     loop_timer(m, &m->tick, base_now_ms() + TICK_MS, on_tick, m);
 
     trial_begin(m, -1);
-    int result = sd_event_loop(m->event);
+    int result = run(m->event);
     if (result < 0) {
         log_line(LOG_ERR, LOG_EVENT_STOPPED, NULL, "the event loop failed: %s", strerror(-result));
         m->exit_status = EX_OSERR;

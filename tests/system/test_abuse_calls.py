@@ -4,6 +4,7 @@ meanwhile works or is told to come back. The numbers in the names are those of t
 cases. LONG=1 tries more of them."""
 
 import contextlib
+import json
 import os
 import re
 import shutil
@@ -192,6 +193,19 @@ def test_93_94_calls_of_the_master_that_fail(server, spec):
         p.start()
         w.held = w.log_in("bob")
     w.serves(f"{spec}, for good")
+
+
+def test_94_the_masters_loop(server):
+    """A call of its own, which it makes at each tick, fails every other time: no session ends."""
+    w = Watched(server)
+
+    def age():
+        return json.loads(w.p.ctl("--json", "status").stdout)["workers"]["generation_ms"]
+    with tampered(w.p.process.pid, "timerfd_settime:error=EINVAL:when=1+2") as seen:
+        began = age()
+        wait_until(lambda: age() > began + 3000, "some ticks")
+    assert any("INJECTED" in line for line in seen)
+    w.serves("timerfd_settime every other time")
 
 
 IN_AUTH = [
