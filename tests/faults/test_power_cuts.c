@@ -119,6 +119,7 @@ static enum store_outcome change(struct maildrop *m, uint64_t *random, const str
     size_t n_retrieved, n_deleted;
     uint64_t n;
 
+    maildrop_limit(m, 0, disk_random(random) % 2 ? 0 : 5); /* of what is kept */
     switch (disk_random(random) % 10) {
     case 0:
         n_retrieved = choose(random, now, retrieved);

@@ -168,6 +168,7 @@ static void use(struct maildrop *m)
         id = message.id;
     }
     maildrop_deliver(m, &(struct maildrop_delivery){.utf8_headers = true}, no_source, &size, NULL);
+    maildrop_limit(m, 100, 1);
     maildrop_commit(m, (int64_t[]){1, LISTING_SPAN}, 2,
                     (int64_t[]){LISTING_SPAN - 3, LISTING_SPAN + 1}, 2, 0);
     maildrop_expire(m, 1, 0, &n);
