@@ -41,7 +41,7 @@ def clock(server, tmp_path, monkeypatch):
 
 def test_sessions_go_on(clock):
     """Logged in or not, fetching, delivering; tickets are good, or another handshake is."""
-    p = clock(auth_failure_delay="1s", auth_throttle_exempt="127.0.0.0/8")
+    p = clock(auth_failure_delay="1s", auth_throttle_exempt="127.0.0.0/8", delivery_accept="any")
     p.add("alice", MESSAGE)
     held, early = log_in(p), p.connect(tls=False)
     context = p.tls_context()

@@ -335,6 +335,7 @@ def test_a_name_makes_no_word(server):
             assert any(f" user={user} reason=" in line for line in lines)
 
 
+@pytest.mark.accounts
 def test_an_address_makes_no_word(server):
     """Nor do those of mail that comes in; those with a '=' stand there as they are."""
     p = server(stack=STACK)
