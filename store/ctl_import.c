@@ -52,6 +52,7 @@ struct import {
     uint64_t batch_messages, batch_octets, batch_kept, batch_overdue;
     uint64_t overdue;  /* messages that came, and go at the next login */
     uint64_t nameless; /* messages that are known, but not by a UIDL of the old server */
+    bool unsteady;     /* some messages of the paths may not have been met */
     int status;        /* of the first thing that went wrong */
 };
 
@@ -276,6 +277,7 @@ static bool import_path(struct import *im, const char *path)
         went_wrong(im, ctl_fail(status, "%s", error));
         go_on = false;
     }
+    im->unsteady |= im->reader && ctl_reader_unsteady(im->reader);
     while (go_on && !ctl_signals_met()) {
         enum ctl_read what = ctl_reader_next(im->reader, item);
         if (what == CTL_READ_END)
@@ -367,6 +369,11 @@ static void delete_gone(struct import *im)
                  "cannot be told, and nothing was deleted",
                  im->maildrop.name, (uintmax_t)im->nameless, im->nameless == 1 ? " is" : "s are");
         went_wrong(im, EX_DATAERR);
+    } else if (im->unsteady) {
+        ctl_note("%s: the old mailbox changed all the time while it was listed: what is gone "
+                 "cannot be told, and nothing was deleted; try again",
+                 im->maildrop.name);
+        went_wrong(im, EX_TEMPFAIL);
     } else if (im->maildrop.store) {
         enum store_outcome outcome =
             ctl_gone_delete(im->maildrop.store, &im->known, im->ctl->config->store.undelete_for,

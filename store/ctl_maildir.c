@@ -10,10 +10,17 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
+
+enum {
+    TICK_MS = 20,     /* by which a directory's time of change may be wrong */
+    LISTINGS_MAX = 10 /* tries to find one that does not change */
+};
 
 static const char *const folders[2] = {"cur", "new"};
 
@@ -138,15 +145,69 @@ static void drop_repeated(struct ctl_maildir *maildir)
     maildir->n_entries = kept;
 }
 
+static int64_t to_ms(struct timespec time)
+{
+    return (int64_t)time.tv_sec * 1000 + time.tv_nsec / 1000000;
+}
+
+/* When what is in a directory changed last. */
+static struct timespec changed(int directory)
+{
+    struct stat about = {.st_mtim = {0, 0}};
+    fstat(directory, &about);
+    return about.st_mtim;
+}
+
+static bool list_both(struct ctl_maildir *maildir, const char **failed_at)
+{
+    struct timespec now, before[2];
+    size_t room = 0;
+    clock_gettime(CLOCK_REALTIME, &now);
+    for (int i = 0; i < 2; i++)
+        before[i] = changed(maildir->directories[i]);
+    for (int i = 1; i >= 0; i--) { /* new first: what moves meanwhile is met in cur */
+        *failed_at = folders[i];
+        if (!list_folder(maildir, &room, i))
+            return false;
+    }
+    maildir->unsteady = false;
+    for (int i = 0; i < 2; i++) {
+        const struct timespec after = changed(maildir->directories[i]);
+        int64_t age = to_ms(now) - to_ms(before[i]);
+        maildir->unsteady |= (age >= 0 && age < TICK_MS) || after.tv_sec != before[i].tv_sec ||
+                             after.tv_nsec != before[i].tv_nsec;
+    }
+    return true;
+}
+
+static void forget_entries(struct ctl_maildir *maildir)
+{
+    for (size_t i = 0; i < maildir->n_entries; i++)
+        free(maildir->entries[i].name);
+    free(maildir->entries);
+    maildir->entries = NULL;
+    maildir->n_entries = 0;
+    maildir->octets = 0;
+}
+
 bool ctl_maildir_list(struct ctl_maildir *maildir, int directory, const char **failed_at)
 {
-    size_t room = 0;
     *maildir = (struct ctl_maildir){.directories = {-1, -1}};
-    for (int i = 1; i >= 0; i--) { /* new first: what moves meanwhile is met in cur */
+    for (int i = 0; i < 2; i++) {
         *failed_at = folders[i];
         maildir->directories[i] =
             openat(directory, folders[i], O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-        if (maildir->directories[i] < 0 || !list_folder(maildir, &room, i))
+        if (maildir->directories[i] < 0)
+            return false;
+    }
+    if (!list_both(maildir, failed_at))
+        return false;
+    for (int n = 1; maildir->unsteady && n < LISTINGS_MAX; n++) {
+        poll(NULL, 0, TICK_MS);
+        forget_entries(maildir);
+        for (int i = 0; i < 2; i++)
+            lseek(maildir->directories[i], 0, SEEK_SET);
+        if (!list_both(maildir, failed_at))
             return false;
     }
     drop_repeated(maildir);
@@ -168,9 +229,7 @@ void ctl_maildir_arrange(struct ctl_maildir *maildir, const struct ctl_uidl_list
 
 void ctl_maildir_free(struct ctl_maildir *maildir)
 {
-    for (size_t i = 0; i < maildir->n_entries; i++)
-        free(maildir->entries[i].name);
-    free(maildir->entries);
+    forget_entries(maildir);
     base_close(maildir->directories[0]);
     base_close(maildir->directories[1]);
     *maildir = (struct ctl_maildir){.directories = {-1, -1}};

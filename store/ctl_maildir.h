@@ -30,10 +30,13 @@ struct ctl_maildir {
     struct ctl_maildir_entry *entries;
     size_t n_entries;
     uint64_t octets; /* of all */
+    bool unsteady;   /* it never stayed the same while it was listed: some may be missing */
 };
 
 /* List the Maildir behind a directory descriptor, which stays the caller's. False and errno; then
- * `failed_at` says where: "cur", "new". Free with ctl_maildir_free() in any case. */
+ * `failed_at` says where: "cur", "new". What is renamed meanwhile, as for each change of a flag,
+ * may not be met under either name; so one that changes is listed again, a few times. Free with
+ * ctl_maildir_free() in any case. */
 bool ctl_maildir_list(struct ctl_maildir *maildir, int directory, const char **failed_at);
 void ctl_maildir_free(struct ctl_maildir *maildir);
 

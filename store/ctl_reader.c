@@ -536,6 +536,11 @@ bool ctl_reader_seen(const struct ctl_reader *reader, const struct ctl_inspected
     return reader->format == CTL_FORMAT_MBOX && inspected->seen;
 }
 
+bool ctl_reader_unsteady(const struct ctl_reader *reader)
+{
+    return reader->maildir.unsteady;
+}
+
 int ctl_reader_error(const struct ctl_reader *reader)
 {
     return reader->broken ? reader->broken : EIO;

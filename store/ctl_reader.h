@@ -73,6 +73,10 @@ const char *ctl_reader_uidl(struct ctl_reader *reader, const struct ctl_inspecte
  * the Status of an mbox. */
 bool ctl_reader_seen(const struct ctl_reader *reader, const struct ctl_inspected *inspected);
 
+/* Whether messages may be missing that are there: a Maildir changed all the time while it was
+ * listed. */
+bool ctl_reader_unsteady(const struct ctl_reader *reader);
+
 /* errno of the last ctl_reader_read() that failed. */
 int ctl_reader_error(const struct ctl_reader *reader);
 

@@ -6,12 +6,13 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 
 import pytest
 
 from manual import TOP
 from oldservers import Courier, Cyrus, Dovecot, Popa3d, messages, put_in_mbox, read_all, with_lf
-from poplar import GETMAIL, make_maildir
+from poplar import GETMAIL, make_maildir, wait_until
 from trees import needs
 
 pytestmark = pytest.mark.accounts
@@ -176,6 +177,32 @@ def test_what_is_not_listed_waits(p, old):
     assert result.returncode == 65 and b"8 messages are known" in result.stderr
     assert len(read_all(p.login())) == 8
     assert ctl_json(p, "import", "alice", str(maildir))["messages"] == 1
+
+
+def test_listings_that_cannot_be_trusted(p, tmp_path):
+    """A directory that changes while it is listed may show a file nowhere that was there all the
+    time, under another name: that is no message that is gone."""
+    maildir = make_maildir(tmp_path / "md")
+    for n in range(3):
+        (maildir / "cur" / f"{n}.a:2,S").write_bytes(b"Subject: %d\n\n" % n)
+    (maildir / "dovecot-uidlist").write_text("3 V9\n" + "".join(f"{n + 1} :{n}.a\n" for n in range(3)))
+    assert taken(p, "alice", maildir) == (3, 0)
+    (maildir / "cur/1.a:2,S").unlink()
+    change = "import os, sys\nwhile True:\n    os.utime(sys.argv[1])\n"
+    changing = subprocess.Popen([sys.executable, "-c", change, maildir / "new"])
+
+    def refused():
+        assert taken(p, "alice", maildir) == (0, 2)
+        done = p.ctl("import", "--dry-run", "--delete-gone", "alice", maildir, check=False)
+        return done.returncode == 75 and b"changed all the time" in done.stderr
+    try:
+        wait_until(refused, "a listing that cannot be trusted")
+    finally:
+        changing.kill()
+        changing.wait()
+    assert len(read_all(p.login())) == 3
+    assert ctl_json(p, "import", "--delete-gone", "alice", str(maildir))["gone"] == 1
+    assert len(read_all(p.login())) == 2
 
 
 @needs("dovecot")
