@@ -91,19 +91,6 @@ def test_restore_after_the_disaster(store, tmp_path):
     assert not set(after[3:]) & set(between)
 
 
-def test_a_new_name(store, tmp_path):
-    """As the page says: to the client of an account that is called otherwise nothing is new."""
-    p = store()
-    fill(p, 3)
-    before = uidls(p)
-    p.ctl("mailbox", "backup", "alice", tmp_path / "alice.db")
-    p.ctl("mailbox", "restore", "bob", tmp_path / "alice.db")
-    p.ctl("mailbox", "delete", "--yes", "alice")
-    assert uidls(p, "bob") == before
-    fill(p, 1, "bob", first=3)
-    assert uidls(p, "bob")[:3] == before and len(uidls(p, "bob")) == 4
-
-
 def test_what_a_session_keeps_from_happening(store):
     """What changes what a client sees waits for nobody and says so; the rest goes on."""
     p = store()

@@ -439,7 +439,7 @@ def test_to_another_machine(p, tmp_path):
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     other = poplar.Poplar(elsewhere, **p.settings)
-    there, = (e for e in examples("poplarctl.8", "EXAMPLES") if "mailbox restore" in e)
+    there, = (e for e in examples("poplarctl.8", "EXAMPLES") if "restore --all" in e)
     out, back = there.replace("/media/mail", str(tmp_path / "m")).split("\n", 1)
     for machine, line in ((p, out), (other, back)):
         command = f"{poplar.BUILD}/poplarctl --config {machine.config}"
@@ -459,6 +459,18 @@ def test_to_another_machine(p, tmp_path):
     assert b"/notes: no backup of a maildrop; passed over" in done.stderr
     assert b"bob/mail.db: no backup of a maildrop: file is not a database" in done.stderr
     assert [r["user"] for r in json.loads(done.stdout)] == sorted(set(users) - {"bob"}, key=str.encode)
+
+
+def test_a_new_name(p, tmp_path):
+    """By the page's example: to the client of an account that is called otherwise nothing is new."""
+    p.add("jane", MESSAGE)
+    before = p.ctl("message", "list", "jane").stdout
+    renaming, = (e for e in examples("poplarctl.8", "EXAMPLES") if "jane" in e)
+    script = renaming.replace("poplarctl", f"{poplar.BUILD}/poplarctl --config {p.config}")
+    subprocess.run(["sh", "-ec", script.replace("/var/tmp", str(tmp_path))], check=True)
+    assert p.ctl("message", "list", "judy").stdout == before
+    assert p.ctl("message", "list", "jane", check=False).returncode == 67
+    assert not (tmp_path / "jane.db").exists()
 
 
 def test_salvage_from_anywhere(p, tmp_path):
