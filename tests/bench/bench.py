@@ -101,7 +101,7 @@ SCENARIOS = [
       for n, kind, target in (("1k", "j", ()), ("10k", "k", (AT_MOST, 0.1)),
                               ("100k", "h", (AT_MOST, 0.1)))
       for when, words, sessions, refill in (("first", "first time", 1, "first"),
-                                            ("later", "later", 5, ""))),
+                                            ("later", "later", 0, ""))),
     Scenario("memory", "greeting user pass stat hold quit", "pss_kb", users=64, concurrency=64,
              tls="full", sessions=64, title="an idle session over TLS, logged in: PSS",
              target=(AT_MOST, 0.9), also={"page_tables_kb": ()}, peers=("dovecot",)),
