@@ -15,7 +15,6 @@ enum {
     EXPIRE_MESSAGES = 256,   /* deleted for their age in one transaction */
     PURGE_MESSAGES = 64,     /* removed for good in one transaction */
     PURGE_OCTETS = 16 << 20, /* the same, when messages are large: the WAL must stay small */
-    VACUUM_FREE_PAGES = 512, /* free pages from which some are given back to the system */
 };
 
 static enum store_outcome mark(struct maildrop *m, enum statement which, int64_t id, int64_t now)
@@ -87,10 +86,13 @@ struct doomed {
     uint64_t octets, messages; /* and of the rest the first that are too many; 0: no limit */
 };
 
-static enum store_outcome set_quota(struct maildrop *m, struct doomed *doomed)
+/* Nothing is past a time that began before the clock did. */
+static enum store_outcome doom(struct maildrop *m, int64_t now, uint64_t undelete_for,
+                               struct doomed *doomed)
 {
     enum store_outcome outcome;
 
+    doomed->before = undelete_for > (uint64_t)now ? -1 : now - (int64_t)undelete_for;
     doomed->octets = m->quota_octets;
     doomed->messages = m->quota_messages;
     outcome = handle_limit(m, MAILDROP_QUOTA_OCTETS, &doomed->octets);
@@ -163,7 +165,7 @@ static enum store_outcome vacuum_some(struct maildrop *m)
         return outcome;
     handle_column(statement, 0, &free_pages);
     sqlite3_reset(statement);
-    return free_pages >= VACUUM_FREE_PAGES ? handle_run(m, STATEMENT_VACUUM) : STORE_OK;
+    return free_pages >= HANDLE_SLACK_PAGES ? handle_run(m, STATEMENT_VACUUM) : STORE_OK;
 }
 
 /* Remove some of what goes for good; `removed` 0 when none was left. */
@@ -188,13 +190,6 @@ static enum store_outcome purge_some(struct maildrop *m, const struct doomed *do
     return handle_end_write(m, outcome);
 }
 
-/* Nothing is past a time that began before the clock did. */
-static struct doomed past(int64_t now, uint64_t undelete_for)
-{
-    return (struct doomed){.before =
-                               undelete_for > (uint64_t)now ? -1 : now - (int64_t)undelete_for};
-}
-
 /* What is past its time is removed in passing, a bounded part at each commit; when nothing is to be
  * kept, or not more than a quota, all of it, as far as there is patience: a client waits for the
  * answer to QUIT. The rest, and all on a failure, is left to the next commit: what the client asked
@@ -202,10 +197,10 @@ static struct doomed past(int64_t now, uint64_t undelete_for)
 static void purge(struct maildrop *m, int64_t now, uint64_t undelete_for)
 {
     const uint64_t enough = lock_clock() + m->patience_ms;
-    struct doomed doomed = past(now, undelete_for);
+    struct doomed doomed;
     size_t removed = 0;
 
-    if (set_quota(m, &doomed) != STORE_OK)
+    if (doom(m, now, undelete_for, &doomed) != STORE_OK)
         return;
     const bool all = undelete_for == 0 || doomed.octets > 0 || doomed.messages > 0;
     while (purge_some(m, &doomed, &removed) == STORE_OK && removed > 0 && all &&
@@ -350,7 +345,8 @@ enum store_outcome maildrop_login(struct maildrop *maildrop, uint64_t delay, uin
 enum store_outcome maildrop_purge(struct maildrop *maildrop, uint64_t undelete_for,
                                   uint64_t *removed)
 {
-    struct doomed doomed = past((int64_t)time(NULL), undelete_for);
+    const int64_t now = (int64_t)time(NULL);
+    struct doomed doomed;
     enum store_outcome outcome;
     size_t n = 0;
 
@@ -358,7 +354,7 @@ enum store_outcome maildrop_purge(struct maildrop *maildrop, uint64_t undelete_f
     if (maildrop->in_batch)
         return handle_fail(maildrop, STORE_REFUSED, "a batch of deliveries is open");
     handle_begin_call(maildrop);
-    if ((outcome = set_quota(maildrop, &doomed)) == STORE_OK)
+    if ((outcome = doom(maildrop, now, undelete_for, &doomed)) == STORE_OK)
         outcome = purge_some(maildrop, &doomed, &n);
     if (outcome == STORE_OK)
         *removed = n;

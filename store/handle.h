@@ -17,6 +17,8 @@ enum {
     HANDLE_WAL_PAGES = 256,
 };
 
+enum { HANDLE_SLACK_PAGES = 512 }; /* free pages from which some are given back to the system */
+
 enum statement {
     STATEMENT_BEGIN_READ,
     STATEMENT_BEGIN_WRITE,

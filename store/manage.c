@@ -10,8 +10,6 @@
 #include "store/lock.h"
 #include "store/schema.h"
 
-enum { SLACK_PAGES = 512 };
-
 /* A statement of a tool's: prepared for one use, since tools are not in a hurry. */
 static enum store_outcome prepare(struct maildrop *m, const char *sql, sqlite3_stmt **statement)
 {
@@ -188,7 +186,7 @@ enum store_outcome manage_has_slack(struct maildrop *maildrop, bool *slack)
     outcome = ask(maildrop, "PRAGMA page_count", &pages);
     if (outcome == STORE_OK)
         outcome = ask(maildrop, "PRAGMA freelist_count", &free_pages);
-    *slack = outcome == STORE_OK && free_pages >= SLACK_PAGES && free_pages > pages / 4;
+    *slack = outcome == STORE_OK && free_pages >= HANDLE_SLACK_PAGES && free_pages > pages / 4;
     return outcome;
 }
 

@@ -452,14 +452,19 @@ static int open_listeners_once(void)
     return n == 3 ? 0 : CALLS_DONE_WRONG;
 }
 
-/* A name that could not be removed is in nobody's way. */
-static int open_listeners(void)
+/* A name that could not be removed is in nobody's way the next time. */
+static int twice(int (*once)(void), const char *socket)
 {
-    int status = open_listeners_once();
-    if (status != 0 || is_gone("lmtp"))
+    int status = once();
+    if (status != 0 || is_gone(socket))
         return status;
     calls_hold(true);
-    return open_listeners_once() == 0 && is_gone("lmtp") ? 0 : CALLS_DONE_WRONG;
+    return once() == 0 && is_gone(socket) ? 0 : CALLS_DONE_WRONG;
+}
+
+static int open_listeners(void)
+{
+    return twice(open_listeners_once, "lmtp");
 }
 
 /* As at a reload: sockets of before, one of them passed by systemd. */
@@ -603,11 +608,7 @@ static int open_control_once(void)
 
 static int open_control(void)
 {
-    int status = open_control_once();
-    if (status != 0 || is_gone("run/control"))
-        return status;
-    calls_hold(true);
-    return open_control_once() == 0 && is_gone("run/control") ? 0 : CALLS_DONE_WRONG;
+    return twice(open_control_once, "run/control");
 }
 
 static int open_control_too_long(void)
