@@ -31,6 +31,16 @@ static void refuse(struct session *s, enum text text)
         session_end(s, END_BAD_COMMANDS);
 }
 
+/* Strangers get so many answers and no more: each costs us more than asking does. */
+static bool has_had_enough(struct session *s)
+{
+    if (s->logged_in || ++s->commands <= SESSION_COMMANDS_BEFORE_LOGIN)
+        return false;
+    session_error(s, CODE_NONE, TEXT_TOO_MANY_COMMANDS);
+    session_end(s, END_BAD_COMMANDS);
+    return true;
+}
+
 /* Other protocols that a browser can be made to speak: what follows could be chosen by whoever
  * made the page. And the header of a proxy that is none of ours. */
 static bool is_foreign(const char *word, size_t size)
@@ -163,7 +173,8 @@ static void step(struct session *s)
     switch (line_next(&s->input, commands_line_limit, s->config, &line)) {
     case LINE_OK:
         s->spoke = true;
-        run_line(s, &line);
+        if (!has_had_enough(s))
+            run_line(s, &line);
         line_release(&s->input);
         break;
     case LINE_MORE:

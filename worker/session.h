@@ -14,6 +14,8 @@
 enum {
     SESSION_BAD_BEFORE_LOGIN = 3, /* bad commands that end a session */
     SESSION_BAD_AFTER_LOGIN = 20,
+    SESSION_COMMANDS_BEFORE_LOGIN =
+        100, /* good ones as well: who sends more has not come for mail */
 };
 
 /* The extended response codes in use (RFC 2449 section 8, RFC 3206). */
@@ -42,6 +44,7 @@ struct session {
 
     bool spoke;                    /* the client has sent a whole line */
     unsigned bad;                  /* bad commands so far */
+    unsigned commands;             /* of any kind, before login */
     char user[PROTO_USER_MAX + 1]; /* from USER, waiting for PASS; "" none */
 
     bool utf8;                   /* UTF8 was given (worker/utf8.h) */

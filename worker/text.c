@@ -68,6 +68,7 @@ static const char *const english[TEXTS] = {
     [TEXT_MALFORMED] = "a command is UTF-8 text without control characters",
     [TEXT_LINE_TOO_LONG] = "line too long",
     [TEXT_TOO_MANY_BAD] = "too many bad commands",
+    [TEXT_TOO_MANY_COMMANDS] = "too many commands without a login",
 };
 
 static const char *const french[TEXTS] = {
@@ -133,6 +134,7 @@ static const char *const french[TEXTS] = {
     [TEXT_MALFORMED] = "une commande est un texte UTF-8 sans caractères de contrôle",
     [TEXT_LINE_TOO_LONG] = "ligne trop longue",
     [TEXT_TOO_MANY_BAD] = "trop de commandes incorrectes",
+    [TEXT_TOO_MANY_COMMANDS] = "trop de commandes sans connexion",
 };
 
 static const struct {

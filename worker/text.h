@@ -71,6 +71,7 @@ enum text {
     TEXT_MALFORMED,
     TEXT_LINE_TOO_LONG,
     TEXT_TOO_MANY_BAD,
+    TEXT_TOO_MANY_COMMANDS,
     TEXTS
 };
 

@@ -533,6 +533,37 @@ static void test_bad_commands_before_login(void **state)
     assert_false(h.reset); /* although it did not read all of it */
 }
 
+/* Good ones as well: a stranger could have the list of capabilities for as long as he may log in.
+ */
+static void test_commands_without_login(void **state)
+{
+    (void)state;
+    harness_greeted(&h);
+    for (int i = 0; i < 100; i++) {
+        say(&h, "USER alice\r\n");
+        expect(&h, "+OK");
+    }
+    say(&h, "CAPA\r\nCAPA\r\n");
+    expect(&h, "-ERR too many commands without a login");
+    expect_close(&h, END_BAD_COMMANDS);
+}
+
+/* Who logs in with the last of them may go on. */
+static void test_commands_before_login(void **state)
+{
+    (void)state;
+    harness_greeted(&h);
+    for (int i = 0; i < 98; i++) {
+        say(&h, "USER alice\r\n");
+        expect(&h, "+OK");
+    }
+    harness_log_in(&h);
+    say(&h, "NOOP\r\nNOOP\r\n");
+    expect(&h, "+OK");
+    expect(&h, "+OK");
+    expect_quit(&h);
+}
+
 static void test_bad_commands_after_login(void **state)
 {
     (void)state;
@@ -818,6 +849,8 @@ int main(void)
         SESSION(test_the_last_attempt_throttled),
         SESSION(test_second_session_in_use),
         SESSION(test_bad_commands_before_login),
+        SESSION(test_commands_without_login),
+        SESSION(test_commands_before_login),
         SESSION(test_bad_commands_after_login),
         SESSION(test_other_protocols),
         SESSION(test_deletions),
