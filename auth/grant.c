@@ -307,16 +307,35 @@ static void keep_in_place(int fd, enum maildrop_file which)
     ioctl(fd, FS_IOC_SETFLAGS, &flags);
 }
 
+/* A directory held by O_PATH. */
+static bool sync_directory(int dir)
+{
+    int fd = open_beneath(dir, ".", O_RDONLY | O_DIRECTORY);
+    bool good = fd >= 0 && fsync(fd) == 0;
+    base_close(fd);
+    return good;
+}
+
+/* A plain SQLite that closed last unlinks -wal and -shm. Whoever makes them meets the same file:
+ * without O_EXCL a second maker finds the first one's. What will be committed to it is nowhere
+ * else: its name is on disk before. */
+static int make_again(int dir, enum maildrop_file which)
+{
+    int fd = open_beneath(dir, maildrop_file_names[which], O_RDWR | O_CREAT);
+    keep_in_place(fd, which);
+    if (fd >= 0 && !sync_directory(dir)) {
+        base_close(fd);
+        return -1;
+    }
+    return fd;
+}
+
 static enum login_outcome open_file(struct grant *g, int dir, enum maildrop_file which, int *opened)
 {
     const char *name = maildrop_file_names[which];
     int fd = open_beneath(dir, name, O_RDWR);
-    /* A plain SQLite that closed last unlinks these two. Whoever makes them meets the same file:
-     * without O_EXCL a second maker finds the first one's. */
-    if (fd < 0 && errno == ENOENT && (which == MAILDROP_WAL || which == MAILDROP_SHM)) {
-        fd = open_beneath(dir, name, O_RDWR | O_CREAT);
-        keep_in_place(fd, which);
-    }
+    if (fd < 0 && errno == ENOENT && (which == MAILDROP_WAL || which == MAILDROP_SHM))
+        fd = make_again(dir, which);
     if (fd < 0)
         return refuse_errno(g, name);
     *opened = fd;

@@ -132,6 +132,18 @@ static int make_below_mail(void)
     return make_and_open();
 }
 
+/* A plain SQLite was here: it unlinks what it leaves empty. */
+static int open_without_wal(void)
+{
+    char below[GRANT_PATH_MAX], wal[GRANT_PATH_MAX + 20];
+    calls_hold(true);
+    assert_true(grant_path("alice", below));
+    snprintf(wal, sizeof wal, "state/%s/%s", below, maildrop_file_names[MAILDROP_WAL]);
+    assert_int_equal(unlink(in_place(wal)), 0);
+    calls_hold(false);
+    return make_and_open();
+}
+
 /* Who cannot come back from the store user's ids ends on the spot. */
 static void told_or_ended(const char *what, const struct calls_end *end)
 {
@@ -184,6 +196,10 @@ static void test_grant(void **state)
     assert_int_equal(end.status, 0);
     calls_answer("write", 1, 0); /* nothing for ever is no way to go on */
     calls_try(make_new, &end);
+    assert_true(end.met);
+    assert_int_equal(WEXITSTATUS(end.status), CALLS_NOT_DONE);
+    calls_break("fsync", 1, EIO); /* what is committed to it must be found after a power cut */
+    calls_try(open_without_wal, &end);
     assert_true(end.met);
     assert_int_equal(WEXITSTATUS(end.status), CALLS_NOT_DONE);
     calls_break("syscall", 4, ENOENT); /* somebody else made mail/ a moment ago */
