@@ -19,7 +19,8 @@
 
 enum {
     ACCEPTS_AT_ONCE = 128,
-    PAUSE_MS = 200 /* after accept() ran out of descriptors or memory */
+    PAUSE_MS = 200,        /* after accept() ran out of descriptors or memory */
+    UNSENT_OCTETS = 131072 /* of an answer, in the kernel */
 };
 
 struct opening {
@@ -388,6 +389,17 @@ static void pause_accepting(struct master *m, int error)
     loop_timer(m, &m->accept_pause, base_now_ms() + PAUSE_MS, on_pause_over, m);
 }
 
+/* As the worker wants the client's socket, and may not make it itself. The kernel would take
+ * megabytes of an answer and then nothing until a third of them has gone: to whoever writes, a slow
+ * client seems to take nothing for minutes. */
+static void set_options(int client)
+{
+    const int on = 1, unsent = UNSENT_OCTETS;
+    setsockopt(client, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+    setsockopt(client, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
+    setsockopt(client, IPPROTO_TCP, TCP_NOTSENT_LOWAT, &unsent, sizeof unsent);
+}
+
 static int on_connection(sd_event_source *source, int fd, uint32_t events, void *context)
 {
     struct master *m = context;
@@ -400,7 +412,6 @@ static int on_connection(sd_event_source *source, int fd, uint32_t events, void 
     for (int i = 0; i < ACCEPTS_AT_ONCE; i++) {
         struct sockaddr_storage peer = {0};
         socklen_t size = sizeof peer;
-        int on = 1;
         int client = accept4(fd, (struct sockaddr *)&peer, &size, SOCK_NONBLOCK | SOCK_CLOEXEC);
         if (client < 0) {
             if (errno == EINTR || errno == ECONNABORTED)
@@ -409,8 +420,7 @@ static int on_connection(sd_event_source *source, int fd, uint32_t events, void 
                 pause_accepting(m, errno);
             return 0;
         }
-        setsockopt(client, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-        setsockopt(client, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
+        set_options(client);
         address_unmap(&peer);
         assign_connection(m, client, door, &peer);
     }

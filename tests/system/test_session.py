@@ -11,6 +11,7 @@ import ssl
 import struct
 import subprocess
 import time
+from pathlib import Path
 
 import pytest
 
@@ -359,11 +360,20 @@ def test_21_commands_of_others(shared, tls, line):
         assert signs(converse(shared, tls, line + b"\r\nQUIT\r\n", send)) == "-+"
 
 
+def unsent(port):
+    """Octets that the kernel holds of what the one session of a port was to be sent."""
+    sockets = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()]
+    queues, = [fields[4] for fields in sockets
+               if fields[1].endswith(f":{port:04X}") and fields[3] == "01"]
+    return int(queues.split(":")[0], 16)
+
+
 @DOORS
 @pytest.mark.memory
 def test_22_a_client_that_never_reads(server, tls):
-    """Pipelined commands without end, no answer read: the worker's memory stays as it is, and the
-    write has a deadline."""
+    """Pipelined commands without end, no answer read: the worker's memory stays as it is, the
+    kernel's is little, so that its owner sees what a slow client takes, and the write has a
+    deadline."""
     p = server(session_idle_timeout="5s", tls_required="not-on-loopback")
     raw = p.connect(tls, room=4096)
     raw.ask(b"USER alice")
@@ -378,6 +388,7 @@ def test_22_a_client_that_never_reads(server, tls):
             raw.sock.sendall(b"NOOP\r\n" * 10_000)
             sent += 60_000
     assert int(p.proc_status(pid)["RssAnon"].split()[0]) - before < 256
+    assert 0 < unsent(p.tls_port if tls else p.port) < 1 << 18
     p.wait_log("reason=write-timeout")
     raw.close()
 
