@@ -15,8 +15,6 @@
 #include <syslog.h>
 #include <unistd.h>
 
-enum { WRITE_TIMEOUT_MS = 120000 };
-
 /* The nursery has never touched it: most of a session is buffers, and pages of them that it does
  * not use are never there. From malloc they might be the nursery's, copied and cleared. */
 static struct session *make_session(void)
@@ -80,9 +78,8 @@ static bool take_client(struct session *s)
     take_ticket_key(s);
     take_ticket_key(s);
     s->proxied = message_get_u32(m) != 0;
-    uint64_t idle = s->config->session.idle_timeout * 1000;
     stream_open(&s->stream, message_take_fd(m), s->control.fd,
-                idle < WRITE_TIMEOUT_MS ? idle : WRITE_TIMEOUT_MS);
+                s->config->session.idle_timeout * 1000);
     message_clear(m);
     s->stream.on_control = hear_master;
     s->stream.control_context = s;

@@ -285,8 +285,7 @@ def everything(raw):
 
 def test_88_an_octet_a_second(floods):
     """Readers and writers that slow, of several maildrops, while mail comes in: the WAL stays small,
-    deliveries and others' sessions are not held up, and nobody loses a line, but whoever is so slow
-    that a write has no progress by its deadline."""
+    deliveries and others' sessions are not held up, and nobody loses a line."""
     p = floods(session_idle_timeout="10m", session_login_timeout="10m")
     large = b"Subject: large\r\n\r\n" + b"0123456789abcdef" * 4 + b"\r\n"
     large += b"%08d 0123456789abcdef0123456789abcdef\r\n" % 7 * 200_000
@@ -315,8 +314,7 @@ def test_88_an_octet_a_second(floods):
             if stop.wait(1):
                 return
             for _, raw in sessions:
-                with contextlib.suppress(ConnectionError, ssl.SSLEOFError):  # too slow, see below
-                    raw.buffer += raw.sock.recv(1)
+                raw.buffer += raw.sock.recv(1)
             for raw in writers:
                 raw.send(bytes([octet]))
 
@@ -346,12 +344,8 @@ def test_88_an_octet_a_second(floods):
     assert 0 < largest <= 64 << 20
     for name, raw in sessions:
         raw.sock.settimeout(60)
-        with contextlib.suppress(ConnectionError):
-            raw.send(b"QUIT\r\n")
-        text = everything(raw)
-        if not text.endswith(b"\r\n.\r\n+OK goodbye\r\n"):  # two minutes without room for more
-            p.wait_log(f"session ended: .*user={name} reason=write-timeout")
-        assert large.startswith(text.split(b"\r\n", 1)[1][: len(large)].rsplit(b"\r\n", 2)[0])
+        raw.send(b"QUIT\r\n")
+        assert everything(raw).split(b"\r\n", 1)[1] == large + b".\r\n+OK goodbye\r\n"
         raw.close()
     for raw in writers:
         raw.close()
