@@ -26,6 +26,7 @@ struct check {
     uint64_t octets;
     struct maildrop_totals seen;   /* of messages that are not deleted; last_id of all */
     struct maildrop_totals listed; /* as the maildrop says them */
+    bool astray;                   /* groups are not believed */
     char scratch[2 * MAILDROP_CHUNK_SIZE];
 };
 
@@ -314,11 +315,22 @@ static void check_messages(struct check *c)
     sqlite3_finalize(chunks);
 }
 
+/* Whether sessions ask the rows themselves, since an older program wrote: until groups are made
+ * anew, those that are left behind do no harm. */
+static bool groups_are_astray(struct check *c)
+{
+    struct maildrop_snapshot *snapshot = NULL;
+
+    maildrop_snapshot(c->m, &c->listed, &snapshot); /* what fails here was said already */
+    maildrop_snapshot_free(snapshot);
+    return c->m->groups_astray;
+}
+
 /* A group says what the rows say. */
 static void check_group(struct check *c, int64_t first, const void *group, size_t size)
 {
     static unsigned char made[LISTING_GROUP_MAX];
-    size_t made_size = 0;
+    size_t made_size = 0, entries_size = size;
     enum store_outcome outcome;
 
     if (first < 0 || first % LISTING_SPAN != 0 || first + LISTING_SPAN - 1 > c->listed.last_id) {
@@ -328,7 +340,9 @@ static void check_group(struct check *c, int64_t first, const void *group, size_
     outcome = listing_make(c->m, first, made, &made_size);
     if (outcome != STORE_OK && outcome != STORE_END)
         found(c, "listing: %s", maildrop_error(c->m));
-    else if (outcome == STORE_END || size != made_size || !group || memcmp(group, made, size) != 0)
+    else if ((outcome == STORE_END || size != made_size || !group ||
+              memcmp(group, made, size) != 0) &&
+             !(c->astray && group && listing_sound(first, group, &entries_size)))
         found(c, "listing: the group of message %lld is not what its messages say",
               (long long)first);
 }
@@ -339,6 +353,7 @@ static void check_listing(struct check *c)
 
     if (c->m->minor < 3 || handle_state(c->m, &c->listed) != STORE_OK) /* which was said already */
         return;
+    c->astray = groups_are_astray(c);
     groups = prepare(c, "SELECT first, entries FROM listing ORDER BY first", "listing");
     while (groups && !c->ended && step(c, groups, "listing"))
         check_group(c, sqlite3_column_int64(groups, 0), sqlite3_column_blob(groups, 1),

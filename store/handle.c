@@ -32,6 +32,7 @@ static const char *const statement_sql[STATEMENTS] = {
     [STATEMENT_GROUPS] = "SELECT first, entries FROM listing ORDER BY first",
     [STATEMENT_SET_GROUP] = "INSERT OR REPLACE INTO listing(first, entries) VALUES (?1, ?2)",
     [STATEMENT_DROP_GROUP] = "DELETE FROM listing WHERE first = ?1",
+    [STATEMENT_DROP_GROUPS] = "DELETE FROM listing",
     [STATEMENT_DROP_EMPTY_GROUP] = "DELETE FROM listing WHERE first = ?1 AND length(entries) = 8",
     [STATEMENT_RETRIEVED] = "SELECT id FROM message WHERE id <= ?1 AND deleted IS NULL"
                             " AND retrieved IS NOT NULL ORDER BY id DESC LIMIT 1",

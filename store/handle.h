@@ -35,6 +35,7 @@ enum statement {
     STATEMENT_GROUPS,
     STATEMENT_SET_GROUP,
     STATEMENT_DROP_GROUP,
+    STATEMENT_DROP_GROUPS,
     STATEMENT_DROP_EMPTY_GROUP,
     STATEMENT_RETRIEVED,
     STATEMENT_NEXT,
@@ -73,6 +74,7 @@ struct maildrop {
     int wal_frames;    /* in the WAL after our last commit */
     bool disk_failed;  /* a write or sync failed: nothing may be written any more */
     bool in_batch;
+    bool groups_astray; /* sound, but not what the totals say: an older program wrote */
     enum store_outcome batch_outcome; /* what ended the batch's transaction under way */
     char error[200];
 };

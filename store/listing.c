@@ -284,6 +284,10 @@ enum store_outcome listing_renew(struct maildrop *m, const int64_t *ids, size_t 
     enum store_outcome outcome = STORE_OK;
     int64_t done = -1;
 
+    if (m->groups_astray) {
+        m->groups_astray = false;
+        return listing_fill(m);
+    }
     for (size_t i = 0; has_groups(m) && outcome == STORE_OK && i < n; i++) {
         const int64_t first = first_of(ids[i]);
 
@@ -331,6 +335,8 @@ enum store_outcome listing_fill(struct maildrop *m)
     int64_t from = 1;
     enum store_outcome outcome = handle_state(m, &totals);
 
+    if (outcome == STORE_OK)
+        outcome = handle_run(m, STATEMENT_DROP_GROUPS);
     while (outcome == STORE_OK && (outcome = next_id(m, from, &from)) == STORE_OK &&
            first_of(from) + LISTING_SPAN - 1 <= totals.last_id) {
         outcome = renew(m, first_of(from));

@@ -49,14 +49,15 @@ bool listing_sound(int64_t first, const void *group, size_t *size);
 /* A message was added: its group is made if it was the last of it. */
 enum store_outcome listing_grow(struct maildrop *m, int64_t id);
 
-/* These messages were deleted or undeleted. */
+/* These messages were deleted or undeleted. If the handle met groups that went astray, all of them
+ * are made anew. */
 enum store_outcome listing_renew(struct maildrop *m, const int64_t *ids, size_t n, int64_t last_id);
 
 /* These deleted messages are gone for good: an empty group has nothing left to keep a reader from.
  */
 enum store_outcome listing_forget(struct maildrop *m, const int64_t *ids, size_t n);
 
-/* All groups, of a maildrop that has none. */
+/* All groups, whatever there was: of a maildrop that has none, or where an older program wrote. */
 enum store_outcome listing_fill(struct maildrop *m);
 
 #endif

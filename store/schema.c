@@ -54,7 +54,8 @@ static const char create_sql[] =
  * 2: digest of a message (store/digest.h), for check and salvage; none for messages that were there
  *    before. In the row, so that a delivery writes no page more.
  * 3: listing, messages packed for listings (store/listing.h). A program that does not keep it
- *    changes the totals as well, and then the groups are not believed. */
+ *    changes the totals as well; then the groups are not believed, and made anew by the next
+ *    session that changes anything. */
 static const char *const minor_sql[] = {
     [1] = "CREATE TABLE setting("
           " name TEXT PRIMARY KEY,"

@@ -237,9 +237,11 @@ static enum store_outcome take_all(struct taking *t, bool by_groups)
     if (outcome != STORE_OK)
         return outcome;
     if (t->seen.messages != now.messages || t->seen.octets != now.octets ||
-        t->seen.plain_octets != now.plain_octets || t->seen.last_id > now.last_id)
+        t->seen.plain_octets != now.plain_octets || t->seen.last_id > now.last_id) {
+        t->m->groups_astray = by_groups;
         return handle_fail(t->m, STORE_DAMAGED, "messages by the totals: %llu, counted: %llu",
                            (unsigned long long)now.messages, (unsigned long long)t->seen.messages);
+    }
     return STORE_OK;
 }
 
@@ -250,6 +252,7 @@ static enum store_outcome take(struct maildrop *m, int64_t last_id, struct maild
     struct taking t = {.m = m, .s = s, .last_id = last_id};
     enum store_outcome outcome = STORE_DAMAGED;
 
+    m->groups_astray = false;
     if (m->minor >= 3)
         outcome = take_all(&t, true);
     if (outcome != STORE_DAMAGED)
