@@ -41,11 +41,13 @@ bool check_prefixes(const struct config *config, char *error, size_t size)
 }
 
 /* A channel to each worker or a connection that waits for one, and to each auth process, with its
- * end of an exchange; sockets twice, while a reload tries its own. */
+ * end of an exchange; sockets and what is kept of certificates twice, while a reload tries its own.
+ */
 static uint64_t count_descriptors(const struct config *config)
 {
     size_t sockets = config->listen.pop3.n + config->listen.pop3s.n + config->listen.lmtp.n;
-    return OTHER_DESCRIPTORS + 2 * sockets + 2 * config->auth.processes_max +
+    size_t certificates = 2 * config->tls.n_certificates + 1;
+    return OTHER_DESCRIPTORS + 2 * (sockets + certificates) + 2 * config->auth.processes_max +
            config->workers.max_sessions + config->workers.idle_max;
 }
 

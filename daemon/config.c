@@ -268,13 +268,20 @@ static bool set_value(struct config *config, const struct setting *s, const char
     }
 }
 
+static struct config_certificate new_certificate(const char *name)
+{
+    return (struct config_certificate){
+        .name = base_strdup(name), .certificate_fd = -1, .key_fd = -1};
+}
+
 struct config *config_new(void)
 {
     char error[256];
     struct config *config = base_alloc(sizeof *config);
     config->tls.certificates = base_alloc(sizeof *config->tls.certificates);
-    config->tls.certificates[0].name = base_strdup("");
+    config->tls.certificates[0] = new_certificate("");
     config->tls.n_certificates = 1;
+    config->tls.client_ca_fd = -1;
     for (size_t i = 0; i < ARRAY_SIZE(settings); i++)
         if (settings[i].standard &&
             !set_value(config, &settings[i], settings[i].standard, error, sizeof error))
@@ -297,7 +304,10 @@ void config_free(struct config *config)
         free(config->tls.certificates[i].name);
         free(config->tls.certificates[i].certificate);
         free(config->tls.certificates[i].key);
+        base_close(config->tls.certificates[i].certificate_fd);
+        base_close(config->tls.certificates[i].key_fd);
     }
+    base_close(config->tls.client_ca_fd);
     free(config->tls.certificates);
     for (size_t i = 0; i < config->auth.n_domains; i++) {
         free(config->auth.domains[i].name);
@@ -326,7 +336,7 @@ static void *element(struct config *config, const char *section, const char *nam
                 return &config->tls.certificates[i];
         config->tls.certificates =
             base_realloc(config->tls.certificates, (n + 1) * sizeof *config->tls.certificates);
-        config->tls.certificates[n] = (struct config_certificate){.name = base_strdup(name)};
+        config->tls.certificates[n] = new_certificate(name);
         config->tls.n_certificates = n + 1;
         return &config->tls.certificates[n];
     }

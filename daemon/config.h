@@ -29,6 +29,7 @@ enum delivery_accept { ACCEPT_ACCOUNT, ACCEPT_MAILDROP, ACCEPT_ANY };
 struct config_certificate {
     char *name; /* "" for [tls] itself */
     char *certificate, *key;
+    int certificate_fd, key_fd; /* what setup_keep() keeps of both; -1: nothing */
 };
 
 /* [domain NAME] */
@@ -74,6 +75,7 @@ struct config {
         char *ciphers;        /* OpenSSL names for TLS 1.2; NULL: ECDHE with AEAD */
         unsigned alpn;        /* 0 strict, 1 ignore */
         char *client_ca;      /* NULL: no client certificates, no EXTERNAL */
+        int client_ca_fd;     /* as of a certificate */
         unsigned client_name; /* 0 email, 1 cn: where a client certificate has its user */
     } tls;
     struct {

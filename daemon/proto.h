@@ -101,6 +101,7 @@ enum {
     PROTO_VALUE_MAX = 32000,   /* octets in the value of a setting */
     PROTO_USER_MAX = 250,      /* octets in a user name */
     PROTO_RECIPIENT_MAX = 320, /* octets in a recipient's address, RFC 5321 section 4.5.3.1 */
+    PROTO_PEM_MAX = 1 << 20,   /* octets that are read of a certificate's file, or a key's */
     PROTO_PASSWORD_MAX = 500,  /* octets in a password; a token may have [auth] token_max */
     PROTO_ADDRESS_MAX = 64,    /* octets of a printed address, with port and brackets */
     PROTO_LATENCIES = 12,      /* classes of the histogram of logins; the last has no bound */

@@ -9,6 +9,8 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <sys/sendfile.h>
 #include <sys/stat.h>
 
 /* A child that has ended is no failure here: it is told with its last words and its exit status,
@@ -45,6 +47,16 @@ static const char *find_fault(int fd)
     return S_ISREG(st.st_mode) ? NULL : not_a_file;
 }
 
+/* errno stays. */
+static void refuse(const struct config *config, const char *name, const char *key, const char *path,
+                   const char *fault, char *error, size_t size)
+{
+    int why = errno;
+    snprintf(error, size, "%s: [tls%s%s] %s=%s: %s", config_where(config, "tls", name, key),
+             *name ? " " : "", name, key, path, fault);
+    errno = why;
+}
+
 int setup_open(const struct config *config, const char *name, const char *key, const char *path,
                char *error, size_t size)
 {
@@ -53,11 +65,56 @@ int setup_open(const struct config *config, const char *name, const char *key, c
     if (!fault)
         return fd;
     int why = fd < 0 ? errno : EINVAL;
-    snprintf(error, size, "%s: [tls%s%s] %s=%s: %s", config_where(config, "tls", name, key),
-             *name ? " " : "", name, key, path, fault);
+    refuse(config, name, key, path, fault, error, size);
     base_close(fd);
     errno = why;
     return -1;
+}
+
+/* A copy in memory, with the mode of the file, that nobody can change. The octets of keys do not
+ * pass through us. -1 and errno. */
+static int copy_file(int from)
+{
+    const int seals = F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE;
+    struct stat st;
+    int copy = memfd_create("pem", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    size_t room = PROTO_PEM_MAX;
+    ssize_t got = copy < 0 ? -1 : 1;
+    while (got > 0 && room > 0) {
+        got = sendfile(copy, from, NULL, room);
+        room -= got > 0 ? (size_t)got : 0;
+    }
+    if (got >= 0 && fstat(from, &st) == 0 && fchmod(copy, st.st_mode & 0777) == 0 &&
+        fcntl(copy, F_ADD_SEALS, seals) == 0)
+        return copy;
+    base_close(copy);
+    return -1;
+}
+
+static bool keep_file(const struct config *config, const char *name, const char *key,
+                      const char *path, int *kept, char *error, size_t size)
+{
+    int fd = path ? setup_open(config, name, key, path, error, size) : -1;
+    if (fd < 0)
+        return !path;
+    *kept = copy_file(fd);
+    if (*kept < 0)
+        refuse(config, name, key, path, strerror(errno), error, size);
+    base_close(fd);
+    return *kept >= 0;
+}
+
+bool setup_keep(struct config *config, char *error, size_t size)
+{
+    bool kept = true;
+    for (size_t i = 0; kept && i < config->tls.n_certificates; i++) {
+        struct config_certificate *c = &config->tls.certificates[i];
+        kept = keep_file(config, c->name, "certificate", c->certificate, &c->certificate_fd, error,
+                         size) &&
+               keep_file(config, c->name, "key", c->key, &c->key_fd, error, size);
+    }
+    return kept && keep_file(config, "", "client_ca", config->tls.client_ca,
+                             &config->tls.client_ca_fd, error, size);
 }
 
 static enum setup_outcome send_setting(struct channel *channel, const struct config_given *g,
@@ -73,27 +130,19 @@ static enum setup_outcome send_setting(struct channel *channel, const struct con
     return send_one(channel, &message, error, size);
 }
 
-static enum setup_outcome send_certificate(struct channel *channel, const struct config *config,
+static enum setup_outcome send_certificate(struct channel *channel,
                                            const struct config_certificate *c, char *error,
                                            size_t size)
 {
     struct message message;
-    enum setup_outcome sent = SETUP_FAILED;
     if (!c->certificate)
         return SETUP_DONE;
-    int chain = setup_open(config, c->name, "certificate", c->certificate, error, size);
-    int key = chain < 0 ? -1 : setup_open(config, c->name, "key", c->key, error, size);
-    if (key >= 0) {
-        message_begin(&message, PROTO_CERTIFICATE);
-        message_put_text(&message, c->name);
-        message_put_text(&message, c->certificate);
-        message_put_fd(&message, chain);
-        message_put_fd(&message, key);
-        sent = send_one(channel, &message, error, size);
-    }
-    base_close(chain);
-    base_close(key);
-    return sent;
+    message_begin(&message, PROTO_CERTIFICATE);
+    message_put_text(&message, c->name);
+    message_put_text(&message, c->certificate);
+    message_put_fd(&message, c->certificate_fd);
+    message_put_fd(&message, c->key_fd);
+    return send_one(channel, &message, error, size);
 }
 
 /* Who may issue certificates of clients: one file, but the row wants two descriptors. */
@@ -101,18 +150,14 @@ static enum setup_outcome send_client_ca(struct channel *channel, const struct c
                                          char *error, size_t size)
 {
     struct message message;
-    const char *path = config->tls.client_ca;
-    int fd = path ? setup_open(config, "", "client_ca", path, error, size) : -1;
-    if (fd < 0)
-        return path ? SETUP_FAILED : SETUP_DONE;
+    if (!config->tls.client_ca)
+        return SETUP_DONE;
     message_begin(&message, PROTO_CERTIFICATE);
     message_put_text(&message, " ca");
-    message_put_text(&message, path);
-    message_put_fd(&message, fd);
-    message_put_fd(&message, fd);
-    enum setup_outcome sent = send_one(channel, &message, error, size);
-    base_close(fd);
-    return sent;
+    message_put_text(&message, config->tls.client_ca);
+    message_put_fd(&message, config->tls.client_ca_fd);
+    message_put_fd(&message, config->tls.client_ca_fd);
+    return send_one(channel, &message, error, size);
 }
 
 static enum setup_outcome send_start(const struct setup *s, struct channel *channel, char *error,
@@ -143,8 +188,7 @@ enum setup_outcome setup_send(struct setup *s, struct channel *channel, char *er
         else if (n - settings == config->tls.n_certificates)
             sent = send_client_ca(channel, config, error, size);
         else
-            sent = send_certificate(channel, config, &config->tls.certificates[n - settings], error,
-                                    size);
+            sent = send_certificate(channel, &config->tls.certificates[n - settings], error, size);
     }
     s->more = sent == SETUP_MORE;
     return sent;

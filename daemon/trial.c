@@ -6,6 +6,7 @@
 #include "daemon/check.h"
 #include "daemon/configfile.h"
 #include "daemon/master.h"
+#include "daemon/setup.h"
 #include "daemon/spawn.h"
 
 #include <errno.h>
@@ -104,8 +105,8 @@ struct config *trial_read(const struct master *m, char *error, size_t size)
     return config;
 }
 
-/* What a trial can be of: read, fit, its sockets open, its programs there. 0, or an exit status
- * with one line in `error`. */
+/* What a trial can be of: read, fit, its sockets open, its programs and certificates there. 0, or
+ * an exit status with one line in `error`. */
 static int prepare(const struct master *m, struct trial *t, char *error, size_t size)
 {
     t->config = trial_read(m, error, size);
@@ -117,7 +118,9 @@ static int prepare(const struct master *m, struct trial *t, char *error, size_t 
     if (!listen_open(t->config, m->listeners, m->n_listeners, &t->listeners, &t->n_listeners, error,
                      size))
         return base_status(errno, EX_CONFIG);
-    return check_programs(t->config, error, size) ? 0 : EX_OSFILE;
+    if (!check_programs(t->config, error, size))
+        return EX_OSFILE;
+    return setup_keep(t->config, error, size) ? 0 : base_status(errno, EX_CONFIG);
 }
 
 static void begin(struct master *m)

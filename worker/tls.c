@@ -16,8 +16,6 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { PEM_MAX = 1 << 20 }; /* octets of a chain or a key */
-
 struct identity {
     char *name, *path;
     X509 *leaf;
@@ -79,10 +77,10 @@ const char *tls_error(void)
 /* The whole file behind a descriptor as a memory BIO, its pages in `octets` for wiping. */
 static BIO *read_pem(int fd, unsigned char **octets, size_t *size)
 {
-    *octets = base_alloc(PEM_MAX);
+    *octets = base_alloc(PROTO_PEM_MAX);
     *size = 0;
-    while (*size < PEM_MAX) {
-        ssize_t got = read(fd, *octets + *size, PEM_MAX - *size);
+    while (*size < PROTO_PEM_MAX) { /* not from where a nursery before us ended */
+        ssize_t got = pread(fd, *octets + *size, PROTO_PEM_MAX - *size, (off_t)*size);
         if (got < 0)
             return NULL;
         if (got == 0)

@@ -23,6 +23,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
+#include <sys/sendfile.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/vfs.h>
@@ -142,6 +143,7 @@ CALL(int, setrlimit, -1, EPERM, (int a, const struct rlimit *b), (a, b))
 CALL(int, setsockopt, -1, ENOMEM, (int a, int b, int c, const void *d, socklen_t e), (a, b, c, d, e))
 CALL(int, setuid, -1, EPERM, (uid_t a), (a))
 CALL(int, shutdown, -1, ENOTCONN, (int a, int b), (a, b))
+CALL(ssize_t, sendfile, -1, EIO, (int a, int b, off_t *c, size_t d), (a, b, c, d))
 CALL(int, socket, -1, EMFILE, (int a, int b, int c), (a, b, c))
 CALL(int, socketpair, -1, EMFILE, (int a, int b, int c, int *d), (a, b, c, d))
 CALL(int, stat, -1, EACCES, (const char *a, struct stat *b), (a, b))

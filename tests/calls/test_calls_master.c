@@ -693,8 +693,9 @@ static int status_of_certificate(void)
 {
     char error[512] = "";
     struct config *config = config_of("hostname", "pop.example.test");
-    int fd = setup_open(config, "", "certificate", in_place("cert.pem"), error, sizeof error);
-    return fd >= 0 ? 0 : base_status(errno, EX_CONFIG);
+    must_set(config, "tls", "", "certificate", in_place("cert.pem"));
+    must_set(config, "tls", "", "key", in_place("key.pem"));
+    return setup_keep(config, error, sizeof error) ? 0 : base_status(errno, EX_CONFIG);
 }
 
 /* What the machine lacks for a while is no fault of the configuration, after which nobody tries
@@ -723,7 +724,9 @@ static void test_status(void **state)
         {status_of_control, "sd_event_add_io", 1, ENOMEM, EX_OSERR},
         {status_of_control, "bind", 1, EACCES, EX_CANTCREAT},
         {status_of_certificate, "open", 1, ENFILE, EX_OSERR},
-        {status_of_certificate, "open", 1, ENOENT, EX_CONFIG},
+        {status_of_certificate, "open", 2, ENOENT, EX_CONFIG},
+        {status_of_certificate, "memfd_create", 1, ENFILE, EX_OSERR},
+        {status_of_certificate, "sendfile", 2, ENOSPC, EX_OSERR},
     };
     struct calls_end end;
     (void)state;

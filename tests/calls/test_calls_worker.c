@@ -96,7 +96,7 @@ static void test_tls_is_whole(void **state)
     static const struct {
         const char *name, *said;
     } needed[] = {
-        {"read", "holds no PEM certificate"},
+        {"pread", "holds no PEM certificate"},
         {"BIO_new_mem_buf", "holds no PEM certificate"},
         {"OPENSSL_sk_new_null", "holds no PEM certificate"},
         {"OPENSSL_sk_push", "holds no PEM certificate"},
@@ -375,8 +375,10 @@ static int live_as_nursery(void)
         return calls_say("no pair");
     channel_open(&master, ends[0], ROLE_MASTER, ROLE_NURSERY, STATE_STARTING);
     struct setup setup = {.config = config, .generation = 1, .strict = true};
-    if (setup_send(&setup, &master, error, sizeof error) != SETUP_DONE)
+    if (!setup_keep(config, error, sizeof error) ||
+        setup_send(&setup, &master, error, sizeof error) != SETUP_DONE)
         return calls_say(error);
+    config_free(config);
     shutdown(ends[0], SHUT_WR);
     pid_t pid = _Fork();
     if (pid == 0) {

@@ -321,18 +321,24 @@ def test_layout_max_age(server):
     assert works(p) == 0
 
 
-def test_97_an_old_nursery_without_a_successor(server):
-    """Half of a new certificate is there when its time is over: it serves on, and is not followed by
-    one attempt after the other."""
-    p = server(workers_layout_max_age="11s")
+def test_97_an_old_nursery_without_a_successor(server, tmp_path):
+    """The next one ends at once when its time is over: it serves on, and is not followed by one attempt
+    after the other."""
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    for name in ("poplar-worker", "poplar-auth"):
+        replace_program(programs, name, hangs=False)
+    p = server(server_program_dir=programs, workers_layout_max_age="11s")
     client = p.login()
     first, = p.nursery()
-    key = p.key.read_text()
-    p.key.write_text("nothing yet")
-    p.wait_log("new nursery in 1000 ms: .*key=")
+    (programs / "poplar-worker").unlink()
+    (programs / "poplar-worker").write_text("#!/bin/sh\nexit 1\n")
+    (programs / "poplar-worker").chmod(0o755)
+    p.wait_log("new nursery in 1000 ms: ")
     client.noop()
     assert works(p, "bob") == 0
-    p.key.write_text(key)
+    (programs / "poplar-worker").unlink()
+    replace_program(programs, "poplar-worker", hangs=False)
     wait_until(lambda: len(found := p.nursery()) == 1 and found != [first], "another nursery")
     assert works(p, "bob") == 0
     client.quit()
@@ -353,6 +359,37 @@ def test_reload_brings_a_certificate(server, tmp_path):
     assert works(p, "bob") == 0
     assert client.retr(1)[1]
     client.quit()
+
+
+def served(p, context):
+    """The certificate that a client gets."""
+    raw = p.connect(tls=False)
+    assert raw.ask(b"STLS").startswith(b"+OK")
+    raw.start_tls(context)
+    with raw.sock as sock:
+        return sock.getpeercert(True)
+
+
+@pytest.mark.parametrize("reload", [True, False], ids=["refused", "not asked for"])
+def test_71_the_old_certificate_stays(server, tmp_path, reload):
+    """Also in the nurseries that come after the one that has read it."""
+    p = server()
+    context = p.tls_context()
+    before = served(p, context)
+    p.certificate.write_text("this is no certificate\n")
+    p.key.unlink()
+    if reload:
+        assert p.ctl("reload", check=False).returncode == 78
+    for _ in range(2):
+        first, = wait_until(p.nursery, "a nursery")
+        os.kill(first, signal.SIGKILL)
+        wait_until(lambda: len(found := p.nursery()) == 1 and found != [first], "another nursery")
+        assert served(p, context) == before
+    make_certificate(tmp_path, "pop.example.test", "localhost")
+    os.kill(p.nursery()[0], signal.SIGKILL)
+    assert served(p, context) == before
+    p.ctl("reload")
+    assert served(p, p.tls_context()) != before
 
 
 @pytest.mark.parametrize("damage", ["config", "certificate", "key", "user", "run_dir", "pam"])
