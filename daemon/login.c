@@ -157,6 +157,7 @@ static void login_succeeded(struct master *m, struct worker *w, const char *user
     base_copy(w->canonical, sizeof w->canonical, user);
     base_escape(w->user, sizeof w->user, user);
     w->channel.state = STATE_MAIL;
+    w->logged_in = base_now_ms();
     throttle_succeeded(m->throttle, &w->source, base_now_ms());
     worker_trace_if_wanted(w);
     w->timer = sd_event_source_disable_unref(w->timer);
@@ -289,6 +290,12 @@ static void tell_retry(struct auth *a, bool retry)
         kill(a->pid, SIGKILL);
 }
 
+/* Its worker will refuse who logs in so soon after another: for that nobody loses his session. */
+static bool is_too_soon(const struct master *m, const struct worker *after)
+{
+    return base_now_ms() - after->logged_in < m->config->session.login_delay * 1000;
+}
+
 /* [session] lock=takeover: the older session ends, if it is one of ours and past its login; a
  * tool's lock stays. */
 void login_locked(struct master *m, struct auth *a, struct message *message)
@@ -302,7 +309,7 @@ void login_locked(struct master *m, struct auth *a, struct message *message)
     while (w && !(w != a->worker && w->channel.state & (STATE_MAIL | STATE_DONE) &&
                   strcmp(w->canonical, user) == 0))
         w = w->next;
-    if (!w) {
+    if (!w || is_too_soon(m, w)) {
         tell_retry(a, false);
         return;
     }

@@ -70,6 +70,7 @@ struct worker {
     enum proto_service service;              /* LMTP: what for */
     char user[PROTO_USER_MAX * 4 + 1];       /* canonical, escaped; from auth only */
     char canonical[PROTO_USER_MAX + 1];
+    uint64_t logged_in; /* when, base_now_ms() */
 
     /* While STATE_LOGIN. */
     char claimed[PROTO_USER_MAX + 1]; /* the name given, by its own word; shown, nothing else */

@@ -56,6 +56,25 @@ def test_takeover_leaves_a_tools_lock_alone(server):
     p.login().quit()
 
 
+def test_takeover_before_the_login_delay_is_over(server):
+    """Who would be refused for it takes nothing from who was there first."""
+    p = server(session_lock="takeover", session_login_delay="1h")
+    p.add("alice", MESSAGE)
+    old = p.login()
+    old.dele(1)
+    with pytest.raises(Exception, match="IN-USE"):
+        p.login()
+    old.quit()
+    with pytest.raises(Exception, match="LOGIN-DELAY"):
+        p.login()
+    p.write_config(session_login_delay="0")
+    p.ctl("reload")
+    old, new = p.login(), p.login()
+    assert new.stat()[0] == 0
+    with pytest.raises(Exception):
+        old.noop()
+
+
 def test_takeover_in_turn(server):
     """A row of sessions, each ending the one before."""
     p = server(session_lock="takeover")
