@@ -85,16 +85,24 @@ void trial_failed(struct master *m, int status, const char *why)
     }
 }
 
-/* poplarctl knows the control socket by its place: it stays where it is for as long as we run. */
-static bool check_run_dir(const struct master *m, const struct config *config, char *error,
-                          size_t size)
+/* poplarctl knows the control socket by its place, and whom it is open to is settled when it is
+ * made: both stay for as long as we run. */
+static bool check_fixed(const struct master *m, const struct config *config, char *error,
+                        size_t size)
 {
-    if (!m->serving || strcmp(m->config->server.run_dir, config->server.run_dir) == 0)
+    if (!m->serving)
         return true;
-    return base_refuse(error, size,
-                       "%s: [server] run_dir=%s: is %s until the next start; restart poplard",
-                       config_where(config, "server", "", "run_dir"), config->server.run_dir,
-                       m->config->server.run_dir);
+    const struct {
+        const char *key, *now, *wanted;
+    } fixed[] = {{"run_dir", m->config->server.run_dir, config->server.run_dir},
+                 {"store_user", m->config->server.store_user, config->server.store_user}};
+    for (size_t i = 0; i < ARRAY_SIZE(fixed); i++)
+        if (strcmp(fixed[i].now, fixed[i].wanted) != 0)
+            return base_refuse(error, size,
+                               "%s: [server] %s=%s: is %s until the next start; restart poplard",
+                               config_where(config, "server", "", fixed[i].key), fixed[i].key,
+                               fixed[i].wanted, fixed[i].now);
+    return true;
 }
 
 struct config *trial_read(const struct master *m, char *error, size_t size)
@@ -113,7 +121,7 @@ static int prepare(const struct master *m, struct trial *t, char *error, size_t 
     if (!t->config)
         return base_status(errno, EX_CONFIG);
     if (!check_prefixes(t->config, error, size) || !check_mechanisms(t->config, error, size) ||
-        !check_descriptors(t->config, error, size) || !check_run_dir(m, t->config, error, size))
+        !check_descriptors(t->config, error, size) || !check_fixed(m, t->config, error, size))
         return EX_CONFIG;
     if (!listen_open(t->config, m->listeners, m->n_listeners, &t->listeners, &t->n_listeners, error,
                      size))

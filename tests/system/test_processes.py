@@ -392,7 +392,8 @@ def test_71_the_old_certificate_stays(server, tmp_path, reload):
     assert served(p, p.tls_context()) != before
 
 
-@pytest.mark.parametrize("damage", ["config", "certificate", "key", "user", "run_dir", "pam"])
+@pytest.mark.parametrize("damage", ["config", "certificate", "key", "user", "store_user", "run_dir",
+                                    "pam"])
 def test_71_reload_of_something_broken(server, damage):
     """Nothing changes, and the reason is told."""
     p = server()
@@ -409,8 +410,11 @@ def test_71_reload_of_something_broken(server, damage):
         p.key.unlink()
         reason = r"poplar.conf:\d+: \[tls\] key=.*No such file"
     elif damage == "user":
-        p.write_config(server_store_user="nobody-of-this-name")
+        p.write_config(server_worker_user="nobody-of-this-name")
         reason = "nobody-of-this-name"
+    elif damage == "store_user":  # for whose group the control socket is
+        p.write_config(server_store_user="nobody")
+        reason = r"poplar.conf:\d+: \[server\] store_user=nobody: is \S+ until.*restart poplard"
     elif damage == "run_dir":
         p.write_config(server_run_dir=p.directory / "elsewhere")
         reason = r"poplar.conf:\d+: \[server\] run_dir=.*restart poplard"
