@@ -168,7 +168,7 @@ char *ctl_drops_path(const struct ctl *ctl, const char *name)
 static int open_lock(const char *path, int flags, int *fd)
 {
     char *file = base_format("%s/%s", path, maildrop_file_names[MAILDROP_LOCK]);
-    *fd = open(file, flags | O_NOFOLLOW | O_CLOEXEC);
+    *fd = open(file, flags | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC); /* a FIFO would be waited for */
     int status = *fd >= 0 || errno == ENOENT ? 0
                                              : ctl_fail(errno == EACCES ? EX_NOPERM : EX_OSFILE,
                                                         "%s: %s", file, strerror(errno));

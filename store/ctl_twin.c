@@ -10,8 +10,19 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sysexits.h>
 #include <unistd.h>
+
+/* What may have no end, or is waited for, is not read. */
+static bool is_file(int fd, const char *path)
+{
+    struct stat about;
+    bool file = fstat(fd, &about) == 0 && S_ISREG(about.st_mode);
+    if (!file)
+        ctl_note("%s: is no file; going on without it", path);
+    return file;
+}
 
 /* Octet by octet; a file that is not there is as good as an empty one. */
 static int copy_file(const char *from, const char *to)
@@ -23,8 +34,8 @@ static int copy_file(const char *from, const char *to)
         return ctl_fail(errno == EACCES ? EX_NOPERM : EX_IOERR, "%s: %s", from,
                         ctl_path_fault(errno));
     out = open(to, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
-    bool good = out >= 0;
-    while (good && in >= 0 && (got = ctl_read(in, buffer, sizeof buffer)) > 0)
+    bool good = out >= 0, reads = in >= 0 && is_file(in, from);
+    while (good && reads && (got = ctl_read(in, buffer, sizeof buffer)) > 0)
         good = ctl_write_all(out, buffer, (size_t)got);
     if (!good)
         status = ctl_fail(EX_CANTCREAT, "%s: %s; TMPDIR names another place", to, strerror(errno));

@@ -354,6 +354,15 @@ def test_salvage_of_no_file(p, tmp_path):
         assert done.returncode == 66 and b"neither a file nor a directory" in done.stderr, done
 
 
+@pytest.mark.parametrize("name, said", [("lock", b""), ("mail.db-wal", b"-wal: is no file; going on")])
+def test_salvage_past_no_file(p, tmp_path, name, said):
+    """Who owns the maildrops has root wait for nobody."""
+    p.add("alice", MESSAGE)
+    (p.maildrop("alice") / name).unlink()
+    os.mkfifo(p.maildrop("alice") / name)
+    assert said in p.ctl("mailbox", "salvage", "alice", tmp_path / "out", timeout=60).stderr
+
+
 @pytest.mark.parametrize("below", ["fifo", "folder"])
 def test_restore_of_no_file(p, tmp_path, below):
     """It would wait for who writes into it."""
