@@ -138,10 +138,14 @@ def test_from_installation_to_the_end(debian, newer):
     debian.install(booted.package())
     assert mail(debian) == 2
 
-    # And goes when somebody does.
+    # And goes when somebody does, also where a link leads and what is mounted in there.
+    debian.run("systemctl", "stop", "poplar.service", "poplar-lmtp.socket")
+    debian.sh("mv /var/lib/poplar /srv/state; ln -s /srv/state /var/lib/poplar; cd /srv/state; mv mail old;"
+              " mkdir mail; mount -t tmpfs none mail; mv old/* mail")
     debian.run("debconf-set-selections", input="poplar poplar/purge-mail boolean true\n")
     debian.run("apt-get", "purge", "-y", "poplar")
-    assert not debian.path("/var/lib/poplar").exists()
+    assert not debian.path("/var/lib/poplar").is_symlink()
+    assert list(debian.path("/srv/state/mail").iterdir()) == []
     left = debian.sh("find / -xdev -path /proc -prune -o -name '*poplar*' -print").stdout.split()
     assert [name for name in left if not name.startswith(("/root/", "/var/log/"))] == []
     assert debian.run("systemctl", "--failed", "--plain", "--no-legend").stdout == ""
