@@ -34,8 +34,9 @@ enum {
 /* One user's import. */
 struct import {
     const struct ctl *ctl;
-    const char *const *paths;
+    const char **paths;
     size_t n_paths;
+    bool partly; /* a path that cannot be read is left out, and the others are not */
     struct ctl_maildrop maildrop; /* not open in a dry run before there is one */
     struct maildrop_delivery limits;
     struct ctl_reader_how how;
@@ -325,8 +326,13 @@ static int survey(struct import *im, uint64_t *total)
     int status = 0, refused;
     struct ctl_capture_size *sizes = NULL;
     *total = 0;
-    for (size_t i = 0; !status && i < im->n_paths; i++) {
+    for (size_t i = 0; !status && i < im->n_paths;) {
         im->reader = ctl_reader_open(im->paths[i], &im->how, &refused, error, sizeof error);
+        if (!im->reader && im->partly) {
+            went_wrong(im, ctl_fail(refused, "%s; it was not imported", error));
+            memmove(im->paths + i, im->paths + i + 1, (--im->n_paths - i) * sizeof *im->paths);
+            continue;
+        }
         if (!im->reader) {
             status = ctl_fail(refused, "%s; nothing was imported", error);
             break;
@@ -336,13 +342,14 @@ static int survey(struct import *im, uint64_t *total)
             measure(im, &sizes);
         ctl_reader_close(im->reader);
         im->reader = NULL;
+        i++;
     }
     if (!status && im->capture.n > 0) {
         im->matches = base_alloc((im->n_messages + 1) * sizeof *im->matches);
         ctl_capture_match(&im->capture, sizes, im->n_messages, im->matches);
     }
     free(sizes);
-    return status;
+    return im->n_paths > 0 ? status : im->status;
 }
 
 /* A dry run opens what is there, and makes nothing. */
@@ -472,12 +479,34 @@ static bool is_one_users(const struct ctl_tree *tree)
     return false;
 }
 
-/* One tree: every user in it, and the first failure for a status. */
-static int run_tree(const struct ctl *ctl, const char *path)
+/* Where mail lies, and whose it is here: two users of the old server may be one. */
+struct place {
+    char user[PROTO_USER_MAX + 1];
+    char *path;
+    size_t number; /* in the order in which they were found */
+};
+
+struct places {
+    struct place *places;
+    size_t n;
+    bool partly; /* there may be more, of any user */
+};
+
+static int compare_places(const void *a, const void *b)
+{
+    const struct place *one = a, *other = b;
+    int by_user = strcmp(one->user, other->user);
+    return by_user ? by_user : one->number < other->number ? -1 : 1;
+}
+
+/* One tree: every place in it, and the first failure for a status. */
+static int gather(const struct ctl *ctl, const char *path, struct places *all)
 {
     struct ctl_tree tree = {0};
     int status = 0;
+    const bool before = all->partly;
     char *real = realpath(path, NULL); /* /var/mail is often a link itself */
+    all->partly = true;
     if (!real || !ctl_tree_read(real, &tree)) {
         status = ctl_fail(EX_NOINPUT, "%s: %s", path, strerror(errno));
         free(real);
@@ -492,20 +521,61 @@ static int run_tree(const struct ctl *ctl, const char *path)
                         "%s/Maildir",
                         path, path);
     }
+    all->partly = before;
     for (size_t i = 0; i < tree.n_passed; i++) {
         const struct ctl_tree_passed *passed = &tree.passed[i];
+        all->partly |= passed->error != 0;
         ctl_note("%s: %s; passed over", passed->path,
                  passed->error ? strerror(passed->error) : "no mailbox");
         if (passed->error && !status)
             status = passed->error == EACCES ? EX_NOPERM : EX_NOINPUT;
     }
+    all->places = base_realloc(all->places, (all->n + tree.n + 1) * sizeof *all->places);
     for (size_t i = 0; i < tree.n && !ctl_signals_met(); i++) {
-        const char *mail = tree.entries[i].path;
-        struct import im = {.ctl = ctl, .paths = &mail, .n_paths = 1, .how.beneath = true};
-        int failed = run(&im, tree.entries[i].user, true);
+        struct place *place = &all->places[all->n];
+        int failed = ctl_open_user(ctl, tree.entries[i].user, place->user, NULL);
         status = status ? status : failed;
+        if (failed)
+            continue;
+        place->path = base_strdup(tree.entries[i].path);
+        place->number = all->n++;
     }
     ctl_tree_free(&tree);
+    return status;
+}
+
+/* All of a user's places at once: by one alone it looks as if the mail of the others were gone. */
+static int run_all(const struct ctl *ctl)
+{
+    struct places all = {0};
+    int status = 0;
+    for (size_t i = 0; i < ctl->n_words && !ctl_signals_met(); i++) {
+        int failed = gather(ctl, ctl->words[i], &all);
+        status = status ? status : failed;
+    }
+    if (all.n > 0)
+        qsort(all.places, all.n, sizeof *all.places, compare_places);
+    bool unsure = all.partly && ctl->options & CTL_DELETE_GONE;
+    if (unsure)
+        ctl_note("what could not be looked at may be anybody's mail: nothing is deleted as gone");
+    const char **paths = base_alloc(all.n * sizeof *paths);
+    for (size_t i = 0, n; i < all.n && !ctl_signals_met(); i += n) {
+        const char *user = all.places[i].user;
+        for (n = 0; i + n < all.n && strcmp(all.places[i + n].user, user) == 0; n++)
+            paths[n] = all.places[i + n].path;
+        struct import im = {.ctl = ctl,
+                            .paths = paths,
+                            .n_paths = n,
+                            .partly = true,
+                            .how.beneath = true,
+                            .status = unsure ? status : 0};
+        int failed = run(&im, user, true);
+        status = status ? status : failed;
+    }
+    while (all.n > 0)
+        free(all.places[--all.n].path);
+    free(all.places);
+    free(paths);
     return status;
 }
 
@@ -520,11 +590,9 @@ int ctl_import(struct ctl *ctl)
         struct import im = {.ctl = ctl, .paths = ctl->words + 1, .n_paths = ctl->n_words - 1};
         status = run(&im, ctl->words[0], false);
     }
-    if (all)
+    if (all) {
         ctl_json_begin(ctl);
-    for (size_t i = 0; all && i < ctl->n_words && !ctl_signals_met(); i++) {
-        int failed = run_tree(ctl, ctl->words[i]);
-        status = status ? status : failed;
+        status = run_all(ctl);
     }
     int printed = all ? ctl_json_end(ctl) : 0;
     status = status ? status : printed;

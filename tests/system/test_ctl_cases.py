@@ -13,7 +13,7 @@ import pytest
 
 import poplar
 from manual import examples
-from poplar import wait_until
+from poplar import make_maildir, wait_until
 
 pytestmark = pytest.mark.skipif(not poplar.ROOT, reason="needs root: files of another user")
 
@@ -376,6 +376,28 @@ def test_lists_of_uidls(p, tmp_path):
     assert done.returncode == 66 and b"2 keep the UIDL" in done.stdout
 
 
+def test_one_user_in_several_trees(p, tmp_path):
+    """Who has mail in two places, or two names that are one here, keeps the mail of all of them, also
+    when what is gone from them is deleted."""
+    p.write_config(server_local_domains="example.org")
+    boxes = [make_maildir(tmp_path / box) for box in ("home/alice/Maildir", "vmail/alice",
+                                                      "vmail/example.org/alice", "vmail/Alice")]
+    for box in boxes:
+        for number in (1, 2):
+            (box / "cur" / f"{number}.{box.parent.name}.{box.name}:2,").write_bytes(
+                b"Subject: %d of %s\n\nbody\n" % (number, str(box).encode()))
+    both = ("import", "--all", "--uidl=filename", tmp_path / "home", tmp_path / "vmail")
+    assert [(r["user"], r["messages"]) for r in told(p, *both)] == [("alice", 8)]
+    (boxes[0] / "cur/1.alice.Maildir:2,").unlink()
+    (boxes[2] / "cur/2.example.org.alice:2,").unlink()
+
+    done = p.ctl(*both, tmp_path / "nowhere", "--delete-gone", check=False)
+    assert done.returncode == 66 and b"nothing is deleted as gone" in done.stderr
+    assert told(p, "mailbox", "show", "alice")["messages"] == 8
+    assert [r["gone"] for r in told(p, *both, "--delete-gone")] == [2]
+    assert told(p, "mailbox", "show", "alice")["messages"] == 6
+
+
 def test_several_trees(p, tmp_path):
     """The first failure is the status; the rest is done."""
     for tree, user in (("a", "alice"), ("c", "carol")):
@@ -385,7 +407,7 @@ def test_several_trees(p, tmp_path):
     (tmp_path / "a/alice").write_bytes(b"")
     (tmp_path / "a/bob").write_bytes(mbox(b"x" * 20_000 + b"\n"))
     done = p.ctl("import", "--all", tmp_path / "a", tmp_path / "b", tmp_path / "c", check=False)
-    assert done.returncode == 65, done
+    assert done.returncode == 66, done
     said = done.stderr.decode()
     assert said.count("no mailbox; passed over") == 3 and "b: No such file" in said
     assert b"carol: imported 1 message," in done.stdout and b"bob: imported 0" in done.stdout
