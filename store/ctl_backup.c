@@ -259,20 +259,37 @@ static int restore(struct ctl *ctl, struct ctl_maildrop *maildrop, struct maildr
     return 0;
 }
 
-/* `from` is a backup, or the directory of one. */
-static int restore_one(struct ctl *ctl, const char *user, const char *from, bool many)
+/* Two names of the server that was saved may be one here: the second backup would take the place of
+ * the first. */
+static int take_turn(struct text_list *restored, const char *from, const char *user)
+{
+    for (size_t i = 0; i < restored->n; i++)
+        if (strcmp(restored->items[i], user) == 0)
+            return ctl_fail(EX_DATAERR,
+                            "%s: is of %s here, as one before it; not restored: mailbox salvage "
+                            "and import add its mail",
+                            from, user);
+    textlist_add(restored, user, strlen(user));
+    return 0;
+}
+
+/* `from` is a backup, or the directory of one; `restored`: whose were, when it is one of many. */
+static int restore_one(struct ctl *ctl, const char *user, const char *from,
+                       struct text_list *restored)
 {
     struct ctl_maildrop maildrop = {.store = NULL};
     struct maildrop *backup = NULL;
     struct ctl_twin twin = {0};
     char *path = find_file(from);
     int status = ctl_open_user(ctl, user, maildrop.name, NULL);
+    if (!status && restored)
+        status = take_turn(restored, from, maildrop.name);
     if (!status)
         status = open_backup(path, &twin, &backup);
     if (!status)
         status = ctl_open_maildrop(ctl, user, CTL_OPEN_CREATE | CTL_OPEN_SESSION, &maildrop);
     if (!status)
-        status = restore(ctl, &maildrop, backup, many);
+        status = restore(ctl, &maildrop, backup, restored != NULL);
     ctl_open_close(&maildrop);
     backup_close(backup);
     ctl_twin_remove(&twin);
@@ -289,6 +306,7 @@ static int is_entry(const struct dirent *found)
 static int restore_all(struct ctl *ctl)
 {
     struct dirent **entries;
+    struct text_list restored = {0};
     int status = 0, n = scandir(ctl->words[0], &entries, is_entry, alphasort);
     if (n < 0)
         return ctl_fail(EX_NOINPUT, "%s: %s", ctl->words[0], strerror(errno));
@@ -303,12 +321,13 @@ static int restore_all(struct ctl *ctl)
         else if (!S_ISDIR(about.st_mode) || !ctl_drops_named(entries[i]->d_name, name))
             ctl_note("%s: no backup of a maildrop; passed over", path);
         else if (!ctl_signals_met())
-            failed = restore_one(ctl, name, path, true);
+            failed = restore_one(ctl, name, path, &restored);
         status = status ? status : failed;
         free(path);
         free(entries[i]);
     }
     free(entries);
+    textlist_clear(&restored);
     int printed = ctl_json_end(ctl);
     return status ? status : printed;
 }
@@ -318,5 +337,5 @@ int ctl_mailbox_restore(struct ctl *ctl)
     ctl_signals_catch();
     return ctl_signals_end(ctl->options & CTL_ALL
                                ? restore_all(ctl)
-                               : restore_one(ctl, ctl->words[0], ctl->words[1], false));
+                               : restore_one(ctl, ctl->words[0], ctl->words[1], NULL));
 }

@@ -483,6 +483,21 @@ def test_to_another_machine(p, tmp_path):
     assert [r["user"] for r in json.loads(done.stdout)] == sorted(set(users) - {"bob"}, key=str.encode)
 
 
+def test_backups_of_who_is_one_user_here(p, tmp_path):
+    """The second is named, and takes nothing of the first away."""
+    p.write_config(auth_strip_domain="never")
+    p.add("alice", MESSAGE)
+    p.add("alice@example.org", b"Subject: two\r\n\r\n")
+    p.add("bob", MESSAGE)
+    p.ctl("mailbox", "backup", "--all", tmp_path / "all")
+    uidls = p.ctl("message", "list", "alice").stdout
+    p.write_config(auth_strip_domain="always")
+    done = p.ctl("--json", "mailbox", "restore", "--yes", "--all", tmp_path / "all", check=False)
+    assert done.returncode == 65 and [r["user"] for r in json.loads(done.stdout)] == ["alice", "bob"]
+    assert b"/alice@example.org: is of alice here, as one before it; not restored" in done.stderr
+    assert p.ctl("message", "list", "alice").stdout == uidls
+
+
 def test_a_new_name(p, tmp_path):
     """By the page's example: to the client of an account that is called otherwise nothing is new."""
     p.add("jane", MESSAGE)
