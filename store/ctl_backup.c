@@ -76,22 +76,71 @@ static bool is_unchanged(const char *path, struct timespec changed)
            about.st_mtim.tv_nsec == changed.tv_nsec;
 }
 
+/* The first damage of a backup; more would say no more about what to do. */
+struct finding {
+    char damage[300]; /* "": none */
+};
+
+static bool take_first(void *context, const char *damage, uint64_t octets)
+{
+    struct finding *finding = context;
+    (void)octets;
+    if (damage)
+        snprintf(finding->damage, sizeof finding->damage, "%s", damage);
+    return !damage;
+}
+
+static void look_for_damage(struct maildrop *backup, struct finding *finding)
+{
+    finding->damage[0] = '\0';
+    if (check_run(backup, take_first, finding) != STORE_OK && !finding->damage[0])
+        snprintf(finding->damage, sizeof finding->damage, "%s", maildrop_error(backup));
+}
+
+/* What a restore would say of the copy. */
+static void look_at_copy(const char *opened, struct finding *finding)
+{
+    struct maildrop *copy = NULL;
+    if (backup_open(opened, &copy, finding->damage, sizeof finding->damage) == STORE_OK)
+        look_for_damage(copy, finding);
+    backup_close(copy);
+}
+
+/* 0, and the damage for which the copy was thrown away (`finding` NULL: any will do); or an exit
+ * status after saying why. */
 static int write_backup(struct ctl_maildrop *maildrop, const char *path, struct timespec stamp,
-                        const char *verb)
+                        struct finding *finding)
 {
     struct ctl_progress progress;
     struct ctl_unfinished file;
     int status = ctl_unfinished_make(path, true, &file);
     if (status)
         return status;
-    ctl_progress_begin(&progress, verb, 0);
+    ctl_progress_begin(&progress, "backing up", 0);
     enum store_outcome outcome =
         backup_write(maildrop->store, file.opened, show_progress, &progress);
     ctl_progress_hide(&progress);
-    status = outcome == STORE_OK ? ctl_unfinished_finish(&file, &stamp)
-                                 : ctl_open_failed(maildrop, outcome, "backup");
+    if (outcome != STORE_OK)
+        status = ctl_open_failed(maildrop, outcome, "backup");
+    else if (finding)
+        look_at_copy(file.opened, finding);
+    if (!status && !(finding && finding->damage[0]))
+        status = ctl_unfinished_finish(&file, &stamp);
     ctl_unfinished_end(&file);
     return status;
+}
+
+/* A damage that nobody saw yet must not cost the backup of when there was none: the copy is for
+ * salvage, and lies beside that. */
+static int write_beside(struct ctl_maildrop *maildrop, const char *path, struct timespec stamp,
+                        const struct finding *damaged)
+{
+    char *beside = base_format("%s.damaged", path);
+    ctl_note("maildrop of %s: damaged: %s; an earlier backup stays, %s is one for mailbox salvage",
+             maildrop->name, damaged->damage, beside);
+    int status = write_backup(maildrop, beside, stamp, NULL);
+    free(beside);
+    return status ? status : EX_DATAERR;
 }
 
 static int report(const struct ctl *ctl, const char *name, const char *path, bool written,
@@ -130,8 +179,11 @@ static int backup_one(struct ctl *ctl, struct ctl_maildrop *maildrop, bool many)
     int status = 0;
     if (folder)
         status = make_directory(folder);
+    struct finding finding = {0};
     if (!status && !unchanged)
-        status = write_backup(maildrop, path, time_of_backup(changed), "backing up");
+        status = write_backup(maildrop, path, time_of_backup(changed), &finding);
+    if (!status && finding.damage[0])
+        status = write_beside(maildrop, path, time_of_backup(changed), &finding);
     if (!status)
         status = report(ctl, maildrop->name, path, !unchanged, many);
     free(source);
@@ -162,14 +214,6 @@ int ctl_mailbox_backup(struct ctl *ctl)
     int status = ctl->options & CTL_ALL ? make_place(ctl, ctl->words[0]) : 0;
     ctl_signals_catch();
     return status ? status : ctl_signals_end(ctl_drops_each(ctl, backup_one));
-}
-
-static bool say_damage(void *context, const char *damage, uint64_t octets)
-{
-    (void)octets;
-    if (damage && ++*(size_t *)context == 1)
-        ctl_note("the backup is damaged: %s", damage);
-    return true;
 }
 
 /* FILE, or the directory of a backup or a raw copy. */
@@ -213,13 +257,17 @@ static int open_apart(const char *path, struct ctl_twin *twin, struct maildrop *
 
 static int open_backup(const char *path, struct ctl_twin *twin, struct maildrop **backup)
 {
-    size_t damages = 0;
+    struct finding finding = {0};
     if (maildrop_library_init(false) != STORE_OK)
         return ctl_fail(EX_SOFTWARE, "this SQLite library lacks what the store needs");
     int status = open_apart(path, twin, backup);
-    if (!status && (check_run(*backup, say_damage, &damages) != STORE_OK || damages > 0))
-        return ctl_fail(EX_DATAERR, "%s: not restored; mailbox salvage may get mail out of it",
-                        path);
+    if (!status)
+        look_for_damage(*backup, &finding);
+    if (finding.damage[0])
+        return ctl_fail(EX_DATAERR,
+                        "%s: not restored, it is damaged: %s; mailbox salvage may get mail out of "
+                        "it",
+                        path, finding.damage);
     return status;
 }
 

@@ -310,7 +310,7 @@ def test_check_and_salvage(store):
 
 def test_a_flipped_bit(store):
     """In a text, where SQLite sees nothing: check names the message, salvage brings it back with a
-    word, a backup of it is not put in place."""
+    word; a backup of it takes no other's place, and is not put in place."""
     p = store()
     fill(p, 3)
     before = uidls(p)
@@ -322,7 +322,12 @@ def test_a_flipped_bit(store):
     with open(drop, "r+b") as file:
         file.seek(at + 2)
         file.write(bytes([octets[at + 2] ^ 4]))
-    p.ctl("mailbox", "backup", "alice", p.directory / "flipped.db")
+    written = (p.directory / "sound.db").read_bytes()
+    flipped = p.directory / "sound.db.damaged"
+    for _ in range(2):  # the second in the place of the first
+        error = refused(p, DATAERR, "mailbox", "backup", "alice", p.directory / "sound.db")
+        assert "message 2: not what was stored" in error and str(flipped) in error
+        assert (p.directory / "sound.db").read_bytes() == written
     result = p.ctl("--json", "mailbox", "check", "alice", check=False)
     assert result.returncode == DATAERR
     assert json.loads(result.stdout)["damages"] == [
@@ -332,7 +337,8 @@ def test_a_flipped_bit(store):
     assert f"message 2, UIDL {before[1]}: not what was stored" in result.stderr.decode()
     assert json.loads(result.stdout) == {"messages": 3, "rebuilt": 0, "altered": 1, "lost": 0,
                                          "deleted": 0}
-    refused(p, DATAERR, "mailbox", "restore", "--yes", "alice", p.directory / "flipped.db")
+    refused(p, DATAERR, "mailbox", "restore", "--yes", "alice", flipped)
+    refused(p, DATAERR, "mailbox", "salvage", flipped, p.directory / "salvaged from a backup")
     p.ctl("mailbox", "restore", "--yes", "alice", p.directory / "sound.db")
     p.ctl("mailbox", "check", "alice")
     assert uidls(p) == before
