@@ -83,6 +83,7 @@ struct harness {
     int certificates;      /* that it was given */
     struct test_drop drop; /* the one maildrop */
     bool proxied;          /* the next client comes through a proxy */
+    int room;              /* octets the kernel takes of what it is told; 0: as it likes */
     X509 *certificate;     /* the client's, if it has one */
     EVP_PKEY *certificate_key;
 
@@ -512,6 +513,9 @@ static inline void harness_connect(struct harness *h, enum proto_door door, cons
     harness_make_worker(h);
     assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, sockets),
                      0);
+    if (h->room > 0)
+        assert_int_equal(setsockopt(sockets[1], SOL_SOCKET, SO_SNDBUF, &h->room, sizeof h->room),
+                         0);
     h->client = sockets[0];
     message_begin(&h->m, PROTO_ASSIGN);
     message_put_u64(&h->m, 1);
