@@ -102,7 +102,11 @@ static int delete_maildrop(const struct ctl *ctl, const char *name)
 int ctl_mailbox_delete(struct ctl *ctl)
 {
     char name[PROTO_USER_MAX + 1];
-    int status = ctl_open_name(ctl, ctl->words[0], name);
+    /* A name of the list is just that one: one that no login means any more would stay for ever,
+     * and what the rules make of its name would go instead. */
+    const char *given = ctl->words[0];
+    bool listed = base_copy(name, sizeof name, given) && ctl_open_exists(ctl, given);
+    int status = listed ? 0 : ctl_open_name(ctl, given, name);
     if (!status && !ctl_open_exists(ctl, name))
         status = ctl_fail(EX_NOUSER, "%s: no maildrop", name);
     if (!status)

@@ -498,6 +498,21 @@ def test_backups_of_who_is_one_user_here(p, tmp_path):
     assert p.ctl("message", "list", "alice").stdout == uidls
 
 
+def test_delete_of_what_no_name_means_any_more(p):
+    """As the list has it; and not the maildrop that the rules now make of the name."""
+    p.write_config(auth_username="keep", auth_strip_domain="never")
+    names = ["Alice", "alice", "alice@example.org"]
+    for name in names:
+        p.add(name, MESSAGE)
+    p.write_config(auth_strip_domain="always")
+    for name in ("Alice", "alice@example.org"):
+        names.remove(name)
+        assert p.ctl("mailbox", "delete", "--yes", name).returncode == 0
+        assert [m["user"] for m in told(p, "mailbox", "list")] == names
+    p.ctl("mailbox", "delete", "--yes", "alice@example.com")
+    assert told(p, "mailbox", "list") == []
+
+
 def test_a_new_name(p, tmp_path):
     """By the page's example: to the client of an account that is called otherwise nothing is new."""
     p.add("jane", MESSAGE)
