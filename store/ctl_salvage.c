@@ -134,6 +134,28 @@ static int print_summary(const struct salvaging *s)
     return 0;
 }
 
+/* A maildrop that is made anew has none: one that was closed to its user would be open again. */
+static void say_limits(const struct salvaging *s)
+{
+    static const char *const names[] = {MAILDROP_QUOTA_OCTETS, MAILDROP_QUOTA_MESSAGES,
+                                        MAILDROP_POP3};
+    char *words = base_strdup("");
+    for (size_t i = 0; i < ARRAY_SIZE(names); i++) {
+        const int64_t value = salvage_setting(s->salvage, names[i]);
+        if (value < 0)
+            continue;
+        char *more = strcmp(names[i], MAILDROP_POP3) == 0
+                         ? base_format("%s %s=%s", words, names[i], value ? "on" : "off")
+                         : base_format("%s %s=%jd", words, names[i], (intmax_t)value);
+        free(words);
+        words = more;
+    }
+    if (*words)
+        ctl_note("there were limits of its own; to give them back: mailbox set %s%s",
+                 s->in_use ? s->name : "USER", words);
+    free(words);
+}
+
 /* A user's maildrop; or, with a '/' in it, which no user has, a file or directory: a backup. */
 static int find_source(struct salvaging *s, char name[PROTO_USER_MAX + 1])
 {
@@ -180,8 +202,10 @@ int ctl_mailbox_salvage(struct ctl *ctl)
     status = make_copy(&s);
     if (!status)
         status = run(&s);
-    if (!status)
+    if (!status) {
         status = print_summary(&s);
+        say_limits(&s);
+    }
     salvage_close(s.salvage);
     ctl_target_close(s.target);
     ctl_twin_remove(&s.twin);

@@ -459,3 +459,18 @@ enum store_outcome salvage_read(struct salvage *salvage, int64_t id, uint64_t of
     memcpy(buffer, salvage->content + start, *got);
     return STORE_OK;
 }
+
+int64_t salvage_setting(struct salvage *salvage, const char *name)
+{
+    sqlite3_stmt *statement = NULL;
+    int64_t value = -1;
+
+    if (sqlite3_prepare_v2(salvage->db, "SELECT value FROM setting WHERE name = ?1", -1, &statement,
+                           NULL) == SQLITE_OK) {
+        sqlite3_bind_text(statement, 1, name, -1, SQLITE_STATIC);
+        if (sqlite3_step(statement) != SQLITE_ROW || !handle_column(statement, 0, &value))
+            value = -1;
+    }
+    sqlite3_finalize(statement);
+    return value;
+}

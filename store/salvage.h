@@ -36,4 +36,8 @@ enum salvage_part salvage_message(struct salvage *salvage, size_t n,
 enum store_outcome salvage_read(struct salvage *salvage, int64_t id, uint64_t offset, void *buffer,
                                 size_t size, size_t *got);
 
+/* What an administrator set for the maildrop by this name (MAILDROP_QUOTA_OCTETS and its like); -1:
+ * nothing, or it cannot be read. */
+int64_t salvage_setting(struct salvage *salvage, const char *name);
+
 #endif

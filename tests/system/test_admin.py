@@ -284,7 +284,8 @@ def test_a_tree_with_links(store):
 
 
 def test_check_and_salvage(store):
-    """A damaged maildrop is named, refused by the server, salvaged, and served again."""
+    """A damaged maildrop is named, refused by the server, salvaged, and served again; what limits it
+    had is said."""
     p = store()
     p.ctl("import", "alice", make_maildir(p, 200))
     before = uidls(p)
@@ -300,12 +301,17 @@ def test_check_and_salvage(store):
     if raw.ask(b"PASS secret").startswith(b"+OK"):  # the rows are looked at when they are needed
         assert raw.ask(b"UIDL").startswith(b"-ERR [SYS/PERM]")
     raw.close()
+    p.ctl("mailbox", "set", "alice", "quota_octets=1M", "pop3=off")
     salvaged = p.directory / "salvaged"
-    p.ctl("mailbox", "salvage", "alice", salvaged)
+    limits = p.ctl("mailbox", "salvage", "alice", salvaged).stderr.decode()
     wait_until(lambda: p.ctl("mailbox", "delete", "--yes", "alice", check=False).returncode == 0,
                "the end of the session")
     p.ctl("import", "alice", salvaged)
     assert uidls(p) == before
+    limits = limits.partition("to give them back: ")[2]
+    p.ctl(*limits.split())
+    assert ctl_json(p, "mailbox", "show", "alice")["limits"] == {"quota_octets": 1 << 20,
+                                                                 "pop3": "off"}
 
 
 def test_a_flipped_bit(store):
