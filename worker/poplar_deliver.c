@@ -155,9 +155,19 @@ static int status_of(const struct server *server, int code)
     return EX_UNAVAILABLE;
 }
 
+/* Who pipes a message in is told by the exit status, and has to come to the end of it first: a pipe
+ * that breaks is to some a failure that passes, whatever the status. Nobody types in vain. */
+static void hear_out(void)
+{
+    char octets[4096];
+    while (!isatty(STDIN_FILENO) && fread(octets, 1, sizeof octets, stdin) > 0)
+        ;
+}
+
 _Noreturn static void give_up(const struct server *server, int code)
 {
     char seen[REPLY_MAX];
+    hear_out();
     base_escape(seen, sizeof seen, server->reply);
     fatal(status_of(server, code), "%s", seen);
 }

@@ -1151,6 +1151,11 @@ def test_pipe_statuses(start):
         wait_until(p.serving, "the connection")
         broken.kill()
     assert mail_of(p, "bob") == []
+    # Maildrop, for one, takes a pipe that breaks for a failure that passes.
+    with subprocess.Popen([poplar.BUILD / "poplar-deliver", "--config", p.config, "nobody-here"],
+                          stdin=subprocess.PIPE) as refused:
+        refused.stdin.write(b"more than a pipe holds\n" * 50_000)
+    assert refused.returncode == 67
     p.stop()
     assert deliver(p, "bob").returncode == 75
 
