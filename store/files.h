@@ -32,8 +32,9 @@ static const char *const maildrop_file_names[MAILDROP_FILES] = {
 /* Open-file-description write locks on single bytes of the lock file. They travel with the
  * descriptor and end with its last copy. SESSION: held by whoever may remove messages or change
  * which are visible (a POP3 session, poplarctl). WRITE: held around every commit and every
- * checkpoint, never while a client is waited for. */
-enum maildrop_lock_byte { MAILDROP_LOCK_SESSION = 0, MAILDROP_LOCK_WRITE = 1 };
+ * checkpoint, never while a client is waited for. WAITING: a read lock of each who waits for
+ * WRITE, so that who has it again and again can tell. */
+enum maildrop_lock_byte { MAILDROP_LOCK_SESSION, MAILDROP_LOCK_WRITE, MAILDROP_LOCK_WAITING };
 
 /* fstat(2) by the call that a worker's filter allows, the same with every C library: what fstat()
  * itself calls changed with glibc 2.39. */

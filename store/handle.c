@@ -384,6 +384,7 @@ static enum store_outcome lock_for_writing(struct maildrop *m)
     if (m->disk_failed)
         return handle_fail(m, STORE_IO, "an earlier write failed: open the maildrop again");
     handle_begin_call(m);
+    lock_yield(m->lock_fd, m->given_back);
     outcome = lock_acquire(m->lock_fd, MAILDROP_LOCK_WRITE, m->deadline);
     return outcome == STORE_OK
                ? STORE_OK
@@ -447,6 +448,7 @@ enum store_outcome handle_end_write(struct maildrop *m, enum store_outcome outco
     if (outcome == STORE_OK && m->wal_frames >= HANDLE_WAL_PAGES)
         handle_checkpoint(m);
     lock_release(m->lock_fd, MAILDROP_LOCK_WRITE);
+    m->given_back = lock_clock();
     return outcome;
 }
 

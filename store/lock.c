@@ -10,7 +10,7 @@
 #include <poll.h>
 #include <time.h>
 
-enum { LONGEST_SLEEP_MS = 25 };
+enum { LONGEST_SLEEP_MS = 25, TURN_MS = 2 * LONGEST_SLEEP_MS };
 
 uint64_t lock_clock(void)
 {
@@ -41,21 +41,34 @@ static int set_lock(int fd, enum maildrop_lock_byte byte, short type)
     return result;
 }
 
+/* By another: why set_lock() failed. */
+static bool is_held(void)
+{
+    return errno == EAGAIN || errno == EACCES;
+}
+
 static enum store_outcome take(int fd, enum maildrop_lock_byte byte, short type, uint64_t deadline)
 {
+    enum store_outcome outcome = STORE_OK;
+    bool waiting = false;
     unsigned pause = 1;
 
-    for (;;) {
-        if (set_lock(fd, byte, type) == 0)
-            return STORE_OK;
-        if (errno != EAGAIN && errno != EACCES)
-            return STORE_IO;
-        if (lock_clock() >= deadline)
-            return STORE_BUSY;
-        lock_sleep(pause);
-        if (pause < LONGEST_SLEEP_MS)
-            pause = pause * 2 < LONGEST_SLEEP_MS ? pause * 2 : LONGEST_SLEEP_MS;
+    while (outcome == STORE_OK && set_lock(fd, byte, type) < 0) {
+        if (!is_held()) {
+            outcome = STORE_IO;
+        } else if (lock_clock() >= deadline) {
+            outcome = STORE_BUSY;
+        } else {
+            if (byte == MAILDROP_LOCK_WRITE && !waiting)
+                waiting = set_lock(fd, MAILDROP_LOCK_WAITING, F_RDLCK) == 0;
+            lock_sleep(pause);
+            if (pause < LONGEST_SLEEP_MS)
+                pause = pause * 2 < LONGEST_SLEEP_MS ? pause * 2 : LONGEST_SLEEP_MS;
+        }
     }
+    if (waiting)
+        set_lock(fd, MAILDROP_LOCK_WAITING, F_UNLCK);
+    return outcome;
 }
 
 enum store_outcome lock_acquire(int fd, enum maildrop_lock_byte byte, uint64_t deadline)
@@ -71,4 +84,18 @@ enum store_outcome lock_share(int fd, enum maildrop_lock_byte byte, uint64_t dea
 void lock_release(int fd, enum maildrop_lock_byte byte)
 {
     set_lock(fd, byte, F_UNLCK);
+}
+
+static bool is_waited_for(int fd)
+{
+    if (set_lock(fd, MAILDROP_LOCK_WAITING, F_WRLCK) < 0)
+        return is_held();
+    set_lock(fd, MAILDROP_LOCK_WAITING, F_UNLCK);
+    return false;
+}
+
+void lock_yield(int fd, uint64_t since)
+{
+    while (lock_clock() < since + TURN_MS && is_waited_for(fd))
+        lock_sleep(1);
 }

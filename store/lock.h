@@ -26,4 +26,8 @@ enum store_outcome lock_share(int fd, enum maildrop_lock_byte byte, uint64_t dea
 /* Give it back. */
 void lock_release(int fd, enum maildrop_lock_byte byte);
 
+/* Before the write byte is taken again, which was given back at `since`: let who waits for it have
+ * a turn. They look now and then only, and would hardly find the moment in between. */
+void lock_yield(int fd, uint64_t since);
+
 #endif

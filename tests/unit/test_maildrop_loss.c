@@ -6,6 +6,7 @@
 
 #include "between.h"
 #include "store/handle.h"
+#include "store/lock.h"
 #include <errno.h>
 #include <signal.h>
 #include <time.h>
@@ -352,6 +353,41 @@ static void test_many_processes(void **state)
     check_integrity();
 }
 
+/* Another writes batch after batch, as an import does: whoever waits has a turn between two. */
+static void test_batch_after_batch(void **state)
+{
+    struct maildrop *m;
+    int ready[2];
+    pid_t pid;
+    char octet;
+
+    (void)state;
+    assert_int_equal(pipe2(ready, O_CLOEXEC), 0);
+    if ((pid = fork()) == 0) {
+        if (test_drop_try(&drop, &m) != STORE_OK)
+            _exit(1);
+        for (;;) {
+            if (maildrop_batch_begin(m) != STORE_OK || test_deliver_text(m, "x\n") != STORE_OK ||
+                write(ready[1], "", 1) != 1)
+                _exit(1);
+            lock_sleep(30);
+            if (maildrop_batch_end(m, true) != STORE_OK)
+                _exit(1);
+        }
+    }
+    m = test_drop_open(&drop);
+    m->patience_ms = 2000;
+    for (int i = 0; i < 10; i++) {
+        assert_int_equal(read(ready[0], &octet, 1), 1);
+        assert_int_equal(test_deliver_text(m, "y\n"), STORE_OK);
+    }
+    maildrop_close(m);
+    kill(pid, SIGKILL);
+    assert_int_equal(waitpid(pid, NULL, 0), pid);
+    close(ready[0]);
+    close(ready[1]);
+}
+
 static void test_disk_full(void **state)
 {
     static const int errors[] = {ENOSPC, EDQUOT};
@@ -560,6 +596,7 @@ int main(int argc, char **argv)
         cmocka_unit_test_setup_teardown(test_no_descriptor_stays, make_drop, remove_drop),
         cmocka_unit_test_setup_teardown(test_kill_at_any_moment, make_drop, remove_drop),
         cmocka_unit_test_setup_teardown(test_many_processes, make_drop, remove_drop),
+        cmocka_unit_test_setup_teardown(test_batch_after_batch, make_drop, remove_drop),
         cmocka_unit_test_setup_teardown(test_disk_full, make_drop, remove_drop),
         cmocka_unit_test_setup_teardown(test_disk_full_in_batch, make_drop, remove_drop),
         cmocka_unit_test_setup_teardown(test_failed_sync, make_drop, remove_drop),
