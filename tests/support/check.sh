@@ -5,10 +5,11 @@
 # A test is a program (cmocka) or a file of tests/system (pytest). Several run at once, since most of
 # what the system tests do is to wait; each is reported whole when it has ended.
 set -u
+umask 022 # clients run as other users too
 cd "$(dirname "$0")/../.."
 build=$1
 scratch=$(mktemp -d)
-chmod 755 "$scratch" # clients run as other users too
+chmod 755 "$scratch"
 trap 'rm -rf "$scratch"' EXIT
 mkdir "$scratch/totals"
 

@@ -39,11 +39,12 @@ class Tree:
         self.mount("--bind", TREES / name, target=self.root)
         self.mount("-o", "remount,bind,ro", target=self.root)
         self.mount("--bind", "/proc", target=self.root / "proc")
-        for path in ("/etc", "/run", "/tmp", "/home", "/var/log", *writable):
+        for path in ("/etc", "/run", "/tmp", "/var/tmp", "/home", "/var/log", *writable):
             target = self.root / path.lstrip("/")
             self.mount("-t", "tmpfs", "-o", "mode=0755", "tmpfs", target=target)
             subprocess.run(["cp", "-a", f"{TREES / name}{path}/.", target], check=True)
-        (self.root / "tmp").chmod(0o1777)
+        for path in ("tmp", "var/tmp"):  # where TMPDIR may be
+            (self.root / path).chmod(0o1777)
         for log in (self.root / "var/log").rglob("*"):  # of its making
             if log.is_file():
                 log.unlink()
