@@ -436,7 +436,7 @@ enum salvage_part salvage_message(struct salvage *salvage, size_t n,
                                                       : SALVAGE_ALTERED;
     }
     *message = (struct maildrop_message){.id = trace->id};
-    if (trace->uidl && strlen(trace->uidl) <= MAILDROP_UIDL_MAX)
+    if (trace->uidl && handle_is_uidl(trace->uidl, strlen(trace->uidl))) /* it goes into a list */
         memcpy(message->uidl, trace->uidl, strlen(trace->uidl) + 1);
     size = content_size(salvage, trace->id, -1);
     if (!is_whole_text(salvage, trace->id, size))

@@ -2,6 +2,7 @@
  * test_salvage_rows.c - what salvage makes of rows, chunks and indexes that contradict each other:
  * what it calls whole is what was stored, what it rebuilds is a whole text, and the rest is lost.
  */
+#include "store/handle.h"
 #include "store/salvage.h"
 #include "tests/unit/test_store.h"
 
@@ -74,6 +75,7 @@ static void salvage(char *said)
         size_t size = 0, got = 0;
 
         *said++ = letters[part];
+        assert_true(!message.uidl[0] || handle_is_uidl(message.uidl, strlen(message.uidl)));
         if (part == SALVAGE_WHOLE || part == SALVAGE_REBUILT) {
             char *text = make_text(sizes[message.id - 1]);
 
@@ -106,6 +108,7 @@ static void test_contradictions(void **state)
         /* Rows that cannot be believed: only the text is left, if it is one. */
         {"UPDATE message SET uidl = x'00' WHERE id = 1", "RWWW"},
         {"UPDATE message SET uidl = printf('%071d', 1) WHERE id = 1", "RWWW"},
+        {"UPDATE message SET uidl = 'x' || char(10) || '2 Px' WHERE id = 1", "RWWW"},
         {"UPDATE message SET header_size = size + 1 WHERE id = 2", "WRWW"},
         {"UPDATE message SET size = 'x' WHERE id = 3", "WWRW"},
         {"UPDATE message SET size = 'x' WHERE id = 4", "WWWL"},
