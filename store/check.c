@@ -27,6 +27,7 @@ struct check {
     struct maildrop_totals seen;   /* of messages that are not deleted; last_id of all */
     struct maildrop_totals listed; /* as the maildrop says them */
     bool astray;                   /* groups are not believed */
+    int64_t message, chunk, group; /* keys of the rows that were met last */
     char scratch[2 * MAILDROP_CHUNK_SIZE];
 };
 
@@ -70,6 +71,21 @@ static bool step(struct check *c, sqlite3_stmt *statement, const char *what)
     if (rc != SQLITE_ROW && rc != SQLITE_DONE)
         found(c, "%s: %s", what, sqlite3_errmsg(c->m->db));
     return rc == SQLITE_ROW;
+}
+
+/* The next row of a walk from key to key. A tree that has a page in two places shows its rows
+ * again, and where somebody made it so there is no end to them. */
+static bool step_up(struct check *c, sqlite3_stmt *statement, const char *what, int64_t *key)
+{
+    const int64_t before = *key;
+
+    if (!step(c, statement, what))
+        return false;
+    *key = sqlite3_column_int64(statement, 0);
+    if (*key <= before)
+        found(c, "%s: key %lld follows %lld; the rest was not looked at", what, (long long)*key,
+              (long long)before);
+    return *key > before;
 }
 
 /* One answer of SQLite's, which may be of several lines: "ok", a headline, findings. */
@@ -241,7 +257,7 @@ static bool check_chunks(struct check *c, const struct row *row, sqlite3_stmt *c
         digest = digest_octets(digest, sqlite3_column_blob(chunks, 1), (size_t)length);
         left -= length;
         progress(c, (uint64_t)length);
-        *more = !c->ended && step(c, chunks, "content");
+        *more = !c->ended && step_up(c, chunks, "content", &c->chunk);
     }
     if (bare || wire_unfinished(&wire))
         found(c, "message %lld: a line does not end in CRLF", (long long)row->id);
@@ -263,7 +279,7 @@ static void check_orphans(struct check *c, sqlite3_stmt *chunks, bool *more, int
         if (id != said)
             found(c, "content without a message: a chunk of message %lld", (long long)id);
         said = id;
-        *more = step(c, chunks, "content");
+        *more = step_up(c, chunks, "content", &c->chunk);
     }
 }
 
@@ -292,9 +308,9 @@ static void check_messages(struct check *c)
                                    " received, NULL FROM message ORDER BY id",
                 "messages");
     sqlite3_stmt *chunks = prepare(c, "SELECT place, content FROM chunk ORDER BY place", "content");
-    bool more = chunks && step(c, chunks, "content");
+    bool more = chunks && step_up(c, chunks, "content", &c->chunk);
 
-    while (rows && chunks && !c->ended && step(c, rows, "messages")) {
+    while (rows && chunks && !c->ended && step_up(c, rows, "messages", &c->message)) {
         struct row row;
 
         take_row(c, rows, &row);
@@ -307,7 +323,7 @@ static void check_messages(struct check *c)
                 found(c, "message %lld: more chunks than its size has", (long long)row.id);
         }
         while (more && !c->ended && sqlite3_column_int64(chunks, 0) >> SCHEMA_CHUNK_BITS == row.id)
-            more = step(c, chunks, "content");
+            more = step_up(c, chunks, "content", &c->chunk);
     }
     if (rows && chunks)
         check_orphans(c, chunks, &more, INT64_MAX);
@@ -355,7 +371,7 @@ static void check_listing(struct check *c)
         return;
     c->astray = groups_are_astray(c);
     groups = prepare(c, "SELECT first, entries FROM listing ORDER BY first", "listing");
-    while (groups && !c->ended && step(c, groups, "listing"))
+    while (groups && !c->ended && step_up(c, groups, "listing", &c->group))
         check_group(c, sqlite3_column_int64(groups, 0), sqlite3_column_blob(groups, 1),
                     (size_t)sqlite3_column_bytes(groups, 1));
     sqlite3_finalize(groups);
@@ -391,6 +407,7 @@ enum store_outcome check_run(struct maildrop *maildrop, check_report *report, vo
     c->m = maildrop;
     c->report = report;
     c->context = context;
+    c->message = c->chunk = c->group = INT64_MIN;
     handle_begin_call(maildrop);
     if ((outcome = handle_run(maildrop, STATEMENT_BEGIN_READ)) != STORE_OK)
         goto out;

@@ -49,8 +49,8 @@ static const char *const statement_sql[STATEMENTS] = {
                       " ORDER BY received LIMIT ?2",
     [STATEMENT_EXPIRED] = "SELECT id, size FROM message WHERE deleted IS NOT NULL AND deleted <= ?1"
                           " ORDER BY deleted LIMIT ?2",
-    [STATEMENT_KEPT] = "SELECT count(*), coalesce(sum(size), 0) FROM message"
-                       " WHERE deleted IS NOT NULL",
+    [STATEMENT_KEPT] = "SELECT deleted, id, size FROM message WHERE deleted IS NOT NULL"
+                       " ORDER BY deleted, id",
     [STATEMENT_REMOVE_CHUNKS] = "DELETE FROM chunk WHERE place BETWEEN ?1 AND ?2",
     [STATEMENT_REMOVE_MESSAGE] = "DELETE FROM message WHERE id = ?1",
     [STATEMENT_FREE_PAGES] = "PRAGMA freelist_count",
@@ -328,18 +328,31 @@ enum store_outcome handle_set_state(struct maildrop *m, const struct maildrop_to
 
 enum store_outcome handle_kept(struct maildrop *m, uint64_t *messages, uint64_t *octets)
 {
-    int64_t count = 0, size = 0;
+    uint64_t count = 0, sum = 0;
+    int64_t last_when = 0, last_id = 0, when = 0, id = 0, size = 0;
     sqlite3_stmt *statement;
     enum store_outcome outcome = handle_prepare(m, STATEMENT_KEPT, &statement);
 
-    if (outcome != STORE_OK || (outcome = handle_step(m, statement)) != STORE_OK)
-        return outcome == STORE_END ? handle_fail(m, STORE_DAMAGED, "a sum has no row") : outcome;
-    if (!handle_column(statement, 0, &count) || !handle_column(statement, 1, &size))
-        outcome = handle_fail(m, STORE_DAMAGED, "the size of a deleted message is no number");
+    if (outcome != STORE_OK)
+        return outcome;
+    /* Row by row: of an index that has a page in two places SQLite's own sum may have no end. */
+    while ((outcome = handle_step(m, statement)) == STORE_OK) {
+        if (!handle_column(statement, 0, &when) || !handle_column(statement, 1, &id) ||
+            !handle_column(statement, 2, &size))
+            outcome = handle_fail(m, STORE_DAMAGED, "the size of a deleted message is no number");
+        else if (when < last_when || (when == last_when && id <= last_id))
+            outcome = handle_fail(m, STORE_DAMAGED, "deleted messages are out of order");
+        if (outcome != STORE_OK)
+            break;
+        last_when = when;
+        last_id = id;
+        count++;
+        sum += (uint64_t)size;
+    }
     sqlite3_reset(statement);
-    *messages = (uint64_t)count;
-    *octets = (uint64_t)size;
-    return outcome;
+    *messages = count;
+    *octets = sum;
+    return outcome == STORE_END ? STORE_OK : outcome;
 }
 
 enum store_outcome handle_setting(struct maildrop *m, const char *name, int64_t *value)

@@ -147,16 +147,25 @@ static bool walk(struct salvage *s, const char *sql, int64_t end)
     return enough;
 }
 
-/* The index of UIDLs, as far as it can be read from one end. */
-static bool walk_uidls(struct salvage *s, const char *sql)
+/* The index of UIDLs, as far as it can be read from one end and is in order: where it has a page in
+ * two places there may be no end to it. */
+static bool walk_uidls(struct salvage *s, const char *sql, bool rising)
 {
     sqlite3_stmt *statement = NULL;
-    bool enough = true;
+    bool enough = true, ordered = true;
+    char uidl[MAILDROP_UIDL_MAX + 1], before[sizeof(uidl)] = "";
 
-    if (sqlite3_prepare_v2(s->db, sql, -1, &statement, NULL) == SQLITE_OK)
-        while (enough && sqlite3_step(statement) == SQLITE_ROW)
-            enough = add_trace(s, sqlite3_column_int64(statement, 1),
-                               (const char *)sqlite3_column_text(statement, 0));
+    if (!rising)
+        before[0] = '\x7f'; /* no UIDL is above it */
+    if (sqlite3_prepare_v2(s->db, sql, -1, &statement, NULL) != SQLITE_OK)
+        return true;
+    while (enough && ordered && sqlite3_step(statement) == SQLITE_ROW) {
+        const bool sound = handle_column_uidl(statement, 0, uidl);
+
+        ordered = sound && (rising ? strcmp(before, uidl) < 0 : strcmp(before, uidl) > 0);
+        enough = add_trace(s, sqlite3_column_int64(statement, 1), sound ? uidl : NULL);
+        memcpy(before, uidl, sound ? strlen(uidl) + 1 : 0);
+    }
     sqlite3_finalize(statement);
     return enough;
 }
@@ -181,8 +190,8 @@ static bool find_traces(struct salvage *s)
         walk(s, "SELECT id FROM message WHERE id >= ?1 ORDER BY id LIMIT 1", end) &&
         walk(s, "SELECT place >> 20 FROM chunk WHERE place >= ?1 << 20 ORDER BY place LIMIT 1",
              end) &&
-        walk_uidls(s, "SELECT uidl, id FROM message ORDER BY uidl") &&
-        walk_uidls(s, "SELECT uidl, id FROM message ORDER BY uidl DESC");
+        walk_uidls(s, "SELECT uidl, id FROM message ORDER BY uidl", true) &&
+        walk_uidls(s, "SELECT uidl, id FROM message ORDER BY uidl DESC", false);
 
     settle(s);
     return enough;
@@ -436,7 +445,7 @@ enum salvage_part salvage_message(struct salvage *salvage, size_t n,
                                                       : SALVAGE_ALTERED;
     }
     *message = (struct maildrop_message){.id = trace->id};
-    if (trace->uidl && handle_is_uidl(trace->uidl, strlen(trace->uidl))) /* it goes into a list */
+    if (trace->uidl)
         memcpy(message->uidl, trace->uidl, strlen(trace->uidl) + 1);
     size = content_size(salvage, trace->id, -1);
     if (!is_whole_text(salvage, trace->id, size))

@@ -1,6 +1,7 @@
 """What a user gets out of an administrator who runs poplarctl, as root, on files and in directories
 that are the user's: nobody else's mail, no file written, changed or deleted for him."""
 
+import contextlib
 import itertools
 import os
 import pwd
@@ -205,3 +206,46 @@ def test_a_backup_that_changes_while_it_is_opened(p, home, tmp_path):
             assert precious.read_text() == "of root", (call, number)
             assert b"bob" not in p.ctl("message", "show", "alice", "1").stdout, (call, number)
     assert min(tried) > 5
+
+
+def endless(database, tree):
+    """A tree of a database is made one of six levels more, in which each page has the next in as many
+    places as fit. Its rows are as they were, but there is no end to them."""
+    with contextlib.closing(sqlite3.connect(database)) as db:
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        root, = db.execute("SELECT rootpage FROM sqlite_schema WHERE name = ?", (tree,)).fetchone()
+    octets = bytearray(database.read_bytes())
+    size, = struct.unpack(">H", octets[16:18])
+    leaf = octets[(root - 1) * size : root * size]
+    first, = struct.unpack(">H", leaf[8:10])
+    index = leaf[0] == 10
+    key = leaf[first : first + 1 + leaf[first]] if index else b"\x01"
+
+    def level(below):
+        cell = struct.pack(">I", below) + key
+        n = (size - 12) // (len(cell) + 2)
+        places = [size - (i + 1) * len(cell) for i in range(n)]
+        page = struct.pack(f">BHHHBI{n}H", 2 if index else 5, 0, n, places[-1], 0, below, *places)
+        return page + bytes(size - len(page) - n * len(cell)) + cell * n
+
+    octets += leaf
+    for _ in range(5):
+        octets += level(len(octets) // size)
+    octets[(root - 1) * size : root * size] = level(len(octets) // size)
+    octets[28:32] = struct.pack(">I", len(octets) // size)
+    database.write_bytes(octets)
+
+
+@pytest.mark.parametrize("tree", ["message", "chunk", "sqlite_autoindex_message_1", "message_deleted"])
+def test_a_tree_without_end(p, tmp_path, tree):
+    """Nor does root wait for ever."""
+    for _ in range(3):
+        p.add("alice", b"Subject: one\r\n\r\nbody\r\n")
+    p.ctl("message", "delete", "alice", "1")
+    p.ctl("mailbox", "compact", "alice")
+    endless(p.maildrop("alice") / "mail.db", tree)
+    for words in (["list"], ["check", "alice"], ["compact", "alice"], ["upgrade", "alice"],
+                  ["backup", "alice", tmp_path / "backup"], ["salvage", "alice", tmp_path / "out"]):
+        done = p.ctl("mailbox", *words, check=False, timeout=60)
+        assert done.returncode in (0, 65), done
+        assert words[0] != "check" or done.returncode == 65
