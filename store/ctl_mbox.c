@@ -15,6 +15,7 @@
 enum {
     FROM_SIZE = 5,                 /* "From " */
     LOOK_AHEAD = 7,                /* "\r\nFrom ": what decides whether a message ends here */
+    EPOCH_DAY = 86400,             /* the epoch of any zone is before its end */
     FROM_LINE_MAX = 255,           /* octets of a From line that are searched for a date */
     FROM_LINE = 2 + FROM_LINE_MAX, /* with an empty line before it */
     LENGTH_FIELD = sizeof "Content-Length: 18446744073709551615\r\n",
@@ -94,6 +95,7 @@ static bool is_from(const unsigned char *at, size_t size)
 static bool is_separator(const struct ctl_mbox *mbox, const unsigned char *at, size_t size)
 {
     char line[FROM_LINE_MAX + 1];
+    int64_t seconds;
     if (!is_from(at, size) || !mbox->dated)
         return is_from(at, size);
     const unsigned char *end = memchr(at, '\n', size);
@@ -102,7 +104,7 @@ static bool is_separator(const struct ctl_mbox *mbox, const unsigned char *at, s
         length = FROM_LINE_MAX;
     memcpy(line, at, length);
     line[length] = '\0';
-    return ctl_mbox_date(line) != 0;
+    return ctl_mbox_date(line, &seconds);
 }
 
 /* Octets of the empty line that begins here, 0 if the line is not empty. */
@@ -307,15 +309,16 @@ int ctl_mbox_next(struct ctl_mbox *mbox, int64_t *received)
     bool first = mbox->position == 0;
     if (!take_from_line(mbox, line))
         return -1;
-    *received = ctl_mbox_date(line);
+    *received = 0;
+    bool dated = ctl_mbox_date(line, received);
     if (first)
-        mbox->dated = *received != 0;
+        mbox->dated = dated;
     begin_message(mbox);
     return 1;
 }
 
-/* After the time of day: a year, and perhaps a zone, in either order. 0: there is no year. */
-static int64_t finish_date(struct tm *when, const char *rest)
+/* After the time of day: a year, and perhaps a zone, in either order. False: there is no year. */
+static bool finish_date(struct tm *when, const char *rest, int64_t *seconds)
 {
     char words[FROM_LINE_MAX + 1], *state = NULL;
     bool has_year = false, has_zone = false;
@@ -335,15 +338,16 @@ static int64_t finish_date(struct tm *when, const char *rest)
         }
     }
     if (!has_year)
-        return 0;
+        return false;
     when->tm_isdst = has_zone ? 0 : -1;
-    int64_t seconds = has_zone ? timegm(when) - offset : mktime(when);
-    return seconds > 0 ? seconds : 0;
+    int64_t found = has_zone ? timegm(when) - offset : mktime(when);
+    *seconds = found > EPOCH_DAY ? found : 0;
+    return true;
 }
 
-int64_t ctl_mbox_date(const char *line)
+bool ctl_mbox_date(const char *line, int64_t *seconds)
 {
-    int64_t found = 0;
+    bool found = false;
     /* The sender may hold blanks and anything else: the last date in the line is the one. */
     for (const char *at = strchr(line, ' '); at; at = strchr(at + 1, ' ')) {
         struct tm when = {0};
@@ -352,9 +356,7 @@ int64_t ctl_mbox_date(const char *line)
             when = (struct tm){0};
             rest = strptime(at + 1, "%a %b %d %H:%M", &when);
         }
-        int64_t seconds = rest ? finish_date(&when, rest) : 0;
-        if (seconds)
-            found = seconds;
+        found |= rest && finish_date(&when, rest, seconds);
     }
     return found;
 }

@@ -53,8 +53,9 @@ void ctl_mbox_rewind(struct ctl_mbox *mbox, uint64_t position);
 /* As maildrop_source: the octets of the current message. */
 ssize_t ctl_mbox_read(struct ctl_mbox *mbox, void *buffer, size_t size);
 
-/* The time in a From line, "From SENDER Tue May 10 11:28:07 2005", in seconds since the epoch; a
- * zone such as +0200 may stand before or after the year, without one it is local time. 0: none. */
-int64_t ctl_mbox_date(const char *line);
+/* Whether a From line has a date, "From SENDER Tue May 10 11:28:07 2005"; then its time in seconds
+ * since the epoch. A zone such as +0200 may stand before or after the year, without one it is local
+ * time. 0: the epoch, which programs write that know no time, or before it. */
+bool ctl_mbox_date(const char *line, int64_t *seconds);
 
 #endif

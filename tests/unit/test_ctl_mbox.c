@@ -165,6 +165,7 @@ static void from_lines_have_dates(void **state)
     expect(LINE "S: 1\n\nbody\n\nFrom here on\n\n" LINE "S: 2\n\nmore\n\n",
            "S: 1\n\nbody\n\nFrom here on\n|S: 2\n\nmore\n|");
     expect("From a\nx\n\nFrom b\ny\n\n" LINE "z\n", "x\n|y\n|z\n|");
+    expect(LINE "x\n\nFrom - Thu Jan 01 00:00:00 1970\ny\n\nFrom z\n", "x\n|y\n\nFrom z\n|");
 }
 
 static void content_length(void **state)
@@ -393,31 +394,40 @@ static void empty_file_has_none(void **state)
     expect("", "");
 }
 
+/* -1: none. */
+static int64_t date(const char *line)
+{
+    int64_t seconds;
+    return ctl_mbox_date(line, &seconds) ? seconds : -1;
+}
+
 static void reads_dates(void **state)
 {
     (void)state;
     setenv("TZ", "CET-1CEST,M3.5.0,M10.5.0/3", 1);
-    assert_int_equal(ctl_mbox_date("From a@b Tue May 10 11:28:07 2005 +0200"), 1115717287);
-    assert_int_equal(ctl_mbox_date("From a@b Tue May 10 11:28:07 +0200 2005"), 1115717287);
-    assert_int_equal(ctl_mbox_date("From a@b Tue May 10 09:28:07 UTC 2005"), 1115717287);
-    assert_int_equal(ctl_mbox_date("From a@b Tue May 10 04:58:07 2005 -0430"), 1115717287);
-    assert_int_equal(ctl_mbox_date("From a@b Tue May 10 11:28:07 2005"), 1115717287);
-    assert_int_equal(ctl_mbox_date("From a@b  Tue May 10 11:28:07 2005\r"), 1115717287);
-    assert_int_equal(ctl_mbox_date("From a@b Tue May 10 11:28 2005"), 1115717280);
-    assert_int_equal(ctl_mbox_date("From \"Tue May 1\" Sun May  8 19:07:09 2005"), 1115572029);
-    assert_int_equal(ctl_mbox_date("From a@b Tue May 10 09:28:07 GMT 2005"), 1115717287);
-    assert_int_equal(ctl_mbox_date("From a@b Tue May 10 11:28:07 2005 EST 2006"), 1115717287);
-    assert_int_equal(ctl_mbox_date("From a@b Tue May 10 11:28:07 2005 +200"), 1115717287);
-    assert_int_equal(ctl_mbox_date("From a@b Tue May 10 11:28:07 2005 +02000"), 1115717287);
-    assert_int_equal(ctl_mbox_date("From a@b Tue May 10 11:28:07 2005 +0200x"), 1115717287);
-    assert_int_equal(ctl_mbox_date("From a@b Tue May 10 11:28:07 2005x"), 0);
-    assert_int_equal(ctl_mbox_date("From a@b Tue May 10 11:28:07 20055"), 0);
-    assert_int_equal(ctl_mbox_date("From a@b Tue May 10 11:28:07 205"), 0);
-    assert_int_equal(ctl_mbox_date("From a@b Tue May 10 11:28:07"), 0);
-    assert_int_equal(ctl_mbox_date("From a@b Tue May 10 11:28:07 1901"), 0);
-    assert_int_equal(ctl_mbox_date("From email_test@me.nowhere"), 0);
-    assert_int_equal(ctl_mbox_date("From "), 0);
-    assert_int_equal(ctl_mbox_date(""), 0);
+    assert_int_equal(date("From a@b Tue May 10 11:28:07 2005 +0200"), 1115717287);
+    assert_int_equal(date("From a@b Tue May 10 11:28:07 +0200 2005"), 1115717287);
+    assert_int_equal(date("From a@b Tue May 10 09:28:07 UTC 2005"), 1115717287);
+    assert_int_equal(date("From a@b Tue May 10 04:58:07 2005 -0430"), 1115717287);
+    assert_int_equal(date("From a@b Tue May 10 11:28:07 2005"), 1115717287);
+    assert_int_equal(date("From a@b  Tue May 10 11:28:07 2005\r"), 1115717287);
+    assert_int_equal(date("From a@b Tue May 10 11:28 2005"), 1115717280);
+    assert_int_equal(date("From \"Tue May 1\" Sun May  8 19:07:09 2005"), 1115572029);
+    assert_int_equal(date("From a@b Tue May 10 09:28:07 GMT 2005"), 1115717287);
+    assert_int_equal(date("From a@b Tue May 10 11:28:07 2005 EST 2006"), 1115717287);
+    assert_int_equal(date("From a@b Tue May 10 11:28:07 2005 +200"), 1115717287);
+    assert_int_equal(date("From a@b Tue May 10 11:28:07 2005 +02000"), 1115717287);
+    assert_int_equal(date("From a@b Tue May 10 11:28:07 2005 +0200x"), 1115717287);
+    assert_int_equal(date("From a@b Tue May 10 11:28:07 2005x"), -1);
+    assert_int_equal(date("From a@b Tue May 10 11:28:07 20055"), -1);
+    assert_int_equal(date("From a@b Tue May 10 11:28:07 205"), -1);
+    assert_int_equal(date("From a@b Tue May 10 11:28:07"), -1);
+    assert_int_equal(date("From a@b Tue May 10 11:28:07 1901"), 0);
+    assert_int_equal(date("From - Thu Jan  1 00:00:00 1970"), 0);
+    assert_int_equal(date("From - Thu Jan  1 00:00:00 1970 -0500"), 0);
+    assert_int_equal(date("From email_test@me.nowhere"), -1);
+    assert_int_equal(date("From "), -1);
+    assert_int_equal(date(""), -1);
 }
 
 int main(void)

@@ -76,15 +76,15 @@ static void refuse(const char *path, enum ctl_format format, int wanted, const c
 static void tells_files_apart(void **state)
 {
     (void)state;
-    static const char mbox[] = "From a\nx\n\nFrom b Thu Jan 1 00:01:40 1970 +0000\ny\n";
+    static const char mbox[] = "From a\nx\n\nFrom b Sat Jan 3 00:01:40 1970 +0000\ny\n";
     put("box", mbox, 7);
     put("one.eml", mbox, 7);
     put("two", "From: a\n", 8);
     put("three", "F", 9);
-    expect("box", CTL_FORMAT_AUTO, "0:x\n|100:y\n|");
-    expect("one.eml", CTL_FORMAT_MBOX, "0:x\n|100:y\n|");
-    expect("one.eml", CTL_FORMAT_AUTO, "7:From a\nx\n\nFrom b Thu Jan 1 00:01:40 1970 +0000\ny\n|");
-    expect("box", CTL_FORMAT_MESSAGE, "7:From a\nx\n\nFrom b Thu Jan 1 00:01:40 1970 +0000\ny\n|");
+    expect("box", CTL_FORMAT_AUTO, "0:x\n|172900:y\n|");
+    expect("one.eml", CTL_FORMAT_MBOX, "0:x\n|172900:y\n|");
+    expect("one.eml", CTL_FORMAT_AUTO, "7:From a\nx\n\nFrom b Sat Jan 3 00:01:40 1970 +0000\ny\n|");
+    expect("box", CTL_FORMAT_MESSAGE, "7:From a\nx\n\nFrom b Sat Jan 3 00:01:40 1970 +0000\ny\n|");
     expect("two", CTL_FORMAT_AUTO, "8:From: a\n|");
     expect("three", CTL_FORMAT_AUTO, "9:F|");
 }
