@@ -300,6 +300,7 @@ static void set_options(SSL_CTX *c)
     SSL_CTX_set_session_cache_mode(c, SSL_SESS_CACHE_OFF);
     SSL_CTX_set_session_id_context(c, (const unsigned char *)"poplar", 6);
     SSL_CTX_set_num_tickets(c, 1);
+    SSL_CTX_set_dh_auto(c, 1); /* or ciphers= with DHE would be none */
     SSL_CTX_set_read_ahead(c, 1); /* one read(2) a record, not two */
 }
 

@@ -55,9 +55,9 @@ def make_signed(directory, kind):
 @pytest.fixture
 def signed(server, tmp_path):
     """signed(kind): a server with a certificate of that kind, and its CA."""
-    def make(kind):
+    def make(kind, **settings):
         ca, certificate, key = make_signed(tmp_path, kind)
-        return server(tls_certificate=certificate, tls_key=key), ca
+        return server(tls_certificate=certificate, tls_key=key, **settings), ca
     return make
 
 
@@ -93,6 +93,14 @@ def test_s_client(signed, kind, tls):
                       ["-alpn", "h2"]):
         good, said = s_client(p, ca, tls, *arguments)
         assert not good and "alert" in said, (arguments, said)
+
+
+def test_ciphers_of_ones_own(signed):
+    """Old clients know no curves: what is there for them works in the sandbox, too."""
+    p, ca = signed("rsa", tls_ciphers="ECDHE+AESGCM:DHE+AESGCM")
+    cipher = "DHE-RSA-AES256-GCM-SHA384"
+    good, said = s_client(p, ca, True, "-tls1_2", "-cipher", cipher)
+    assert good and f"Cipher is {cipher}" in said, said
 
 
 def scan(p, ca, tls, directory, *sections):
