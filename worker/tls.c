@@ -300,7 +300,7 @@ static void set_options(SSL_CTX *c)
     SSL_CTX_set_session_cache_mode(c, SSL_SESS_CACHE_OFF);
     SSL_CTX_set_session_id_context(c, (const unsigned char *)"poplar", 6);
     SSL_CTX_set_num_tickets(c, 1);
-    SSL_CTX_set_dh_auto(c, 1); /* or ciphers= with DHE would be none */
+    SSL_CTX_set_dh_auto(c, 1);    /* or ciphers= with DHE would be none */
     SSL_CTX_set_read_ahead(c, 1); /* one read(2) a record, not two */
 }
 
@@ -314,19 +314,24 @@ static bool use_certificate(SSL_CTX *c, const struct identity *id)
     return true;
 }
 
+/* For TLS 1.2. */
+static const char *ciphers_of(const struct config *config)
+{
+    return config->tls.ciphers ? config->tls.ciphers : "ECDHE+AESGCM:ECDHE+CHACHA20";
+}
+
 static bool make_context(struct tls *tls, struct identity *id, const struct config *config,
                          char *error, size_t size)
 {
-    const char *ciphers = config->tls.ciphers;
     int minimum = config->tls.minimum == TLS_MINIMUM_1_3 ? TLS1_3_VERSION : TLS1_2_VERSION;
     SSL_CTX *c = id->context = SSL_CTX_new(TLS_server_method());
     if (!c || SSL_CTX_set_min_proto_version(c, minimum) != 1)
         return base_refuse(error, size, "[tls]: OpenSSL refuses to start: %s", tls_error());
     set_options(c);
-    if (SSL_CTX_set_cipher_list(c, ciphers ? ciphers : "ECDHE+AESGCM:ECDHE+CHACHA20") != 1)
+    if (SSL_CTX_set_cipher_list(c, ciphers_of(config)) != 1)
         return base_refuse(error, size, "%s: [tls] ciphers=%s: %s; see `openssl ciphers -v`",
-                           config_where(config, "tls", "", "ciphers"),
-                           ciphers ? ciphers : "(default)", tls_error());
+                           config_where(config, "tls", "", "ciphers"), ciphers_of(config),
+                           tls_error());
     if (!use_certificate(c, id))
         return refuse_identity(id, config, false, tls_error(), error, size);
     if (tls->client_ca && !client_ca_use(tls->client_ca, c))
@@ -361,8 +366,9 @@ static bool talk(SSL *client, SSL *server)
     return good;
 }
 
-/* One connection to ourselves in memory. */
-static bool warm_up(struct tls *tls, const struct identity *id, int version)
+/* One connection to ourselves in memory, of just this version. */
+static bool warm_up(struct tls *tls, const struct identity *id, const struct config *config,
+                    int version)
 {
     struct tls_ticket_keys keys = {.n = 1};
     BIO *near = NULL, *far = NULL;
@@ -375,7 +381,10 @@ static bool warm_up(struct tls *tls, const struct identity *id, int version)
     if (!client_context || !server || BIO_new_bio_pair(&near, 0, &far, 0) != 1)
         goto out;
     SSL_set_SSL_CTX(server, id->context);
+    /* openssl.cnf may have less for clients. */
+    SSL_CTX_set_min_proto_version(client_context, version);
     SSL_CTX_set_max_proto_version(client_context, version);
+    SSL_CTX_set_cipher_list(client_context, ciphers_of(config));
     client = SSL_new(client_context);
     if (!client)
         goto out;
@@ -397,6 +406,21 @@ out:
     return good;
 }
 
+/* Shake hands in each version; a fault if the oldest that is spoken is not. */
+static const char *try_out(struct tls *tls, const struct identity *id, const struct config *config)
+{
+    bool wants_old = config->tls.minimum == TLS_MINIMUM_1_2;
+    bool new = warm_up(tls, id, config, TLS1_3_VERSION);
+    bool old = wants_old && warm_up(tls, id, config, TLS1_2_VERSION);
+    ERR_clear_error();
+    if (!new && !old)
+        return "no handshake succeeds with it; TLS clients know RSA and P-256 keys, for instance";
+    if (wants_old && !old)
+        return "no handshake of TLS 1.2 succeeds with it; ciphers= must have some for its kind of "
+               "key, or set minimum=TLSv1.3";
+    return NULL;
+}
+
 bool tls_complete(struct tls *tls, const struct config *config, char *error, size_t error_size)
 {
     tls->strict_alpn = config->tls.alpn == 0;
@@ -413,15 +437,9 @@ bool tls_complete(struct tls *tls, const struct config *config, char *error, siz
     }
     for (size_t i = 0; i < tls->n; i++) {
         struct identity *id = &tls->identities[i];
-        bool good = warm_up(tls, id, TLS1_3_VERSION);
-        if (config->tls.minimum == TLS_MINIMUM_1_2)
-            good = warm_up(tls, id, TLS1_2_VERSION) || good;
-        ERR_clear_error();
-        if (!good)
-            return refuse_identity(id, config, false,
-                                   "no handshake succeeds with it; does ciphers= fit its kind of "
-                                   "key?",
-                                   error, error_size);
+        const char *fault = try_out(tls, id, config);
+        if (fault)
+            return refuse_identity(id, config, false, fault, error, error_size);
     }
     return true;
 }

@@ -317,6 +317,9 @@ static void test_bad_files(void **state)
     refused(fds, NULL, NULL, (const char *[]){"key=/etc/a.key", "openssl pkey", NULL});
     certificate_make("a.example.org", fds);
     refused(fds, "ciphers", "NO-SUCH", (const char *[]){"[tls] ciphers=NO-SUCH: ", NULL});
+    certificate_make("a.example.org", fds);
+    refused(fds, "ciphers", "ECDHE-RSA-AES256-GCM-SHA384",
+            (const char *[]){"[tls] certificate=/etc/a.pem: ", "TLS 1.2", "ciphers=", NULL});
 }
 
 static void test_an_expired_certificate_serves(void **state)
