@@ -397,7 +397,7 @@ def test_backup_that_is_none(everything, tmp_path, kind):
             database.execute("UPDATE message SET header_size = 5 WHERE id = 1")
         database.close()
         done = p.ctl("mailbox", "restore", "--yes", "alice", tmp_path / "x", check=False)
-        assert done.returncode == DATA and b"not restored; mailbox salvage may" in done.stderr
+        assert done.returncode == DATA and b"; mailbox salvage may" in done.stderr
     else:
         (tmp_path / "x").mkdir()
         refused(p, NO_INPUT, "x/mail.db: No such file", "mailbox", "restore", "--yes", "alice",
