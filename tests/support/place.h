@@ -44,8 +44,8 @@ static inline const char *in_place(const char *name)
     size_t before = strlen(place) + 1, i = 0;
     while (i < PLACE_PATHS && place_paths[i][0] && strcmp(place_paths[i] + before, name) != 0)
         i++;
-    assert_true(i < PLACE_PATHS && before + strlen(name) < PLACE_PATH_MAX);
-    snprintf(place_paths[i], PLACE_PATH_MAX, "%s/%s", place, name);
+    assert_true(i < PLACE_PATHS);
+    assert_true(snprintf(place_paths[i], PLACE_PATH_MAX, "%s/%s", place, name) < PLACE_PATH_MAX);
     return place_paths[i];
 }
 
