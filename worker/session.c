@@ -203,7 +203,7 @@ void session_trace(struct session *s, const char *command)
 void session_read_more(struct session *s)
 {
     size_t space, got;
-    if (stream_flush(&s->stream) == STREAM_OK) {
+    if (stream_flush(&s->stream) == STREAM_OK && !s->finishing) {
         uint64_t idle = s->config->session.idle_timeout * 1000;
         uint64_t deadline = s->logged_in ? base_now_ms() + idle : 0;
         unsigned char *to = line_space(&s->input, &space);

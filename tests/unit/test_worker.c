@@ -4,7 +4,9 @@
  */
 #include "one_harness.h"
 
+#include <linux/sockios.h>
 #include <signal.h>
+#include <sys/ioctl.h>
 #include <sysexits.h>
 #include <time.h>
 
@@ -326,6 +328,35 @@ static void test_idle_timeout(void **state)
     assert_int_equal(harness_count(&h), 1);
 }
 
+static void await_taken(int fd)
+{
+    int left = 1;
+    while (ioctl(fd, SIOCOUTQ, &left) == 0 && left > 0)
+        nap_ms(1);
+}
+
+/* Asked to end while the client still takes an answer: that was the last. */
+static void test_order_to_finish_behind_an_answer(void **state)
+{
+    enum { NOOPS = 600 };
+    char noops[NOOPS * 6];
+    (void)state;
+    fill_with_noops(noops, sizeof noops);
+    harness_start(&h, in_the_clear);
+    h.room = 4096;
+    harness_logged_in(&h);
+    h.room = 0;
+    say_octets(&h, noops, sizeof noops);
+    await_taken(h.client);
+    message_begin(&h.m, PROTO_FINISH);
+    message_put_u32(&h.m, END_TAKEOVER);
+    harness_send(&h.worker, &h.m);
+    await_taken(h.worker.fd);
+    for (int i = 0; i < NOOPS; i++)
+        expect(&h, "+OK");
+    expect_close(&h, END_TAKEOVER);
+}
+
 /* Commands without end from a client that never reads: bounded memory, a deadline. */
 static void test_a_client_that_never_reads(void **state)
 {
@@ -460,6 +491,7 @@ int main(void)
         PROCESS(test_login_that_only_the_master_knows),
         PROCESS(test_handshake_timeout),
         PROCESS(test_idle_timeout),
+        PROCESS(test_order_to_finish_behind_an_answer),
         PROCESS(test_a_client_that_never_reads),
         PROCESS(test_without_a_certificate),
         PROCESS(test_loopback_needs_no_tls),
