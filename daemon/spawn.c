@@ -59,6 +59,9 @@ _Noreturn static void become(const char *dir, const char *program, int kept, int
         fatal(EX_OSERR, "descriptor 3: %s", strerror(errno));
     if (!close_others(kept))
         fatal(EX_OSERR, "close_range: %s", strerror(errno));
+    /* A terminal and `systemctl kill` send these to all of us: they are the master's to act on. */
+    signal(SIGHUP, SIG_IGN);
+    signal(SIGINT, SIG_IGN);
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);
     signal(SIGPIPE, SIG_DFL);

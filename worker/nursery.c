@@ -39,16 +39,13 @@ static void fill_standard(void)
     base_close(fd);
 }
 
-/* Workers have no signal handlers and no use for signals: an interrupt on the terminal is the
- * master's to act on. */
+/* Workers have no signal handlers and no use for signals. */
 static void settle_signals(void)
 {
     sigset_t none;
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);
     signal(SIGPIPE, SIG_IGN);
-    signal(SIGINT, SIG_IGN);
-    signal(SIGHUP, SIG_IGN);
 }
 
 /* Everything that would be loaded on first use, and could not be any more then. */

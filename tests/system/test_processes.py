@@ -558,6 +558,22 @@ def test_stop_twice(server):
     assert works(p) == 1
 
 
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT], ids=lambda s: s.name)
+def test_signals_to_all_processes(server, number):
+    """As a terminal sends them, and `systemctl kill`: what they mean is the master's to know."""
+    p = server(start=False, server_stop_grace="1m")
+    real = p.command
+    p.command = lambda *more: ["setsid", *real(*more)]
+    p.start()
+    client = p.login()
+    os.killpg(p.process.pid, number)
+    p.wait_notified("READY=1" if number == signal.SIGHUP else "STOPPING=1")
+    client.noop()
+    client.quit()
+    p.wait_log("user=alice reason=quit")
+    assert "was ended by signal" not in p.log_text()
+
+
 def test_stop_before_anything_is_served(tmp_path):
     """Its nursery never says that it is ready; nobody waits for that."""
     programs = tmp_path / "programs"
