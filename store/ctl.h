@@ -95,7 +95,8 @@ int ctl_open_may(const struct ctl *ctl);
  * gone. 0, or an exit status after saying why; EX_TEMPFAIL when a session holds it. */
 int ctl_open_maildrop(const struct ctl *ctl, const char *given, unsigned how,
                       struct ctl_maildrop *opened);
-/* Whether there is a maildrop of this canonical name. What cannot be seen is not. */
+/* Whether there is a maildrop of this canonical name. What may not be seen is not; where it cannot
+ * be told for another reason it may be: who opens it then hears why. */
 bool ctl_open_exists(const struct ctl *ctl, const char *name);
 /* As far as the name: of a maildrop that is there, or an account. */
 int ctl_open_name(const struct ctl *ctl, const char *given, char name[PROTO_USER_MAX + 1]);

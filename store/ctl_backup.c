@@ -16,6 +16,7 @@
 
 #include <dirent.h>
 #include <errno.h>
+#include <libgen.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -192,21 +193,32 @@ static int backup_one(struct ctl *ctl, struct ctl_maildrop *maildrop, bool many)
     return status;
 }
 
+/* Where a path leads, or what its last part will be made in. NULL: nowhere. */
+static char *find_place(const char *path)
+{
+    char *real = realpath(path, NULL);
+    if (!real && errno == ENOENT) {
+        char *parent = base_strdup(path);
+        real = realpath(dirname(parent), NULL);
+        free(parent);
+    }
+    return real;
+}
+
 /* A directory for backups; not the one with the maildrops, nor one in it. */
 static int make_place(const struct ctl *ctl, const char *path)
 {
-    int status = make_directory(path);
     char *mail = base_format("%s/mail", ctl->config->server.state_dir);
-    char *own = realpath(mail, NULL), *given = realpath(path, NULL);
+    char *own = realpath(mail, NULL), *given = find_place(path);
     size_t length = own ? strlen(own) : 0;
-    if (!status && own && given && strncmp(given, own, length) == 0 &&
-        (given[length] == '\0' || given[length] == '/'))
-        status =
-            ctl_fail(EX_CANTCREAT, "%s: the maildrops themselves are there; name another", path);
+    bool inside = own && given && strncmp(given, own, length) == 0 &&
+                  (given[length] == '\0' || given[length] == '/');
     free(mail);
     free(own);
     free(given);
-    return status;
+    return inside ? ctl_fail(EX_CANTCREAT, "%s: the maildrops themselves are there; name another",
+                             path)
+                  : make_directory(path);
 }
 
 int ctl_mailbox_backup(struct ctl *ctl)

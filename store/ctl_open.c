@@ -8,6 +8,7 @@
 #include "daemon/privileges.h"
 #include "store/ctl.h"
 
+#include <errno.h>
 #include <pwd.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -109,7 +110,8 @@ bool ctl_open_exists(const struct ctl *ctl, const char *name)
     if (!grant_path(name, below))
         return false;
     char *path = base_format("%s/%s", ctl->config->server.state_dir, below);
-    bool there = lstat(path, &about) == 0 && S_ISDIR(about.st_mode);
+    bool there = lstat(path, &about) == 0 ? S_ISDIR(about.st_mode)
+                                          : errno != ENOENT && errno != ENOTDIR && errno != EACCES;
     free(path);
     return there;
 }

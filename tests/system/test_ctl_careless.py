@@ -383,8 +383,10 @@ def test_a_backup_in_the_place_of_something_else(p, tmp_path):
         assert done.returncode == 73 and b"is no backup; name another" in done.stderr, done
     assert (tmp_path / "letter").read_bytes().startswith(b"Dear Bob")
     assert subjects(p, "bob") == ["Subject: two"]
-    done = p.ctl("mailbox", "backup", "--all", p.state / "mail", check=False)
-    assert done.returncode == 73 and b"the maildrops themselves are there" in done.stderr, done
+    for place in (p.state / "mail", p.state / "mail/new"):
+        done = p.ctl("mailbox", "backup", "--all", place, check=False)
+        assert done.returncode == 73 and b"the maildrops themselves are there" in done.stderr, done
+    assert not place.exists()
     assert b"passed over" not in p.ctl("mailbox", "list").stderr
     (tmp_path / "file").touch()
     (tmp_path / "lock").touch()

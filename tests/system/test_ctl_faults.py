@@ -320,6 +320,15 @@ def test_what_may_not_be_opened(world, name):
     assert number > 3
 
 
+def test_what_cannot_be_looked_at(world):
+    """It is not taken for what is not there."""
+    command = words_of(world, COMMANDS["import-dry"])
+    world.restore()
+    done = world.run(command, f"lstat:1:{errno.EIO}")
+    assert [call for call, _ in world.calls()] == ["lstat"]
+    assert b" 1 there already" in done.stdout
+
+
 def test_export_to_a_maildir(world):
     """What is in cur/ and new/ is whole."""
     def holds(w):
