@@ -117,24 +117,25 @@ static enum store_outcome find_excess(struct maildrop *m, const struct doomed *d
 /* Of what was deleted before a time the first so many octets and messages, or as many as one
  * transaction may take. */
 static enum store_outcome find_deleted(struct maildrop *m, int64_t before, uint64_t least_octets,
-                                       uint64_t least, int64_t *ids, size_t *n)
+                                       uint64_t least, int64_t *ids, size_t *n, uint64_t *octets)
 {
-    int64_t size, octets = 0;
+    int64_t size;
     sqlite3_stmt *statement;
     enum store_outcome outcome = handle_prepare(m, STATEMENT_EXPIRED, &statement);
 
     *n = 0;
+    *octets = 0;
     if (outcome != STORE_OK)
         return outcome;
     sqlite3_bind_int64(statement, 1, before);
     sqlite3_bind_int64(statement, 2, PURGE_MESSAGES);
-    while (((uint64_t)octets < least_octets || *n < least) && octets < PURGE_OCTETS &&
+    while ((*octets < least_octets || *n < least) && *octets < PURGE_OCTETS &&
            *n < PURGE_MESSAGES && (outcome = handle_step(m, statement)) == STORE_OK) {
         if (!handle_column(statement, 0, &ids[*n]) || !handle_column(statement, 1, &size)) {
             outcome = handle_fail(m, STORE_DAMAGED, "a deleted message has no id or size");
             break;
         }
-        octets += size;
+        *octets += (uint64_t)size;
         (*n)++;
     }
     sqlite3_reset(statement);
@@ -142,16 +143,16 @@ static enum store_outcome find_deleted(struct maildrop *m, int64_t before, uint6
 }
 
 static enum store_outcome find_doomed(struct maildrop *m, const struct doomed *doomed, int64_t *ids,
-                                      size_t *n)
+                                      size_t *n, uint64_t *octets)
 {
-    uint64_t octets, messages;
+    uint64_t least_octets, least;
     enum store_outcome outcome =
-        find_deleted(m, doomed->before, PURGE_OCTETS, PURGE_MESSAGES, ids, n);
+        find_deleted(m, doomed->before, PURGE_OCTETS, PURGE_MESSAGES, ids, n, octets);
 
     if (outcome != STORE_OK || *n > 0 ||
-        (outcome = find_excess(m, doomed, &octets, &messages)) != STORE_OK)
+        (outcome = find_excess(m, doomed, &least_octets, &least)) != STORE_OK)
         return outcome;
-    return find_deleted(m, INT64_MAX, octets, messages, ids, n);
+    return find_deleted(m, INT64_MAX, least_octets, least, ids, n, octets);
 }
 
 /* Give some free pages at the end of the file back to the system. */
@@ -173,21 +174,24 @@ static enum store_outcome purge_some(struct maildrop *m, const struct doomed *do
                                      size_t *removed)
 {
     int64_t ids[PURGE_MESSAGES];
-    enum store_outcome outcome = find_doomed(m, doomed, ids, removed);
+    uint64_t octets;
+    enum store_outcome outcome = find_doomed(m, doomed, ids, removed, &octets);
 
     if (outcome != STORE_OK || *removed == 0)
         return outcome;
     if ((outcome = handle_begin_write(m)) != STORE_OK)
         return outcome;
     /* Look again under the lock: another may have removed or restored them meanwhile. */
-    outcome = find_doomed(m, doomed, ids, removed);
+    outcome = find_doomed(m, doomed, ids, removed, &octets);
     for (size_t i = 0; outcome == STORE_OK && i < *removed; i++)
         outcome = remove_one(m, ids[i]);
     if (outcome == STORE_OK)
         outcome = listing_forget(m, ids, *removed);
     if (outcome == STORE_OK)
         outcome = vacuum_some(m);
-    return handle_end_write(m, outcome);
+    if ((outcome = handle_end_write(m, outcome)) == STORE_OK)
+        handle_not_kept(m, *removed, octets);
+    return outcome;
 }
 
 /* What is past its time is removed in passing, a bounded part at each commit; when nothing is to be

@@ -51,6 +51,7 @@ static const char *const statement_sql[STATEMENTS] = {
                           " ORDER BY deleted LIMIT ?2",
     [STATEMENT_KEPT] = "SELECT deleted, id, size FROM message WHERE deleted IS NOT NULL"
                        " ORDER BY deleted, id",
+    [STATEMENT_DATA_VERSION] = "PRAGMA data_version",
     [STATEMENT_REMOVE_CHUNKS] = "DELETE FROM chunk WHERE place BETWEEN ?1 AND ?2",
     [STATEMENT_REMOVE_MESSAGE] = "DELETE FROM message WHERE id = ?1",
     [STATEMENT_FREE_PAGES] = "PRAGMA freelist_count",
@@ -318,6 +319,7 @@ enum store_outcome handle_set_state(struct maildrop *m, const struct maildrop_to
 
     if (outcome != STORE_OK)
         return outcome;
+    m->kept_version = 0; /* what is no message any more is kept, or the other way round */
     sqlite3_bind_int64(statement, 1, (int64_t)totals->messages);
     sqlite3_bind_int64(statement, 2, (int64_t)totals->octets);
     sqlite3_bind_int64(statement, 3, (int64_t)totals->plain_octets);
@@ -326,15 +328,15 @@ enum store_outcome handle_set_state(struct maildrop *m, const struct maildrop_to
     return handle_finish(m, statement);
 }
 
-enum store_outcome handle_kept(struct maildrop *m, uint64_t *messages, uint64_t *octets)
+static enum store_outcome count_kept(struct maildrop *m)
 {
-    uint64_t count = 0, sum = 0;
     int64_t last_when = 0, last_id = 0, when = 0, id = 0, size = 0;
     sqlite3_stmt *statement;
     enum store_outcome outcome = handle_prepare(m, STATEMENT_KEPT, &statement);
 
     if (outcome != STORE_OK)
         return outcome;
+    m->kept = m->kept_octets = 0;
     /* Row by row: of an index that has a page in two places SQLite's own sum may have no end. */
     while ((outcome = handle_step(m, statement)) == STORE_OK) {
         if (!handle_column(statement, 0, &when) || !handle_column(statement, 1, &id) ||
@@ -346,13 +348,36 @@ enum store_outcome handle_kept(struct maildrop *m, uint64_t *messages, uint64_t 
             break;
         last_when = when;
         last_id = id;
-        count++;
-        sum += (uint64_t)size;
+        m->kept++;
+        m->kept_octets += (uint64_t)size;
     }
     sqlite3_reset(statement);
-    *messages = count;
-    *octets = sum;
     return outcome == STORE_END ? STORE_OK : outcome;
+}
+
+enum store_outcome handle_kept(struct maildrop *m, uint64_t *messages, uint64_t *octets)
+{
+    int64_t version = 0;
+    sqlite3_stmt *statement;
+    enum store_outcome outcome = handle_prepare(m, STATEMENT_DATA_VERSION, &statement);
+
+    if (outcome != STORE_OK || (outcome = handle_step(m, statement)) != STORE_OK)
+        return outcome;
+    handle_column(statement, 0, &version);
+    sqlite3_reset(statement);
+    if (version != m->kept_version) {
+        outcome = count_kept(m);
+        m->kept_version = outcome == STORE_OK ? version : 0;
+    }
+    *messages = m->kept;
+    *octets = m->kept_octets;
+    return outcome;
+}
+
+void handle_not_kept(struct maildrop *m, uint64_t messages, uint64_t octets)
+{
+    m->kept -= messages;
+    m->kept_octets -= octets;
 }
 
 enum store_outcome handle_setting(struct maildrop *m, const char *name, int64_t *value)

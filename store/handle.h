@@ -47,6 +47,7 @@ enum statement {
     STATEMENT_DUE,
     STATEMENT_EXPIRED,
     STATEMENT_KEPT,
+    STATEMENT_DATA_VERSION,
     STATEMENT_REMOVE_CHUNKS,
     STATEMENT_REMOVE_MESSAGE,
     STATEMENT_FREE_PAGES,
@@ -66,8 +67,10 @@ struct maildrop {
     sqlite3 *db;
     int lock_fd;
     sqlite3_stmt *statements[STATEMENTS];
-    int minor;       /* version of the schema */
-    uint64_t schema; /* a digest of the schema that a warm handle knows; store/warm.c */
+    int minor;            /* version of the schema */
+    uint64_t schema;      /* a digest of the schema that a warm handle knows; store/warm.c */
+    int64_t kept_version; /* of the data when this was counted, 0: it was not; handle_kept() */
+    uint64_t kept, kept_octets;
     uint64_t quota_octets, quota_messages; /* of what was deleted, as of the rest; 0: none */
     unsigned patience_ms;
     uint64_t deadline;   /* of the call under way, on lock_clock() */
@@ -120,8 +123,10 @@ bool handle_column_uidl(sqlite3_stmt *statement, int column, char uidl[MAILDROP_
 enum store_outcome handle_state(struct maildrop *m, struct maildrop_totals *totals);
 enum store_outcome handle_set_state(struct maildrop *m, const struct maildrop_totals *totals);
 
-/* How much was deleted and is kept. Looks at each such row. */
+/* How much was deleted and is kept. Looks at each such row, unless nobody committed anything since
+ * but purges of ours, which are told by handle_not_kept(). */
 enum store_outcome handle_kept(struct maildrop *m, uint64_t *messages, uint64_t *octets);
+void handle_not_kept(struct maildrop *m, uint64_t messages, uint64_t octets);
 
 /* What an administrator set for this maildrop. STORE_END: nothing. */
 enum store_outcome handle_setting(struct maildrop *m, const char *name, int64_t *value);

@@ -284,6 +284,8 @@ static void test_a_quota_in_parts(void **state)
     assert_int_equal(removed, MANY - 10 - 2 * AT_ONCE);
     assert_int_equal(maildrop_purge(m, DAY, &removed), STORE_OK);
     assert_int_equal(removed, 0);
+    assert_int_equal(sqlite3_stmt_status(m->statements[STATEMENT_KEPT], SQLITE_STMTSTATUS_RUN, 0),
+                     1); /* it looked at all of them once */
     maildrop_close(m);
 }
 
