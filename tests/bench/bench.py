@@ -392,6 +392,8 @@ def main():
     if not scenarios:
         raise SystemExit("no such scenario; there are " + " ".join(s.name for s in SCENARIOS))
     conftest.raise_loopback()
+    if arguments.results:  # not only found to be missing after a quarter of an hour
+        Path(arguments.results).mkdir(parents=True, exist_ok=True)
     conftest.private_etc()
     conftest.reachable_programs()
     measured_by = "cgroup2 cpu.stat" if peers.Group.find() else "/proc/PID/stat, with reaped children"
