@@ -492,6 +492,14 @@ struct places {
     bool partly; /* there may be more, of any user */
 };
 
+/* What two of the directories lead to is there once. */
+static bool is_among(const char *path, const char *const *paths, size_t n)
+{
+    while (n > 0 && strcmp(paths[n - 1], path) != 0)
+        n--;
+    return n > 0;
+}
+
 static int compare_places(const void *a, const void *b)
 {
     const struct place *one = a, *other = b;
@@ -535,6 +543,7 @@ static int gather(const struct ctl *ctl, const char *path, struct places *all)
         struct place *place = &all->places[all->n];
         int failed = ctl_open_user(ctl, tree.entries[i].user, place->user, NULL);
         status = status ? status : failed;
+        all->partly |= failed == EX_TEMPFAIL; /* whose it is could not be told */
         if (failed)
             continue;
         place->path = base_strdup(tree.entries[i].path);
@@ -559,10 +568,12 @@ static int run_all(const struct ctl *ctl)
     if (unsure)
         ctl_note("what could not be looked at may be anybody's mail: nothing is deleted as gone");
     const char **paths = base_alloc(all.n * sizeof *paths);
-    for (size_t i = 0, n; i < all.n && !ctl_signals_met(); i += n) {
+    for (size_t i = 0; i < all.n && !ctl_signals_met();) {
         const char *user = all.places[i].user;
-        for (n = 0; i + n < all.n && strcmp(all.places[i + n].user, user) == 0; n++)
-            paths[n] = all.places[i + n].path;
+        size_t n = 0;
+        for (; i < all.n && strcmp(all.places[i].user, user) == 0; i++)
+            if (!is_among(all.places[i].path, paths, n))
+                paths[n++] = all.places[i].path;
         struct import im = {.ctl = ctl,
                             .paths = paths,
                             .n_paths = n,
@@ -586,16 +597,15 @@ int ctl_import(struct ctl *ctl)
     if (all && ctl->uidl_list)
         return ctl_fail(EX_USAGE, "--uidl-list is of one account, --all takes many");
     ctl_signals_catch();
-    if (!all) {
-        struct import im = {.ctl = ctl, .paths = ctl->words + 1, .n_paths = ctl->n_words - 1};
-        status = run(&im, ctl->words[0], false);
-    }
     if (all) {
         ctl_json_begin(ctl);
         status = run_all(ctl);
+        int printed = ctl_json_end(ctl);
+        status = status ? status : printed;
+    } else {
+        struct import im = {.ctl = ctl, .paths = ctl->words + 1, .n_paths = ctl->n_words - 1};
+        status = run(&im, ctl->words[0], false);
     }
-    int printed = all ? ctl_json_end(ctl) : 0;
-    status = status ? status : printed;
     if (ctl_signals_met())
         ctl_note("interrupted: the messages counted above are stored, the rest is not");
     return ctl_signals_end(status);
