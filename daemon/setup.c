@@ -44,7 +44,9 @@ static const char *find_fault(int fd)
         return not_a_file; /* a socket */
     if (fd < 0 || fstat(fd, &st) < 0)
         return strerror(errno);
-    return S_ISREG(st.st_mode) ? NULL : not_a_file;
+    if (!S_ISREG(st.st_mode))
+        return not_a_file;
+    return st.st_size > PROTO_PEM_MAX ? "more than 1 MiB; name the PEM file" : NULL;
 }
 
 /* errno stays. */
@@ -71,7 +73,7 @@ int setup_open(const struct config *config, const char *name, const char *key, c
     return -1;
 }
 
-/* A copy in memory, with the mode of the file, that nobody can change. The octets of keys do not
+/* A copy in memory, open to whom the file is, that nobody can change. The octets of keys do not
  * pass through us. -1 and errno. */
 static int copy_file(int from)
 {
@@ -84,7 +86,7 @@ static int copy_file(int from)
         got = sendfile(copy, from, NULL, room);
         room -= got > 0 ? (size_t)got : 0;
     }
-    if (got >= 0 && fstat(from, &st) == 0 && fchmod(copy, st.st_mode & 0777) == 0 &&
+    if (got >= 0 && fstat(from, &st) == 0 && fchmod(copy, st.st_mode & 0666) == 0 &&
         fcntl(copy, F_ADD_SEALS, seals) == 0)
         return copy;
     base_close(copy);

@@ -24,9 +24,8 @@ enum setup_outcome {
 };
 
 /* Keep what the files of all certificates hold now: every nursery of this configuration gets just
- * that, whatever becomes of the files before the next reload. False, errno, and one line in
- * `error`.
- */
+ * that, whatever becomes of the files before the next reload. False and errno, with one line in
+ * `error`. */
 bool setup_keep(struct config *config, char *error, size_t size);
 
 /* Tell what is still to be told; never waits for the child. SETUP_FAILED with one line in `error`,

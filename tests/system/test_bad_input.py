@@ -785,6 +785,7 @@ def test_check_of_what_is_good(broken):
     ({"tls_certificate": "/nonexistent"}, ("[tls] certificate=/nonexistent: No such file",)),
     ({"tls_key": "/etc"}, ("[tls] key=/etc: not a file; name the PEM file",)),
     ({"tls_client_ca": "/nonexistent"}, ("[tls] client_ca=/nonexistent: No such file",)),
+    ({"tls_client_ca": sys.executable}, ("[tls] client_ca=", ": more than 1 MiB; name the PEM",)),
     ({"listen_pop3": "localhost:110"}, ("pop3=localhost:110: must be ADDRESS:PORT",)),
     ({"tls_certificate": None, "tls_key": None, "listen_pop3s": None},
      (": [tls] certificate and key are not set",)),
