@@ -362,16 +362,19 @@ enum store_outcome handle_kept(struct maildrop *m, uint64_t *messages, uint64_t 
     enum store_outcome outcome = handle_prepare(m, STATEMENT_DATA_VERSION, &statement);
 
     if (outcome != STORE_OK || (outcome = handle_step(m, statement)) != STORE_OK)
-        return outcome;
+        return outcome == STORE_END ? handle_fail(m, STORE_DAMAGED, "its data has no version")
+                                    : outcome;
     handle_column(statement, 0, &version);
     sqlite3_reset(statement);
     if (version != m->kept_version) {
         outcome = count_kept(m);
         m->kept_version = outcome == STORE_OK ? version : 0;
     }
+    if (outcome != STORE_OK)
+        return outcome;
     *messages = m->kept;
     *octets = m->kept_octets;
-    return outcome;
+    return STORE_OK;
 }
 
 void handle_not_kept(struct maildrop *m, uint64_t messages, uint64_t octets)
