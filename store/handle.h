@@ -73,10 +73,10 @@ struct maildrop {
     uint64_t kept, kept_octets;
     uint64_t quota_octets, quota_messages; /* of what was deleted, as of the rest; 0: none */
     unsigned patience_ms;
-    uint64_t deadline;   /* of the call under way, on lock_clock() */
-    uint64_t given_back; /* when the write lock last was, on the same */
-    int wal_frames;      /* in the WAL after our last commit */
-    bool disk_failed;    /* a write or sync failed: nothing may be written any more */
+    uint64_t deadline;             /* of the call under way, on lock_clock() */
+    uint64_t had_since, had_until; /* the write lock, with hardly a gap; on the same */
+    int wal_frames;                /* in the WAL after our last commit */
+    bool disk_failed;              /* a write or sync failed: nothing may be written any more */
     bool in_batch;
     bool groups_astray; /* sound, but not what the totals say: an older program wrote */
     enum store_outcome batch_outcome; /* what ended the batch's transaction under way */
