@@ -146,12 +146,11 @@ static int parse_switch(const char *word, const char *text, bool *clear, uint64_
 /* KEY=VALUE, taken apart and understood by the configuration's own rules for such a value. */
 static int parse_setting(const char *word, const char **key, bool *clear, uint64_t *value)
 {
-    static const char *const keys[] = {MAILDROP_QUOTA_OCTETS, MAILDROP_QUOTA_MESSAGES,
-                                       MAILDROP_POP3};
+    const char *const *keys = maildrop_settings;
     const char *equals = strchr(word, '=');
     char error[300];
     *key = NULL;
-    for (size_t i = 0; equals && i < ARRAY_SIZE(keys); i++)
+    for (size_t i = 0; equals && i < ARRAY_SIZE(maildrop_settings); i++)
         if (strlen(keys[i]) == (size_t)(equals - word) &&
             strncmp(word, keys[i], (size_t)(equals - word)) == 0)
             *key = keys[i];

@@ -137,10 +137,9 @@ static int print_summary(const struct salvaging *s)
 /* A maildrop that is made anew has none: one that was closed to its user would be open again. */
 static void say_limits(const struct salvaging *s)
 {
-    static const char *const names[] = {MAILDROP_QUOTA_OCTETS, MAILDROP_QUOTA_MESSAGES,
-                                        MAILDROP_POP3};
+    const char *const *names = maildrop_settings;
     char *words = base_strdup("");
-    for (size_t i = 0; i < ARRAY_SIZE(names); i++) {
+    for (size_t i = 0; i < ARRAY_SIZE(maildrop_settings); i++) {
         const int64_t value = salvage_setting(s->salvage, names[i]);
         if (value < 0)
             continue;

@@ -98,6 +98,8 @@ struct maildrop_delivery {
 #define MAILDROP_QUOTA_OCTETS   "quota_octets"
 #define MAILDROP_QUOTA_MESSAGES "quota_messages"
 #define MAILDROP_POP3           "pop3"
+static const char *const maildrop_settings[] = {MAILDROP_QUOTA_OCTETS, MAILDROP_QUOTA_MESSAGES,
+                                                MAILDROP_POP3};
 
 /* Supplies raw message text: up to `size` octets, 0 at the end, -1 on an error. */
 typedef ssize_t maildrop_source(void *context, void *buffer, size_t size);

@@ -14,8 +14,7 @@
 enum {
     SESSION_BAD_BEFORE_LOGIN = 3, /* bad commands that end a session */
     SESSION_BAD_AFTER_LOGIN = 20,
-    SESSION_COMMANDS_BEFORE_LOGIN =
-        100, /* good ones as well: who sends more has not come for mail */
+    SESSION_COMMANDS_BEFORE_LOGIN = 100, /* good ones as well */
 };
 
 /* The extended response codes in use (RFC 2449 section 8, RFC 3206). */
