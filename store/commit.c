@@ -15,6 +15,7 @@ enum {
     EXPIRE_MESSAGES = 256,   /* deleted for their age in one transaction */
     PURGE_MESSAGES = 64,     /* removed for good in one transaction */
     PURGE_OCTETS = 16 << 20, /* the same, when messages are large: the WAL must stay small */
+    EXPIRE_PART = 4,         /* of a call's patience: who logs in waits for more than this */
 };
 
 static enum store_outcome mark(struct maildrop *m, enum statement which, int64_t id, int64_t now)
@@ -195,12 +196,11 @@ static enum store_outcome purge_some(struct maildrop *m, const struct doomed *do
 }
 
 /* What is past its time is removed in passing, a bounded part at each commit; when nothing is to be
- * kept, or not more than a quota, all of it, as far as there is patience: a client waits for the
- * answer to QUIT. The rest, and all on a failure, is left to the next commit: what the client asked
- * for is done, deleted messages are neither seen nor counted. */
-static void purge(struct maildrop *m, int64_t now, uint64_t undelete_for)
+ * kept, or not more than a quota, all of it, but no more from `enough` on: a client waits for the
+ * answer. The rest, and all on a failure, is left to the next commit: what the client asked for is
+ * done, deleted messages are neither seen nor counted. */
+static void purge(struct maildrop *m, int64_t now, uint64_t undelete_for, uint64_t enough)
 {
-    const uint64_t enough = lock_clock() + m->patience_ms;
     struct doomed doomed;
     size_t removed = 0;
 
@@ -243,7 +243,7 @@ enum store_outcome maildrop_commit(struct maildrop *maildrop, const int64_t *ret
         outcome = handle_set_state(maildrop, &totals);
     outcome = handle_end_write(maildrop, outcome);
     if (outcome == STORE_OK)
-        purge(maildrop, now, undelete_for);
+        purge(maildrop, now, undelete_for, lock_clock() + maildrop->patience_ms);
     return outcome;
 }
 
@@ -301,6 +301,7 @@ enum store_outcome maildrop_expire(struct maildrop *maildrop, uint64_t expire_af
                                    uint64_t undelete_for, uint64_t *removed)
 {
     const int64_t now = (int64_t)time(NULL);
+    const uint64_t enough = lock_clock() + maildrop->patience_ms / EXPIRE_PART;
     enum store_outcome outcome;
     size_t n = 0;
 
@@ -313,9 +314,9 @@ enum store_outcome maildrop_expire(struct maildrop *maildrop, uint64_t expire_af
         handle_begin_call(maildrop);
         outcome = expire_some(maildrop, now - (int64_t)expire_after, now, &n);
         *removed += n;
-    } while (outcome == STORE_OK && n > 0);
+    } while (outcome == STORE_OK && n > 0 && lock_clock() < enough);
     if (outcome == STORE_OK && *removed > 0)
-        purge(maildrop, now, undelete_for);
+        purge(maildrop, now, undelete_for, enough);
     return outcome;
 }
 

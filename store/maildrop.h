@@ -222,9 +222,10 @@ void maildrop_limit(struct maildrop *maildrop, uint64_t quota_octets, uint64_t q
 
 /* Delete what was received longer ago than `expire_after` seconds (0: nothing ever is), as a client
  * would: it can be restored for `undelete_for`. Costs one look into an index when nothing is due;
- * else commits some hundred messages at a time, until none is left. `removed` says how many went,
- * also on a failure, after which the rest is left to the next call. Not during a session's view:
- * call before maildrop_totals(), with the session byte of the lock. */
+ * else commits some hundred messages at a time, the oldest first, for some seconds at most.
+ * `removed` says how many went, also on a failure; the rest is left to the next call. STORE_OK and
+ * 0: nothing was left. Not during a session's view: call before maildrop_totals(), with the session
+ * byte of the lock. */
 enum store_outcome maildrop_expire(struct maildrop *maildrop, uint64_t expire_after,
                                    uint64_t undelete_for, uint64_t *removed);
 

@@ -208,6 +208,32 @@ static void test_purge_within_patience(void **state)
     maildrop_close(m);
 }
 
+/* Nor for its login: what is due is taken the oldest first, and the rest by those that follow. */
+static void test_expire_within_patience(void **state)
+{
+    enum { MANY = 300, AT_ONCE = 256 };
+    struct maildrop *m = test_drop_open(&drop);
+    struct maildrop_message message;
+    uint64_t removed;
+
+    (void)state;
+    for (int i = 0; i < MANY; i++)
+        assert_int_equal(test_deliver(m, "x", 1, NULL), STORE_OK);
+    test_outside(&drop, "UPDATE message SET received = 100000 - id");
+    m->patience_ms = 0;
+    assert_int_equal(maildrop_expire(m, DAY, DAY, &removed), STORE_OK);
+    assert_int_equal(removed, AT_ONCE);
+    assert_int_equal(test_totals(m).messages, MESSAGES + MANY - AT_ONCE);
+    maildrop_snapshot_free(test_snapshot(m));
+    assert_int_equal(maildrop_next(m, MESSAGES + MANY - AT_ONCE, &message), STORE_OK);
+    assert_int_not_equal(message.deleted, 0);
+    assert_int_equal(maildrop_expire(m, DAY, DAY, &removed), STORE_OK);
+    assert_int_equal(removed, MESSAGES + MANY - AT_ONCE);
+    assert_int_equal(maildrop_expire(m, DAY, DAY, &removed), STORE_OK);
+    assert_int_equal(removed, 0);
+    maildrop_close(m);
+}
+
 /* A window that began before the clock did: nothing is past its time. */
 static void test_kept_for_ever(void **state)
 {
@@ -341,6 +367,7 @@ int main(int argc, char **argv)
         cmocka_unit_test_setup_teardown(test_nothing_to_do, set_up, remove_drop),
         cmocka_unit_test_setup_teardown(test_bounded_purge, set_up, remove_drop),
         cmocka_unit_test_setup_teardown(test_purge_within_patience, set_up, remove_drop),
+        cmocka_unit_test_setup_teardown(test_expire_within_patience, set_up, remove_drop),
         cmocka_unit_test_setup_teardown(test_kept_for_ever, set_up, remove_drop),
         cmocka_unit_test_setup_teardown(test_a_quota_of_what_is_kept, set_up, remove_drop),
         cmocka_unit_test_setup_teardown(test_a_quota_in_parts, set_up, remove_drop),
