@@ -26,7 +26,7 @@ struct check {
     uint64_t octets;
     struct maildrop_totals seen;   /* of messages that are not deleted; last_id of all */
     struct maildrop_totals listed; /* as the maildrop says them */
-    bool astray;                   /* groups are not believed */
+    bool listed_all;               /* and that was held against the groups */
     int64_t message, chunk, group; /* keys of the rows that were met last */
     char scratch[2 * MAILDROP_CHUNK_SIZE];
 };
@@ -332,12 +332,14 @@ static void check_messages(struct check *c)
 }
 
 /* Whether sessions ask the rows themselves, since an older program wrote: until groups are made
- * anew, those that are left behind do no harm. */
+ * anew, those that are left behind do no harm. All of them tell, so it is asked only if one is. */
 static bool groups_are_astray(struct check *c)
 {
     struct maildrop_snapshot *snapshot = NULL;
 
-    maildrop_snapshot(c->m, &c->listed, &snapshot); /* what fails here was said already */
+    if (!c->listed_all) /* what fails here was said already */
+        maildrop_snapshot(c->m, &c->listed, &snapshot);
+    c->listed_all = true;
     maildrop_snapshot_free(snapshot);
     return c->m->groups_astray;
 }
@@ -358,7 +360,7 @@ static void check_group(struct check *c, int64_t first, const void *group, size_
         found(c, "listing: %s", maildrop_error(c->m));
     else if ((outcome == STORE_END || size != made_size || !group ||
               memcmp(group, made, size) != 0) &&
-             !(c->astray && group && listing_sound(first, group, &entries_size)))
+             !(group && listing_sound(first, group, &entries_size) && groups_are_astray(c)))
         found(c, "listing: the group of message %lld is not what its messages say",
               (long long)first);
 }
@@ -369,7 +371,6 @@ static void check_listing(struct check *c)
 
     if (c->m->minor < 3 || handle_state(c->m, &c->listed) != STORE_OK) /* which was said already */
         return;
-    c->astray = groups_are_astray(c);
     groups = prepare(c, "SELECT first, entries FROM listing ORDER BY first", "listing");
     while (groups && !c->ended && step_up(c, groups, "listing", &c->group))
         check_group(c, sqlite3_column_int64(groups, 0), sqlite3_column_blob(groups, 1),
