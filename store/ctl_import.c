@@ -318,38 +318,48 @@ static void measure(struct import *im, struct ctl_capture_size **sizes)
     free(item);
 }
 
+static bool is_met_again(const struct stat *about, const struct stat *met, size_t n)
+{
+    while (n > 0 && (met[n - 1].st_dev != about->st_dev || met[n - 1].st_ino != about->st_ino))
+        n--;
+    return n > 0;
+}
+
 /* Open every path once before anything is stored: a mistyped one should not leave the others
- * imported. Finds the total, and matches a capture. */
+ * imported, and of two that lead to one place one is enough. Finds the total, and matches a
+ * capture. */
 static int survey(struct import *im, uint64_t *total)
 {
     char error[4608];
     int status = 0, refused;
     struct ctl_capture_size *sizes = NULL;
+    struct stat *met = base_alloc(im->n_paths * sizeof *met);
+    size_t n = 0;
     *total = 0;
-    for (size_t i = 0; !status && i < im->n_paths;) {
+    for (size_t i = 0; !status && i < im->n_paths; i++) {
         im->reader = ctl_reader_open(im->paths[i], &im->how, &refused, error, sizeof error);
-        if (!im->reader && im->partly) {
+        if (!im->reader && im->partly)
             went_wrong(im, ctl_fail(refused, "%s; it was not imported", error));
-            memmove(im->paths + i, im->paths + i + 1, (--im->n_paths - i) * sizeof *im->paths);
-            continue;
-        }
-        if (!im->reader) {
+        else if (!im->reader)
             status = ctl_fail(refused, "%s; nothing was imported", error);
-            break;
+        else if (!is_met_again(ctl_reader_about(im->reader), met, n)) {
+            met[n] = *ctl_reader_about(im->reader);
+            im->paths[n++] = im->paths[i];
+            *total += ctl_reader_total(im->reader);
+            if (im->capture.n > 0)
+                measure(im, &sizes);
         }
-        *total += ctl_reader_total(im->reader);
-        if (im->capture.n > 0)
-            measure(im, &sizes);
         ctl_reader_close(im->reader);
         im->reader = NULL;
-        i++;
     }
+    im->n_paths = n;
+    free(met);
     if (!status && im->capture.n > 0) {
         im->matches = base_alloc((im->n_messages + 1) * sizeof *im->matches);
         ctl_capture_match(&im->capture, sizes, im->n_messages, im->matches);
     }
     free(sizes);
-    return im->n_paths > 0 ? status : im->status;
+    return status || n > 0 ? status : im->status;
 }
 
 /* A dry run opens what is there, and makes nothing. */
@@ -492,14 +502,6 @@ struct places {
     bool partly; /* there may be more, of any user */
 };
 
-/* What two of the directories lead to is there once. */
-static bool is_among(const char *path, const char *const *paths, size_t n)
-{
-    while (n > 0 && strcmp(paths[n - 1], path) != 0)
-        n--;
-    return n > 0;
-}
-
 static int compare_places(const void *a, const void *b)
 {
     const struct place *one = a, *other = b;
@@ -571,9 +573,8 @@ static int run_all(const struct ctl *ctl)
     for (size_t i = 0; i < all.n && !ctl_signals_met();) {
         const char *user = all.places[i].user;
         size_t n = 0;
-        for (; i < all.n && strcmp(all.places[i].user, user) == 0; i++)
-            if (!is_among(all.places[i].path, paths, n))
-                paths[n++] = all.places[i].path;
+        while (i < all.n && strcmp(all.places[i].user, user) == 0)
+            paths[n++] = all.places[i++].path;
         struct import im = {.ctl = ctl,
                             .paths = paths,
                             .n_paths = n,

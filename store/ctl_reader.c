@@ -28,9 +28,9 @@ struct ctl_reader {
     enum ctl_uidl_kind uidl;
     const char *uidl_format;
     char *path;
-    int fd;     /* the file; of a directory, the message at hand, or -1 */
-    int folder; /* of a Cyrus mailbox, else -1 */
-    int64_t mtime;
+    int fd;            /* the file; of a directory, the message at hand, or -1 */
+    int folder;        /* of a Cyrus mailbox, else -1 */
+    struct stat about; /* what the path leads to */
     uint64_t total, position;
     size_t next;       /* number of the next message, from 0 */
     uint64_t begun;    /* Maildir: octets up to the end of the message at hand */
@@ -263,7 +263,6 @@ static int open_status(int error)
 struct ctl_reader *ctl_reader_open(const char *path, const struct ctl_reader_how *how, int *status,
                                    char *error, size_t error_size)
 {
-    struct stat about;
     const char *wrong;
     struct ctl_reader *reader = base_alloc(sizeof *reader);
     *reader = (struct ctl_reader){.path = base_strdup(path),
@@ -272,15 +271,14 @@ struct ctl_reader *ctl_reader_open(const char *path, const struct ctl_reader_how
                                   .folder = -1,
                                   .maildir.directories = {-1, -1}};
     reader->fd = open_path(path, how->beneath);
-    if (reader->fd < 0 || fstat(reader->fd, &about) < 0) {
+    if (reader->fd < 0 || fstat(reader->fd, &reader->about) < 0) {
         *status = open_status(errno);
         wrong = how->beneath && errno == ELOOP ? "a symbolic link is on the way; name the real path"
                                                : ctl_path_fault(errno);
-    } else if (S_ISREG(about.st_mode)) {
-        reader->total = (uint64_t)about.st_size;
-        reader->mtime = about.st_mtime;
+    } else if (S_ISREG(reader->about.st_mode)) {
+        reader->total = (uint64_t)reader->about.st_size;
         wrong = begin_file(reader, how->format, how->beneath, status);
-    } else if (S_ISDIR(about.st_mode)) {
+    } else if (S_ISDIR(reader->about.st_mode)) {
         wrong = begin_directory(reader, how, status);
     } else {
         *status = EX_NOINPUT;
@@ -323,7 +321,7 @@ static enum ctl_read next_in_file(struct ctl_reader *reader, struct ctl_item *it
     if (reader->next++ > 0)
         return CTL_READ_END;
     snprintf(item->name, sizeof item->name, "%s", reader->path);
-    item->received = reader->mtime > 0 ? reader->mtime : 0;
+    item->received = reader->about.st_mtime > 0 ? reader->about.st_mtime : 0;
     return CTL_READ_MESSAGE;
 }
 
@@ -534,6 +532,11 @@ bool ctl_reader_seen(const struct ctl_reader *reader, const struct ctl_inspected
     if (reader->format == CTL_FORMAT_MAILDIR)
         return ctl_maildir_has_flag(reader->maildir.entries[reader->next - 1].name, 'S');
     return reader->format == CTL_FORMAT_MBOX && inspected->seen;
+}
+
+const struct stat *ctl_reader_about(const struct ctl_reader *reader)
+{
+    return &reader->about;
 }
 
 bool ctl_reader_unsteady(const struct ctl_reader *reader)

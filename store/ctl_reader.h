@@ -51,6 +51,9 @@ struct ctl_reader *ctl_reader_open(const char *path, const struct ctl_reader_how
                                    char *error, size_t error_size);
 void ctl_reader_close(struct ctl_reader *reader); /* NULL is legal */
 
+/* What the path leads to, for who wants to know whether another one leads there too. */
+const struct stat *ctl_reader_about(const struct ctl_reader *reader);
+
 /* Go to the next message, over what is left of the one before. */
 enum ctl_read ctl_reader_next(struct ctl_reader *reader, struct ctl_item *item);
 

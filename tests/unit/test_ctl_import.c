@@ -99,6 +99,15 @@ static void corpus_comes_back(void **state)
     globfree(&sources);
 }
 
+static void one_place_twice(void **state)
+{
+    (void)state;
+    const char *box = place_put("twice", "From a\nx\n\nFrom b\ny\n"), *other = in_place("./twice");
+    const char *words[] = {"twice", box, in_place("link"), other, box, NULL};
+    assert_int_equal(symlink(box, words[2]), 0);
+    expect(ctl_import, 0, words, 0, "imported 2 messages");
+}
+
 static void wrong_path_leaves_nothing(void **state)
 {
     (void)state;
@@ -226,10 +235,10 @@ static void seen_stays_seen(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(corpus_comes_back),       cmocka_unit_test(wrong_path_leaves_nothing),
-        cmocka_unit_test(limits_keep_what_fitted), cmocka_unit_test(users_follow_the_rules),
-        cmocka_unit_test(adds_one_message),        cmocka_unit_test(export_spoils_nothing),
-        cmocka_unit_test(seen_stays_seen),
+        cmocka_unit_test(corpus_comes_back),         cmocka_unit_test(one_place_twice),
+        cmocka_unit_test(wrong_path_leaves_nothing), cmocka_unit_test(limits_keep_what_fitted),
+        cmocka_unit_test(users_follow_the_rules),    cmocka_unit_test(adds_one_message),
+        cmocka_unit_test(export_spoils_nothing),     cmocka_unit_test(seen_stays_seen),
     };
     return cmocka_run_group_tests(tests, ctl_run_begin, ctl_run_end);
 }
