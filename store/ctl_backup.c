@@ -107,11 +107,21 @@ static void look_at_copy(const char *opened, struct finding *finding)
     backup_close(copy);
 }
 
-/* 0, and the damage for which the copy was thrown away (`finding` NULL: any will do); or an exit
- * status after saying why. */
-static int write_backup(struct ctl_maildrop *maildrop, const char *path, struct timespec stamp,
-                        struct finding *finding)
+/* A damage that nobody saw yet must not cost the backup of when there was none: the copy is for
+ * salvage, and lies beside that. */
+static int set_aside(struct ctl_unfinished *file, const struct ctl_maildrop *maildrop,
+                     const struct finding *finding)
 {
+    ctl_note("maildrop of %s: damaged: %s; an earlier backup stays, %s.damaged is one for mailbox "
+             "salvage",
+             maildrop->name, finding->damage, file->path);
+    return ctl_unfinished_rename(file, ".damaged");
+}
+
+/* 0, or an exit status after saying why. */
+static int write_backup(struct ctl_maildrop *maildrop, const char *path, struct timespec stamp)
+{
+    struct finding finding = {0};
     struct ctl_progress progress;
     struct ctl_unfinished file;
     int status = ctl_unfinished_make(path, true, &file);
@@ -123,25 +133,14 @@ static int write_backup(struct ctl_maildrop *maildrop, const char *path, struct 
     ctl_progress_hide(&progress);
     if (outcome != STORE_OK)
         status = ctl_open_failed(maildrop, outcome, "backup");
-    else if (finding)
-        look_at_copy(file.opened, finding);
-    if (!status && !(finding && finding->damage[0]))
+    else
+        look_at_copy(file.opened, &finding);
+    if (finding.damage[0])
+        status = set_aside(&file, maildrop, &finding);
+    if (!status)
         status = ctl_unfinished_finish(&file, &stamp);
     ctl_unfinished_end(&file);
-    return status;
-}
-
-/* A damage that nobody saw yet must not cost the backup of when there was none: the copy is for
- * salvage, and lies beside that. */
-static int write_beside(struct ctl_maildrop *maildrop, const char *path, struct timespec stamp,
-                        const struct finding *damaged)
-{
-    char *beside = base_format("%s.damaged", path);
-    ctl_note("maildrop of %s: damaged: %s; an earlier backup stays, %s is one for mailbox salvage",
-             maildrop->name, damaged->damage, beside);
-    int status = write_backup(maildrop, beside, stamp, NULL);
-    free(beside);
-    return status ? status : EX_DATAERR;
+    return status || !finding.damage[0] ? status : EX_DATAERR;
 }
 
 static int report(const struct ctl *ctl, const char *name, const char *path, bool written,
@@ -180,11 +179,8 @@ static int backup_one(struct ctl *ctl, struct ctl_maildrop *maildrop, bool many)
     int status = 0;
     if (folder)
         status = make_directory(folder);
-    struct finding finding = {0};
     if (!status && !unchanged)
-        status = write_backup(maildrop, path, time_of_backup(changed), &finding);
-    if (!status && finding.damage[0])
-        status = write_beside(maildrop, path, time_of_backup(changed), &finding);
+        status = write_backup(maildrop, path, time_of_backup(changed));
     if (!status)
         status = report(ctl, maildrop->name, path, !unchanged, many);
     free(source);

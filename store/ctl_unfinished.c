@@ -80,28 +80,33 @@ static bool is_backup(int directory, const char *name)
     return got == 0 || (got == sizeof begin && memcmp(begin, VFS_MAGIC, sizeof begin) == 0);
 }
 
+/* Whether the file may have its name. What comes to be there later is met when it gets it. */
+static int look_at_name(const struct ctl_unfinished *file)
+{
+    struct stat about;
+    if (fstatat(file->directory, file->last, &about, AT_SYMLINK_NOFOLLOW) < 0)
+        return 0;
+    if (!file->replaces)
+        return ctl_write_failed(file->path, EEXIST);
+    if (!S_ISREG(about.st_mode)) /* /dev/null, say: its name would lead to a file */
+        return ctl_fail(EX_CANTCREAT, "%s: is there, and is no file; name another", file->path);
+    return is_backup(file->directory, file->last)
+               ? 0
+               : ctl_fail(EX_CANTCREAT, "%s: is there, and is no backup; name another", file->path);
+}
+
 int ctl_unfinished_make(const char *path, bool replaces, struct ctl_unfinished *made)
 {
     struct ctl_unfinished f = {.path = base_strdup(path), .fd = -1, .replaces = replaces};
-    struct stat about;
-    bool there;
-    int status = 0;
     f.directory = ctl_path_open_parent(f.path, &f.last);
     f.name = base_format("%s.unfinished", f.last);
-    f.opened = base_format("%s%d/%s", VFS_OPENED, f.directory, f.name);
-    if (f.directory < 0)
-        status = ctl_fail(EX_CANTCREAT, "%s: %s", path, ctl_path_fault(errno));
-    /* What comes to be there later is met when the file gets its name. */
-    else if ((there = fstatat(f.directory, f.last, &about, AT_SYMLINK_NOFOLLOW) == 0) && !replaces)
-        status = ctl_write_failed(path, EEXIST);
-    else if (there && !S_ISREG(about.st_mode)) /* /dev/null, say: its name would lead to a file */
-        status = ctl_fail(EX_CANTCREAT, "%s: is there, and is no file; name another", path);
-    else if (there && !is_backup(f.directory, f.last))
-        status = ctl_fail(EX_CANTCREAT, "%s: is there, and is no backup; name another", path);
-    else if ((f.fd = make_locked(f.directory, f.name)) < 0 && errno == EAGAIN)
-        status = ctl_fail(EX_TEMPFAIL, "%s: another poplarctl writes it; try again", path);
-    else if (f.fd < 0)
-        status = cannot_make(path);
+    int status = f.directory < 0 ? ctl_fail(EX_CANTCREAT, "%s: %s", path, ctl_path_fault(errno))
+                                 : look_at_name(&f);
+    if (!status && (f.fd = make_locked(f.directory, f.name)) < 0)
+        status = errno == EAGAIN
+                     ? ctl_fail(EX_TEMPFAIL, "%s: another poplarctl writes it; try again", path)
+                     : cannot_make(path);
+    f.opened = base_format("%s%d", VFS_OPENED, f.fd);
     if (!status) {
         *made = f;
         return 0;
@@ -111,6 +116,15 @@ int ctl_unfinished_make(const char *path, bool replaces, struct ctl_unfinished *
     free(f.name);
     free(f.opened);
     return status;
+}
+
+int ctl_unfinished_rename(struct ctl_unfinished *file, const char *suffix)
+{
+    char *path = base_format("%s%s", file->path, suffix);
+    file->last = path + (file->last - file->path);
+    free(file->path);
+    file->path = path;
+    return look_at_name(file);
 }
 
 static bool give_name(const struct ctl_unfinished *file)

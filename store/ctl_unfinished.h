@@ -12,7 +12,8 @@ struct ctl_unfinished {
     char *path; /* to be; below, its last name */
     const char *last;
     char *name;    /* as it is called meanwhile, in the same directory */
-    char *opened;  /* a path to it for SQLite, by the directory's descriptor (VFS_OPENED) */
+    char *opened;  /* its descriptor's, for SQLite (VFS_OPENED): under the other name there may be
+                    * another's file by then, with orders for SQLite beside it */
     int directory; /* which somebody else may own */
     int fd;        /* open to read and write */
     bool replaces; /* the backup that is there under its name */
@@ -22,6 +23,9 @@ struct ctl_unfinished {
  * is there that may not be replaced, as what is no backup never may, or another process is about to
  * write it. */
 int ctl_unfinished_make(const char *path, bool replaces, struct ctl_unfinished *made);
+
+/* It will be PATH and this suffix instead. 0, or an exit status as above. */
+int ctl_unfinished_rename(struct ctl_unfinished *file, const char *suffix);
 
 /* All of it is written: to the disk with it, and give it its name, and this time of modification
  * if there is one. 0, or an exit status after saying why. */

@@ -16,9 +16,9 @@
 /* How a database begins, with the NUL: sqlite.org/fileformat.html 1.3. */
 #define VFS_MAGIC "SQLite format 3"
 
-/* A path below a directory that the caller has open, in /proc, or the name that a file's own
- * descriptor has there: it is taken as it stands. SQLite's own layer would ask where that is, and
- * go there by its name. No other link is followed at its end. */
+/* Before a descriptor's number: the name that it has in /proc, which is taken as it stands.
+ * SQLite's own layer would ask where that is, and go there by its name. No other link is followed.
+ */
 #define VFS_OPENED "/proc/self/fd/"
 
 /* Replace SQLite's path calls and register the VFS as its default. `granted_only`: no path ever

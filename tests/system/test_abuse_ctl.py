@@ -47,9 +47,12 @@ def refused(p, *words, status=66):
     assert b"secret" not in p.ctl("message", "list", "--json", "alice", check=False).stdout
 
 
-def hot_journal(page_size, pages, names):
-    """A rollback journal that changes nothing, of a transaction over several databases: the file
+def hot_journal(database, names):
+    """A rollback journal that changes nothing of a database, of a transaction over several: the file
     that it names goes when it was rolled back."""
+    with contextlib.closing(sqlite3.connect(database)) as db:
+        page_size, pages = (db.execute(f"PRAGMA {what}").fetchone()[0]
+                            for what in ("page_size", "page_count"))
     magic = bytes.fromhex("d9d505f920a163d7")
     head = (magic + struct.pack(">IIIII", 0, 1, pages, 512, page_size)).ljust(512, b"\0")
     name = os.fsencode(names)
@@ -63,13 +66,10 @@ def test_a_backup_with_orders_for_sqlite(p, home):
     precious = home.parent / "precious"
     precious.write_text("of root")
     p.ctl("mailbox", "backup", "alice", file)
-    database = sqlite3.connect(file)
-    size, pages = (database.execute(f"PRAGMA {what}").fetchone()[0]
-                   for what in ("page_size", "page_count"))
-    database.close()
+    orders = hot_journal(file, precious)
     (home / "backup-wal").write_bytes(b"x" * 100)  # to have it opened for writing
     journal = home / "backup-journal"
-    journal.write_bytes(hot_journal(size, pages, precious))
+    journal.write_bytes(orders)
     for words in (("mailbox", "restore", "--yes", "alice", file),
                   ("mailbox", "salvage", file, home.parent / "salvaged")):
         done = p.ctl(*words)
@@ -81,7 +81,7 @@ def test_a_backup_with_orders_for_sqlite(p, home):
     (home / "backup-wal").unlink()
     (home / "x").write_bytes(b"x" * 100)
     link(home / "backup-wal", "x")
-    journal.write_bytes(hot_journal(size, pages, precious))
+    journal.write_bytes(orders)
     for words in (("mailbox", "restore", "--yes", "alice", file),
                   ("mailbox", "salvage", file, home.parent / "again")):
         p.ctl(*words, check=False)
@@ -160,6 +160,17 @@ def test_a_backup_in_the_place_of_others(p, home, tmp_path):
     link(home / "b.unfinished", bobs)
     held.go_on()
     assert bobs.read_bytes() == before
+    # It may be a database of the user's, with orders for SQLite beside it.
+    precious = tmp_path / "precious"
+    precious.write_text("of root")
+    p.ctl("mailbox", "backup", "alice", home / "mine")
+    orders = hot_journal(home / "mine", precious)
+    held = held_at_open(p, home / "b")
+    (home / "mine").rename(home / "b.unfinished")
+    (home / "b.unfinished-journal").write_bytes(orders)
+    held.go_on()
+    assert precious.read_text() == "of root"
+    (home / "b").unlink()
     # The same with the directory.
     (home / "b").mkdir()
     held = held_at_open(p, home / "b/mail.db")
@@ -180,10 +191,7 @@ def test_a_backup_that_changes_while_it_is_opened(p, home, tmp_path):
     precious.write_text("of root")
     p.ctl("mailbox", "backup", "alice", tmp_path / "of-alice")
     p.ctl("mailbox", "backup", "bob", tmp_path / "of-bob")
-    database = sqlite3.connect(tmp_path / "of-alice")
-    size, pages = (database.execute(f"PRAGMA {what}").fetchone()[0]
-                   for what in ("page_size", "page_count"))
-    database.close()
+    orders = hot_journal(tmp_path / "of-alice", precious)
     tried = [0, 0]
     for call, swapped in itertools.product(("open", "stat", "lstat", "fstat"), (False, True)):
         for number in range(1, 50):
@@ -201,7 +209,7 @@ def test_a_backup_that_changes_while_it_is_opened(p, home, tmp_path):
                 link(home / "backup", tmp_path / "of-bob")
             else:
                 (home / "backup-wal").write_bytes(b"x" * 100)
-                (home / "backup-journal").write_bytes(hot_journal(size, pages, precious))
+                (home / "backup-journal").write_bytes(orders)
             held.go_on()
             assert precious.read_text() == "of root", (call, number)
             assert b"bob" not in p.ctl("message", "show", "alice", "1").stdout, (call, number)
