@@ -14,6 +14,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+#include <strings.h>
 #include <syslog.h>
 #include <time.h>
 
@@ -22,10 +23,11 @@ enum {
     HELD_MS = 1000,        /* of a grant: a queue's next message comes sooner */
     HELD_OCTETS = 1 << 20, /* of mail under one grant: auth looks how much room is left */
     HEAD_MAX = 2560,       /* octets put before a message: three addresses, two names */
+    PATH_LINE_MAX = 1024,  /* octets of a Return-Path that is taken off one */
     SHOWN_MAX = PROTO_RECIPIENT_MAX + 5 /* octets of an address in the log, or a name */
 };
 
-/* What the store reads: our own header, then the spool. */
+/* What the store reads: our own header, then the spool from `offset` on. */
 struct source {
     const struct spool *spool;
     const char *head;
@@ -212,6 +214,21 @@ static size_t print_head(const struct lmtp *l, const struct lmtp_recipient *to, 
     return size > 0 && size < HEAD_MAX ? (size_t)size : 0;
 }
 
+/* What our Return-Path takes the place of: that which sendmail, for instance, or another mailbox
+ * put before the message. Octets of such a first line; 0: there is none. */
+static size_t find_old_path(const struct spool *spool)
+{
+    static const char field[] = "Return-Path:";
+    char text[PATH_LINE_MAX];
+    ssize_t got = spool_read(spool, 0, text, sizeof text);
+    if (got < (ssize_t)strlen(field) || strncasecmp(text, field, strlen(field)) != 0)
+        return 0;
+    const char *end = memchr(text, '\n', (size_t)got);
+    size_t size = end ? (size_t)(end - text) + 1 : 0;
+    bool folded = size < (size_t)got && (text[size] == ' ' || text[size] == '\t');
+    return folded ? 0 : size;
+}
+
 static ssize_t read_source(void *context, void *buffer, size_t size)
 {
     struct source *source = context;
@@ -245,7 +262,8 @@ static enum store_outcome store(struct lmtp *l, const struct lmtp_recipient *to)
     const struct config *config = l->s->config;
     struct lmtp_held *held = &l->held;
     char head[HEAD_MAX], name[SHOWN_MAX], to_shown[SHOWN_MAX], from[SHOWN_MAX];
-    struct source source = {.spool = &l->spool, .head = head};
+    size_t old_path = find_old_path(&l->spool);
+    struct source source = {.spool = &l->spool, .head = head, .offset = old_path};
     source.head_size = print_head(l, to, head);
     /* The message's own size was measured as it came in. */
     const struct maildrop_delivery delivery = {.quota_octets = config->store.quota_octets,
@@ -259,7 +277,7 @@ static enum store_outcome store(struct lmtp *l, const struct lmtp_recipient *to)
         maildrop_rest(held->maildrop);
         held->octets += spool_size(&l->spool);
         tell_log(l, LOG_INFO, "delivered user=%s octets=%llu from=%s to=%s", name,
-                 (unsigned long long)(source.head_size + spool_size(&l->spool)),
+                 (unsigned long long)(source.head_size + spool_size(&l->spool) - old_path),
                  show(l->mail.from.text, from), show(to->path.text, to_shown));
         return outcome;
     }

@@ -17,18 +17,26 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <sys/socket.h>
 #include <sys/time.h>
 #include <sys/un.h>
 #include <sysexits.h>
 #include <unistd.h>
 
-enum { PATIENCE_S = 600, REPLY_MAX = 1024, SENDER_SIZE = PROTO_RECIPIENT_MAX + 2 };
+enum {
+    PATIENCE_S = 600,
+    REPLY_MAX = 1024,
+    BEGINNING_MAX = 1024,
+    SENDER_SIZE = PROTO_RECIPIENT_MAX + 1
+};
 
 static const char usage[] =
     "usage: poplar-deliver [-f SENDER] [--config FILE | --socket PATH] USER\n"
     "Put the message on standard input into USER's maildrop.\n"
-    "  -f, --from SENDER  the envelope sender; without it, that of a \"From \" line, or none (<>)\n"
+    "  -f, --from SENDER  the envelope sender; without it, that of a \"From \" line or "
+    "Return-Path\n"
+    "                     before the message, or none (<>)\n"
     "  --config FILE      take the socket's path from here, not from " POPLAR_CONFIG "\n"
     "  --socket PATH      poplard's LMTP socket\n"
     "  -V, --version; -h, --help\n";
@@ -229,7 +237,7 @@ static int say_sender(struct server *server, const char *sender, bool utf8)
     return hear(server);
 }
 
-/* `found` is the sender as a "From " line has it: one that is no address is no reason to send the
+/* `found` is the sender as the message has it: one that is no address is no reason to send the
  * message back to it. */
 static void begin(struct server *server, const struct options *options, const char *found)
 {
@@ -253,42 +261,62 @@ static void begin(struct server *server, const struct options *options, const ch
     expect(server, 3);
 }
 
-/* Programs that keep mail in mbox files put a "From " line first, which is none of the message. */
-static const char mbox_from[] = "From ";
+/* The beginning of the message: its first line, or what fits of a longer one. */
+struct beginning {
+    size_t size;
+    char octets[BEGINNING_MAX];
+};
 
-/* The rest of such a line: the envelope sender up to the first blank outside quotes, or a word for
- * none; then a date. */
-static void take_sender(char sender[SENDER_SIZE])
+static bool is_whole_line(const struct beginning *first)
 {
-    bool quoted = false, ended = false;
-    size_t n = 0;
+    return first->size > 0 && first->octets[first->size - 1] == '\n';
+}
+
+static void read_beginning(struct beginning *first)
+{
     int c;
-    while ((c = getchar()) != '\n' && c != EOF) {
-        ended |= c == '\r' || (c == ' ' && !quoted) || n == SENDER_SIZE - 1;
-        if (ended)
-            continue;
-        quoted ^= c == '"' && (n == 0 || sender[n - 1] != '\\');
-        sender[n++] = (char)c;
+    first->size = 0;
+    while (first->size < BEGINNING_MAX && !is_whole_line(first) && (c = getchar()) != EOF)
+        first->octets[first->size++] = (char)c;
+}
+
+/* An address that ends with the first blank outside quotes, or a word for none. */
+static void take_sender(const char *text, size_t size, char sender[SENDER_SIZE])
+{
+    bool quoted = false;
+    size_t n = 0;
+    for (; n < size && text[n] != '\r' && text[n] != '\n' && (quoted || text[n] != ' '); n++)
+        quoted ^= text[n] == '"' && (n == 0 || text[n - 1] != '\\');
+    if (n >= 2 && text[0] == '<' && text[n - 1] == '>') {
+        text++;
+        n -= 2;
     }
-    bool whole = n <= PROTO_RECIPIENT_MAX && !quoted;
-    sender[whole ? n : 0] = '\0';
+    if (n > PROTO_RECIPIENT_MAX || quoted)
+        return;
+    memcpy(sender, text, n);
+    sender[n] = '\0';
     if (strlen(sender) < n || has_control(sender) || strcmp(sender, "MAILER-DAEMON") == 0)
         sender[0] = '\0';
 }
 
-/* Use up a "From " line, or what looks like the beginning of one: octets of that. */
-static size_t skip_mbox_line(char sender[SENDER_SIZE])
+/* Whose the message is by its first line. Programs that keep mail in mbox files put a "From " line
+ * there, which is none of the message and goes; final delivery elsewhere put a Return-Path, in
+ * whose place the server puts its own. */
+static void find_sender(struct beginning *first, char sender[SENDER_SIZE])
 {
-    size_t same = 0;
-    int c;
-    sender[0] = '\0';
-    while ((c = getchar()) == mbox_from[same])
-        if (++same == strlen(mbox_from)) {
-            take_sender(sender);
-            return 0;
-        }
-    ungetc(c, stdin);
-    return same;
+    static const char mbox[] = "From ", field[] = "Return-Path:";
+    const char *text = first->octets;
+    size_t size = first->size, skip = strlen(field);
+    if (size >= strlen(mbox) && memcmp(text, mbox, strlen(mbox)) == 0) {
+        take_sender(text + strlen(mbox), size - strlen(mbox), sender);
+        for (int c = is_whole_line(first) ? '\n' : 0; c != '\n' && c != EOF;)
+            c = getchar();
+        first->size = 0;
+    } else if (size >= skip && strncasecmp(text, field, skip) == 0) {
+        while (skip < size && text[skip] == ' ')
+            skip++;
+        take_sender(text + skip, size - skip, sender);
+    }
 }
 
 /* The message on its way out, an octet at a time. */
@@ -308,12 +336,12 @@ static void put_octet(struct copy *copy, int c)
 }
 
 /* Line ends become CR LF, dots at the beginning of lines double (RFC 5321 section 4.5.2). */
-static void send_message(struct server *server, size_t already)
+static void send_message(struct server *server, const struct beginning *first)
 {
     struct copy copy = {server->out, '\n'};
     int c;
-    for (size_t i = 0; i < already; i++)
-        put_octet(&copy, mbox_from[i]);
+    for (size_t i = 0; i < first->size; i++)
+        put_octet(&copy, (unsigned char)first->octets[i]);
     while (!ferror(server->out) && (c = getc_unlocked(stdin)) != EOF)
         put_octet(&copy, c);
     if (ferror(stdin))
@@ -332,16 +360,18 @@ int main(int argc, char **argv)
 {
     struct options options = {0};
     struct server server;
+    struct beginning first;
     char sender[SENDER_SIZE] = "";
     base_hold_standard();
     parse_options(argc, argv, &options);
     signal(SIGPIPE, SIG_IGN);
     char *path = find_socket(&options);
-    size_t already = skip_mbox_line(sender);
+    read_beginning(&first);
+    find_sender(&first, sender);
     connect_to(&server, path);
     free(path);
     begin(&server, &options, sender);
-    send_message(&server, already);
+    send_message(&server, &first);
     fclose(server.in);
     fclose(server.out);
     return EX_OK;

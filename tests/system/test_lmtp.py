@@ -351,6 +351,29 @@ def test_null_sender_and_source_route(start):
     assert second.startswith(b"Return-Path: <x@example.org>\r\n")
 
 
+@pytest.mark.parametrize("first, stays", [
+    (b"Return-Path: <other@example.org>\r\n", False), (b"return-path:\r\n", False),
+    (b"RETURN-PATH: <>\r\n\r\n", False), (b"Return-Path: <x@y>\r\n (folded)\r\n", True),
+    (b"Return-Path : <x@y>\r\n", True), (b"Return-Path: " + b"x" * 2000 + b"\r\n", True)],
+    ids=lambda v: repr(v)[:20])
+def test_return_path_of_the_message(unix, first, stays):
+    """Sendmail and others write one themselves: that which the envelope makes takes its place."""
+    c = Lmtp(unix.lmtp)
+    assert c.deliver(b"bob", message=first + MESSAGE) == [b"250 2.0.0 Delivered"]
+    octets = first + MESSAGE
+    c.begin(b"bob")
+    c.send(b"BDAT %d LAST\r\n" % len(octets) + octets)
+    assert c.reply() == b"250 2.0.0 Delivered"
+    c.say(b"QUIT")
+    with session(unix, "bob") as raw:
+        for n in (1, 2):
+            assert raw.ask(b"RETR %d" % n).startswith(b"+OK")
+            message = b"".join(raw.multi())
+            assert message.startswith(b"Return-Path: <sender@example.org>\r\n")
+            assert body(message) == (octets if stays else octets.partition(b"\n")[2])
+            raw.ask(b"DELE %d" % n)
+
+
 def test_pipelining(start):
     """All in one segment, two messages."""
     p = start()
@@ -1098,9 +1121,14 @@ def test_pipe(start):
     b"From x@y.example\r": b"x@y.example", b"From x\0@y.example": b"", b"From x@(": b"",
     b"From " + b"x" * 320: b"x" * 320, b"From " + b"x" * 321: b"",
     "From é@y.example Sat".encode(): "é@y.example".encode(), b"From \xe9@y.example Sat": b"?@y.example",
+    b"Return-Path: <x@y.example>": b"x@y.example", b"RETURN-PATH:x@y.example \r": b"x@y.example",
+    b"Return-Path: <>": b"", b"return-path:  <MAILER-DAEMON>": b"",
+    b'Return-Path: <"x y"@z.example> (a comment)': b'"x y"@z.example',
+    b"From x@y.example Sat\nReturn-Path: <z@y.example>": b"x@y.example",
 }.items(), ids=lambda octets: repr(octets)[:30])
 def test_pipe_sender(unix, line, sender):
-    """Without -f the "From " line tells the envelope sender, if it is one; with it, nothing."""
+    """Without -f the "From " line tells the envelope sender, if it is one, and where there is none
+    the Return-Path; with it, nothing does."""
     for more, wanted in (([], sender), (["-f", "a@b.example"], b"a@b.example")):
         assert deliver(unix, *more, "bob", message=line + b"\nSubject: x\n\n").returncode == 0
         with session(unix, "bob") as raw:
@@ -1113,7 +1141,7 @@ def test_pipe_sender(unix, line, sender):
 
 
 @pytest.mark.parametrize("text", [b"", b"F", b"From", b"From ", b"From x", b"\n", b".", b".\n",
-                                  b"Fro\n", b"FrFrom \n", b"a\r\nb\r\n", b"a\rb", b"\r"])
+                                  b"Fro\n", b"FrFrom \n", b"Return-", b"Return-Pat:\nx", b"a\r\nb\r\n", b"a\rb", b"\r"])
 def test_pipe_small(unix, text):
     user = "bob"
     assert deliver(unix, user, message=text).returncode == 0
