@@ -35,8 +35,9 @@ static uint32_t get32(const unsigned char *at)
     return (uint32_t)at[0] << 24 | (uint32_t)at[1] << 16 | (uint32_t)at[2] << 8 | at[3];
 }
 
-bool ctl_cyrus_read(const unsigned char *octets, size_t size, struct ctl_cyrus *cyrus)
+bool ctl_cyrus_read(const void *index, size_t size, struct ctl_cyrus *cyrus)
 {
+    const unsigned char *octets = index;
     *cyrus = (struct ctl_cyrus){0};
     if (size < wide.uidvalidity + 4)
         return false;

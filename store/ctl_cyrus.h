@@ -23,7 +23,7 @@ struct ctl_cyrus {
 
 /* Parse cyrus.index, versions 8 to 20; expunged messages, whose files may still be there, are left
  * out. False: it is none of these, or cut short. Free in any case. */
-bool ctl_cyrus_read(const unsigned char *octets, size_t size, struct ctl_cyrus *cyrus);
+bool ctl_cyrus_read(const void *index, size_t size, struct ctl_cyrus *cyrus);
 void ctl_cyrus_free(struct ctl_cyrus *cyrus);
 
 #endif

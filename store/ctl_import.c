@@ -10,6 +10,7 @@
 #include "store/ctl_gone.h"
 #include "store/ctl_json.h"
 #include "store/ctl_known.h"
+#include "store/ctl_path.h"
 #include "store/ctl_progress.h"
 #include "store/ctl_reader.h"
 #include "store/ctl_signals.h"
@@ -405,9 +406,11 @@ static int read_list(struct import *im, char **octets)
 {
     char error[200];
     const char *path = im->ctl->uidl_list;
-    *octets = ctl_uidl_read_file(AT_FDCWD, path);
+    size_t size;
+    *octets = ctl_uidl_read_file(ctl_path_open(path, O_RDONLY | O_NONBLOCK | O_NOCTTY), &size);
     if (!*octets)
-        return ctl_fail(EX_NOINPUT, "%s: %s", path, strerror(errno));
+        return ctl_fail(EX_NOINPUT, "%s: %s", path,
+                        errno == EINVAL ? "not a regular file" : ctl_path_fault(errno));
     if ((*octets)[0] == '/' || strncmp(*octets, "3 V", 3) == 0) {
         im->how.list = *octets;
         return 0;
@@ -515,15 +518,12 @@ static int gather(const struct ctl *ctl, const char *path, struct places *all)
     struct ctl_tree tree = {0};
     int status = 0;
     const bool before = all->partly;
-    char *real = realpath(path, NULL); /* /var/mail is often a link itself */
     all->partly = true;
-    if (!real || !ctl_tree_read(real, &tree)) {
-        status = ctl_fail(EX_NOINPUT, "%s: %s", path, strerror(errno));
-        free(real);
+    if (!ctl_tree_read(path, &tree)) {
+        status = ctl_fail(EX_NOINPUT, "%s: %s", path, ctl_path_fault(errno));
         ctl_tree_free(&tree);
         return status;
     }
-    free(real);
     if (is_one_users(&tree)) {
         ctl_tree_free(&tree);
         return ctl_fail(EX_USAGE,

@@ -23,12 +23,15 @@
 #include <sysexits.h>
 #include <unistd.h>
 
+enum { HOLES_MAX = 1 << 30 }; /* octets of a file that may have some */
+
 struct ctl_reader {
     enum ctl_format format;
     enum ctl_uidl_kind uidl;
     const char *uidl_format;
     char *path;
     int fd;            /* the file; of a directory, the message at hand, or -1 */
+    uint64_t size;     /* of it, when it was opened: it may grow for ever */
     int folder;        /* of a Cyrus mailbox, else -1 */
     struct stat about; /* what the path leads to */
     uint64_t total, position;
@@ -66,7 +69,9 @@ bool ctl_reader_format(const char *name, enum ctl_format *format)
 static ssize_t read_file(void *context, void *buffer, size_t size)
 {
     struct ctl_reader *reader = context;
-    ssize_t got = ctl_read(reader->fd, buffer, size);
+    uint64_t done = reader->position - (reader->format == CTL_FORMAT_MBOX ? 0 : reader->at);
+    uint64_t left = reader->size - done;
+    ssize_t got = ctl_read(reader->fd, buffer, left < size ? (size_t)left : size);
     if (got < 0)
         reader->broken = errno;
     else
@@ -110,6 +115,24 @@ static bool lock_mbox(int fd)
     return fcntl(fd, F_OFD_SETLK, &whole) == 0 || (errno != EAGAIN && errno != EACCES);
 }
 
+/* Note how much of a file there is to read. What keeps it from being read; NULL if nothing: with
+ * holes it may have any length, and nobody wrote it. */
+static const char *measure(struct ctl_reader *reader)
+{
+    struct stat about;
+    if (fstat(reader->fd, &about) < 0)
+        return strerror(errno);
+    reader->size = (uint64_t)about.st_size;
+    if (about.st_size <= HOLES_MAX)
+        return NULL;
+    off_t hole = lseek(reader->fd, 0, SEEK_HOLE);
+    if (lseek(reader->fd, 0, SEEK_SET) < 0)
+        return strerror(errno);
+    return hole >= 0 && hole < about.st_size
+               ? "is large and has holes, as no mail does; cp --sparse=never makes it whole"
+               : NULL;
+}
+
 /* What keeps a regular file from being read as what it is said to be; NULL if nothing. In a tree it
  * has nobody's word for being mail at all. */
 static const char *begin_file(struct ctl_reader *reader, enum ctl_format wanted, bool in_tree,
@@ -118,6 +141,9 @@ static const char *begin_file(struct ctl_reader *reader, enum ctl_format wanted,
     *status = EX_DATAERR;
     if (wanted == CTL_FORMAT_MAILDIR || wanted == CTL_FORMAT_CYRUS)
         return "is a file: a Maildir or a Cyrus mailbox is a directory";
+    const char *wrong = measure(reader);
+    if (wrong)
+        return wrong;
     if (wanted == CTL_FORMAT_AUTO && in_tree)
         wanted = CTL_FORMAT_MBOX;
     bool guessed = wanted == CTL_FORMAT_AUTO;
@@ -146,10 +172,11 @@ static const char *begin_file(struct ctl_reader *reader, enum ctl_format wanted,
 
 /* A list that lies beside the messages; NULL if there is none, and `error` filled if it is there
  * and cannot be read. */
-static char *read_beside(const struct ctl_reader *reader, const char *name, char *error,
-                         size_t error_size)
+static char *read_beside(const struct ctl_reader *reader, const char *name, size_t *size,
+                         char *error, size_t error_size)
 {
-    char *octets = ctl_uidl_read_file(reader->fd, name);
+    int fd = openat(reader->fd, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
+    char *octets = ctl_uidl_read_file(fd, size);
     if (!octets && errno != ENOENT)
         snprintf(error, error_size, "%s: %s", name,
                  errno == EINVAL || errno == ELOOP ? "not a regular file" : strerror(errno));
@@ -161,17 +188,18 @@ static const char *read_list(struct ctl_reader *reader, const struct ctl_reader_
 {
     static char wrong[200];
     char error[150] = "";
+    size_t size;
     char *octets = how->list ? base_strdup(how->list) : NULL;
     enum ctl_uidl_kind kind =
         how->list ? (how->list[0] == '/' ? CTL_UIDL_COURIER : CTL_UIDL_DOVECOT) : how->uidl;
     /* Dovecot's tells the order also where the UIDLs are the names, or stand in the messages. */
     bool aside = kind == CTL_UIDL_FILENAME || kind == CTL_UIDL_X_UIDL;
     if (!octets && (kind == CTL_UIDL_AUTO || kind == CTL_UIDL_DOVECOT || aside)) {
-        octets = read_beside(reader, "dovecot-uidlist", error, sizeof error);
+        octets = read_beside(reader, "dovecot-uidlist", &size, error, sizeof error);
         kind = octets ? CTL_UIDL_DOVECOT : kind;
     }
     if (!octets && !*error && (kind == CTL_UIDL_AUTO || kind == CTL_UIDL_COURIER)) {
-        octets = read_beside(reader, "courierpop3dsizelist", error, sizeof error);
+        octets = read_beside(reader, "courierpop3dsizelist", &size, error, sizeof error);
         kind = octets ? CTL_UIDL_COURIER : kind;
     }
     bool good = !*error;
@@ -209,23 +237,20 @@ static const char *begin_maildir(struct ctl_reader *reader, const struct ctl_rea
 
 static const char *begin_cyrus(struct ctl_reader *reader)
 {
-    struct stat about;
-    bool good = false;
-    int fd = openat(reader->fd, "cyrus.index", O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
-    if (fd < 0 && errno == ENOENT)
-        return "is no Cyrus mailbox: it lacks cyrus.index";
-    if (fd >= 0 && fstat(fd, &about) == 0 && S_ISREG(about.st_mode)) {
-        size_t size = (size_t)about.st_size;
-        unsigned char *octets = base_alloc(size + 1);
-        good = pread(fd, octets, size, 0) == (ssize_t)size &&
-               ctl_cyrus_read(octets, size, &reader->cyrus);
-        free(octets);
-    }
-    base_close(fd);
+    static char wrong[200];
+    size_t size;
+    *wrong = '\0';
+    char *octets = read_beside(reader, "cyrus.index", &size, wrong, sizeof wrong);
+    bool good = octets && ctl_cyrus_read(octets, size, &reader->cyrus);
+    if (!good && !*wrong)
+        snprintf(wrong, sizeof wrong, "%s",
+                 octets ? "its cyrus.index is of no version from 8 to 20, or cut short"
+                        : "is no Cyrus mailbox: it lacks cyrus.index");
+    free(octets);
     reader->format = CTL_FORMAT_CYRUS;
     reader->folder = reader->fd;
     reader->fd = -1;
-    return good ? NULL : "its cyrus.index is of no version from 8 to 20, or cut short";
+    return good ? NULL : wrong;
 }
 
 static const char *begin_directory(struct ctl_reader *reader, const struct ctl_reader_how *how,
@@ -316,6 +341,17 @@ static enum ctl_read fail(struct ctl_item *item, int error)
     return CTL_READ_FAILED;
 }
 
+/* The file of a message in a directory. */
+static enum ctl_read begin_message(struct ctl_reader *reader, struct ctl_item *item)
+{
+    const char *wrong = measure(reader);
+    wrong = wrong ? wrong : ctl_foreign_file(reader->fd);
+    if (!wrong)
+        return CTL_READ_MESSAGE;
+    snprintf(item->reason, sizeof item->reason, "%s", wrong);
+    return CTL_READ_FAILED;
+}
+
 static enum ctl_read next_in_file(struct ctl_reader *reader, struct ctl_item *item)
 {
     if (reader->next++ > 0)
@@ -355,11 +391,7 @@ static enum ctl_read next_in_maildir(struct ctl_reader *reader, struct ctl_item 
     reader->fd = ctl_maildir_open(&reader->maildir, entry);
     if (reader->fd < 0)
         return fail(item, errno);
-    const char *wrong = ctl_foreign_file(reader->fd);
-    if (!wrong)
-        return CTL_READ_MESSAGE;
-    snprintf(item->reason, sizeof item->reason, "%s", wrong);
-    return CTL_READ_FAILED;
+    return begin_message(reader, item);
 }
 
 static enum ctl_read next_in_cyrus(struct ctl_reader *reader, struct ctl_item *item)
@@ -378,7 +410,7 @@ static enum ctl_read next_in_cyrus(struct ctl_reader *reader, struct ctl_item *i
     reader->fd = openat(reader->folder, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
     if (reader->fd < 0)
         return fail(item, errno);
-    return fstat(reader->fd, &about) == 0 && S_ISREG(about.st_mode) ? CTL_READ_MESSAGE
+    return fstat(reader->fd, &about) == 0 && S_ISREG(about.st_mode) ? begin_message(reader, item)
                                                                     : fail(item, EINVAL);
 }
 

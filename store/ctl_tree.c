@@ -4,10 +4,12 @@
  */
 #include "store/ctl_tree.h"
 #include "daemon/base.h"
+#include "store/ctl_path.h"
 
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -133,12 +135,15 @@ static int compare(const void *a, const void *b)
 
 bool ctl_tree_read(const char *path, struct ctl_tree *tree)
 {
+    char real[PATH_MAX] = "";
     *tree = (struct ctl_tree){0};
-    int directory = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    int directory = ctl_path_open(path, O_RDONLY | O_DIRECTORY);
     if (directory < 0)
         return false;
-    bool good = walk(tree, directory, path, NULL);
+    char *opened = base_format("/proc/self/fd/%d", directory);
+    bool good = readlink(opened, real, sizeof real - 1) > 0 && walk(tree, directory, real, NULL);
     int error = errno;
+    free(opened);
     close(directory);
     if (tree->n > 0)
         qsort(tree->entries, tree->n, sizeof *tree->entries, compare);

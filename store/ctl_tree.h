@@ -31,7 +31,9 @@ struct ctl_tree {
     size_t n_passed;
 };
 
-/* Look through DIR. False and errno if it cannot be read. Free in any case. */
+/* Look through DIR; on the way there links are followed as by ctl_path_open(), and paths of entries
+ * have none (/var/mail is often a link itself). False and errno if it cannot be read. Free in any
+ * case. */
 bool ctl_tree_read(const char *path, struct ctl_tree *tree);
 void ctl_tree_free(struct ctl_tree *tree);
 

@@ -17,7 +17,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { FILE_MAX = 1 << 30 }; /* octets of a list that is taken for one */
+enum { FILE_MAX = 1 << 28 }; /* octets of a list that is taken for one */
 
 static const char *const kinds[CTL_UIDL_KINDS] = {
     [CTL_UIDL_AUTO] = "auto",       [CTL_UIDL_NONE] = "none",   [CTL_UIDL_DOVECOT] = "dovecot",
@@ -325,29 +325,29 @@ bool ctl_uidl_read_courier(char *octets, struct ctl_uidl_list *list, char *error
     return true;
 }
 
-char *ctl_uidl_read_file(int directory, const char *name)
+char *ctl_uidl_read_file(int fd, size_t *size)
 {
     struct stat about;
     char *octets = NULL;
-    int fd = openat(directory, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
+    size_t got = 0;
+    ssize_t part = 1;
     if (fd < 0)
         return NULL;
-    if (fstat(fd, &about) < 0 || !S_ISREG(about.st_mode) || about.st_size > FILE_MAX) {
+    if (fstat(fd, &about) < 0 || !S_ISREG(about.st_mode))
         errno = EINVAL;
-    } else {
-        size_t size = (size_t)about.st_size, got = 0;
-        ssize_t part = 1;
-        octets = base_alloc(size + 1);
-        while (got < size && part > 0) {
-            part = ctl_read(fd, octets + got, size - got);
-            got += part > 0 ? (size_t)part : 0;
-        }
-        octets[got] = '\0';
-        if (part < 0) {
-            free(octets);
-            octets = NULL;
-        }
+    else if (about.st_size > FILE_MAX)
+        errno = EFBIG;
+    else
+        octets = base_alloc((size_t)about.st_size + 1);
+    while (octets && got < (size_t)about.st_size && part > 0) {
+        part = ctl_read(fd, octets + got, (size_t)about.st_size - got);
+        got += part > 0 ? (size_t)part : 0;
+    }
+    if (part < 0) {
+        free(octets);
+        octets = NULL;
     }
     base_close(fd);
+    *size = got;
     return octets;
 }

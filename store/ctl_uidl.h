@@ -78,7 +78,8 @@ const struct ctl_uidl *ctl_uidl_find(const struct ctl_uidl_list *list, const cha
 /* The length of a Maildir name without its flags. */
 size_t ctl_uidl_base_length(const char *file_name);
 
-/* Read a whole file, NUL-ended; the caller frees it. No link is followed. NULL and errno. */
-char *ctl_uidl_read_file(int directory, const char *name);
+/* Read a whole file, NUL-ended, and close it; the caller frees what it held. NULL and errno, EINVAL
+ * for what is no regular file; that of opening it where `fd` is -1. */
+char *ctl_uidl_read_file(int fd, size_t *size);
 
 #endif

@@ -3,11 +3,13 @@ that are the user's: nobody else's mail, no file written, changed or deleted for
 
 import contextlib
 import itertools
+import json
 import os
 import pwd
 import shutil
 import sqlite3
 import struct
+from pathlib import Path
 
 import pytest
 
@@ -103,6 +105,69 @@ def test_mail_of_others_by_links(p, home, tmp_path):
     p.ctl("mailbox", "backup", "bob", tmp_path / "bob")
     refused(p, "mailbox", "restore", "--yes", "alice", link(home / "backup", tmp_path / "bob"))
     refused(p, "mailbox", "salvage", link(home / "raw", tmp_path), home / "salvaged")
+
+
+def test_trees_and_lists_of_others_by_links(p, home, tmp_path):
+    p.ctl("mailbox", "create", "alice")
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree/alice").write_bytes(SECRET)
+    refused(p, "import", "--all", link(home / "tree", tmp_path / "tree"))
+    (tmp_path / "list").write_text("1 secret\n")
+    (home / "mbox").write_bytes(SECRET.replace(b"secret", b"own"))
+    link(home / "up", tmp_path)
+    for path in (link(home / "list", tmp_path / "list"), home / "up/list"):
+        refused(p, "import", "--uidl-list", path, "alice", home / "mbox")
+    own = link(tmp_path / "link", tmp_path / "list", "root")
+    p.ctl("import", "--uidl-list", own, "bob", home / "mbox")
+    assert b"secret" in p.ctl("message", "list", "bob").stdout
+
+
+def test_files_without_end(p, home):
+    """Any length can be had for nothing. What has it is named, and everybody else's mail comes in."""
+    def endless(at, begin=b""):
+        at.write_bytes(begin)
+        os.truncate(at, 8 << 40)
+
+    box = make_maildir(home / "carol/Maildir")
+    (box / "new/1.x").write_bytes(MESSAGE)
+    endless(box / "new/2.x", MESSAGE)
+    (home / "dave").mkdir()
+    endless(home / "dave/cyrus.index")
+    endless(home / "alice", SECRET)
+    make_maildir(home / "erin")
+    endless(home / "erin/dovecot-uidlist")
+    (home / "bob").write_bytes(SECRET)
+    done = p.ctl("import", "--all", home, check=False, timeout=60)
+    lines = done.stderr.decode().splitlines()
+    assert done.returncode == 65 and b"bob: imported 1 message" in done.stdout, done
+    assert b"carol: imported 1 message" in done.stdout
+    assert all(any(f"{home}/{name}: {words}" in line for line in lines) for name, words in (
+        ("alice", "is large and has holes"), ("dave", "cyrus.index: File too large"),
+        ("carol/Maildir/new/2.x", "is large and has holes"),
+        ("erin", "its list of UIDLs: dovecot-uidlist: File too large"))), lines
+
+
+@preloads
+@pytest.mark.parametrize("path, message, size", [("mbox", SECRET, 26),
+                                                ("Maildir/new/1.x", MESSAGE, len(MESSAGE))])
+def test_a_file_that_grows(p, home, path, message, size):
+    """Whoever appends to it at each read would have it read for ever."""
+    make_maildir(home / "Maildir")
+    file, tried = home / path, 0
+    for number in range(1, 100):
+        file.write_bytes(message)
+        held = Held(p, "read", "--json", "import", "--dry-run", "alice", home / path.split("/")[0],
+                    number=number, may_end=True)
+        opened = [os.readlink(fd) for fd in Path(f"/proc/{held.process.pid}/fd").iterdir()]
+        with file.open("ab") as more:
+            more.write(b"more\n")
+        out = held.go_on()[1]
+        if held.ended:
+            break
+        if str(file) in opened:
+            tried += 1
+            assert json.loads(out)["octets"] == size
+    assert tried > 1
 
 
 def test_links_of_the_administrator(p, home, tmp_path):
