@@ -112,6 +112,8 @@ static char *find_socket(const struct options *options)
     return path;
 }
 
+static const char hangs[] = "no answer for ten minutes; does poplard hang? restart it";
+
 static void connect_to(struct server *server, const char *path)
 {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
@@ -119,10 +121,14 @@ static void connect_to(struct server *server, const char *path)
     if (!base_copy(address.sun_path, sizeof address.sun_path, path))
         fatal(EX_USAGE, "%s: too long for the path of a socket", path);
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    if (fd < 0 || connect(fd, (struct sockaddr *)&address, sizeof address) < 0)
+    bool connected =
+        fd >= 0 && setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience) == 0 &&
+        setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience) == 0 && /* of this: */
+        connect(fd, (struct sockaddr *)&address, sizeof address) == 0;
+    if (!connected && errno == EAGAIN) /* as many wait as may */
+        fatal(EX_TEMPFAIL, "%s: %s", path, hangs);
+    if (!connected)
         fatal(EX_TEMPFAIL, "%s: %s; is poplard running?", path, strerror(errno));
-    setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
-    setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience);
     server->in = fdopen(fd, "r");
     server->out = fdopen(dup(fd), "w");
     if (!server->in || !server->out)
@@ -136,7 +142,8 @@ static int hear(struct server *server)
     fflush(server->out); /* what did not go has no answer */
     do {
         if (!fgets(line, REPLY_MAX, server->in))
-            fatal(EX_TEMPFAIL, "the server is gone");
+            fatal(EX_TEMPFAIL, "%s",
+                  ferror(server->in) && errno == EAGAIN ? hangs : "the server is gone");
     } while (strlen(line) > 3 && line[3] == '-');
     line[strcspn(line, "\r\n")] = '\0';
     return atoi(line);

@@ -2,6 +2,7 @@
 with words that mean nothing, without privilege, without a server, interrupted."""
 
 import contextlib
+import ctypes
 import errno
 import fcntl
 import json
@@ -28,6 +29,7 @@ USAGE, DATA, NO_INPUT, NO_USER, UNAVAILABLE, CANNOT_CREATE, IO, TEMPORARY, NO_PE
     64, 65, 66, 67, 69, 73, 74, 75, 77, 78
 
 MESSAGE = b"Subject: one\r\n\r\nbody\r\n"
+PIDFD_GETFD = 438
 
 
 @pytest.fixture
@@ -610,6 +612,35 @@ def test_deliver_into_a_closed_door(says):
     """Who hangs up in the middle of a message has not taken it."""
     done, _ = says(*BEGIN, b"354 go\r\n", hangs_up=True, message=b"x" * 79 * 100_000)
     assert (done.returncode, done.stderr) == (TEMPORARY, b"poplar-deliver: the server is gone\n")
+
+
+@pytest.mark.unsanitized("a sanitizer stands where the library would")
+@pytest.mark.native("valgrind's is another process")
+def test_deliver_to_a_server_that_hangs(tmp_path):
+    """It takes no connection, and as many wait as may: that has an end, too."""
+    words = [poplar.BUILD / "poplar-deliver", "--socket", tmp_path / "lmtp", "alice"]
+    with socket.socket(socket.AF_UNIX) as listener, contextlib.ExitStack() as waiting:
+        listener.bind(str(tmp_path / "lmtp"))
+        listener.listen(0)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                client = waiting.enter_context(socket.socket(socket.AF_UNIX))
+                client.setblocking(False)
+                client.connect(str(tmp_path / "lmtp"))
+        with subprocess.Popen(words, stdin=subprocess.DEVNULL) as process:
+            at = Path(f"/proc/{process.pid}")
+            poplar.wait_until(lambda: (at / "wchan").read_text().startswith("unix_wait_for"), "it waits")
+            number, = (int(fd.name) for fd in (at / "fd").iterdir()
+                       if os.readlink(fd).startswith("socket:"))
+            pidfd = os.pidfd_open(process.pid)
+            with socket.socket(fileno=ctypes.CDLL(None).syscall(PIDFD_GETFD, pidfd, number, 0)) as s:
+                patience = s.getsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, 16)
+            os.close(pidfd)
+            process.kill()
+    assert struct.unpack("qq", patience) == (600, 0)
+    done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, env=os.environ | {
+        "LD_PRELOAD": str(poplar.BUILD / "tests/failing.so"), "FAILING": f"connect:1:{errno.EAGAIN}"})
+    assert done.returncode == TEMPORARY and b"does poplard hang? restart it" in done.stderr, done
 
 
 def test_deliver_words(p, tmp_path):
