@@ -7,10 +7,12 @@
 #include "store/ctl_command.h"
 
 #include <errno.h>
+#include <grp.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sysexits.h>
+#include <unistd.h>
 
 static int run(struct ctl *ctl, const struct ctl_command *command)
 {
@@ -29,6 +31,8 @@ static int run(struct ctl *ctl, const struct ctl_command *command)
             return ctl_fail(base_status(errno, EX_CONFIG), "%s%s", error,
                             ctl->options & CTL_CONFIG ? "" : " (--config names another file)");
     }
+    if (geteuid() == 0)
+        setgroups(0, NULL); /* under the store user's file-system ids root's would still count */
     int status = command->needs == NEEDS_MAILDROPS ? ctl_open_may(ctl) : 0;
     return status ? status : command->run(ctl);
 }

@@ -196,6 +196,16 @@ def test_export_through_a_link(p, home, tmp_path):
     assert len(list((home / "box/new").iterdir())) == 1
 
 
+@preloads
+def test_groups_of_root(p):
+    """They are no help to who is the store user in what he touches."""
+    p.ctl("mailbox", "create", "alice")
+    held = Held(p, "fdatasync", "mailbox", "set", "alice", "pop3=off", extra_groups=[0, 4])
+    groups = p.proc_status(held.process.pid)["Groups"]
+    held.go_on()
+    assert groups.split() == []
+
+
 def held_at_open(p, path):
     """A backup, where its file is there and is opened once more."""
     for number in range(1, 50):

@@ -46,8 +46,8 @@ def start(p, *words, **options):
 class Held:
     """poplarctl, held at the Nth call of a kind until it is let go; it may end before that."""
 
-    def __init__(self, p, call, *words, number=1, may_end=False):
-        self.process = start(p, *words, env=os.environ | {
+    def __init__(self, p, call, *words, number=1, may_end=False, **options):
+        self.process = start(p, *words, **options, env=os.environ | {
             "LD_PRELOAD": str(poplar.BUILD / "tests/failing.so"),
             "FAILING": f"{call}:{number}:-{signal.SIGSTOP.value}"})
         state = wait_until(lambda: re.match("[TZ]", p.proc_status(self.process.pid)["State"]),
