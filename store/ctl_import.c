@@ -235,7 +235,7 @@ static bool import_message(struct import *im, const struct ctl_item *item)
     const char *known;
     if (!inspect(im, &found)) {
         im->number++;
-        return skip(im, item, strerror(ctl_reader_error(im->reader)), EX_NOINPUT);
+        return skip(im, item, ctl_reader_error(im->reader), EX_NOINPUT);
     }
     find_uidl(im, &found, &candidate);
     if (found.internal) {
@@ -261,7 +261,7 @@ static bool import_message(struct import *im, const struct ctl_item *item)
     case STORE_TOO_LARGE:
         return skip(im, item, "larger than [store] max_message (--no-limits takes it)", EX_DATAERR);
     case STORE_SOURCE:
-        return skip(im, item, strerror(ctl_reader_error(im->reader)), EX_NOINPUT);
+        return skip(im, item, ctl_reader_error(im->reader), EX_NOINPUT);
     default:
         return give_up(im, item, outcome);
     }
@@ -279,7 +279,6 @@ static bool import_path(struct import *im, const char *path)
         went_wrong(im, ctl_fail(status, "%s", error));
         go_on = false;
     }
-    im->unsteady |= im->reader && ctl_reader_unsteady(im->reader);
     while (go_on && !ctl_signals_met()) {
         enum ctl_read what = ctl_reader_next(im->reader, item);
         if (what == CTL_READ_END)
@@ -289,8 +288,10 @@ static bool import_path(struct import *im, const char *path)
         else
             go_on = skip(im, item, item->reason, EX_NOINPUT);
     }
-    if (im->reader)
+    if (im->reader) {
         im->before += ctl_reader_total(im->reader);
+        im->unsteady |= ctl_reader_unsteady(im->reader);
+    }
     ctl_reader_close(im->reader);
     im->reader = NULL;
     free(item);
@@ -388,8 +389,8 @@ static void delete_gone(struct import *im)
                  im->maildrop.name, (uintmax_t)im->nameless, im->nameless == 1 ? " is" : "s are");
         went_wrong(im, EX_DATAERR);
     } else if (im->unsteady) {
-        ctl_note("%s: the old mailbox changed all the time while it was listed: what is gone "
-                 "cannot be told, and nothing was deleted; try again",
+        ctl_note("%s: the old mailbox changed while it was read: what is gone cannot be told, and "
+                 "nothing was deleted; try again",
                  im->maildrop.name);
         went_wrong(im, EX_TEMPFAIL);
     } else if (im->maildrop.store) {

@@ -72,6 +72,10 @@ static ssize_t read_file(void *context, void *buffer, size_t size)
     uint64_t done = reader->position - (reader->format == CTL_FORMAT_MBOX ? 0 : reader->at);
     uint64_t left = reader->size - done;
     ssize_t got = ctl_read(reader->fd, buffer, left < size ? (size_t)left : size);
+    if (got == 0 && left > 0) { /* a part of a message is none */
+        errno = ENODATA;
+        got = -1;
+    }
     if (got < 0)
         reader->broken = errno;
     else
@@ -334,10 +338,16 @@ void ctl_reader_close(struct ctl_reader *reader)
     free(reader);
 }
 
+static const char *words(int error)
+{
+    return error == EINVAL    ? "not a regular file"
+           : error == ENODATA ? "cut short while it was read"
+                              : strerror(error);
+}
+
 static enum ctl_read fail(struct ctl_item *item, int error)
 {
-    snprintf(item->reason, sizeof item->reason, "%s",
-             error == EINVAL ? "not a regular file" : strerror(error));
+    snprintf(item->reason, sizeof item->reason, "%s", words(error));
     return CTL_READ_FAILED;
 }
 
@@ -571,14 +581,24 @@ const struct stat *ctl_reader_about(const struct ctl_reader *reader)
     return &reader->about;
 }
 
-bool ctl_reader_unsteady(const struct ctl_reader *reader)
+/* Not every program that writes an mbox anew looks for our lock. */
+static bool has_changed(const struct ctl_reader *reader)
 {
-    return reader->maildir.unsteady;
+    const struct stat *then = &reader->about;
+    struct stat now;
+    return fstat(reader->fd, &now) < 0 || now.st_size != then->st_size ||
+           now.st_mtim.tv_sec != then->st_mtim.tv_sec ||
+           now.st_mtim.tv_nsec != then->st_mtim.tv_nsec;
 }
 
-int ctl_reader_error(const struct ctl_reader *reader)
+bool ctl_reader_unsteady(const struct ctl_reader *reader)
 {
-    return reader->broken ? reader->broken : EIO;
+    return reader->format == CTL_FORMAT_MBOX ? has_changed(reader) : reader->maildir.unsteady;
+}
+
+const char *ctl_reader_error(const struct ctl_reader *reader)
+{
+    return words(reader->broken ? reader->broken : EIO);
 }
 
 uint64_t ctl_reader_total(const struct ctl_reader *reader)

@@ -76,12 +76,12 @@ const char *ctl_reader_uidl(struct ctl_reader *reader, const struct ctl_inspecte
  * the Status of an mbox. */
 bool ctl_reader_seen(const struct ctl_reader *reader, const struct ctl_inspected *inspected);
 
-/* Whether messages may be missing that are there: a Maildir changed all the time while it was
- * listed. */
+/* Whether messages may have been missed that are there: a Maildir changed all the time while it was
+ * listed, or an mbox since it was opened. To be asked at the end. */
 bool ctl_reader_unsteady(const struct ctl_reader *reader);
 
-/* errno of the last ctl_reader_read() that failed. */
-int ctl_reader_error(const struct ctl_reader *reader);
+/* Why the last ctl_reader_read() failed. */
+const char *ctl_reader_error(const struct ctl_reader *reader);
 
 /* Octets of all files, and how many of them were read or passed over. */
 uint64_t ctl_reader_total(const struct ctl_reader *reader);

@@ -3,17 +3,20 @@ messages that go while they are exported, names that are no text, limits, dry ru
 
 import contextlib
 import errno
+import itertools
 import json
 import os
 import signal
 import sqlite3
 import subprocess
+from pathlib import Path
 
 import pytest
 
 import poplar
 from manual import examples
 from poplar import make_maildir, wait_until
+from test_ctl_careless import Held
 
 pytestmark = pytest.mark.skipif(not poplar.ROOT, reason="needs root: files of another user")
 
@@ -374,6 +377,30 @@ def test_lists_of_uidls(p, tmp_path):
     capture.write_text("1 a\n2 b\n1 15\n2 3\n")
     done = p.ctl("import", "--uidl-list", capture, "dave", maildir, check=False)
     assert done.returncode == 66 and b"2 keep the UIDL" in done.stdout
+
+
+@preloads
+def test_an_mbox_that_is_written_anew(p, tmp_path):
+    """By a program that knows of no lock. What is not in it meanwhile is not gone."""
+    box, held = tmp_path / "box", None
+    messages = [b"X-UIDL: %d\n\n%s" % (n, b"0123456789abcde\n" * 500) for n in range(20)]
+    box.write_bytes(mbox(*messages))
+    p.ctl("import", "alice", box)
+    for number in itertools.count(1):
+        held = Held(p, "read", "import", "--delete-gone", "alice", box, number=number, may_end=True)
+        opened = any(os.readlink(fd) == str(box)
+                     for fd in Path(f"/proc/{held.process.pid}/fd").iterdir())
+        if opened:
+            os.truncate(box, len(mbox(messages[0])))
+        status, _, err = held.go_on()
+        if held.ended:
+            break
+        assert not opened or status in (66, 75) and "while it was read" in err, number
+        assert told(p, "mailbox", "show", "alice")["messages"] == 20
+        box.write_bytes(mbox(*messages))
+    assert number > 3
+    box.write_bytes(mbox(messages[0]))
+    assert told(p, "import", "--delete-gone", "alice", box)["gone"] == 19
 
 
 @preloads
