@@ -222,6 +222,8 @@ servers:
 	@tests/support/tree.sh courier courier-pop >/dev/null || true
 	@tests/support/tree.sh popa3d popa3d >/dev/null || true
 	@tests/support/tree.sh cyrus cyrus-pop3d sasl2-bin >/dev/null || true
+	$(if $(filter 1,$(LONG)),@tests/support/tree.sh sendmail sendmail-bin sendmail-cf m4 >/dev/null || true)
+	$(if $(filter 1,$(LONG)),@tests/support/tree.sh opensmtpd opensmtpd >/dev/null || true)
 
 # And trees that Poplar runs in itself.
 runtime := libidn12 libinih1 libjansson4 libpam-modules libpam-pwdfile libseccomp2 libsqlite3-0 \

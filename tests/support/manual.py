@@ -10,6 +10,7 @@ README = TOP / "README.md"
 
 def plain(text):
     """Without the roff that literal text needs."""
+    text = text.replace(r"\(ga", "`").replace(r"\(aq", "'")
     return re.sub(r"\\&|\\$\n", "", text, flags=re.M).replace(r"\e", "\\").replace(r"\\", "\\")
 
 

@@ -77,7 +77,9 @@ inside() { # inside TREE SHELL_TEXT [WORD...]: run it there, below its temporary
     tree=$trees/$1.new
     shift
     cp -L /etc/resolv.conf "$tree/etc/resolv.conf" 2>/dev/null || true # not everywhere
-    try chroot "$tree" env DEBIAN_FRONTEND=noninteractive LC_ALL=C \
+    # What sets packages up may look for other processes; the mount is gone with the command.
+    try unshare --mount --propagation unchanged sh -c 'mount --bind /proc "$1/proc" && shift && exec "$@"' \
+        sh "$tree" chroot "$tree" env DEBIAN_FRONTEND=noninteractive LC_ALL=C \
         PATH=/usr/sbin:/usr/bin:/sbin:/bin sh -c "$1" "$@"
 }
 
