@@ -549,7 +549,7 @@ def test_a_new_name(p, tmp_path):
     p.add("jane", MESSAGE)
     before = p.ctl("message", "list", "jane").stdout
     renaming, = (e for e in examples("poplarctl.8", "EXAMPLES") if "jane" in e)
-    script = renaming.replace("/var/tmp", str(tmp_path))
+    script = renaming.replace("/root", str(tmp_path))
     script = script.replace("poplarctl", f"{poplar.BUILD}/poplarctl --config {p.config}")
     subprocess.run(["sh", "-ec", script], check=True)
     assert p.ctl("message", "list", "judy").stdout == before
