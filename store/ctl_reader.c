@@ -466,7 +466,7 @@ ssize_t ctl_reader_read(void *context, void *buffer, size_t size)
 /* Whether the server that keeps this mbox writes into its messages. */
 static bool is_noted(struct ctl_reader *reader, const struct ctl_inspected *inspected)
 {
-    if (inspected->uidvalidity)
+    if (reader->next == 1 && inspected->uidvalidity) /* in a later one it is the sender's */
         reader->validity = inspected->uidvalidity;
     return reader->format == CTL_FORMAT_MBOX && reader->validity && inspected->x_uid;
 }

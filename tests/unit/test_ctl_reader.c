@@ -288,6 +288,12 @@ static void mbox_of_a_server(void **state)
     expect_stored("nobody", CTL_UIDL_AUTO, "new:X-UID: 7\nStatus: O\nno body|");
     put("short", FROM "X-IMAP: 1 1\nX-UID: 7\nno end", 1);
     expect_stored("short", CTL_UIDL_AUTO, "0000000700000001:no end|");
+    put("sender's",
+        FROM "X-IMAP: 1 1\nX-UID: 7\n\n\n" FROM "X-IMAPbase: 2 2\nX-UID: 8\n\n\n" FROM
+             "X-UID: 9\n\n",
+        1);
+    expect_stored("sender's", CTL_UIDL_AUTO,
+                  "0000000700000001:\n|0000000800000001:\n|0000000900000001:|");
 }
 
 static void names_in_the_order_of_a_list(void **state)
