@@ -5,10 +5,10 @@
 #include "store/ctl_drops.h"
 #include "auth/grant.h"
 #include "store/ctl_json.h"
+#include "store/ctl_path.h"
 #include "store/ctl_signals.h"
 #include "store/lock.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
@@ -102,8 +102,7 @@ static bool look_into(struct list *list, int parent, const char *path, const cha
 /* The entries of mail/, then of the two levels below it. False and errno. */
 static bool walk(struct list *list, int parent, const char *path, int level)
 {
-    int fd = openat(parent, path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-    DIR *stream = fd < 0 ? NULL : fdopendir(fd);
+    DIR *stream = ctl_path_list(parent, path);
     const struct dirent *found;
     bool good = stream != NULL;
     while (good && (errno = 0, found = readdir(stream)))
@@ -113,8 +112,6 @@ static bool walk(struct list *list, int parent, const char *path, int level)
         list->closed = base_format("/%s", path);
     if (stream)
         closedir(stream);
-    else
-        base_close(fd);
     errno = error;
     return good && error == 0;
 }
@@ -176,6 +173,14 @@ static int open_lock(const char *path, int flags, int *fd)
     return status;
 }
 
+static bool is_lock_of(const char *path, int fd)
+{
+    char *file = base_format("%s/%s", path, maildrop_file_names[MAILDROP_LOCK]);
+    bool is = ctl_path_leads_to(AT_FDCWD, file, fd);
+    free(file);
+    return is;
+}
+
 static int let_go(int *fd, const char *name, const char *why)
 {
     base_close(*fd);
@@ -193,6 +198,8 @@ int ctl_drops_lock(const char *name, const char *path, int *fd)
     if (*fd >= 0 &&
         lock_acquire(*fd, MAILDROP_LOCK_WRITE, lock_clock() + LOCK_PATIENCE_MS) != STORE_OK)
         return let_go(fd, name, writes);
+    if (*fd >= 0 && !is_lock_of(path, *fd))
+        return let_go(fd, name, "another process just deleted the maildrop; try again");
     return status;
 }
 

@@ -5,9 +5,9 @@
  */
 #include "store/ctl_maildir.h"
 #include "daemon/base.h"
+#include "store/ctl_path.h"
 #include "store/ctl_uidl.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -88,12 +88,9 @@ static void add(struct ctl_maildir *maildir, size_t *room, int directory, bool i
 
 static bool list_folder(struct ctl_maildir *maildir, size_t *room, bool in_new)
 {
-    int copy = fcntl(maildir->directories[in_new], F_DUPFD_CLOEXEC, 0);
-    DIR *stream = copy < 0 ? NULL : fdopendir(copy);
-    if (!stream) {
-        base_close(copy);
+    DIR *stream = ctl_path_list(maildir->directories[in_new], ".");
+    if (!stream)
         return false;
-    }
     const struct dirent *found;
     while ((errno = 0, found = readdir(stream)))
         if (found->d_name[0] != '.')
@@ -205,8 +202,6 @@ bool ctl_maildir_list(struct ctl_maildir *maildir, int directory, const char **f
     for (int n = 1; maildir->unsteady && n < LISTINGS_MAX; n++) {
         poll(NULL, 0, TICK_MS);
         forget_entries(maildir);
-        for (int i = 0; i < 2; i++)
-            lseek(maildir->directories[i], 0, SEEK_SET);
         if (!list_both(maildir, failed_at))
             return false;
     }
@@ -245,13 +240,11 @@ static int open_name(int directory, const char *name)
 static int open_renamed(int directory, const char *name)
 {
     size_t length = ctl_uidl_base_length(name);
-    int fd = -1, copy = openat(directory, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    DIR *stream = copy < 0 ? NULL : fdopendir(copy);
+    DIR *stream = ctl_path_list(directory, ".");
     const struct dirent *found;
-    if (!stream) {
-        base_close(copy);
+    int fd = -1;
+    if (!stream)
         return -1;
-    }
     while (fd < 0 && (found = readdir(stream)))
         if (ctl_uidl_base_length(found->d_name) == length &&
             strncmp(found->d_name, name, length) == 0)

@@ -154,6 +154,22 @@ int ctl_path_open_parent(const char *path, const char **name)
     return fd;
 }
 
+bool ctl_path_leads_to(int directory, const char *name, int fd)
+{
+    struct stat named, opened;
+    return fstatat(directory, name, &named, AT_SYMLINK_NOFOLLOW) == 0 && fstat(fd, &opened) == 0 &&
+           named.st_ino == opened.st_ino && named.st_dev == opened.st_dev;
+}
+
+DIR *ctl_path_list(int parent, const char *name)
+{
+    int fd = openat(parent, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    DIR *stream = fd < 0 ? NULL : fdopendir(fd);
+    if (!stream)
+        base_close(fd);
+    return stream;
+}
+
 const char *ctl_path_fault(int error)
 {
     return error == ELOOP ? "a symbolic link of a user's is on the way; name the real path"

@@ -7,6 +7,9 @@
 #ifndef POPLAR_STORE_CTL_PATH_H
 #define POPLAR_STORE_CTL_PATH_H
 
+#include <dirent.h>
+#include <stdbool.h>
+
 /* open(2), with O_CLOEXEC, of a path on which a symbolic link is followed only if it is root's or
  * the caller's own; another one is ELOOP. With O_EXCL the last name is no link at all. O_DIRECTORY
  * and O_CREAT together make a directory, mode 0700, if it is missing. */
@@ -14,6 +17,13 @@ int ctl_path_open(const char *path, int flags);
 
 /* The directory that a path's last name is in (O_PATH), and that name, a part of `path`. */
 int ctl_path_open_parent(const char *path, const char **name);
+
+/* Whether a name is that of an open file still. */
+bool ctl_path_leads_to(int directory, const char *name, int fd);
+
+/* The entries of a directory in another one, "." for that itself, from the first on whoever else
+ * reads it. No link is followed. NULL and errno. */
+DIR *ctl_path_list(int parent, const char *name);
 
 /* What ctl_path_open() had against a path, for people. */
 const char *ctl_path_fault(int error);

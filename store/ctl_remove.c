@@ -10,8 +10,8 @@
 #include "store/ctl_ask.h"
 #include "store/ctl_drops.h"
 #include "store/ctl_json.h"
+#include "store/ctl_path.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -45,14 +45,11 @@ static int become_store_user(const struct ctl *ctl)
 /* Empty a directory of files and remove it. False and errno. */
 static bool remove_directory(int parent, const char *name)
 {
-    int fd = openat(parent, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-    DIR *stream = fd < 0 ? NULL : fdopendir(fd);
+    DIR *stream = ctl_path_list(parent, name);
     const struct dirent *found;
     bool good = true;
-    if (!stream) {
-        base_close(fd);
+    if (!stream)
         return false;
-    }
     while (good && (found = readdir(stream)))
         if (strcmp(found->d_name, ".") != 0 && strcmp(found->d_name, "..") != 0)
             good = unlinkat(dirfd(stream), found->d_name, 0) == 0;
@@ -120,10 +117,10 @@ int ctl_mailbox_delete(struct ctl *ctl)
 }
 
 /* ".gone-…" and ".new-…" directories of one folder of maildrops. */
-static void sweep(int parent)
+static void sweep(const char *path)
 {
-    int copy = openat(parent, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    DIR *stream = copy < 0 ? NULL : fdopendir(copy);
+    DIR *stream = ctl_path_list(AT_FDCWD, path);
+    const int parent = stream ? dirfd(stream) : -1;
     const struct dirent *found;
     struct stat about;
     while (stream && (found = readdir(stream)))
@@ -133,8 +130,6 @@ static void sweep(int parent)
             remove_directory(parent, found->d_name);
     if (stream)
         closedir(stream);
-    else
-        base_close(copy);
 }
 
 void ctl_remove_leftovers(const struct ctl *ctl)
@@ -144,10 +139,7 @@ void ctl_remove_leftovers(const struct ctl *ctl)
         return;
     for (unsigned hash = 0; hash < 65536; hash++) {
         char *path = base_format("%s/mail/%02x/%02x", state, hash >> 8, hash & 0xff);
-        int fd = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-        if (fd >= 0)
-            sweep(fd);
-        base_close(fd);
+        sweep(path);
         free(path);
     }
 }

@@ -6,7 +6,6 @@
 #include "store/ctl.h"
 #include "store/ctl_path.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -41,14 +40,11 @@ static int write_failed(const struct ctl_target *target, const char *name, int e
 
 static bool is_empty(int directory)
 {
-    int copy = openat(directory, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    DIR *stream = copy < 0 ? NULL : fdopendir(copy);
+    DIR *stream = ctl_path_list(directory, ".");
     const struct dirent *found;
     bool empty = true;
-    if (!stream) {
-        base_close(copy);
+    if (!stream)
         return false;
-    }
     while (empty && (found = readdir(stream)))
         empty = strcmp(found->d_name, ".") == 0 || strcmp(found->d_name, "..") == 0;
     closedir(stream);

@@ -6,7 +6,6 @@
 #include "daemon/base.h"
 #include "store/ctl_path.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -111,13 +110,10 @@ static void take(struct ctl_tree *tree, int parent, const char *path, const char
 
 static bool walk(struct ctl_tree *tree, int directory, const char *path, const char *domain)
 {
-    int copy = openat(directory, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    DIR *stream = copy < 0 ? NULL : fdopendir(copy);
+    DIR *stream = ctl_path_list(directory, ".");
     const struct dirent *found;
-    if (!stream) {
-        base_close(copy);
+    if (!stream)
         return false;
-    }
     while ((errno = 0, found = readdir(stream)))
         if (found->d_name[0] != '.')
             take(tree, directory, path, domain, found->d_name);

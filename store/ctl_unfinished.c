@@ -20,13 +20,6 @@
 /* The octet that is locked by who writes it. */
 static const enum maildrop_lock_byte writer = MAILDROP_LOCK_SESSION;
 
-static bool is_at(int directory, const char *name, int fd)
-{
-    struct stat named, opened;
-    return fstatat(directory, name, &named, AT_SYMLINK_NOFOLLOW) == 0 && fstat(fd, &opened) == 0 &&
-           named.st_ino == opened.st_ino && named.st_dev == opened.st_dev;
-}
-
 /* Remove what an earlier one left behind. False and errno, EAGAIN where somebody is at work on it.
  */
 static bool remove_leftover(int directory, const char *name)
@@ -35,7 +28,8 @@ static bool remove_leftover(int directory, const char *name)
     bool busy = fd >= 0 && lock_acquire(fd, writer, 0) == STORE_BUSY, removed = true;
     if (busy)
         errno = EAGAIN;
-    else if (fd < 0 || is_at(directory, name, fd)) /* else it was just finished, and renamed */
+    else if (fd < 0 ||
+             ctl_path_leads_to(directory, name, fd)) /* else it was just finished, and renamed */
         removed = unlinkat(directory, name, 0) == 0 || errno == ENOENT;
     base_close(fd);
     return removed && !busy;
@@ -50,7 +44,8 @@ static int make_locked(int directory, const char *name)
     do
         fd = openat(directory, name, flags, 0600);
     while (fd < 0 && errno == EEXIST && remove_leftover(directory, name));
-    if (fd >= 0 && (lock_acquire(fd, writer, 0) == STORE_BUSY || !is_at(directory, name, fd))) {
+    if (fd >= 0 &&
+        (lock_acquire(fd, writer, 0) == STORE_BUSY || !ctl_path_leads_to(directory, name, fd))) {
         close(fd); /* another took it for a leftover before it was locked */
         fd = -1;
         errno = EAGAIN;

@@ -181,6 +181,18 @@ def test_nobody_reads_what_is_said(p, tmp_path):
 
 
 @preloads
+def test_two_deletions_at_once(p):
+    """The later one does not take what was made since for what it was to delete."""
+    p.add("alice", MESSAGE)
+    held = Held(p, "lock", "mailbox", "delete", "--yes", "alice")
+    p.ctl("mailbox", "delete", "--yes", "alice")
+    p.add("alice", MESSAGE)
+    status, _, err = held.go_on()
+    assert status == 75 and "just deleted the maildrop; try again" in err
+    assert len(subjects(p, "alice")) == 1
+
+
+@preloads
 def test_two_backups_at_once(p, tmp_path):
     """One of them writes the file, the other says so; what a killed one left is no hindrance."""
     for n in range(3):
