@@ -5,6 +5,7 @@
 #include "store/ctl_twin.h"
 #include "store/ctl.h"
 #include "store/ctl_path.h"
+#include "store/ctl_signals.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -14,14 +15,15 @@
 #include <sysexits.h>
 #include <unistd.h>
 
-/* What may have no end, or is waited for, is not read. */
-static bool is_file(int fd, const char *path)
+/* Octets to read: what may have no end, or is waited for, is not read, and a file as far as it goes
+ * now. */
+static uint64_t size_of(int fd, const char *path)
 {
     struct stat about;
-    bool file = fstat(fd, &about) == 0 && S_ISREG(about.st_mode);
-    if (!file)
-        ctl_note("%s: is no file; going on without it", path);
-    return file;
+    if (fstat(fd, &about) == 0 && S_ISREG(about.st_mode))
+        return (uint64_t)about.st_size;
+    ctl_note("%s: is no file; going on without it", path);
+    return 0;
 }
 
 /* Octet by octet; a file that is not there is as good as an empty one. */
@@ -34,16 +36,20 @@ static int copy_file(const char *from, const char *to)
         return ctl_fail(errno == EACCES ? EX_NOPERM : EX_IOERR, "%s: %s", from,
                         ctl_path_fault(errno));
     out = open(to, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
-    bool good = out >= 0, reads = in >= 0 && is_file(in, from);
-    while (good && reads && (got = ctl_read(in, buffer, sizeof buffer)) > 0)
+    bool good = out >= 0;
+    uint64_t left = good && in >= 0 ? size_of(in, from) : 0;
+    while (good && left > 0 && !ctl_signals_met() &&
+           (got = ctl_read(in, buffer, left < sizeof buffer ? left : sizeof buffer)) > 0) {
         good = ctl_write_all(out, buffer, (size_t)got);
+        left -= (uint64_t)got;
+    }
     if (!good)
         status = ctl_fail(EX_CANTCREAT, "%s: %s; TMPDIR names another place", to, strerror(errno));
     else if (got < 0)
         ctl_note("%s: %s; going on with what was read", from, strerror(errno));
     base_close(in);
     base_close(out);
-    return status;
+    return !status && ctl_signals_met() ? EX_TEMPFAIL : status; /* the signal says it */
 }
 
 int ctl_twin_make(const char *path, struct ctl_twin *twin)

@@ -181,6 +181,22 @@ def test_nobody_reads_what_is_said(p, tmp_path):
 
 
 @preloads
+def test_a_copy_that_is_interrupted(p, tmp_path):
+    """At the first piece of it: nothing is made of a part, and none of it stays."""
+    p.add("alice", b"Subject: large\r\n\r\n" + b"0123456789\r\n" * 20_000)
+    p.ctl("mailbox", "compact", "alice")
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", str(temporary))
+        held = Held(p, "write", "mailbox", "salvage", "alice", tmp_path / "out")
+    held.process.send_signal(signal.SIGINT)
+    status, out, err = held.go_on()
+    assert (status, out, err) == (-signal.SIGINT, "", "")
+    assert list(temporary.iterdir()) == [] and not (tmp_path / "out").exists()
+
+
+@preloads
 def test_two_deletions_at_once(p):
     """The later one does not take what was made since for what it was to delete."""
     p.add("alice", MESSAGE)
