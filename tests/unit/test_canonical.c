@@ -34,6 +34,7 @@ struct fold_case {
 static const struct fold_case fold_cases[] = {
     {"lowercase", "local", "alice", "alice", "poplar"},
     {"lowercase", "local", "ALice", "alice", "poplar"},
+    {"lowercase", "local", "ABYZ[`{", "abyz[`{", "poplar"},
     {"lowercase", "local", "\xc3\x89ve", "\xc3\x89ve", "poplar"},
     {"lowercase", "local", "alice@EXAMPLE.ORG", "alice", "poplar"},
     {"lowercase", "local", "alice@localhost", "alice", "poplar"},

@@ -728,6 +728,32 @@ static void test_a_large_message(void **state)
     free(content);
 }
 
+/* What is read in chunks ends with a whole one, or with an octet of one. */
+static void test_a_message_of_a_chunk(void **state)
+{
+    (void)state;
+    for (int more = -1; more <= 1; more++) {
+        size_t size = (size_t)(MAILDROP_CHUNK_SIZE + more), heard = 0;
+        char *content = base_alloc(size), line[1200], wanted[64];
+        for (size_t i = 0; i < size; i++)
+            content[i] = i % 1000 == 998 ? '\r' : i % 1000 == 999 ? '\n' : 'x';
+        memcpy(content + size - 2, "\r\n", 2);
+        harness_deliver_octets(&h, content, size);
+        harness_logged_in(&h);
+        snprintf(wanted, sizeof wanted, "+OK %zu octets\r\n", size);
+        say(&h, "RETR 3\r\nDELE 3\r\n");
+        expect(&h, wanted);
+        while (strcmp(hear(&h, line, sizeof line), ".\r\n") != 0) {
+            assert_memory_equal(content + heard, line, strlen(line));
+            heard += strlen(line);
+        }
+        assert_int_equal(heard, size);
+        expect(&h, "+OK");
+        expect_quit(&h);
+        free(content);
+    }
+}
+
 /* A part of a message is gone: what came before it was sent, a terminator must not follow. */
 static void test_a_torn_message(void **state)
 {
@@ -805,6 +831,8 @@ static void test_damage_on_the_way(void **state)
     off_t size = lseek(fd, 0, SEEK_END);
     unsigned char *before = base_alloc((size_t)size);
     harness_logged_in(&h);
+    say(&h, "LIST 1\r\n");
+    expect(&h, "+OK");
     assert_int_equal(pread(fd, before, (size_t)size, 0), size);
     for (off_t at = 0; at < size; at += (off_t)sizeof junk)
         assert_true(pwrite(fd, junk, sizeof junk, at) > 0);
@@ -814,9 +842,10 @@ static void test_damage_on_the_way(void **state)
     for (off_t at = 0; at < log_size; at += (off_t)sizeof junk)
         assert_true(pwrite(wal, junk, sizeof junk, at) > 0);
     say(&h, "RETR 1\r\n");
-    expect(&h, "-ERR [SYS/PERM]");
+    expect(&h, "-ERR [SYS/PERM] the maildrop cannot be used");
     expect_close(&h, END_STORE);
     print_message("detail: %s\n", h.summary.detail);
+    assert_int_equal(h.summary.retrieved, 0);
     assert_int_equal(pwrite(fd, before, (size_t)size, 0), size);
     assert_int_equal(ftruncate(fd, size), 0);
     assert_int_equal(pwrite(wal, log, (size_t)log_size, 0), log_size);
@@ -859,6 +888,7 @@ int main(void)
         SESSION(test_stale_grants),
         SESSION(test_no_grant_again),
         SESSION(test_a_large_message),
+        SESSION(test_a_message_of_a_chunk),
         SESSION(test_a_torn_message),
         SESSION(test_a_shortened_message),
         SESSION(test_stls_forgets_the_clear),

@@ -103,11 +103,11 @@ static void an_attacked_name(void **state)
 {
     (void)state;
     struct throttle *t = throttle_new();
-    for (unsigned i = 0; i < 60; i++) {
+    for (unsigned i = 1; i <= 60; i++) {
         char text[64];
-        snprintf(text, sizeof text, "198.51.100.%u:1", i + 1);
+        snprintf(text, sizeof text, "198.51.100.%u:1", i);
         struct address_source s = source_of(text);
-        throttle_failed(t, &s, "alice", i + 1, 1000);
+        assert_int_equal(throttle_failed(t, &s, "alice", i, 1000), i == 50 ? THROTTLE_USER : 0);
     }
     struct address_source late = source_of("203.0.113.1:1"), owner = source_of("192.0.2.1:1");
     for (uint64_t i = 0; i < 4; i++)
