@@ -194,6 +194,23 @@ static void test_a_line_without_end(void **state)
     free(in);
 }
 
+/* It is counted in each line anew. */
+static void test_long_lines(void **state)
+{
+    struct line_input *in = base_alloc(sizeof *in);
+    struct line line;
+    (void)state;
+    for (int i = 0; i < 3; i++) {
+        for (size_t said = 0; said < LINE_ENDLESS_SIZE; said += 64) {
+            add(in, OCTETS("aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"));
+            assert_int_equal(line_next(in, limit_of_ten, NULL, &line), LINE_MORE);
+        }
+        add(in, OCTETS("\r\n"));
+        assert_int_equal(line_next(in, limit_of_ten, NULL, &line), LINE_TOO_LONG);
+    }
+    free(in);
+}
+
 static void test_text(void **state)
 {
     static const struct {
@@ -222,10 +239,18 @@ static void test_text(void **state)
         {OCTETS("\xed\xa0\x80"), false}, /* a surrogate */
         {OCTETS("\xf4\x90\x80\x80"), false},
         {OCTETS("\xf8\x88\x80\x80\x80"), false},
+        {OCTETS("gr\xc3\xbc\x01\xc3\x9f\xff\xff"), false},
     };
+    char made[16];
     (void)state;
-    for (size_t i = 0; i < ARRAY_SIZE(cases); i++)
+    for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
         assert_int_equal(line_is_text(cases[i].octets, cases[i].size), cases[i].good);
+        memcpy(made, cases[i].octets, cases[i].size);
+        line_make_text(made, cases[i].size);
+        assert_true(line_is_text(made, cases[i].size));
+        assert_int_equal(memcmp(made, cases[i].octets, cases[i].size) == 0, cases[i].good);
+    }
+    assert_memory_equal(made, "gr\xc3\xbc?\xc3\x9f??", 9);
 }
 
 static void test_names_and_passwords(void **state)
@@ -336,6 +361,7 @@ int main(void)
         cmocka_unit_test(test_what_was_taken_is_wiped),
         cmocka_unit_test(test_room),
         cmocka_unit_test(test_a_line_without_end),
+        cmocka_unit_test(test_long_lines),
         cmocka_unit_test(test_text),
         cmocka_unit_test(test_names_and_passwords),
         cmocka_unit_test(test_numbers),
