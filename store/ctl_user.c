@@ -10,6 +10,7 @@
 #include "store/manage.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -44,9 +45,10 @@ static void print_limit(const char *name, uint64_t value, bool own)
 static void print_text(const struct ctl *ctl, const char *name, const char *service,
                        const char *path, const char *state, const struct manage_state *holds)
 {
-    char safe[4 * PROTO_USER_MAX + 1];
+    char safe[4 * PROTO_USER_MAX + 1], place[4 * PATH_MAX + 1];
     base_escape(safe, sizeof safe, name);
-    printf("user         %s\nPAM service  %s\nmaildrop     %s (%s)\n", safe, service, path, state);
+    base_escape(place, sizeof place, path);
+    printf("user         %s\nPAM service  %s\nmaildrop     %s (%s)\n", safe, service, place, state);
     if (!holds)
         return;
     printf("messages     %ju, %ju octet%s\n", (uintmax_t)holds->totals.messages,
@@ -60,8 +62,8 @@ static void print_text(const struct ctl *ctl, const char *name, const char *serv
 static int print_json(const struct ctl *ctl, const char *name, const char *service,
                       const char *path, const char *state, const struct manage_state *holds)
 {
-    json_t *all = json_pack("{s:s, s:s, s:s, s:s}", "user", name, "pam_service", service,
-                            "maildrop", path, "state", state);
+    json_t *all = json_pack("{s:o, s:s, s:o, s:s}", "user", ctl_json_name(name), "pam_service",
+                            service, "maildrop", ctl_json_name(path), "state", state);
     json_t *seen = holds ? json_pack("{s:I, s:I, s:I, s:I, s:I, s:b}", "messages",
                                      (json_int_t)holds->totals.messages, "octets",
                                      (json_int_t)holds->totals.octets, "quota_octets",
