@@ -62,12 +62,16 @@ static int cannot_make(const char *path)
     return status;
 }
 
+static bool has(int directory, enum maildrop_file file)
+{
+    return faccessat(directory, maildrop_file_names[file], F_OK, AT_SYMLINK_NOFOLLOW) == 0;
+}
+
 /* Whether a file is a database, or empty, and no maildrop's own. */
 static bool is_backup(int directory, const char *name)
 {
     char begin[sizeof VFS_MAGIC];
-    if (strcmp(name, maildrop_file_names[MAILDROP_DB]) == 0 &&
-        faccessat(directory, maildrop_file_names[MAILDROP_LOCK], F_OK, AT_SYMLINK_NOFOLLOW) == 0)
+    if (has(directory, MAILDROP_DB) && has(directory, MAILDROP_LOCK))
         return false;
     int fd = openat(directory, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
     ssize_t got = fd < 0 ? -1 : read(fd, begin, sizeof begin);

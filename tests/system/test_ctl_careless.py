@@ -405,8 +405,10 @@ def test_a_backup_in_the_place_of_something_else(p, tmp_path):
     """Only a backup gives way to one: the names of two users are soon exchanged."""
     p.add("alice", MESSAGE)
     p.add("bob", b"Subject: two\r\n\r\nbody\r\n")
+    p.ctl("mailbox", "compact", "bob")  # an empty -wal looks like an empty file
     (tmp_path / "letter").write_bytes(b"Dear Bob, it is all in here\n")
-    for path in (p.maildrop("bob") / "mail.db", tmp_path / "letter"):
+    drop = p.maildrop("bob")
+    for path in (drop / "mail.db", drop / "mail.db-wal", drop / "lock", tmp_path / "letter"):
         done = p.ctl("mailbox", "backup", "alice", path, check=False)
         assert done.returncode == 73 and b"is no backup; name another" in done.stderr, done
     assert (tmp_path / "letter").read_bytes().startswith(b"Dear Bob")
