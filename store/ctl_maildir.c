@@ -46,7 +46,8 @@ bool ctl_maildir_has_flag(const char *name, char flag)
     return flags && strchr(flags + 3, flag);
 }
 
-int ctl_maildir_compare(const void *a, const void *b)
+/* For qsort(). */
+static int compare(const void *a, const void *b)
 {
     const struct ctl_maildir_entry *x = a, *y = b;
     if (x->order != y->order)
@@ -207,7 +208,7 @@ bool ctl_maildir_list(struct ctl_maildir *maildir, int directory, const char **f
     }
     drop_repeated(maildir);
     if (maildir->n_entries > 0)
-        qsort(maildir->entries, maildir->n_entries, sizeof *maildir->entries, ctl_maildir_compare);
+        qsort(maildir->entries, maildir->n_entries, sizeof *maildir->entries, compare);
     return true;
 }
 
@@ -219,7 +220,7 @@ void ctl_maildir_arrange(struct ctl_maildir *maildir, const struct ctl_uidl_list
         entry->order = entry->uidl ? entry->uidl->order : list->unlisted;
     }
     if (maildir->n_entries > 0)
-        qsort(maildir->entries, maildir->n_entries, sizeof *maildir->entries, ctl_maildir_compare);
+        qsort(maildir->entries, maildir->n_entries, sizeof *maildir->entries, compare);
 }
 
 void ctl_maildir_free(struct ctl_maildir *maildir)

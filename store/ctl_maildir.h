@@ -56,9 +56,8 @@ int ctl_maildir_open(const struct ctl_maildir *maildir, const struct ctl_maildir
 int64_t ctl_maildir_received(const struct ctl_maildir_entry *entry);
 
 /* Pure: the seconds that a name begins with, 0 if it does not; whether its flags hold one, as S
- * (seen); the order of two entries, for qsort(). */
+ * (seen). */
 int64_t ctl_maildir_seconds(const char *name);
 bool ctl_maildir_has_flag(const char *name, char flag);
-int ctl_maildir_compare(const void *a, const void *b);
 
 #endif

@@ -15,7 +15,7 @@
 #include <sys/vfs.h>
 #include <unistd.h>
 
-enum { LINKS_MAX = 40, MODE = 0600, MODE_OF_DIRECTORY = 0700 };
+enum { LINKS_MAX = 40, MODE_OF_DIRECTORY = 0700 };
 
 struct walk {
     int at;     /* the directory reached */
@@ -81,12 +81,12 @@ static bool follow(struct walk *w, int link, uid_t owner)
 static int open_last(const struct walk *w, int flags)
 {
     const char *name = *w->name ? w->name : ".";
-    if (flags & O_DIRECTORY && flags & O_CREAT) {
+    if (flags & O_CREAT) {
         flags &= ~O_CREAT;
         if (mkdirat(w->at, name, MODE_OF_DIRECTORY) < 0 && errno != EEXIST)
             return -1;
     }
-    return openat(w->at, name, flags | O_NOFOLLOW | O_CLOEXEC, MODE);
+    return openat(w->at, name, flags | O_NOFOLLOW | O_CLOEXEC);
 }
 
 /* One name further: 1, at the end with `opened`: 0, or -1 and errno. */
@@ -94,7 +94,7 @@ static int step(struct walk *w, int flags, int *opened)
 {
     struct stat about;
     bool more = next_name(w), last = is_last(w);
-    if (!more || (last && flags & O_EXCL)) {
+    if (!more) {
         *opened = open_last(w, flags);
         return *opened < 0 ? -1 : 0;
     }

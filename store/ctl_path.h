@@ -11,8 +11,8 @@
 #include <stdbool.h>
 
 /* open(2), with O_CLOEXEC, of a path on which a symbolic link is followed only if it is root's or
- * the caller's own; another one is ELOOP. With O_EXCL the last name is no link at all. O_DIRECTORY
- * and O_CREAT together make a directory, mode 0700, if it is missing. */
+ * the caller's own; another one is ELOOP. O_CREAT goes with O_DIRECTORY only: a directory is made,
+ * mode 0700, if it is missing. */
 int ctl_path_open(const char *path, int flags);
 
 /* The directory that a path's last name is in (O_PATH), and that name, a part of `path`. */

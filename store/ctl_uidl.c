@@ -35,11 +35,6 @@ bool ctl_uidl_kind(const char *name, enum ctl_uidl_kind *kind)
     return false;
 }
 
-const char *ctl_uidl_kind_name(enum ctl_uidl_kind kind)
-{
-    return kinds[kind];
-}
-
 bool ctl_uidl_is_valid(const char *text)
 {
     size_t length = 0;
