@@ -237,8 +237,6 @@ static void dovecot_entry(struct ctl_uidl_list *list, size_t *room, char *line, 
     /* An empty P is short for the name of the file. */
     bool made = own && *own ? ctl_uidl_is_valid(own) && base_copy(text, sizeof text, own)
                             : ctl_uidl_make(own ? "%f" : format, &parts, text);
-    if (!made)
-        list->unusable++;
     add(list, room, name, order ? order : parts.uid + CTL_UIDL_LAST, made ? text : "");
 }
 
@@ -300,8 +298,6 @@ static void courier_entry(struct ctl_uidl_list *list, size_t *room, char *line)
         snprintf(text, sizeof text, "UID%ju-%ju", (uintmax_t)n, (uintmax_t)validity);
     else if (made)
         snprintf(text, sizeof text, "UID%ju", (uintmax_t)n);
-    if (!made)
-        list->unusable++;
     add(list, room, line, 0, made ? text : "");
 }
 

@@ -48,7 +48,6 @@ struct ctl_uidl_list {
     struct ctl_uidl *entries;
     size_t n;
     uint64_t unlisted; /* the order of messages that are not in it */
-    size_t unusable;   /* entries that are no UIDLs: too long, or foreign octets */
 };
 
 /* "auto", "dovecot", ... False: none of them. NULL is CTL_UIDL_AUTO. */
