@@ -147,7 +147,7 @@ int ctl_path_open_parent(const char *path, const char **name)
     const char *slash = strrchr(path, '/');
     *name = slash ? slash + 1 : path;
     char *parent = slash ? base_format("%.*s/", (int)(slash - path), path) : base_strdup(".");
-    int fd = ctl_path_open(parent, O_PATH | O_DIRECTORY);
+    int fd = ctl_path_open(parent, O_RDONLY | O_DIRECTORY);
     int error = errno;
     free(parent);
     errno = error;

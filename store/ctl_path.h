@@ -15,7 +15,8 @@
  * mode 0700, if it is missing. */
 int ctl_path_open(const char *path, int flags);
 
-/* The directory that a path's last name is in (O_PATH), and that name, a part of `path`. */
+/* The directory that a path's last name is in, open to be read and synced, and that name, a part of
+ * `path`. */
 int ctl_path_open_parent(const char *path, const char **name);
 
 /* Whether a name is that of an open file still. */

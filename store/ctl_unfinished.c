@@ -138,14 +138,6 @@ static bool give_name(const struct ctl_unfinished *file)
            unlinkat(directory, file->name, 0) == 0;
 }
 
-static bool sync_folder(int directory)
-{
-    int fd = openat(directory, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    bool synced = fd >= 0 && fsync(fd) == 0;
-    base_close(fd);
-    return synced;
-}
-
 int ctl_unfinished_finish(struct ctl_unfinished *file, const struct timespec *stamp)
 {
     const struct timespec keep = {.tv_nsec = UTIME_OMIT};
@@ -154,7 +146,7 @@ int ctl_unfinished_finish(struct ctl_unfinished *file, const struct timespec *st
         return ctl_write_failed(file->path, errno);
     free(file->name);
     file->name = NULL;
-    return sync_folder(file->directory) ? 0 : ctl_write_failed(file->path, errno);
+    return fsync(file->directory) == 0 ? 0 : ctl_write_failed(file->path, errno);
 }
 
 void ctl_unfinished_end(struct ctl_unfinished *file)
