@@ -8,12 +8,31 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/time.h>
 #include <sys/un.h>
 #include <sysexits.h>
+
+static int wait_failed(enum channel_outcome outcome, const char *fault)
+{
+    switch (outcome) {
+    case CHANNEL_AGAIN:
+        return ctl_fail(EX_TEMPFAIL, "the server did not answer in time; its log may say why");
+    case CHANNEL_END:
+        return ctl_fail(EX_UNAVAILABLE,
+                        "the server closed the connection without an answer: it has ended");
+    case CHANNEL_BAD:
+        return ctl_fail(EX_PROTOCOL,
+                        "the server's answer was %s: it is of another version; restart it", fault);
+    default:
+        return ctl_fail(EX_IOERR, "the server's answer: %s", strerror(errno));
+    }
+}
 
 static int connect_failed(const char *path, int error)
 {
     switch (error) {
+    case EAGAIN: /* as many wait as may */
+        return wait_failed(CHANNEL_AGAIN, "");
     case ENOENT:
     case ECONNREFUSED:
         return ctl_fail(EX_UNAVAILABLE,
@@ -39,8 +58,9 @@ int ctl_master_connect(const struct ctl *ctl, struct channel *channel)
         return ctl_fail(EX_CONFIG, "[server] run_dir=%s: too long for a socket's path",
                         ctl->config->server.run_dir);
     memcpy(address.sun_path, path, sizeof path);
+    const struct timeval patience = {.tv_sec = CTL_MASTER_WAIT_MS / 1000}; /* of connect(), too */
     int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
-    if (fd < 0)
+    if (fd < 0 || setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience) < 0)
         return ctl_fail(EX_OSERR, "socket: %s", strerror(errno));
     if (connect(fd, (const struct sockaddr *)&address, sizeof address) < 0) {
         int error = errno;
@@ -49,22 +69,6 @@ int ctl_master_connect(const struct ctl *ctl, struct channel *channel)
     }
     channel_open(channel, fd, ROLE_CTL, ROLE_MASTER, STATE_IDLE);
     return 0;
-}
-
-static int wait_failed(enum channel_outcome outcome, const char *fault)
-{
-    switch (outcome) {
-    case CHANNEL_AGAIN:
-        return ctl_fail(EX_TEMPFAIL, "the server did not answer in time; its log may say why");
-    case CHANNEL_END:
-        return ctl_fail(EX_UNAVAILABLE,
-                        "the server closed the connection without an answer: it has ended");
-    case CHANNEL_BAD:
-        return ctl_fail(EX_PROTOCOL,
-                        "the server's answer was %s: it is of another version; restart it", fault);
-    default:
-        return ctl_fail(EX_IOERR, "the server's answer: %s", strerror(errno));
-    }
 }
 
 /* Send a record and wait for the answer, which is in `m` then. 0, or an exit status. */

@@ -616,17 +616,22 @@ def test_deliver_into_a_closed_door(says):
 
 @pytest.mark.unsanitized("a sanitizer stands where the library would")
 @pytest.mark.native("valgrind's is another process")
-def test_deliver_to_a_server_that_hangs(tmp_path):
+@pytest.mark.parametrize("program, kind, seconds, said", [
+    ("poplar-deliver", socket.SOCK_STREAM, 600, b"does poplard hang? restart it"),
+    ("poplarctl", socket.SOCK_SEQPACKET, 10, b"the server did not answer in time")])
+def test_a_server_that_hangs(p, program, kind, seconds, said):
     """It takes no connection, and as many wait as may: that has an end, too."""
-    words = [poplar.BUILD / "poplar-deliver", "--socket", tmp_path / "lmtp", "alice"]
-    with socket.socket(socket.AF_UNIX) as listener, contextlib.ExitStack() as waiting:
-        listener.bind(str(tmp_path / "lmtp"))
+    path = p.run / ("control" if program == "poplarctl" else "lmtp")
+    words = [poplar.BUILD / program, *(["--config", p.config, "status"] if program == "poplarctl"
+                                       else ["--socket", path, "alice"])]
+    with socket.socket(socket.AF_UNIX, kind) as listener, contextlib.ExitStack() as waiting:
+        listener.bind(str(path))
         listener.listen(0)
         with contextlib.suppress(BlockingIOError):
             while True:
-                client = waiting.enter_context(socket.socket(socket.AF_UNIX))
+                client = waiting.enter_context(socket.socket(socket.AF_UNIX, kind))
                 client.setblocking(False)
-                client.connect(str(tmp_path / "lmtp"))
+                client.connect(str(path))
         with subprocess.Popen(words, stdin=subprocess.DEVNULL) as process:
             at = Path(f"/proc/{process.pid}")
             poplar.wait_until(lambda: (at / "wchan").read_text().startswith("unix_wait_for"), "it waits")
@@ -637,10 +642,10 @@ def test_deliver_to_a_server_that_hangs(tmp_path):
                 patience = s.getsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, 16)
             os.close(pidfd)
             process.kill()
-    assert struct.unpack("qq", patience) == (600, 0)
+    assert struct.unpack("qq", patience) == (seconds, 0)
     done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, env=os.environ | {
         "LD_PRELOAD": str(poplar.BUILD / "tests/failing.so"), "FAILING": f"connect:1:{errno.EAGAIN}"})
-    assert done.returncode == TEMPORARY and b"does poplard hang? restart it" in done.stderr, done
+    assert done.returncode == TEMPORARY and said in done.stderr, done
 
 
 def test_deliver_words(p, tmp_path):
