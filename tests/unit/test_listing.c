@@ -143,6 +143,21 @@ static void test_groups_are_made(void **state)
     maildrop_close(m);
 }
 
+/* UIDLs of the store's own making are eight octets, not their text of 20 and more. */
+static void test_groups_are_small(void **state)
+{
+    struct maildrop *m = test_drop_open(&drop);
+
+    (void)state;
+    assert_int_equal(maildrop_batch_begin(m), STORE_OK);
+    for (int i = 1; i < LISTING_SPAN; i++)
+        assert_int_equal(test_deliver_text(m, "body\n"), STORE_OK);
+    assert_int_equal(maildrop_batch_end(m, true), STORE_OK);
+    assert_in_range(ask(m, "SELECT max(length(entries)) FROM listing"), 1, LISTING_SPAN * 11);
+    expect_sound(m);
+    maildrop_close(m);
+}
+
 static void test_groups_follow(void **state)
 {
     const int64_t back[] = {5, 300, 200};
@@ -319,6 +334,7 @@ int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_groups_are_made, make_drop, remove_drop),
+        cmocka_unit_test_setup_teardown(test_groups_are_small, make_drop, remove_drop),
         cmocka_unit_test_setup_teardown(test_groups_follow, make_drop, remove_drop),
         cmocka_unit_test_setup_teardown(test_ends_with_the_session, make_drop, remove_drop),
         cmocka_unit_test_setup_teardown(test_older_programs, make_drop, remove_drop),
