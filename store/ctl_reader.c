@@ -121,18 +121,17 @@ static bool lock_mbox(int fd)
 
 /* Note how much of a file there is to read. What keeps it from being read; NULL if nothing: with
  * holes it may have any length, and nobody wrote it. */
-static const char *measure(struct ctl_reader *reader)
+static const char *measure(struct ctl_reader *reader, struct stat *about)
 {
-    struct stat about;
-    if (fstat(reader->fd, &about) < 0)
+    if (fstat(reader->fd, about) < 0)
         return strerror(errno);
-    reader->size = (uint64_t)about.st_size;
-    if (about.st_size <= HOLES_MAX)
+    reader->size = (uint64_t)about->st_size;
+    if (about->st_size <= HOLES_MAX)
         return NULL;
     off_t hole = lseek(reader->fd, 0, SEEK_HOLE);
     if (lseek(reader->fd, 0, SEEK_SET) < 0)
         return strerror(errno);
-    return hole >= 0 && hole < about.st_size
+    return hole >= 0 && hole < about->st_size
                ? "is large and has holes, as no mail does; cp --sparse=never makes it whole"
                : NULL;
 }
@@ -145,7 +144,7 @@ static const char *begin_file(struct ctl_reader *reader, enum ctl_format wanted,
     *status = EX_DATAERR;
     if (wanted == CTL_FORMAT_MAILDIR || wanted == CTL_FORMAT_CYRUS)
         return "is a file: a Maildir or a Cyrus mailbox is a directory";
-    const char *wrong = measure(reader);
+    const char *wrong = measure(reader, &reader->about);
     if (wrong)
         return wrong;
     if (wanted == CTL_FORMAT_AUTO && in_tree)
@@ -168,8 +167,11 @@ static const char *begin_file(struct ctl_reader *reader, enum ctl_format wanted,
     ctl_mbox_init(&reader->mbox, read_file, look_at_file, reader);
     if (!from)
         return "is no mbox: it does not begin with \"From \"";
-    if (lock_mbox(reader->fd))
-        return NULL;
+    if (lock_mbox(reader->fd)) {
+        wrong = measure(reader, &reader->about); /* by now who had it has written all of it */
+        reader->total = reader->size;
+        return wrong;
+    }
     *status = EX_TEMPFAIL;
     return "is locked by another program: try again when that is done";
 }
@@ -354,7 +356,8 @@ static enum ctl_read fail(struct ctl_item *item, int error)
 /* The file of a message in a directory. */
 static enum ctl_read begin_message(struct ctl_reader *reader, struct ctl_item *item)
 {
-    const char *wrong = measure(reader);
+    struct stat about;
+    const char *wrong = measure(reader, &about);
     wrong = wrong ? wrong : ctl_foreign_file(reader->fd);
     if (!wrong)
         return CTL_READ_MESSAGE;

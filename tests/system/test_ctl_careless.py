@@ -2,6 +2,7 @@
 nohup, two at once, on a Maildir that a server moves about in."""
 
 import fcntl
+import json
 import os
 import re
 import shutil
@@ -124,6 +125,16 @@ def test_two_imports_at_once(p, tmp_path):
         assert (status, err) == (0, "") and "imported 0 messages" in out
         assert "3 there already" in out
         assert len(subjects(p, "alice")) == before + 3
+
+
+@preloads
+def test_an_mbox_that_is_written_before_it_is_locked(p, tmp_path):
+    """Who had the lock has finished then: no message is cut off where he was before."""
+    box, whole = tmp_path / "box", mbox(b"Subject: one\n\nbody\n")
+    box.write_bytes(whole[:-4])
+    held = Held(p, "lock", "--json", "import", "alice", box, number=LOCKS_OF_THE_MBOX)
+    box.write_bytes(whole)
+    assert json.loads(held.go_on()[1])["octets"] == len(MESSAGE)
 
 
 @preloads
