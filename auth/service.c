@@ -285,7 +285,6 @@ static void serve(struct service *s)
     uint32_t wanted = message_get_u32(m);
     if (!message_get_text(m, named, sizeof named) || !message_get_text(m, x.peer, sizeof x.peer))
         child_lost_master(CHANNEL_BAD, "with a text too long");
-    message_get_u32(m); /* the door */
     uid_t peer = message_get_u32(m);
     x.denied = message_get_u64(m);
     channel_open(&x.worker, message_take_fd(m), ROLE_AUTH, ROLE_WORKER, STATE_EXCHANGE);

@@ -53,15 +53,9 @@ static bool hand_over(struct worker *w)
 static bool assign(struct master *m, struct worker *w, int fd, enum proto_door door,
                    const struct sockaddr_storage *peer)
 {
-    struct sockaddr_storage local = {0};
-    socklen_t size = sizeof local;
-    char local_text[PROTO_ADDRESS_MAX];
     struct message message;
     bool lmtp = door == DOOR_LMTP;
 
-    getsockname(fd, (struct sockaddr *)&local, &size);
-    address_unmap(&local);
-    address_print(&local, true, local_text);
     address_print(peer, true, w->peer_text);
     w->session = ++m->last_session;
     w->door = door;
@@ -77,7 +71,6 @@ static bool assign(struct master *m, struct worker *w, int fd, enum proto_door d
     message_begin(&message, PROTO_ASSIGN);
     message_put_u64(&message, w->session);
     message_put_u32(&message, door);
-    message_put_text(&message, local_text);
     message_put_text(&message, w->peer_text);
     message_put_octets(&message, m->ticket_key, lmtp ? 0 : sizeof m->ticket_key);
     message_put_octets(&message, m->old_ticket_key, lmtp ? 0 : sizeof m->old_ticket_key);

@@ -108,7 +108,6 @@ static const char *take_control(struct message *m, struct msghdr *header)
             struct ucred sender;
             memcpy(&sender, CMSG_DATA(c), sizeof sender);
             m->sender = sender.pid;
-            m->sender_uid = sender.uid;
         }
     }
     if (header->msg_flags & (MSG_CTRUNC | MSG_TRUNC))
@@ -184,7 +183,6 @@ enum channel_outcome channel_receive(struct channel *c, struct message *m, bool 
     m->size = 0;
     m->n_fds = 0;
     m->sender = 0;
-    m->sender_uid = (uid_t)-1;
     if (c->wary && brings_descriptors(c->fd, c->peer != ROLE_CTL)) {
         if (fault)
             *fault = "with a wrong number of descriptors";

@@ -75,7 +75,6 @@ static void take_certificate(struct child *child, struct message *m, child_certi
 static void take_start(struct child *child, struct message *m)
 {
     size_t size;
-    child->generation = message_get_u32(m);
     child->strict = message_get_u32(m) != 0;
     const unsigned char *key = message_get_octets(m, &size);
     if (size == sizeof child->digest_key)

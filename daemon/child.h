@@ -19,7 +19,6 @@ typedef bool child_certificate(void *context, const char *name, const char *path
 struct child {
     struct channel control;
     struct config *config;
-    unsigned generation;
     uint64_t digest_key; /* auth: for the digests of refused secrets */
     bool strict;         /* a first start or a reload: what is missing is a reason to give up */
 };

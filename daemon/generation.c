@@ -68,7 +68,7 @@ struct generation *generation_spawn(struct master *m, struct config *config, boo
         snprintf(g->last_error, sizeof g->last_error, "cannot start %s/poplar-worker: %s",
                  config->server.program_dir, strerror(errno));
     else {
-        g->setup = (struct setup){.config = config, .generation = g->number, .strict = strict};
+        g->setup = (struct setup){.config = config, .strict = strict};
         loop_timer(m, &g->timer, g->born + MASTER_START_MS, on_overdue, g);
         if (loop_watch(m, &g->io, g->channel.fd, generation_hear, g)) {
             set_up(g);

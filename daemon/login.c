@@ -49,7 +49,6 @@ static bool ask(struct auth *a, const struct worker *w, enum proto_service servi
                                : service == SERVE_LOGIN ? ""
                                                         : w->recipient);
     message_put_text(&message, peer);
-    message_put_u32(&message, w->door);
     message_put_u32(&message, w->uid);
     message_put_u64(&message, service == SERVE_LOGIN ? w->denied : 0);
     message_put_fd(&message, exchange_fd);
@@ -143,9 +142,8 @@ void login_wanted(struct master *m, struct worker *w)
     login_serve(m);
 }
 
-void login_forget(struct master *m, struct worker *w)
+void login_forget(struct worker *w)
 {
-    (void)m;
     w->queued = false;
     if (w->auth)
         w->auth->worker = NULL;

@@ -287,7 +287,6 @@ void trial_failed(struct master *m, int status, const char *why);
 /* Tell it how things stand, in lines of sd_notify(3). What it has no room for is kept, in place of
  * what was kept before. */
 void notify_state(struct master *m, const char *format, ...) PRINTF(2, 3);
-bool notify_again(struct master *m); /* tell what is kept; false: there is still no room */
 /* Tell something that need not be kept. False: no room; also while something is kept. */
 bool notify_now(struct master *m, const char *format, ...) PRINTF(2, 3);
 
@@ -366,8 +365,8 @@ bool auths_ping(struct master *m); /* the same of an idle one, if there is one *
 
 /* login.c: the exchanges that they serve. */
 void login_wanted(struct master *m, struct worker *w);
-void login_serve(struct master *m); /* who waits gets the auth processes that are free */
-void login_forget(struct master *m, struct worker *w);      /* the worker is gone */
+void login_serve(struct master *m);  /* who waits gets the auth processes that are free */
+void login_forget(struct worker *w); /* the worker is gone */
 void login_holder_gone(struct master *m, struct worker *w); /* a lock may be free now */
 /* What an auth process says of the exchange that it serves. */
 void login_outcome(struct master *m, struct auth *a, struct message *message);

@@ -33,7 +33,6 @@ void message_begin(struct message *m, enum proto_type type)
     m->size = m->position = 1;
     m->field = m->n_fds = 0;
     m->sender = 0;
-    m->sender_uid = (uid_t)-1;
 }
 
 /* The next field must be of this kind: in a record being written, and in one that was checked. */

@@ -20,7 +20,6 @@ struct message {
     unsigned n_fds;
     int fds[PROTO_FDS_MAX];
     pid_t sender; /* received: the sender's pid as the kernel tells it, 0 when it does not */
-    uid_t sender_uid;
     unsigned char data[PROTO_MESSAGE_MAX];
 };
 

@@ -18,6 +18,15 @@ static bool tell(const char *text)
     return !path || base_tell(path, text);
 }
 
+/* False: there is still no room. */
+static bool tell_kept(struct master *m)
+{
+    if (*m->untold && !tell(m->untold))
+        return false;
+    m->untold[0] = '\0';
+    return true;
+}
+
 bool notify_now(struct master *m, const char *format, ...)
 {
     char text[sizeof m->untold];
@@ -25,7 +34,7 @@ bool notify_now(struct master *m, const char *format, ...)
     va_start(arguments, format);
     vsnprintf(text, sizeof text, format, arguments);
     va_end(arguments);
-    return notify_again(m) && tell(text);
+    return tell_kept(m) && tell(text);
 }
 
 void notify_state(struct master *m, const char *format, ...)
@@ -34,13 +43,5 @@ void notify_state(struct master *m, const char *format, ...)
     va_start(arguments, format);
     vsnprintf(m->untold, sizeof m->untold, format, arguments);
     va_end(arguments);
-    notify_again(m);
-}
-
-bool notify_again(struct master *m)
-{
-    if (*m->untold && !tell(m->untold))
-        return false;
-    m->untold[0] = '\0';
-    return true;
+    tell_kept(m);
 }

@@ -16,9 +16,9 @@ static const struct proto_rule rules[PROTO_TYPES] = {
     /* name ([tls NAME]; empty for [tls]), certificate path for messages; descriptors: chain, key. By
      * the name " ca", which no section can have, both are the file of [tls] client_ca. */
     [PROTO_CERTIFICATE] = {PROTO_CERTIFICATE, "certificate", ROLE_MASTER, ROLE_NURSERY, STATE_STARTING, 8192, 2, 2, 0, "ss"},
-    /* generation; 1 when nothing served before: what is missing is then a reason not to start; key of
-     * auth's digests (none for the nursery) */
-    [PROTO_START] = {PROTO_START, "start", ROLE_MASTER, ROLE_NURSERY | ROLE_AUTH, STATE_STARTING, 64, 0, 0, 1, "uub"},
+    /* 1 on trial: what is missing is then a reason not to start; key of auth's digests (none for the
+     * nursery) */
+    [PROTO_START] = {PROTO_START, "start", ROLE_MASTER, ROLE_NURSERY | ROLE_AUTH, STATE_STARTING, 64, 0, 0, 1, "ub"},
     /* fingerprint */
     [PROTO_READY] = {PROTO_READY, "ready", CHILD, ROLE_MASTER, STATE_STARTING, 64, 0, 0, 1, "q"},
     [PROTO_PING] = {PROTO_PING, "ping", ROLE_MASTER, ROLE_NURSERY | ROLE_AUTH, STATE_IDLE | STATE_BUSY, 16, 0, 0, 0, ""},
@@ -34,10 +34,10 @@ static const struct proto_rule rules[PROTO_TYPES] = {
     /* errno */
     [PROTO_FORK_FAILED] = {PROTO_FORK_FAILED, "fork-failed", ROLE_NURSERY, ROLE_MASTER, STATE_IDLE, 64, 0, 0, 0, "u"},
 
-    /* A session. session, door, local address, peer address, ticket keys: current, previous; 1 when
-     * the peer is a proxy whose header comes first. Descriptor: the client; not of LMTP, the master may
-     * have a copy until the worker speaks. */
-    [PROTO_ASSIGN] = {PROTO_ASSIGN, "assign", ROLE_MASTER, ROLE_WORKER, STATE_IDLE, 512, 1, 1, 1, "qussbbu"},
+    /* A session. session, door, peer address, ticket keys: current, previous; 1 when the peer is a
+     * proxy whose header comes first. Descriptor: the client; not of LMTP, the master may have a copy
+     * until the worker speaks. */
+    [PROTO_ASSIGN] = {PROTO_ASSIGN, "assign", ROLE_MASTER, ROLE_WORKER, STATE_IDLE, 512, 1, 1, 1, "qusbbu"},
     /* For LMTP, after it: the master has closed its own end of that socket. Not before is it served:
      * who closes last has to wait for what a local client can put into it. */
     [PROTO_HANDED_OVER] = {PROTO_HANDED_OVER, "handed-over", ROLE_MASTER, ROLE_WORKER, STATE_DELIVERY, 16, 0, 0, 1, ""},
@@ -57,8 +57,8 @@ static const struct proto_rule rules[PROTO_TYPES] = {
      * did not log in */
     [PROTO_SUMMARY] = {PROTO_SUMMARY, "summary", ROLE_WORKER, ROLE_MASTER, SESSION, 1024, 0, 0, 1, "uqqqqqssss"},
 
-    /* local address, peer address (each with port, as printed), 1 when the proxy's client used TLS */
-    [PROTO_REAL_ADDRESS] = {PROTO_REAL_ADDRESS, "real-address", ROLE_WORKER, ROLE_MASTER, STATE_CLIENT, 256, 0, 0, 1, "ssu"},
+    /* the peer's address with port, as printed */
+    [PROTO_REAL_ADDRESS] = {PROTO_REAL_ADDRESS, "real-address", ROLE_WORKER, ROLE_MASTER, STATE_CLIENT, 128, 0, 0, 1, "s"},
     /* 1 yes, 0 no; the peer address as the log will show it */
     [PROTO_ADDRESS_TAKEN] = {PROTO_ADDRESS_TAKEN, "address-taken", ROLE_MASTER, ROLE_WORKER, STATE_CLIENT, 128, 0, 0, 1, "us"},
     /* enum session_end */
@@ -67,9 +67,8 @@ static const struct proto_rule rules[PROTO_TYPES] = {
     [PROTO_TRACE] = {PROTO_TRACE, "trace", ROLE_MASTER, ROLE_WORKER, STATE_LOGIN | STATE_MAIL | STATE_DONE, 64, 0, 0, 0, "u"},
 
     /* An exchange. session, enum proto_service, user (SERVE_GRANT) or recipient, peer address without
-     * port, door, the peer's uid (LMTP), the digest of what was refused last on this connection (0:
-     * nothing). Descriptor: auth's end, of which the master has a copy until the exchange is over. */
-    [PROTO_SERVE] = {PROTO_SERVE, "serve", ROLE_MASTER, ROLE_AUTH, STATE_IDLE, 512, 1, 1, 0, "qussuuq"},
+     * port, the peer's uid (LMTP), the digest of what was refused last on this connection (0: nothing). Descriptor: auth's end, of which the master has a copy until the exchange is over. */
+    [PROTO_SERVE] = {PROTO_SERVE, "serve", ROLE_MASTER, ROLE_AUTH, STATE_IDLE, 512, 1, 1, 0, "qussuq"},
     /* session, enum login_outcome, canonical user (also of a failure, as far as known), keyed digest of a refused name and secret */
     [PROTO_OUTCOME] = {PROTO_OUTCOME, "outcome", ROLE_AUTH, ROLE_MASTER, STATE_BUSY, 512, 0, 0, 0, "qusq"},
     /* session, canonical user */

@@ -167,7 +167,6 @@ static enum setup_outcome send_start(const struct setup *s, struct channel *chan
 {
     struct message message;
     message_begin(&message, PROTO_START);
-    message_put_u32(&message, s->generation);
     message_put_u32(&message, s->strict);
     message_put_octets(&message, s->digest_key, s->digest_key ? sizeof *s->digest_key : 0);
     return send_one(channel, &message, error, size);

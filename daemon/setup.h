@@ -11,7 +11,6 @@
 struct setup {
     const struct config *config;
     const uint64_t *digest_key; /* auth's; NULL: none */
-    unsigned generation;
     bool strict;
     size_t told; /* records */
     bool more;   /* are to be told yet: the channel was full */

@@ -39,7 +39,7 @@ static void close_channel(struct master *m, struct worker *w, bool ended)
 static void release(struct master *m, struct worker *w)
 {
     struct generation *g = w->generation;
-    login_forget(m, w);
+    login_forget(w);
     login_holder_gone(m, w);
     assign_let_go(m, w);
     --*worker_counter(m, w->channel.state);
@@ -172,12 +172,12 @@ static void on_log(struct worker *w, struct message *message)
  * the log, and only where the kernel says that the peer is a proxy of ours. */
 static void on_real_address(struct master *m, struct worker *w, struct message *message)
 {
-    char local[PROTO_ADDRESS_MAX], peer[PROTO_ADDRESS_MAX];
+    char peer[PROTO_ADDRESS_MAX];
     struct sockaddr_storage address;
     struct log_about about = worker_about(w);
     socklen_t size;
-    if (!w->proxied || !message_get_text(message, local, sizeof local) ||
-        !message_get_text(message, peer, sizeof peer) || !address_parse(peer, &address, &size)) {
+    if (!w->proxied || !message_get_text(message, peer, sizeof peer) ||
+        !address_parse(peer, &address, &size)) {
         log_line(LOG_ERR, LOG_EVENT_CONTRACT, &about, "killing worker %d: it claims an address",
                  w->pid);
         worker_end(w);
@@ -245,7 +245,7 @@ static void dispatch(struct master *m, struct worker *w, struct message *message
     case PROTO_SUMMARY:
         status_summary(m, w, message);
         w->summarised = true;
-        login_forget(m, w);
+        login_forget(w);
         worker_may_leave(w);
         break;
     default:

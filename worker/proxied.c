@@ -42,9 +42,7 @@ static void tell_master(struct session *s, const struct proxy_header *header)
 {
     struct message *m = &s->record;
     message_begin(m, PROTO_REAL_ADDRESS);
-    message_put_text(m, header->destination);
     message_put_text(m, header->source);
-    message_put_u32(m, s->proxy_tls);
     enum channel_outcome sent = channel_send(&s->control, m, true);
     if (sent != CHANNEL_OK) {
         session_lost_master(s, sent, NULL);

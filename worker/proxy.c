@@ -96,8 +96,7 @@ static bool parse_line(const char *at, struct proxy_header *header)
     if (!take_port(&at, false, &ports[0]) || !take_port(&at, true, &ports[1]))
         return false;
     header->known = true;
-    return print(family, addresses[0], ports[0], header->source) &&
-           print(family, addresses[1], ports[1], header->destination);
+    return print(family, addresses[0], ports[0], header->source) && ports[1] > 0;
 }
 
 static enum proxy_outcome parse_text(const unsigned char *octets, size_t size,
@@ -157,8 +156,7 @@ static bool parse_addresses(int family, size_t width, const unsigned char *at, s
         return false;
     header->known = true;
     return print(family, at, get_16(at + 2 * width), header->source) &&
-           print(family, at + width, get_16(at + 2 * width + 2), header->destination) &&
-           parse_parts(at + taken, size - taken, header);
+           get_16(at + 2 * width + 2) > 0 && parse_parts(at + taken, size - taken, header);
 }
 
 static enum proxy_outcome parse_binary(const unsigned char *octets, size_t size,

@@ -25,7 +25,7 @@ struct proxy_header {
     bool known; /* it names a client; else the connection's own addresses count */
     bool tls;   /* the client speaks TLS to the proxy */
     /* "192.0.2.1:1024" or "[2001:db8::1]:1024"; IPv4-mapped addresses are made IPv4. */
-    char source[PROTO_ADDRESS_MAX], destination[PROTO_ADDRESS_MAX];
+    char source[PROTO_ADDRESS_MAX];
 };
 
 /* Parse what has come. On PROXY_MORE `more` is how many further octets belong to the header for

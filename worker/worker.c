@@ -63,7 +63,6 @@ static bool is_handed_over(struct session *s)
 /* Wait for a client; false when none will come. */
 static bool take_client(struct session *s)
 {
-    char local[PROTO_ADDRESS_MAX];
     struct message *m = &s->record;
     const char *fault = NULL;
     enum channel_outcome outcome = channel_receive(&s->control, m, true, &fault);
@@ -73,7 +72,7 @@ static bool take_client(struct session *s)
         return false;
     s->number = message_get_u64(m);
     s->door = message_get_u32(m);
-    if (!message_get_text(m, local, sizeof local) || !message_get_text(m, s->peer, sizeof s->peer))
+    if (!message_get_text(m, s->peer, sizeof s->peer))
         _exit(PROTO_EXIT_CONTRACT);
     take_ticket_key(s);
     take_ticket_key(s);

@@ -673,7 +673,6 @@ static void send_request(struct channel *master, struct channel *worker)
     message_put_u32(&m, SERVE_LOGIN);
     message_put_text(&m, order.named);
     message_put_text(&m, order.peer);
-    message_put_u32(&m, DOOR_POP3);
     message_put_u32(&m, 0);
     message_put_u64(&m, 0);
     message_put_fd(&m, ends[0]);

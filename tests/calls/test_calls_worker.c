@@ -374,7 +374,7 @@ static int live_as_nursery(void)
     if (channel_pair(ends, true) < 0)
         return calls_say("no pair");
     channel_open(&master, ends[0], ROLE_MASTER, ROLE_NURSERY, STATE_STARTING);
-    struct setup setup = {.config = config, .generation = 1, .strict = true};
+    struct setup setup = {.config = config, .strict = true};
     if (!setup_keep(config, error, sizeof error) ||
         setup_send(&setup, &master, error, sizeof error) != SETUP_DONE)
         return calls_say(error);
@@ -453,14 +453,12 @@ static void test_worker_begins(void **state)
     assert_true(failed >= 8);
 }
 
-static void assign(struct channel *master, enum proto_door door, const char *local,
-                   const char *peer)
+static void assign(struct channel *master, enum proto_door door, const char *peer)
 {
     struct message m;
     message_begin(&m, PROTO_ASSIGN);
     message_put_u64(&m, 1);
     message_put_u32(&m, door);
-    message_put_text(&m, local);
     message_put_text(&m, peer);
     message_put_octets(&m, "", 0);
     message_put_octets(&m, "", 0);
@@ -471,21 +469,16 @@ static void assign(struct channel *master, enum proto_door door, const char *loc
 
 static char too_long[PROTO_ADDRESS_MAX + 1];
 
-static void assign_long_local(struct channel *master)
-{
-    assign(master, DOOR_POP3, too_long, "192.0.2.1:1");
-}
-
 static void assign_long_peer(struct channel *master)
 {
-    assign(master, DOOR_POP3, "192.0.2.1:1", too_long);
+    assign(master, DOOR_POP3, too_long);
 }
 
 /* Not told that it is alone with its client. */
 static void assign_not_over(struct channel *master)
 {
     struct message m;
-    assign(master, DOOR_LMTP, "unix", "unix:0");
+    assign(master, DOOR_LMTP, "unix:0");
     master->state = STATE_LOGIN;
     message_begin(&m, PROTO_TRACE);
     message_put_u32(&m, TRACE_OFF);
@@ -501,8 +494,8 @@ static void assign_nonsense(struct channel *master)
 /* What the contract has no room for, its master must not say either. */
 static void test_worker_is_told_nonsense(void **state)
 {
-    static void (*const nonsense[])(struct channel *) = {assign_long_local, assign_long_peer,
-                                                         assign_not_over, assign_nonsense};
+    static void (*const nonsense[])(struct channel *) = {assign_long_peer, assign_not_over,
+                                                         assign_nonsense};
     struct calls_end end;
     (void)state;
     memset(too_long, '1', sizeof too_long - 1);

@@ -179,10 +179,8 @@ static void answer_recipient(void)
 
 static void answer_address(void)
 {
-    char local[PROTO_ADDRESS_MAX], peer[PROTO_ADDRESS_MAX];
-    must(message_get_text(&self.m, local, sizeof local) &&
-             message_get_text(&self.m, peer, sizeof peer),
-         "an address's size");
+    char peer[PROTO_ADDRESS_MAX];
+    must(message_get_text(&self.m, peer, sizeof peer), "an address's size");
     message_begin(&self.m, PROTO_ADDRESS_TAKEN);
     message_put_u32(&self.m, self.world->refusal == 0);
     message_put_text(&self.m, peer);

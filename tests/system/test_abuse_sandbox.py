@@ -223,7 +223,7 @@ FORGED = {
     "a delivery": ("mail", 0, "recipient", b"bob", 2),
     "a delivery before login": ("client", 0, "recipient", b"bob", 2),
     "a grant before login": ("client", 0, "grant-again"),
-    "an address": ("client", 0, "real-address", b"127.0.0.1:110", b"192.0.2.1:4711", 0),
+    "an address": ("client", 0, "real-address", b"192.0.2.1:4711"),
     "ready once more": ("mail", 0, "ready", bytes(8)),
     "the nursery's word": ("client", 0, "fork-failed", 11),
     "auth's word": ("client", 0, "outcome", bytes(8), 0, b"bob", bytes(8)),

@@ -151,7 +151,6 @@ static void serve(enum proto_service service, const char *user)
     message_put_u32(&message, service);
     message_put_text(&message, user);
     message_put_text(&message, "192.0.2.7");
-    message_put_u32(&message, DOOR_POP3);
     message_put_u32(&message, peer_uid);
     message_put_u64(&message, denied);
     message_put_fd(&message, ends[0]);

@@ -65,8 +65,7 @@ struct played {
     size_t secret_size;
     bool refuses_address; /* the answer to PROTO_REAL_ADDRESS */
     const char *taken;    /* and the address in it; NULL: what was said */
-    unsigned real_tls;    /* and what it said */
-    char real_local[PROTO_ADDRESS_MAX], real_peer[PROTO_ADDRESS_MAX];
+    char real_peer[PROTO_ADDRESS_MAX];
 };
 
 /* PROTO_SUMMARY, and how the process ended. */
@@ -301,7 +300,6 @@ static inline void harness_begin(struct harness *h, const char *const *settings)
 static inline void harness_send_start(struct harness *h)
 {
     message_begin(&h->m, PROTO_START);
-    message_put_u32(&h->m, 7);
     message_put_u32(&h->m, 1);
     message_put_octets(&h->m, "", 0);
     harness_send(&h->nursery, &h->m);
@@ -471,9 +469,7 @@ static inline void played_address(struct harness *h)
 {
     struct played *p = &h->auth;
     assert_true(h->proxied);
-    assert_true(message_get_text(&h->m, p->real_local, sizeof p->real_local));
     assert_true(message_get_text(&h->m, p->real_peer, sizeof p->real_peer));
-    p->real_tls = message_get_u32(&h->m);
     message_begin(&h->m, PROTO_ADDRESS_TAKEN);
     message_put_u32(&h->m, !p->refuses_address);
     message_put_text(&h->m, p->taken ? p->taken : p->real_peer);
@@ -520,7 +516,6 @@ static inline void harness_connect(struct harness *h, enum proto_door door, cons
     message_begin(&h->m, PROTO_ASSIGN);
     message_put_u64(&h->m, 1);
     message_put_u32(&h->m, door);
-    message_put_text(&h->m, "192.0.2.100");
     message_put_text(&h->m, peer);
     message_put_octets(&h->m, harness_ticket_key, sizeof harness_ticket_key);
     message_put_octets(&h->m, "", 0);
