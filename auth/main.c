@@ -66,7 +66,7 @@ static void check_confdir(struct child *child)
     give_up(child, 0, line);
 }
 
-/* Find the service and hold its modules. One that is missing is a reason not to start, but none
+/* Find the service and hold its modules. One that nobody can use is a reason not to start, but none
  * to stop serving the others. */
 static void pin_service(struct child *child, struct pam_pins *pins, const char *section,
                         const char *name, const char *service)
@@ -74,14 +74,14 @@ static void pin_service(struct child *child, struct pam_pins *pins, const char *
     const char *confdir = child->config->auth.pam_confdir;
     char problem[400], line[800];
     errno = 0;
-    if (pam_service_find(service, confdir, problem, sizeof problem)) {
-        pam_pins_add(pins, service, confdir);
-        return;
-    }
+    bool good = pam_service_find(service, confdir, problem, sizeof problem);
     int why = errno; /* of any call in it: where one lacked something the rest says little */
+    good = good && pam_pins_add(pins, service, confdir, problem, sizeof problem);
+    if (good && (!*problem || !child->strict)) /* a warning is given once */
+        return;
     const char *where = config_where(child->config, section, name, "pam_service");
     snprintf(line, sizeof line, "%s: [%s%s%s] %s", where, section, *name ? " " : "", name, problem);
-    if (child->strict)
+    if (!good && child->strict)
         give_up(child, why, line);
     child_log(&child->control, LOG_WARNING, "%s", line);
 }
@@ -108,5 +108,5 @@ int main(void)
         pin_service(&child, &pins, "domain", d->name, d->pam_service);
     }
     child_ready(&child);
-    service_run(&child, root, &pins, parent);
+    service_run(&child, root, parent);
 }

@@ -6,6 +6,7 @@
  * say is for the log only.
  */
 #include "auth/pam.h"
+#include "auth/syslog.h"
 #include "daemon/base.h"
 #include "daemon/privileges.h"
 
@@ -71,20 +72,6 @@ static FILE *open_service(const char *confdir, const char *name, bool included)
     return file;
 }
 
-/* Whether no file has the name that an include gives: to libpam that is an error, of which it tells
- * nobody but the log. One that is there and empty is none. */
-static bool is_missing(const char *confdir, const char *name)
-{
-    bool missing = true;
-    const char *const dirs[] = {name[0] == '/' ? "" : confdir, pam_dirs[0], pam_dirs[1]};
-    for (size_t i = 0; missing && i < (name[0] == '/' ? 1 : ARRAY_SIZE(dirs)); i++) {
-        char *path = base_format("%s/%s", dirs[i] ? dirs[i] : pam_dirs[0], name);
-        missing = access(path, F_OK) < 0 && errno == ENOENT;
-        free(path);
-    }
-    return missing;
-}
-
 static bool is_word(const char *word, const char *wanted)
 {
     return word && strcasecmp(word, wanted) == 0;
@@ -106,39 +93,24 @@ static int type_bit(const char *word)
 }
 
 /* What stands in the way of saying which lines a service has. */
-enum { LINES_CIRCLE = -1, LINES_UNREADABLE = -2, LINES_MISSING = -3, LINES_CONTROL = -4 };
+enum { LINES_CIRCLE = -1, LINES_UNREADABLE = -2 };
 
 /* One look at a service. */
 struct reading {
     const char *confdir;
-    char word[80]; /* what a file includes and is not there, or what is no control */
+    char missing[80]; /* what it includes, and is not there or empty */
 };
-
-/* Whether libpam knows what stands behind the type; where it does not, the line lets nobody pass.
- */
-static bool is_control(const char *word)
-{
-    static const char *const controls[] = {"required", "requisite", "sufficient", "optional"};
-    if (!word || *word == '[' || *word == '\\') /* goes on in the next line */
-        return word != NULL;
-    for (size_t i = 0; i < ARRAY_SIZE(controls); i++)
-        if (is_word(word, controls[i]))
-            return true;
-    return false;
-}
 
 static int find_lines(struct reading *r, FILE *file, int wanted, int depth);
 
-/* The same for what a line includes; `here`: the types that it includes, `whole`: all of them. */
-static int find_included(struct reading *r, const char *name, int here, bool whole, int depth)
+static int find_included(struct reading *r, const char *name, int wanted, int depth)
 {
-    if ((here || whole) && is_missing(r->confdir, name)) {
-        snprintf(r->word, sizeof r->word, "%s", name);
-        return LINES_MISSING;
-    }
-    return depth == INCLUDES_MAX
-               ? LINES_CIRCLE
-               : find_lines(r, open_service(r->confdir, name, true), here, depth + 1);
+    if (depth == INCLUDES_MAX)
+        return LINES_CIRCLE;
+    FILE *file = open_service(r->confdir, name, true);
+    if (!file && wanted)
+        snprintf(r->missing, sizeof r->missing, "%s", name);
+    return find_lines(r, file, wanted, depth + 1);
 }
 
 /* Which of these types an open file, with what it includes, has lines of, or one of the above.
@@ -163,12 +135,8 @@ static int find_lines(struct reading *r, FILE *file, int wanted, int depth)
         else
             found |= here;
         int more = 0;
-        if (here && !whole && !included && !is_control(second)) {
-            snprintf(r->word, sizeof r->word, "%s", second ? second : "");
-            more = LINES_CONTROL;
-        }
-        if (included && first && *first != '#')
-            more = find_included(r, included, here, whole, depth);
+        if (included && *first != '#')
+            more = find_included(r, included, here, depth);
         found = more < 0 ? more : found | more;
     }
     if (file && ferror(file))
@@ -181,70 +149,36 @@ static int find_lines(struct reading *r, FILE *file, int wanted, int depth)
     return found;
 }
 
-/* A line of /etc/pam.conf, which PAM reads only on systems without its directories. */
-static bool is_in_pam_conf(const char *name, const char *type)
-{
-    char *line = NULL;
-    size_t size = 0;
-    bool found = false;
-    FILE *file = open_file("/etc", "pam.conf");
-    while (file && !found && getline(&line, &size, file) > 0) {
-        char *rest = NULL;
-        found = is_word(strtok_r(line, " \t\n", &rest), name) &&
-                is_word(strtok_r(NULL, " \t\n", &rest), type);
-    }
-    if (file)
-        fclose(file);
-    free(line);
-    return found;
-}
-
-static int find_in_pam_conf(const char *name)
-{
-    int found = 0;
-    for (size_t i = 0; i < ARRAY_SIZE(types); i++)
-        found |= is_in_pam_conf(name, types[i]) ? 1 << i : 0;
-    return found;
-}
-
 bool pam_service_find(const char *service, const char *confdir, char *problem, size_t size)
 {
     char name[64];
-    struct stat st;
-    bool has_dirs = confdir != NULL;
     if (!base_copy(name, sizeof name, service) || strchr(name, '/') || name[0] == '.' || !name[0]) {
         snprintf(problem, size, "pam_service=%s: not the name of a PAM service", service);
         return false;
     }
     for (char *at = name; *at; at++) /* pam_start() does the same */
         *at = (char)tolower((unsigned char)*at);
-    for (size_t i = 0; i < ARRAY_SIZE(pam_dirs); i++)
-        has_dirs = has_dirs || (stat(pam_dirs[i], &st) == 0 && S_ISDIR(st.st_mode));
-    FILE *file = has_dirs ? open_service(confdir, name, false) : NULL;
+    FILE *file = open_service(confdir, name, false);
     bool there = file != NULL;
     struct reading reading = {.confdir = confdir};
-    int found = there      ? find_lines(&reading, file, TYPES_ALL, 0)
-                : has_dirs ? 0
-                           : find_in_pam_conf(name);
+    int found = find_lines(&reading, file, TYPES_ALL, 0);
+    const char *lacks = types[found == type_bit("auth")];
     if (found == TYPES_ALL)
         return true;
     if (found == LINES_UNREADABLE)
         snprintf(problem, size, "pam_service=%s: a file of the service cannot be read: %s", name,
                  strerror(errno));
-    else if (found == LINES_MISSING)
-        snprintf(problem, size,
-                 "pam_service=%s: includes %s, which is not in %s; mend the name, or add the file",
-                 name, reading.word, confdir ? confdir : pam_dirs[0]);
-    else if (found == LINES_CONTROL)
-        snprintf(problem, size,
-                 "pam_service=%s: has a line with \"%s\" where required, requisite, sufficient, "
-                 "optional, include, substack or [...] must be; PAM lets nobody pass it",
-                 name, reading.word);
-    else if (there || found & type_bit("auth"))
+    else if (*reading.missing)
+        snprintf(
+            problem, size,
+            "pam_service=%s: the service has no %s line, as it includes %s, which is not there "
+            "or empty; mend the name, or add the file",
+            name, lacks, reading.missing);
+    else if (there)
         snprintf(problem, size,
                  "pam_service=%s: the service has no %s line (or includes itself), and PAM would "
                  "take those of the service other; add one",
-                 name, types[found == type_bit("auth")]);
+                 name, lacks);
     else
         snprintf(problem, size,
                  "pam_service=%s: no readable file %s/%s, or an empty one; make one with the lines "
@@ -313,29 +247,54 @@ static void ignore_delay(int status, unsigned microseconds, void *context)
     (void)context;
 }
 
+/* What libpam finds wrong with a service it says to the log alone. A line that it cannot read lets
+ * nobody pass then, as if every password were wrong; a module that it cannot load may do no harm.
+ */
+struct said {
+    char fault[160], module[160]; /* the first of each */
+};
+
+static void hear(void *context, const char *text)
+{
+    struct said *said = context;
+    bool module =
+        strstr(text, "dlopen") || strstr(text, "faulty module") || strstr(text, "resolve symbol");
+    char *to = module ? said->module : said->fault;
+    if (!*to && !strstr(text, "no default config")) /* nor is one needed */
+        base_copy(to, sizeof said->fault, text);
+}
+
 static int start(const char *service, const char *confdir, const char *user,
-                 struct pam_login *login, pam_handle_t **handle)
+                 struct pam_login *login, pam_handle_t **handle, struct said *said)
 {
     struct pam_conv conversation = {converse, login};
-    return confdir ? pam_start_confdir(service, user, &conversation, confdir, handle)
-                   : pam_start(service, user, &conversation, handle);
+    *said = (struct said){0};
+    syslog_overhear(hear, said);
+    int status = confdir ? pam_start_confdir(service, user, &conversation, confdir, handle)
+                         : pam_start(service, user, &conversation, handle);
+    syslog_overhear(NULL, NULL);
+    return status;
 }
 
 static enum login_outcome explain(struct pam_login *login, const char *step,
                                   enum login_outcome outcome)
 {
-    const char *remedy = outcome == LOGIN_MISCONFIGURED
-                             ? "; check the service's file and that its modules are installed"
-                             : "";
-    if (outcome == LOGIN_UNAVAILABLE || outcome == LOGIN_MISCONFIGURED)
+    bool ours = outcome == LOGIN_MISCONFIGURED;
+    if (outcome == LOGIN_UNAVAILABLE || ours)
         snprintf(login->problem, sizeof login->problem, "PAM service %s: %s: %s%s", login->service,
-                 step, pam_strerror(login->handle, login->status), remedy);
+                 step,
+                 ours && *login->said ? login->said : pam_strerror(login->handle, login->status),
+                 ours ? "; check the service's file and that its modules are installed" : "");
     return outcome;
 }
 
 static enum login_outcome prepare(struct pam_login *login)
 {
-    login->status = start(login->service, login->confdir, login->user, login, &login->handle);
+    struct said said;
+    login->status =
+        start(login->service, login->confdir, login->user, login, &login->handle, &said);
+    base_copy(login->said, sizeof login->said, *said.fault ? said.fault : said.module);
+    login->faulty = *said.fault;
     if (login->status != PAM_SUCCESS) {
         login->handle = NULL;
         return explain(login, "start",
@@ -368,6 +327,8 @@ enum login_outcome pam_login_check(struct pam_login *login)
     for (size_t i = 0; i < ARRAY_SIZE(meanings); i++)
         if (meanings[i].status == login->status)
             outcome = authenticated ? meanings[i].account : meanings[i].authentication;
+    if (login->status == PAM_PERM_DENIED && login->faulty)
+        outcome = LOGIN_MISCONFIGURED;
     if (outcome != LOGIN_OK)
         return explain(login, authenticated ? "account" : "authentication", outcome);
 
@@ -413,24 +374,30 @@ void pam_login_end(struct pam_login *login)
     login->handle = NULL;
 }
 
-void pam_pins_add(struct pam_pins *pins, const char *service, const char *confdir)
+bool pam_pins_add(struct pam_pins *pins, const char *service, const char *confdir, char *problem,
+                  size_t size)
 {
-    for (size_t i = 0; i < pins->n; i++)
-        if (strcmp(pins->items[i].service, service) == 0)
-            return;
+    struct said said;
     pam_handle_t *handle = NULL;
-    if (start(service, confdir, NULL, NULL, &handle) != PAM_SUCCESS) /* never converses */
-        return; /* the login that needs it will say why */
-    pins->items = base_realloc(pins->items, (pins->n + 1) * sizeof *pins->items);
-    pins->items[pins->n++] = (struct pam_pin){base_strdup(service), handle};
+    int status = start(service, confdir, NULL, NULL, &handle, &said); /* never converses */
+    bool good = status == PAM_SUCCESS && !*said.fault;
+    const char *what = *said.fault ? said.fault : said.module;
+    problem[0] = '\0';
+    if (!good || *what)
+        snprintf(problem, size,
+                 "pam_service=%s: %s; mend the service's file, or install the module", service,
+                 *what ? what : pam_strerror(handle, status));
+    if (status != PAM_SUCCESS)
+        return false;
+    pins->handles = base_realloc(pins->handles, (pins->n + 1) * sizeof(pam_handle_t *));
+    pins->handles[pins->n++] = handle;
+    return good;
 }
 
 void pam_pins_release(struct pam_pins *pins)
 {
-    for (size_t i = 0; i < pins->n; i++) {
-        pam_end(pins->items[i].handle, PAM_SUCCESS);
-        free(pins->items[i].service);
-    }
-    free(pins->items);
+    for (size_t i = 0; i < pins->n; i++)
+        pam_end(pins->handles[i], PAM_SUCCESS);
+    free(pins->handles);
     *pins = (struct pam_pins){0};
 }

@@ -21,6 +21,8 @@ struct pam_login {
 
     char name[PROTO_USER_MAX + 1]; /* PAM_USER at the end; empty if it is too long to be one */
     char problem[400];             /* set beside LOGIN_UNAVAILABLE and LOGIN_MISCONFIGURED */
+    char said[160];                /* what libpam found wrong with the service; or empty */
+    bool faulty;                   /* and that keeps people out */
     char remark[200];              /* the last text of a module, raw; empty if there was none */
 
     struct pam_handle *handle;
@@ -48,14 +50,13 @@ void pam_login_end(struct pam_login *login);
  * stay mapped, and the next login does not load them again. */
 struct pam_pins {
     size_t n;
-    struct pam_pin {
-        char *service;
-        struct pam_handle *handle;
-    } * items;
+    struct pam_handle **handles;
 };
 
-/* Hold a service that was found, if it is not held yet. */
-void pam_pins_add(struct pam_pins *pins, const char *service, const char *confdir);
+/* Hold a service that was found. `problem` is what libpam says is wrong with it, or empty. False:
+ * it is such that nobody can log in. */
+bool pam_pins_add(struct pam_pins *pins, const char *service, const char *confdir, char *problem,
+                  size_t size);
 void pam_pins_release(struct pam_pins *pins);
 
 #endif

@@ -31,7 +31,6 @@ enum {
 struct service {
     struct child *child;
     const struct grant_root *root;
-    struct pam_pins *pins;
     pid_t parent;
     uint64_t served;
     struct selfcheck start;
@@ -156,7 +155,6 @@ static enum login_outcome run_pam(struct service *s, struct exchange *x)
         note(s, x, LOG_ERR, login.problem);
         return LOGIN_MISCONFIGURED;
     }
-    pam_pins_add(s->pins, login.service, login.confdir);
     const struct selfcheck_fd exchange = selfcheck_record_fd(x->worker.fd);
     enum login_outcome outcome = pam_login_check(&login);
     if (outcome == LOGIN_OK)
@@ -320,11 +318,10 @@ static void recover(struct service *s)
     s->child->control.state = STATE_IDLE;
 }
 
-void service_run(struct child *child, const struct grant_root *root, struct pam_pins *pins,
-                 pid_t parent)
+void service_run(struct child *child, const struct grant_root *root, pid_t parent)
 {
     struct service *s = base_alloc(sizeof *s);
-    *s = (struct service){.child = child, .root = root, .pins = pins, .parent = parent};
+    *s = (struct service){.child = child, .root = root, .parent = parent};
     selfcheck_record(&s->start);
     for (;;) {
         const char *fault = NULL;

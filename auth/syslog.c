@@ -7,6 +7,7 @@
  * room for is lost; the master has a line of its own for each login that failed.
  */
 #undef _FORTIFY_SOURCE /* it has calls of these names as inline functions */
+#include "auth/syslog.h"
 #include "daemon/base.h"
 
 #include <errno.h>
@@ -20,6 +21,15 @@
 void __vsyslog_chk(int priority, int flag, const char *format, va_list arguments);
 void __syslog_chk(int priority, int flag, const char *format, ...);
 /* NOLINTEND(bugprone-reserved-identifier) */
+
+static void (*listener)(void *context, const char *text);
+static void *listener_context;
+
+void syslog_overhear(void (*hear)(void *context, const char *text), void *context)
+{
+    listener = hear;
+    listener_context = context;
+}
 
 /* RFC 3164, as the library writes it. */
 void vsyslog(int priority, const char *format, va_list arguments)
@@ -37,8 +47,11 @@ void vsyslog(int priority, const char *format, va_list arguments)
     int used =
         snprintf(text, sizeof text, "<%d>%s%s: ", priority, when, program_invocation_short_name);
     errno = saved; /* for %m */
-    if (used > 0 && (size_t)used < sizeof text)
+    if (used > 0 && (size_t)used < sizeof text) {
         vsnprintf(text + used, sizeof text - (size_t)used, format, arguments);
+        if (listener && LOG_PRI(priority) <= LOG_ERR)
+            listener(listener_context, text + used);
+    }
     (void)base_tell("/dev/log", text);
     errno = saved;
 }

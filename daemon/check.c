@@ -250,9 +250,8 @@ static bool check_service(const struct config *config, const char *section, cons
                           const char *service, char *error, size_t size)
 {
     const char *dir = config->auth.pam_confdir ? config->auth.pam_confdir : "/etc/pam.d";
-    if (find_service(config, service) || access(dir, F_OK) < 0)
-        return true; /* without a directory the services are in /etc/pam.conf: auth reads that */
-    return base_refuse(error, size,
+    return find_service(config, service) ||
+           base_refuse(error, size,
                        "%s: [%s%s%s] pam_service=%s: no readable file %s/%s; make one with the "
                        "lines `auth required pam_unix.so` and `account required pam_unix.so`, or "
                        "set pam_service",

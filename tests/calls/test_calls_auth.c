@@ -21,7 +21,6 @@
 #include <linux/magic.h>
 #include <poll.h>
 #include <pwd.h>
-#include <sched.h>
 #include <security/pam_appl.h>
 #include <setjmp.h>
 #include <signal.h>
@@ -30,7 +29,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/fsuid.h>
-#include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
@@ -464,9 +462,10 @@ static int pin_services(void)
     calls_hold(true);
     struct config *config = configure();
     calls_hold(false);
-    pam_pins_add(&pins, "poplar", config->auth.pam_confdir);
-    pam_pins_add(&pins, "poplar", config->auth.pam_confdir);
-    int status = pins.n == 1 ? 0 : calls_say("no pin"); /* the login that needs it says why */
+    char problem[400];
+    int status = pam_pins_add(&pins, "poplar", config->auth.pam_confdir, problem, sizeof problem)
+                     ? 0
+                     : calls_say(problem);
     pam_pins_release(&pins);
     return status;
 }
@@ -475,41 +474,6 @@ static void test_pins(void **state)
 {
     (void)state;
     assert_true(calls_walk(pin_services, calls_told_or_done) >= 2);
-}
-
-/* A system that has only /etc/pam.conf. */
-static int find_in_pam_conf(void)
-{
-    char problem[400] = "";
-    if (geteuid() != 0 || unshare(CLONE_NEWNS) < 0 ||
-        mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0 ||
-        mount(in_place("pam.conf"), "/etc/pam.conf", NULL, MS_BIND, NULL) < 0)
-        return SKIPPED;
-    calls_break_from("stat", 1, ENOENT); /* neither of PAM's directories is there */
-    if (!pam_service_find("poplar", NULL, problem, sizeof problem))
-        return calls_say(problem);
-    if (pam_service_find("half", NULL, problem, sizeof problem) ||
-        !strstr(problem, "no account line"))
-        return CALLS_DONE_WRONG;
-    if (pam_service_find("missing", NULL, problem, sizeof problem) ||
-        !strstr(problem, "no readable file /etc/pam.d/missing"))
-        return CALLS_DONE_WRONG;
-    calls_break_from("open", 1, 0);
-    return pam_service_find("poplar", NULL, problem, sizeof problem) ? CALLS_DONE_WRONG : 0;
-}
-
-static void test_pam_conf(void **state)
-{
-    struct calls_end end;
-    (void)state;
-    place_put("pam.conf", "# services\n\nhalf auth required pam_permit.so\n"
-                          "poplar auth required pam_permit.so\n"
-                          "POPLAR account required pam_permit.so\n");
-    calls_try(find_in_pam_conf, &end);
-    if (WIFEXITED(end.status) && WEXITSTATUS(end.status) == SKIPPED)
-        skip();
-    if (end.status != 0)
-        fail_msg("wait status %x: %s", (unsigned)end.status, end.said);
 }
 
 /* What a module may leave behind. */
@@ -722,7 +686,6 @@ static int serve_once(struct told *told)
     struct channel master, worker;
     siginfo_t info = {0};
     static struct child child;
-    static struct pam_pins pins;
     char error[600] = "";
     *told = (struct told){0};
     child = (struct child){.config = configure()};
@@ -739,7 +702,7 @@ static int serve_once(struct told *told)
         channel_open(&child.control, ends[1], ROLE_AUTH, ROLE_MASTER, STATE_IDLE);
         calls_hold(false);
         service_harden(parent);
-        service_run(&child, root, &pins, parent);
+        service_run(&child, root, parent);
     }
     close(ends[1]);
     waitid(P_PID, (id_t)pid, &info, WEXITED);
@@ -863,19 +826,12 @@ static int set_up(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_grant),
-        cmocka_unit_test(test_file_systems),
-        cmocka_unit_test(test_ids),
-        cmocka_unit_test(test_spool),
-        cmocka_unit_test(test_look_up),
-        cmocka_unit_test(test_recipient),
-        cmocka_unit_test(test_pam),
-        cmocka_unit_test(test_conversation),
-        cmocka_unit_test(test_pins),
-        cmocka_unit_test(test_pam_conf),
-        cmocka_unit_test(test_selfcheck),
-        cmocka_unit_test(test_service),
-        cmocka_unit_test(test_service_without_master),
+        cmocka_unit_test(test_grant),   cmocka_unit_test(test_file_systems),
+        cmocka_unit_test(test_ids),     cmocka_unit_test(test_spool),
+        cmocka_unit_test(test_look_up), cmocka_unit_test(test_recipient),
+        cmocka_unit_test(test_pam),     cmocka_unit_test(test_conversation),
+        cmocka_unit_test(test_pins),    cmocka_unit_test(test_selfcheck),
+        cmocka_unit_test(test_service), cmocka_unit_test(test_service_without_master),
     };
     return cmocka_run_group_tests(tests, set_up, leave_place);
 }

@@ -824,16 +824,6 @@ static int check_override(void)
     return check_all(config) == 1 ? CALLS_NOT_DONE : CALLS_DONE_WRONG;
 }
 
-/* Services are in /etc/pam.conf where there is no directory; that is for auth to see. */
-static int check_without_pam_directory(void)
-{
-    char error[512] = "";
-    struct config *config = configfile_read(in_place("poplar.conf"), error, sizeof error);
-    if (!config || !config_set(config, "auth", "", "pam_confdir", "/nowhere", error, sizeof error))
-        return CALLS_DONE_WRONG;
-    return (int)check_all(config);
-}
-
 /* Where nothing else is said the services are the system's, which has none by this name. */
 static int check_system_services(void)
 {
@@ -871,8 +861,6 @@ static void test_check(void **state)
             !strstr(end.said, overrides[override].said))
             fail_msg("case %d: wait status %x: %s", override, (unsigned)end.status, end.said);
     }
-    calls_try(check_without_pam_directory, &end);
-    assert_int_equal(end.status, 0);
     calls_try(check_system_services, &end);
     assert_non_null(
         strstr(end.said, "[auth] pam_service=no-such-poplar: no readable file /etc/pam.d/"));

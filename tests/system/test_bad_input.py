@@ -446,6 +446,15 @@ def test_pam_service_missing(broken, section):
     starts_again(broken)
 
 
+def test_pam_service_that_libpam_cannot_use(broken):
+    """It would let nobody in, and says why to the log alone."""
+    good = "auth required pam_permit.so\naccount required pam_permit.so\n"
+    broken.stack("auht required pam_permit.so\n" + good)
+    refused(broken, CONFIG, "[auth] pam_service=poplar: ", "illegal module type: auht")
+    broken.stack(good)
+    starts_again(broken)
+
+
 def test_pam_confdir_missing(broken):
     broken.write_config(auth_pam_confdir="/nonexistent")
     refused(broken, CONFIG, place(broken, "pam_confdir=/nonexistent"), "no such directory")

@@ -94,7 +94,7 @@ def test_fedora(served):
     served.ctl("reload")
     file.unlink()
     assert attempt(served, "alice", "secret") == MISCONFIGURED
-    served.wait_log("includes password-auth, which is not in")
+    served.wait_log("includes password-auth, which is not there")
 
 
 def test_lock_after_failures(served, tmp_path):

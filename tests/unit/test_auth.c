@@ -102,7 +102,6 @@ static int tear_down(void **state)
 
 _Noreturn static void run_auth(int control)
 {
-    static struct pam_pins pins;
     static struct child child;
     char error[512];
     pid_t parent = getppid();
@@ -119,7 +118,7 @@ _Noreturn static void run_auth(int control)
     const struct grant_root *root = grant_root_open(config, error, sizeof error);
     if (!root)
         fatal(99, "%s", error);
-    service_run(&child, root, &pins, parent);
+    service_run(&child, root, parent);
 }
 
 static void start(void)

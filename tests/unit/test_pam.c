@@ -217,9 +217,9 @@ static void test_pins(void **state)
     stack(ours(""), "pam_permit.so");
     assert_int_equal(check("alice", "secret"), LOGIN_OK);
     assert_false(is_mapped());
-    pam_pins_add(&pins, "poplar", place);
-    pam_pins_add(&pins, "poplar", place);
-    assert_int_equal(pins.n, 1);
+    char problem[400];
+    assert_true(pam_pins_add(&pins, "poplar", place, problem, sizeof problem));
+    assert_string_equal(problem, "");
     assert_true(is_mapped());
     assert_int_equal(check("alice", "secret"), LOGIN_OK);
     assert_true(is_mapped());
@@ -308,57 +308,74 @@ static void test_service_that_cannot_be_read(void **state)
     assert_true(pam_service_find("poplar", place, problem, sizeof problem));
 }
 
-/* libpam ends with an error, or refuses whoever comes, and neither says why to who is asked. */
-static void test_service_that_includes_what_is_missing(void **state)
+/* libpam ends with an error, or lets nobody pass as if every password were wrong, and tells the log
+ * alone. */
+static void test_service_that_libpam_cannot_use(void **state)
 {
     (void)state;
-    char problem[400] = "";
-    static const char *const includes[] = {"@include nix", "auth include nix", "-auth substack nix",
-                                           "@include nix\r"};
-    place_put("empty", "%s", "");
-    for (size_t i = 0; i < ARRAY_SIZE(includes); i++) {
+    static const struct {
+        const char *line, *said;
+    } wrong[] = {{"@include nix", "unable to open config for"},
+                 {"auth include nix", "unable to open config for"},
+                 {"-auth substack nix", "unable to open config for"},
+                 {"auth requird pam_permit.so", "requird"},
+                 {"-Account requird", "requird"},
+                 {"account requird=1 pam_permit.so", "expecting"},
+                 {"auth [success=one] pam_permit.so", "expecting"},
+                 {"auht required pam_permit.so", "illegal module type: auht"},
+                 {"\r", "illegal module type"},
+                 {"auth required", "no module name supplied"}};
+    for (size_t i = 0; i < ARRAY_SIZE(wrong); i++) {
+        struct pam_pins pins = {0};
+        char problem[400] = "";
         place_put("poplar", "auth required pam_permit.so\naccount required pam_permit.so\n%s\n",
-                  includes[i]);
-        assert_false(pam_service_find("poplar", place, problem, sizeof problem));
-        assert_non_null(strstr(problem, "pam_service=poplar: includes nix"));
-        assert_non_null(strstr(problem, place));
+                  wrong[i].line);
+        assert_true(pam_service_find("poplar", place, problem, sizeof problem));
+        if (pam_pins_add(&pins, "poplar", place, problem, sizeof problem))
+            fail_msg("%s is held", wrong[i].line);
+        if (!strstr(problem, "pam_service=poplar: ") || !strstr(problem, wrong[i].said))
+            fail_msg("%s: %s", wrong[i].line, problem);
+        assert_int_equal(check("root", "x"), LOGIN_MISCONFIGURED);
+        if (!strstr(last.problem, wrong[i].said))
+            fail_msg("%s: %s", wrong[i].line, last.problem);
+        pam_pins_release(&pins);
     }
-    place_put("poplar", "@include empty\nauth required pam_permit.so\r\n"
-                        "account required pam_permit.so\nsession include nix\n");
-    assert_true(pam_service_find("poplar", place, problem, sizeof problem));
 }
 
-/* libpam lets nobody pass such a line, as if every password were wrong. */
-static void test_service_with_an_unknown_control(void **state)
+static void test_service_that_libpam_can_use(void **state)
 {
     (void)state;
-    char problem[400] = "";
-    static const char *const wrong[] = {"auth requird pam_permit.so", "-Account requird",
-                                        "account requird=1 pam_permit.so"};
-    static const char *const right[] = {"auth REQUIRED pam_permit.so",
-                                        "auth\trequisite\tpam_permit.so",
-                                        "auth sufficient pam_permit.so",
-                                        "-auth optional pam_nix.so",
-                                        "account [success=ok default=bad] pam_permit.so",
-                                        "auth \\\n required pam_permit.so",
-                                        "session requird pam_permit.so",
-                                        "#auth requird"};
-    for (size_t i = 0; i < ARRAY_SIZE(wrong) + ARRAY_SIZE(right); i++) {
-        bool good = i >= ARRAY_SIZE(wrong);
-        place_put("poplar", "auth required pam_permit.so\naccount required pam_permit.so\n%s\n",
-                  good ? right[i - ARRAY_SIZE(wrong)] : wrong[i]);
-        if (pam_service_find("poplar", place, problem, sizeof problem) != good)
-            fail_msg("%s: %s", good ? right[i - ARRAY_SIZE(wrong)] : wrong[i], problem);
-        if (!good)
-            assert_non_null(strstr(problem, "pam_service=poplar: has a line with \"requird"));
+    static const struct {
+        const char *line, *said;
+    } right[] = {{"auth REQUIRED pam_permit.so", NULL},
+                 {"auth\trequisite\tpam_permit.so", NULL},
+                 {"-auth required pam_permit.so", NULL},
+                 {"-account optional pam_nix.so", NULL},
+                 {"account [success=ok default=bad] pam_permit.so", NULL},
+                 {"auth \\\n required pam_permit.so", NULL},
+                 {"#auth requird \\", NULL},
+                 {"auth optional pam_nix.so", "unable to dlopen(pam_nix.so)"},
+                 {"auth optional pam_permit.so\r", "cannot open shared object file"}};
+    for (size_t i = 0; i < ARRAY_SIZE(right); i++) {
+        struct pam_pins pins = {0};
+        char problem[400] = "";
+        place_put("poplar", "auth required pam_permit.so\n%s\naccount required pam_permit.so\n",
+                  right[i].line);
+        assert_true(pam_service_find("poplar", place, problem, sizeof problem));
+        if (!pam_pins_add(&pins, "poplar", place, problem, sizeof problem))
+            fail_msg("%s: %s", right[i].line, problem);
+        if (right[i].said ? !strstr(problem, right[i].said) : *problem)
+            fail_msg("%s: %s", right[i].line, problem);
+        assert_int_equal(check("root", "x"), LOGIN_OK);
+        pam_pins_release(&pins);
     }
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_service_with_an_unknown_control),
-        cmocka_unit_test(test_service_that_includes_what_is_missing),
+        cmocka_unit_test(test_service_that_libpam_cannot_use),
+        cmocka_unit_test(test_service_that_libpam_can_use),
         cmocka_unit_test(test_service_that_cannot_be_read),
         cmocka_unit_test(test_outcomes),
         cmocka_unit_test(test_session_that_fails),
