@@ -187,8 +187,7 @@ struct grant_root *grant_root_open(const struct config *config, char *error, siz
     const char *user = config->server.store_user, *path = config->server.state_dir;
     uid_t uid;
     gid_t gid;
-    if (!privileges_find(config_where(config, "server", "", "store_user"), "store_user", user, &uid,
-                         &gid, error, error_size))
+    if (!privileges_find_store(config, &uid, &gid, error, error_size))
         return NULL;
     if (geteuid() != 0 && geteuid() != uid) {
         errno = EPERM;

@@ -35,22 +35,6 @@ static void settle(pid_t parent)
         fatal(EX_OSERR, "cannot leave directory or groups");
 }
 
-/* Maildrops of root's would be opened with root's ids, and no others. */
-static void check_store_user(struct child *child)
-{
-    const char *user = child->config->server.store_user;
-    char line[400];
-    uid_t uid;
-    gid_t gid;
-    if (!privileges_lookup(user, &uid, &gid) || uid != 0)
-        return; /* who is unknown is told by grant_root_open() */
-    snprintf(line, sizeof line,
-             "%s: [server] store_user=%s: is root; name an account that owns maildrops and nothing "
-             "else",
-             config_where(child->config, "server", "", "store_user"), user);
-    give_up(child, 0, line);
-}
-
 /* Services are looked for here alone: a mistyped directory is not a lack of services. */
 static void check_confdir(struct child *child)
 {
@@ -91,11 +75,14 @@ int main(void)
     static struct child child;
     static struct pam_pins pins;
     char error[512];
+    uid_t worker;
+    gid_t group;
     pid_t parent = getppid();
 
     child_begin(&child, ROLE_AUTH, NULL, NULL);
     settle(parent);
-    check_store_user(&child);
+    if (!privileges_find_worker(child.config, &worker, &group, error, sizeof error))
+        give_up(&child, errno, error);
     struct grant_root *root = grant_root_open(child.config, error, sizeof error);
     if (!root)
         give_up(&child, errno, error);

@@ -187,20 +187,6 @@ bool check_programs(const struct config *config, char *error, size_t size)
     return true;
 }
 
-/* An account that is there, and is not root's; that of workers is not of root's group either. */
-static bool check_account(const struct config *config, const char *key, bool worker,
-                          const char *user, uid_t *uid, char *error, size_t size)
-{
-    gid_t gid;
-    const char *where = config_where(config, "server", "", key);
-    if (!privileges_find(where, key, user, uid, &gid, error, size))
-        return false;
-    return (*uid != 0 && !(worker && gid == 0)) ||
-           base_refuse(error, size,
-                       "%s: [server] %s=%s: is root%s; name an account that is for this alone",
-                       where, key, user, worker ? ", or in root's group" : "");
-}
-
 static bool check_state_dir(const struct config *config, uid_t owner, char *error, size_t size)
 {
     const char *dir = config->server.state_dir, *user = config->server.store_user;
@@ -286,28 +272,17 @@ unsigned check_all(const struct config *config)
 {
     char error[2048];
     unsigned faults = 0;
-    uid_t worker = (uid_t)-1, store;
+    uid_t uid;
+    gid_t gid;
     tell(&faults, check_prefixes(config, error, sizeof error), error);
     tell(&faults, check_doors(config, error, sizeof error), error);
     tell(&faults, check_mechanisms(config, error, sizeof error), error);
     tell(&faults, check_programs(config, error, sizeof error), error);
-    tell(&faults,
-         check_account(config, "worker_user", true, config->server.worker_user, &worker, error,
-                       sizeof error),
-         error);
-    bool stored = check_account(config, "store_user", false, config->server.store_user, &store,
-                                error, sizeof error);
+    tell(&faults, privileges_find_worker(config, &uid, &gid, error, sizeof error), error);
+    bool stored = privileges_find_store(config, &uid, &gid, error, sizeof error);
     tell(&faults, stored, error);
-    if (stored && geteuid() == 0 && worker == store)
-        tell(&faults,
-             base_refuse(
-                 error, sizeof error,
-                 "%s: [server] worker_user=%s: is store_user, too, whose the maildrops are; "
-                 "name an account that is for this alone",
-                 config_where(config, "server", "", "worker_user"), config->server.worker_user),
-             error);
-    if (stored)
-        tell(&faults, check_state_dir(config, store, error, sizeof error), error);
+    if (stored && uid != 0)
+        tell(&faults, check_state_dir(config, uid, error, sizeof error), error);
     tell(&faults, check_service(config, "auth", "", config->auth.pam_service, error, sizeof error),
          error);
     for (size_t i = 0; i < config->auth.n_domains; i++)

@@ -28,8 +28,8 @@ bool privileges_lookup(const char *user, uid_t *uid, gid_t *gid)
     return true;
 }
 
-bool privileges_find(const char *where, const char *key, const char *user, uid_t *uid, gid_t *gid,
-                     char *error, size_t size)
+static bool find(const char *where, const char *key, const char *user, uid_t *uid, gid_t *gid,
+                 char *error, size_t size)
 {
     if (privileges_lookup(user, uid, gid))
         return true;
@@ -44,6 +44,37 @@ bool privileges_find(const char *where, const char *key, const char *user, uid_t
                     where, key, user, user);
     errno = why;
     return false;
+}
+
+bool privileges_find_store(const struct config *config, uid_t *uid, gid_t *gid, char *error,
+                           size_t size)
+{
+    return find(config_where(config, "server", "", "store_user"), "store_user",
+                config->server.store_user, uid, gid, error, size);
+}
+
+bool privileges_find_worker(const struct config *config, uid_t *uid, gid_t *gid, char *error,
+                            size_t size)
+{
+    uid_t owner = (uid_t)-1;
+    gid_t group;
+    const char *key = "worker_user", *user = config->server.worker_user, *fault = NULL;
+    if (!find(config_where(config, "server", "", key), key, user, uid, gid, error, size))
+        return false;
+    privileges_lookup(config->server.store_user, &owner, &group);
+    if (*uid == 0 || *gid == 0) {
+        fault = "root, or in root's group";
+    } else if (owner == 0) { /* maildrops of root's would be opened with root's ids */
+        key = "store_user", user = config->server.store_user;
+        fault = "root";
+    } else if (owner == *uid && geteuid() == 0) {
+        fault = "store_user, too, whose the maildrops are";
+    }
+    errno = EINVAL;
+    return !fault ||
+           base_refuse(error, size,
+                       "%s: [server] %s=%s: is %s; name an account that is for this alone",
+                       config_where(config, "server", "", key), key, user, fault);
 }
 
 /* Of the capabilities that this process has, keep no more than these. */

@@ -5,15 +5,19 @@
 #ifndef POPLAR_DAEMON_PRIVILEGES_H
 #define POPLAR_DAEMON_PRIVILEGES_H
 
+#include "daemon/config.h"
 #include <stdbool.h>
 #include <sys/types.h>
 
 /* Account name to ids. False if there is none, or with an errno of base_status() if nobody can tell
- * now. privileges_find() is for the [server] KEY that names it, set at `where`, and puts one line
- * into `error` then, with the remedy. */
+ * now. */
 bool privileges_lookup(const char *user, uid_t *uid, gid_t *gid);
-bool privileges_find(const char *where, const char *key, const char *user, uid_t *uid, gid_t *gid,
-                     char *error, size_t size);
+/* The accounts that [server] names. That of the workers is not root's, nor that of the store, and
+ * neither is that one root's. False and errno, with one line in `error`, and the remedy in it. */
+bool privileges_find_store(const struct config *config, uid_t *uid, gid_t *gid, char *error,
+                           size_t size);
+bool privileges_find_worker(const struct config *config, uid_t *uid, gid_t *gid, char *error,
+                            size_t size);
 
 /* Keep only these capabilities (CAP_ numbers, ended by -1), here and in the bounding set, which is
  * what children can have. Without root: nothing. */

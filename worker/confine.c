@@ -88,10 +88,9 @@ static bool restrict_landlock(void)
 static bool drop(const struct config *config, char *missing, size_t missing_size, bool *rooted,
                  char *error, size_t error_size)
 {
-    uid_t uid, owner;
-    gid_t gid, gid_of_owner;
+    uid_t uid;
+    gid_t gid;
     const char *user = config->server.worker_user;
-    const char *where = config_where(config, "server", "", "worker_user");
     *rooted = false;
     if (geteuid() != 0) {
         if (!privileges_lookup(user, &uid, &gid) || uid != geteuid())
@@ -99,22 +98,12 @@ static bool drop(const struct config *config, char *missing, size_t missing_size
                 error, error_size,
                 "%s: [server] worker_user=%s: only root can run workers as somebody else; "
                 "start poplard as root or, to try it out, name the user who starts it",
-                where, user);
+                config_where(config, "server", "", "worker_user"), user);
         add(missing, missing_size, "a user of their own (not started as root)");
         return true;
     }
-    if (!privileges_find(where, "worker_user", user, &uid, &gid, error, error_size))
+    if (!privileges_find_worker(config, &uid, &gid, error, error_size))
         return false;
-    if (privileges_lookup(config->server.store_user, &owner, &gid_of_owner) && owner == uid)
-        return base_refuse(error, error_size,
-                           "%s: [server] worker_user=%s: is store_user, too, whose the maildrops "
-                           "are; name an account that is for this alone",
-                           where, user);
-    if (uid == 0 || gid == 0)
-        return base_refuse(error, error_size,
-                           "%s: [server] worker_user=%s: is root, or in root's group; name an "
-                           "account that is for this alone",
-                           where, user);
     *rooted = enter_empty(config);
     privileges_drop(uid, gid);
     return true;
