@@ -77,7 +77,9 @@ static bool is_open(struct service *s, const struct exchange *x, const char *mec
         open = strcasecmp(list->items[i], mechanism) == 0;
     open = open && (strcasecmp(mechanism, "EXTERNAL") != 0 || config->tls.client_ca);
     if (!open)
-        note(s, x, LOG_WARNING, "the worker asks for a mechanism that is not configured");
+        note(s, x, LOG_NOTICE,
+             "asked by a way that [auth] mechanisms does not name: a reload took it away since the "
+             "client came, or the worker lies");
     return open;
 }
 
@@ -117,13 +119,18 @@ static enum login_outcome take_credentials(struct service *s, struct exchange *x
         return got == CHANNEL_BAD ? LOGIN_BROKEN : LOGIN_UNAVAILABLE;
     }
     char mechanism[32], given[PROTO_USER_MAX + 1];
-    bool good = message_get_text(&s->message, mechanism, sizeof mechanism) &&
-                message_get_text(&s->message, given, sizeof given) && is_open(s, x, mechanism) &&
-                take_secret(s->child->config, mechanism, &s->message, x->secret) &&
-                canonical_fold(s->child->config, given, x->user, &x->pam_service) == CANONICAL_OK;
+    enum login_outcome outcome = LOGIN_DENIED;
+    if (message_get_text(&s->message, mechanism, sizeof mechanism) &&
+        message_get_text(&s->message, given, sizeof given)) {
+        if (!is_open(s, x, mechanism))
+            outcome = LOGIN_UNAVAILABLE; /* the client is told no lie of its password */
+        else if (take_secret(s->child->config, mechanism, &s->message, x->secret) &&
+                 canonical_fold(s->child->config, given, x->user, &x->pam_service) == CANONICAL_OK)
+            outcome = LOGIN_OK;
+    }
     message_clear(&s->message);
-    x->vouched = good && strcasecmp(mechanism, "EXTERNAL") == 0;
-    return good ? LOGIN_OK : LOGIN_DENIED;
+    x->vouched = outcome == LOGIN_OK && strcasecmp(mechanism, "EXTERNAL") == 0;
+    return outcome;
 }
 
 /* Whom PAM meant, by our own rules. */

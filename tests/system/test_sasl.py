@@ -64,6 +64,22 @@ def test_curl_tokens(server, mechanism, ir):
         assert b"-ERR [AUTH]" in bad.stderr
 
 
+def test_mechanism_that_a_reload_takes_away(server):
+    """From a client to whom it was offered before: he hears nothing of a wrong password, and nothing
+    is counted against him."""
+    p = serve(server, stack="auth required @BUILD@/tests/pam_poplar_test.so expect=secret\n"
+                            "account required pam_permit.so\n")
+    client = p.connect()
+    p.write_config(auth_mechanisms="login")
+    p.ctl("reload")
+    response = base64.b64encode(b"\0alice\0secret")
+    for _ in range(4):
+        assert client.ask(b"AUTH PLAIN " + response).startswith(b"-ERR [SYS/TEMP]")
+    p.wait_log("a reload took it away")
+    assert client.ask(b"USER alice").startswith(b"+OK")
+    assert client.ask(b"PASS secret").startswith(b"+OK")
+
+
 def authority(directory, name):
     """A certificate authority; paths of its certificate and key."""
     certificate, key = directory / f"{name}.pem", directory / f"{name}.key"
