@@ -63,6 +63,7 @@ static bool assign(struct master *m, struct worker *w, int fd, enum proto_door d
     w->source = address_source(peer);
     w->proxied = address_listed(&m->config->listen.proxy_from, peer);
     w->started = base_now_ms();
+    w->login_by = w->started + m->config->session.login_timeout * 1000;
     if (lmtp) {
         w->uid = delivery_peer(fd);
         snprintf(w->peer_text, sizeof w->peer_text, "unix:%u", (unsigned)w->uid);

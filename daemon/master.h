@@ -64,7 +64,7 @@ struct worker {
     struct sockaddr_storage peer;
     char peer_text[PROTO_ADDRESS_MAX];
     struct address_source source;
-    uint64_t started;
+    uint64_t started, login_by;              /* by the configuration that it came under */
     uid_t uid;                               /* LMTP: the peer's, from the kernel */
     char recipient[PROTO_RECIPIENT_MAX + 1]; /* LMTP: the one asked about */
     enum proto_service service;              /* LMTP: what for */

@@ -78,9 +78,8 @@ static int on_late(sd_event_source *source, uint64_t usec, void *context)
 
 void worker_may_log_in(struct worker *w)
 {
-    uint64_t at = w->started + w->master->config->session.login_timeout * 1000 + LATE_MS;
     worker_enter(w, STATE_CLIENT);
-    loop_timer(w->master, &w->timer, at, on_late, w);
+    loop_timer(w->master, &w->timer, w->login_by + LATE_MS, on_late, w);
 }
 
 void worker_may_leave(struct worker *w)
