@@ -66,10 +66,6 @@ _Noreturn static void become(const char *dir, const char *program, int kept, int
     sigprocmask(SIG_SETMASK, &none, NULL);
     signal(SIGPIPE, SIG_DFL);
     unsetenv("NOTIFY_SOCKET");
-    unsetenv("WATCHDOG_USEC");
-    unsetenv("LISTEN_FDS");
-    unsetenv("LISTEN_PID");
-    unsetenv("LISTEN_FDNAMES");
     if (kept < 0)
         execv(path, arguments);
     else

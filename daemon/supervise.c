@@ -275,7 +275,7 @@ int supervise_run(struct master *m)
     add_signal(m, SIGHUP, on_reload);
     add_signal(m, SIGTERM, on_stop);
     add_signal(m, SIGINT, on_stop);
-    if (sd_watchdog_enabled(0, &usec) > 0)
+    if (sd_watchdog_enabled(1, &usec) > 0)
         m->watchdog_ms = usec / 1000;
     base_random(m->ticket_key, sizeof m->ticket_key);
     base_random(m->old_ticket_key, sizeof m->old_ticket_key);
