@@ -6,9 +6,9 @@
 #include "daemon/base.h"
 
 #include <ctype.h>
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <glob.h>
 #include <ini.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -205,31 +205,32 @@ static bool read_file(struct config *config, const char *file, bool visible, cha
     return !r.failed;
 }
 
-/* A directory that cannot be read is not one without files in it. */
-static int on_unreadable(const char *path, int why)
+static int is_snippet(const struct dirent *entry)
 {
-    (void)path;
-    return why != ENOENT;
+    const char *end = strrchr(entry->d_name, '.');
+    return entry->d_name[0] != '.' && end && strcmp(end, ".conf") == 0;
 }
 
 /* All of FILE.d that ends in .conf, in the order of the names. */
 static bool read_more(struct config *config, const char *file, bool visible, char *error,
                       size_t error_size)
 {
-    glob_t more = {0};
-    char *pattern = base_format("%s.d/*.conf", file);
-    int found = glob(pattern, 0, on_unreadable, &more);
-    bool good = found == 0 || found == GLOB_NOMATCH ||
-                (found == GLOB_ABORTED && visible && is_invisible(errno));
-    int why = found == GLOB_NOSPACE ? ENOMEM : errno;
+    struct dirent **more = NULL;
+    char *dir = base_format("%s.d", file);
+    int n = scandir(dir, &more, is_snippet, alphasort);
+    int why = errno;
+    bool good = n >= 0 || why == ENOENT || (visible && is_invisible(why));
     if (!good)
-        snprintf(error, error_size, "%s.d: %s", file, strerror(why));
-    for (size_t i = 0; good && i < more.gl_pathc; i++) {
-        good = read_file(config, more.gl_pathv[i], visible, error, error_size);
-        why = errno;
+        snprintf(error, error_size, "%s: %s", dir, strerror(why));
+    for (int i = 0; i < n; i++) {
+        char *path = base_format("%s/%s", dir, more[i]->d_name);
+        if (good && !(good = read_file(config, path, visible, error, error_size)))
+            why = errno;
+        free(path);
+        free(more[i]);
     }
-    globfree(&more);
-    free(pattern);
+    free(more);
+    free(dir);
     errno = why;
     return good;
 }

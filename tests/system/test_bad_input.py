@@ -164,6 +164,16 @@ def test_snippet_is_named(broken, tmp_path):
     refused(broken, CONFIG, f"{snippets}/20-bad.conf:2: [workers] idle_min is larger")
 
 
+def test_config_of_an_odd_name(broken, tmp_path):
+    """A pattern to a shell, a name to us: the snippets beside it are read."""
+    odd = tmp_path / "a[b]*"
+    (odd / "poplar.conf.d").mkdir(parents=True)
+    config = broken.config.rename(odd / "poplar.conf")
+    (odd / "poplar.conf.d/10-x.conf").write_text("[auth]\nfirst_gid=1\n")
+    refused(broken, CONFIG, f"{odd}/poplar.conf.d/10-x.conf:2: [auth] first_gid: no such key",
+            command=[BUILD / "poplard", "--config", config, "--check"])
+
+
 def test_config_by_a_link(broken, tmp_path):
     """FILE.d is beside the name that was given, for a check, a start and a reload alike; and that name
     is read again, wherever it leads by then."""
