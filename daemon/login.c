@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <signal.h>
 #include <string.h>
+#include <sys/socket.h>
 
 enum {
     GRANTS_MAX = 3,     /* PROTO_GRANT_AGAIN in one session */
@@ -145,8 +146,10 @@ void login_wanted(struct master *m, struct worker *w)
 void login_forget(struct worker *w)
 {
     w->queued = false;
-    if (w->auth)
+    if (w->auth) {
+        shutdown(w->auth->exchange, SHUT_RDWR); /* it gets no maildrop that nobody knows of */
         w->auth->worker = NULL;
+    }
     w->auth = NULL;
 }
 

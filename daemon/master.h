@@ -366,7 +366,7 @@ bool auths_ping(struct master *m); /* the same of an idle one, if there is one *
 /* login.c: the exchanges that they serve. */
 void login_wanted(struct master *m, struct worker *w);
 void login_serve(struct master *m);  /* who waits gets the auth processes that are free */
-void login_forget(struct worker *w); /* the worker is gone */
+void login_forget(struct worker *w); /* the worker is gone, or says that it is over */
 void login_holder_gone(struct master *m, struct worker *w); /* a lock may be free now */
 /* What an auth process says of the exchange that it serves. */
 void login_outcome(struct master *m, struct auth *a, struct message *message);

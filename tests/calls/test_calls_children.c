@@ -929,6 +929,40 @@ static void test_summary(void **state)
     }
 }
 
+static void say_over(struct channel *its)
+{
+    message_begin(&message, PROTO_SUMMARY);
+    message_put_u32(&message, END_LOGIN_TIMEOUT);
+    for (int i = 0; i < 5; i++)
+        message_put_u64(&message, 0);
+    for (int i = 0; i < 4; i++)
+        message_put_text(&message, "");
+    say(its);
+}
+
+/* Whoever says that he is over before auth has decided gets no maildrop: nobody would know. */
+static void test_over_before_its_verdict(void **state)
+{
+    struct channel its, auth, verdict;
+    struct worker *w = add_worker(STATE_LOGIN, &its);
+    struct auth *a = add_auth(STATE_IDLE, NULL, &auth);
+    (void)state;
+    login_wanted(&m, w);
+    assert_int_equal(next_told(&its), PROTO_EXCHANGE);
+    int exchange = message_take_fd(&message);
+    assert_int_equal(next_told(&auth), PROTO_SERVE);
+    channel_open(&verdict, message_take_fd(&message), ROLE_AUTH, ROLE_WORKER, STATE_EXCHANGE);
+    say_over(&its);
+    assert_null(a->worker);
+    assert_true(a->owes);
+    message_begin(&message, PROTO_VERDICT);
+    message_put_u32(&message, LOGIN_OK);
+    message_put_text(&message, "alice");
+    assert_int_equal(channel_send(&verdict, &message, false), CHANNEL_END);
+    channel_close(&verdict);
+    close(exchange);
+}
+
 /* A client that waited to be told of a failure has left: who is over has no place to give. */
 static void test_refused_and_over(void **state)
 {
@@ -940,14 +974,7 @@ static void test_refused_and_over(void **state)
     must_set(m.config, "workers", "", "max_sessions", "1");
     w->asked = base_now_us();
     worker_settle(w, true);
-    its.state = STATE_LOGIN;
-    message_begin(&message, PROTO_SUMMARY);
-    message_put_u32(&message, END_LOGIN_TIMEOUT);
-    for (int i = 0; i < 5; i++)
-        message_put_u64(&message, 0);
-    for (int i = 0; i < 4; i++)
-        message_put_text(&message, "");
-    say(&its);
+    say_over(&its);
     assert_int_equal(w->channel.state, STATE_DONE);
     assign_connection(&m, connect_client(&client), DOOR_POP3, &here);
     assert_true(is_told_and_closed(client, "-ERR [SYS/TEMP]"));
@@ -1676,6 +1703,7 @@ int main(void)
         TEST(test_summary),
         TEST(test_edge),
         TEST(test_edges_without_end),
+        TEST(test_over_before_its_verdict),
         TEST(test_refused_and_over),
         TEST(test_login_without_outcome),
         TEST(test_login_is_not_paired),

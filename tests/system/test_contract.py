@@ -499,9 +499,9 @@ def test_guesses_of_who_has_gone(rogues):
         n = 0
         while not r.lines("throttled: peer=127.0.0.1"):
             r.tell("worker client", f"send {record('login-wanted')}",
-                   f"await {ROW['exchange'].type}", f"send {record('summary')}",
-                   f"exchange {record('begin', b'PASS', b'alice', b'wrong%d' % n)}", "verdict",
-                   "exit 0")
+                   f"await {ROW['exchange'].type}",
+                   f"exchange {record('begin', b'PASS', b'alice', b'wrong%d' % n)}",
+                   f"send {record('summary')}", "verdict", "exit 0")
             with p.connect(tls=False, greeting=False).sock as sock:
                 r.taken()
                 assert sock.recv(100) == b""
