@@ -23,6 +23,12 @@ enum {
     FORGIVEN_MS = 60000   /* after so long without a failure, earlier ones are forgotten */
 };
 
+/* What a line about it is about. */
+static struct log_about about_exchange(const struct auth *a)
+{
+    return a->worker ? worker_about(a->worker) : (struct log_about){0};
+}
+
 /* For the worker, too, though a PAM module's daemon may hold the same end. A verdict that is on its
  * way arrives before. */
 static void end_exchange(struct auth *a)
@@ -53,7 +59,7 @@ static int on_overdue(sd_event_source *source, uint64_t usec, void *context)
 {
     struct auth *a = context;
     const struct trial *trial = a->master->trial;
-    struct log_about about = a->worker ? worker_about(a->worker) : (struct log_about){0};
+    struct log_about about = about_exchange(a);
     const char *why = "no answer in time ([auth] timeout); a PAM module or the directory behind it "
                       "hangs";
     (void)source;
@@ -94,7 +100,7 @@ void auths_retire_all(struct master *m, const struct config *config)
 
 void auths_kill(struct auth *a, const char *what)
 {
-    struct log_about about = a->worker ? worker_about(a->worker) : (struct log_about){0};
+    struct log_about about = about_exchange(a);
     log_line(LOG_ERR, LOG_EVENT_CONTRACT, &about, "killing auth process %d: it %s", a->pid, what);
     a->killed = true;
     kill(a->pid, SIGKILL);
@@ -128,37 +134,19 @@ static void on_vacant(struct master *m, struct auth *a)
 
 static void on_ready(struct master *m, struct auth *a, struct message *message)
 {
-    if (message_get_u64(message) != proto_fingerprint()) {
-        base_copy(a->last_error, sizeof a->last_error,
-                  "poplar-auth is of another version than the running poplard: restart poplard");
-        m->outdated |= !m->trial || m->trial->auth != a;
+    bool tried = m->trial && m->trial->auth == a;
+    if (!setup_accept(&a->setup, message, "poplar-auth", a->last_error, sizeof a->last_error)) {
+        m->outdated |= !a->setup.more && !tried;
         kill(a->pid, SIGKILL);
-        return;
-    }
-    if (a->setup.more) {
-        auths_kill(a, "is ready before it was told all");
         return;
     }
     a->channel.state = STATE_IDLE;
     a->timer = sd_event_source_disable_unref(a->timer);
     a->vacant_since = base_now_ms();
-    if (m->trial && m->trial->auth == a)
+    if (tried)
         trial_step(m);
     else
         login_serve(m);
-}
-
-static void on_log(struct auth *a, struct message *message)
-{
-    struct log_about about = a->worker ? worker_about(a->worker) : (struct log_about){0};
-    char text[sizeof a->last_error];
-    int priority = (int)message_get_u32(message) & LOG_PRIMASK;
-    if (!message_get_text(message, text, sizeof text))
-        base_copy(text, sizeof text, "(a line too long)");
-    if (priority <= LOG_ERR)
-        base_copy(a->last_error, sizeof a->last_error, text);
-    if (a->channel.state != STATE_STARTING || priority > LOG_ERR)
-        log_line(priority, LOG_EVENT_CHILD, &about, "auth: %s", text);
 }
 
 static void set_up(struct auth *a)
@@ -172,6 +160,7 @@ int auths_hear(sd_event_source *source, int fd, uint32_t events, void *context)
     struct auth *a = context;
     struct master *m = a->master;
     struct message message;
+    struct log_about about;
     const char *fault = NULL;
     char broken[80];
     (void)source;
@@ -214,7 +203,9 @@ int auths_hear(sd_event_source *source, int fd, uint32_t events, void *context)
         on_vacant(m, a);
         break;
     default:
-        on_log(a, &message);
+        about = about_exchange(a);
+        loop_log(&message, "auth", &about, a->channel.state != STATE_STARTING, a->last_error,
+                 sizeof a->last_error);
     }
     message_clear(&message);
     return 0;
@@ -291,7 +282,7 @@ void auths_reaped(struct master *m, struct auth *a, int status)
     bool recycled = WIFEXITED(status) && (WEXITSTATUS(status) == PROTO_EXIT_DONE ||
                                           WEXITSTATUS(status) == PROTO_EXIT_RECYCLE);
     bool started = a->channel.state != STATE_STARTING;
-    struct log_about about = w ? worker_about(w) : (struct log_about){0};
+    struct log_about about = about_exchange(a);
 
     if (WIFSIGNALED(status) && (started || !*a->last_error))
         snprintf(why, sizeof why, "auth process %d was ended by signal %d", a->pid,

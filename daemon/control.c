@@ -178,29 +178,12 @@ static int on_visitor(sd_event_source *source, int fd, uint32_t events, void *co
     return 0;
 }
 
-static const char *remedy(int error)
-{
-    switch (error) {
-    case ENOENT:
-        return "make the directory it is in, or set run_dir";
-    case EACCES:
-    case EPERM:
-    case EROFS:
-        return "poplard must be able to write there, or set run_dir";
-    case ENOSPC:
-    case EDQUOT:
-        return "make room there, or set run_dir";
-    default:
-        return "set run_dir to another directory";
-    }
-}
-
 static bool say(const struct config *config, char *error, size_t size)
 {
     int why = errno;
     base_refuse(error, size, "%s: [server] run_dir=%s: %s; %s",
                 config_where(config, "server", "", "run_dir"), config->server.run_dir,
-                strerror(why), remedy(why));
+                strerror(why), delivery_remedy(why));
     errno = why;
     return false;
 }

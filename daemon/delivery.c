@@ -16,15 +16,15 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-static const char *remedy(int error)
+const char *delivery_remedy(int error)
 {
     switch (error) {
     case ENOENT:
-        return "make the directory it is in";
+        return "make the directory it is in, or name another path";
     case EACCES:
     case EPERM:
     case EROFS:
-        return "poplard must be able to write there";
+        return "poplard must be able to write there, or name another path";
     case ENOSPC:
     case EDQUOT:
         return "make room there, or name another path";
@@ -99,7 +99,7 @@ int delivery_bind(const char *path, char *why, size_t size)
         return -1;
     int fd = bind_open_to_all(&address);
     if (fd < 0)
-        snprintf(why, size, "%s; %s", strerror(errno), remedy(errno));
+        snprintf(why, size, "%s; %s", strerror(errno), delivery_remedy(errno));
     return fd;
 }
 

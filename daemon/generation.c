@@ -21,6 +21,11 @@ enum {
     FORKS_AT_LEISURE = 2 /* under way while nobody waits: sessions need the processors, too */
 };
 
+static bool is_on_trial(const struct generation *g)
+{
+    return g->master->trial && g->master->trial->generation == g;
+}
+
 static int on_overdue(sd_event_source *source, uint64_t usec, void *context)
 {
     struct generation *g = context;
@@ -41,14 +46,13 @@ static int on_overdue(sd_event_source *source, uint64_t usec, void *context)
 /* It ends at end-of-file when that fails; the reaping says why. */
 static void set_up(struct generation *g)
 {
-    struct master *m = g->master;
     if (loop_set_up(g->io, &g->setup, &g->channel, g->last_error, sizeof g->last_error))
         return;
     g->status = base_status(errno, EX_CONFIG);
     g->io = sd_event_source_disable_unref(g->io);
     channel_close(&g->channel);
-    if (m->trial && m->trial->generation == g)
-        trial_failed(m, g->status, g->last_error);
+    if (is_on_trial(g))
+        trial_failed(g->master, g->status, g->last_error);
 }
 
 struct generation *generation_spawn(struct master *m, struct config *config, bool strict)
@@ -84,7 +88,7 @@ struct generation *generation_spawn(struct master *m, struct config *config, boo
 
 void generation_release(struct master *m, struct generation *g)
 {
-    if (g->pid > 0 || g->workers > 0 || g == m->current || (m->trial && m->trial->generation == g))
+    if (g->pid > 0 || g->workers > 0 || g == m->current || is_on_trial(g))
         return;
     for (struct generation **at = &m->generations; *at; at = &(*at)->next)
         if (*at == g) {
@@ -138,7 +142,7 @@ void generation_replace(struct master *m, const char *why)
     if (m->stopping || !m->serving || m->nursery_retry)
         return; /* the last: its time comes */
     for (struct generation *g = m->generations; g; g = g->next)
-        if (g != m->current && !g->retired && !(m->trial && m->trial->generation == g))
+        if (g != m->current && !g->retired && !is_on_trial(g))
             return; /* one is starting */
     unsigned wait = pool_backoff_ms(m->nursery_failures);
     if (wait > 0 && why) {
@@ -168,7 +172,7 @@ void generation_serve(struct master *m, struct generation *g)
     /* Also one that was started meanwhile, by the configuration before, and is not ready yet. */
     for (struct generation *other = m->generations, *next; other; other = next) {
         next = other->next;
-        if (other != g && !other->retired && !(m->trial && m->trial->generation == other))
+        if (other != g && !other->retired && !is_on_trial(other))
             generation_retire(m, other, false);
     }
     generation_fill(m, false);
@@ -176,23 +180,15 @@ void generation_serve(struct master *m, struct generation *g)
 
 static void on_ready(struct master *m, struct generation *g, struct message *message)
 {
-    if (message_get_u64(message) != proto_fingerprint()) {
-        snprintf(g->last_error, sizeof g->last_error,
-                 "poplar-worker is of another version than the running poplard: restart poplard");
-        m->outdated |= !m->trial || m->trial->generation != g;
-        kill(g->pid, SIGKILL);
-        return;
-    }
-    if (g->setup.more) {
-        log_line(LOG_ERR, LOG_EVENT_CONTRACT, NULL,
-                 "killing the nursery: it is ready before it was told all");
+    if (!setup_accept(&g->setup, message, "poplar-worker", g->last_error, sizeof g->last_error)) {
+        m->outdated |= !g->setup.more && !is_on_trial(g);
         kill(g->pid, SIGKILL);
         return;
     }
     g->ready = true;
     g->timer = sd_event_source_disable_unref(g->timer);
     g->channel.state = STATE_IDLE;
-    if (m->trial && m->trial->generation == g)
+    if (is_on_trial(g))
         trial_step(m);
     else
         generation_serve(m, g);
@@ -216,18 +212,6 @@ static void on_fork_failed(struct master *m, struct message *message)
     m->fork_failed = now;
     log_line(LOG_ERR, LOG_EVENT_SHORT, NULL, "the nursery cannot fork a worker: %s",
              strerror((int)message_get_u32(message)));
-}
-
-static void on_log(struct generation *g, struct message *message)
-{
-    char text[sizeof g->last_error];
-    int priority = (int)message_get_u32(message) & LOG_PRIMASK;
-    if (!message_get_text(message, text, sizeof text))
-        base_copy(text, sizeof text, "(a line too long)");
-    if (priority <= LOG_ERR)
-        base_copy(g->last_error, sizeof g->last_error, text);
-    if (g->ready || priority > LOG_ERR) /* errors before are told once, with the end */
-        log_line(priority, LOG_EVENT_CHILD, NULL, "nursery: %s", text);
 }
 
 int generation_hear(sd_event_source *source, int fd, uint32_t events, void *context)
@@ -272,7 +256,7 @@ int generation_hear(sd_event_source *source, int fd, uint32_t events, void *cont
         on_fork_failed(m, &message);
         break;
     default:
-        on_log(g, &message);
+        loop_log(&message, "nursery", NULL, g->ready, g->last_error, sizeof g->last_error);
     }
     message_clear(&message);
     return 0;
@@ -288,7 +272,7 @@ void generation_reaped(struct master *m, struct generation *g, int status)
     else
         snprintf(why, sizeof why, "%s",
                  *g->last_error ? g->last_error : "the nursery ended by itself");
-    if (m->trial && m->trial->generation == g) {
+    if (is_on_trial(g)) {
         m->trial->generation = NULL;
         g->retired = true;
         trial_failed(m, WIFEXITED(status) ? WEXITSTATUS(status) : EX_SOFTWARE, why);

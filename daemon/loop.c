@@ -35,6 +35,18 @@ bool loop_watch(struct master *m, sd_event_source **io, int fd, sd_event_io_hand
     return result >= 0;
 }
 
+void loop_log(struct message *message, const char *who, const struct log_about *about, bool ready,
+              char *last_error, size_t size)
+{
+    char text[1024] = ""; /* more than fits into the record */
+    int priority = (int)message_get_u32(message) & LOG_PRIMASK;
+    (void)message_get_text(message, text, sizeof text);
+    if (priority <= LOG_ERR)
+        base_copy(last_error, size, text);
+    if (ready || priority > LOG_ERR) /* errors before are told once, with the end */
+        log_line(priority, LOG_EVENT_CHILD, about, "%s: %s", who, text);
+}
+
 void loop_end_if_drained(struct master *m)
 {
     if (m->stopping && m->n_sessions == 0 && m->n_waiting == 0)

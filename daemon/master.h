@@ -240,6 +240,10 @@ bool loop_set_up(sd_event_source *io, struct setup *setup, struct channel *chann
 /* Hear a channel. False, with a line in the log, when the kernel has no room for that. */
 bool loop_watch(struct master *m, sd_event_source **io, int fd, sd_event_io_handler_t handler,
                 void *context);
+/* A line for the log, of a nursery or an auth process; its last error is kept, to explain its end.
+ */
+void loop_log(struct message *message, const char *who, const struct log_about *about, bool ready,
+              char *last_error, size_t size);
 void loop_end_if_drained(struct master *m); /* the end of a stop: nobody is served any more */
 
 /* worker.c: one worker. */
@@ -399,6 +403,8 @@ void listen_detach(struct master *m);
 /* A listening unix socket that everybody may connect to, its directory made if it is missing. -1,
  * errno, and words and a remedy in `why`. */
 int delivery_bind(const char *path, char *why, size_t size);
+/* What to do about an errno of bind(2) for such a socket. */
+const char *delivery_remedy(int error);
 /* Whose process is at the other end, by the kernel. */
 uid_t delivery_peer(int fd);
 /* Sessions that a uid has with us, and its connections that wait to become one. */

@@ -108,23 +108,6 @@ const struct proto_rule *proto_rule(unsigned type)
     return type > 0 && type < PROTO_TYPES ? &rules[type] : NULL;
 }
 
-const char *proto_role_name(enum proto_role role)
-{
-    switch (role) {
-    case ROLE_MASTER:
-        return "master";
-    case ROLE_NURSERY:
-        return "nursery";
-    case ROLE_WORKER:
-        return "worker";
-    case ROLE_AUTH:
-        return "auth";
-    case ROLE_CTL:
-        return "poplarctl";
-    }
-    return "unknown";
-}
-
 const char *proto_end_name(unsigned end)
 {
     static const char *const names[END_REASONS] = {

@@ -279,7 +279,6 @@ enum proto_exit {
 const struct proto_rule *proto_rule(unsigned type);
 
 /* A name for logs; "unknown" for what is none. Never NULL. */
-const char *proto_role_name(enum proto_role role);
 const char *proto_end_name(unsigned end);
 const char *proto_door_name(unsigned door);
 const char *proto_outcome_name(unsigned outcome);

@@ -26,7 +26,7 @@ static enum setup_outcome send_one(struct channel *channel, const struct message
         return SETUP_MORE;
     default:
         snprintf(error, size, "%s did not take its configuration: %s",
-                 proto_role_name(channel->peer), strerror(errno));
+                 channel->peer == ROLE_AUTH ? "auth" : "nursery", strerror(errno));
         return SETUP_FAILED;
     }
 }
@@ -193,4 +193,14 @@ enum setup_outcome setup_send(struct setup *s, struct channel *channel, char *er
     }
     s->more = sent == SETUP_MORE;
     return sent;
+}
+
+bool setup_accept(const struct setup *setup, struct message *ready, const char *program,
+                  char *error, size_t size)
+{
+    if (message_get_u64(ready) != proto_fingerprint())
+        return base_refuse(error, size,
+                           "%s is of another version than the running poplard: restart poplard",
+                           program);
+    return !setup->more || base_refuse(error, size, "%s is ready before it was told all", program);
 }

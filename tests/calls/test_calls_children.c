@@ -1278,7 +1278,7 @@ static void test_auth_says(void **state)
     message_put_u32(&message, LOG_ERR);
     message_put_text(&message, long_text);
     say(&its);
-    assert_non_null(strstr(logged(), "auth: (a line too long)\n"));
+    assert_non_null(strstr(logged(), "auth: xxx"));
     assert_int_equal(auths_hear(NULL, 0, 0, a), 0); /* nothing is there */
     calls_break("sendmsg", 1, ENOBUFS);
     assert_true(auths_ping(&m)); /* what was not asked is not waited for */
@@ -1299,7 +1299,7 @@ static void test_nursery_says(void **state)
     message_put_u32(&message, LOG_ERR);
     message_put_text(&message, long_text);
     say(&nursery);
-    assert_non_null(strstr(logged(), "nursery: (a line too long)\n"));
+    assert_non_null(strstr(logged(), "nursery: xxx"));
     m.current->channel.state = nursery.state = STATE_STARTING;
     for (unsigned which = 0; which < 2; which++) {
         message_begin(&message, PROTO_EXPIRES);

@@ -505,7 +505,7 @@ def test_program_not_executable(broken, tmp_path):
 def test_run_dir(broken, run_dir, word):
     broken.write_config(server_run_dir=run_dir)
     refused(broken, CANTCREAT, place(broken, f"run_dir={run_dir}"), "[server] run_dir=", word,
-            "set run_dir")
+            "name another path")
     broken.write_config(server_run_dir=broken.run)
     starts_again(broken)
 

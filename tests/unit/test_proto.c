@@ -388,12 +388,6 @@ static void numbers_have_names(void **state)
     expect_names(proto_door_name, 1, DOORS);
     expect_names(proto_outcome_name, 0, LOGIN_OUTCOMES);
     expect_names(proto_retirement_name, 0, RETIREMENTS);
-    assert_string_equal(proto_role_name(ROLE_MASTER), "master");
-    assert_string_equal(proto_role_name(ROLE_NURSERY), "nursery");
-    assert_string_equal(proto_role_name(ROLE_WORKER), "worker");
-    assert_string_equal(proto_role_name(ROLE_AUTH), "auth");
-    assert_string_equal(proto_role_name(ROLE_CTL), "poplarctl");
-    assert_string_equal(proto_role_name(0), "unknown");
 }
 
 static void latency_bounds_grow(void **state)
