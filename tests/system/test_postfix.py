@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import manual
 from fetch import PASSWORDS, bounced, letter, mail_of
 from poplar import free_port, wait_until
 from trees import Tree, needs
@@ -274,20 +275,13 @@ def test_mailbox_command(postfix, poplar_behind):
 
 
 def test_procmail(postfix, poplar_behind):
-    """Debian's own mailbox_command, and a recipe that pipes into poplar-deliver what it keeps."""
+    """Debian's own mailbox_command, and the manual's recipe for what is kept."""
     p = poplar_behind(store_quota_messages="1")
-    program = pipe_into(postfix, p)
-    postfix.tree.write("/home/alice/.procmailrc", f"""
-:0
-* ^Subject: junk
-/dev/null
-
-:0 rw
-| {program} -f "$1" "$LOGNAME"
-EXITCODE=$?
-HOST
-""", "alice")
-    postfix.start(mailbox_transport="", mailbox_command='procmail -t -a "$SENDER"')
+    recipe, = (text for text in manual.examples("poplar-deliver.8", "EXAMPLES") if ":0" in text)
+    recipe = recipe.replace("/usr/bin/poplar-deliver", pipe_into(postfix, p))
+    postfix.tree.write("/home/alice/.procmailrc",
+                       f":0\n* ^Subject: junk\n/dev/null\n\n{recipe}", "alice")
+    postfix.start(mailbox_transport="", mailbox_command='procmail -a "$EXTENSION"')
     postfix.send("carol@example.test", ["alice@example.test"], letter("junk"))
     postfix.send("carol@example.test", ["alice@example.test"], letter("kept"))
     postfix.wait_queue({})
@@ -295,7 +289,7 @@ HOST
     postfix.wait_queue({"alice@example.test": "452 4.2.2 The maildrop is full"})
     message, = mail_of(p)
     assert (message["Subject"], message["Return-Path"]) == ("kept", "<carol@example.test>")
-    assert message.get_payload().strip() == "body"
+    assert message.get_payload() == "body\n"
     postfix.flush()
     postfix.wait_queue({})
     assert [m["Subject"] for m in mail_of(p)] == ["waits"]
