@@ -18,8 +18,9 @@
 #include <unistd.h>
 
 enum {
-    TICK_MS = 20,     /* by which a directory's time of change may be wrong */
-    LISTINGS_MAX = 10 /* tries to find one that does not change */
+    TICK_MS = 20,       /* by which a directory's time of change may be wrong */
+    LISTINGS_MAX = 10,  /* tries to find one that does not change */
+    LOOKS_MAX = 1 << 26 /* entries that are looked at to find out how others are called by now */
 };
 
 static const char *const folders[2] = {"cur", "new"};
@@ -102,15 +103,19 @@ static bool list_folder(struct ctl_maildir *maildir, size_t *room, bool in_new)
     return error == 0;
 }
 
-/* By the names without flags, of which one file's stand together; what was gone again comes last.
- */
+/* By the names without flags. */
+static int compare_names(const struct ctl_maildir_entry *x, const struct ctl_maildir_entry *y)
+{
+    size_t length = ctl_uidl_base_length(x->name), other = ctl_uidl_base_length(y->name);
+    int order = strncmp(x->name, y->name, length < other ? length : other);
+    return order ? order : (length > other) - (length < other);
+}
+
+/* The same, and one file's stand together; what was gone again comes last. */
 static int compare_bases(const void *a, const void *b)
 {
     const struct ctl_maildir_entry *x = a, *y = b;
-    size_t length = ctl_uidl_base_length(x->name), other = ctl_uidl_base_length(y->name);
-    int order = strncmp(x->name, y->name, length < other ? length : other);
-    if (order == 0)
-        order = (length > other) - (length < other);
+    int order = compare_names(x, y);
     return order ? order : (x->inode < y->inode) - (x->inode > y->inode);
 }
 
@@ -119,9 +124,7 @@ static int compare_bases(const void *a, const void *b)
 static bool is_met_again(const struct ctl_maildir_entry *first,
                          const struct ctl_maildir_entry *next)
 {
-    return (next->inode == 0 || next->inode == first->inode) &&
-           ctl_uidl_base_length(first->name) == ctl_uidl_base_length(next->name) &&
-           strncmp(first->name, next->name, ctl_uidl_base_length(next->name)) == 0;
+    return (next->inode == 0 || next->inode == first->inode) && compare_names(first, next) == 0;
 }
 
 /* A server that is in use moves messages from new to cur and changes their flags, which are in
@@ -156,24 +159,34 @@ static struct timespec changed(int directory)
     return about.st_mtim;
 }
 
+/* Whether what was listed is what is there. */
+static bool is_as_listed(const struct ctl_maildir *maildir)
+{
+    bool is = !maildir->unsteady;
+    for (int i = 0; is && i < 2; i++) {
+        const struct timespec now = changed(maildir->directories[i]), *then = &maildir->changed[i];
+        is = now.tv_sec == then->tv_sec && now.tv_nsec == then->tv_nsec;
+    }
+    return is;
+}
+
 static bool list_both(struct ctl_maildir *maildir, const char **failed_at)
 {
-    struct timespec now, before[2];
+    struct timespec now;
     size_t room = 0;
     clock_gettime(CLOCK_REALTIME, &now);
     for (int i = 0; i < 2; i++)
-        before[i] = changed(maildir->directories[i]);
+        maildir->changed[i] = changed(maildir->directories[i]);
     for (int i = 1; i >= 0; i--) { /* new first: what moves meanwhile is met in cur */
         *failed_at = folders[i];
         if (!list_folder(maildir, &room, i))
             return false;
     }
     maildir->unsteady = false;
+    maildir->unsteady = !is_as_listed(maildir);
     for (int i = 0; i < 2; i++) {
-        const struct timespec after = changed(maildir->directories[i]);
-        int64_t age = to_ms(now) - to_ms(before[i]);
-        maildir->unsteady |= (age >= 0 && age < TICK_MS) || after.tv_sec != before[i].tv_sec ||
-                             after.tv_nsec != before[i].tv_nsec;
+        int64_t age = to_ms(now) - to_ms(maildir->changed[i]);
+        maildir->unsteady |= age >= 0 && age < TICK_MS;
     }
     return true;
 }
@@ -226,6 +239,9 @@ void ctl_maildir_arrange(struct ctl_maildir *maildir, const struct ctl_uidl_list
 void ctl_maildir_free(struct ctl_maildir *maildir)
 {
     forget_entries(maildir);
+    if (maildir->again)
+        forget_entries(maildir->again);
+    free(maildir->again);
     base_close(maildir->directories[0]);
     base_close(maildir->directories[1]);
     *maildir = (struct ctl_maildir){.directories = {-1, -1}};
@@ -237,32 +253,56 @@ static int open_name(int directory, const char *name)
     return openat(directory, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
 }
 
-/* Look in one folder for a file that differs in its flags only. */
-static int open_renamed(int directory, const char *name)
+/* Look under which names files are by now, unless the last look shows that still. Who renames them
+ * all the time has no end of it. False and errno. */
+static bool list_again(struct ctl_maildir *maildir)
 {
-    size_t length = ctl_uidl_base_length(name);
-    DIR *stream = ctl_path_list(directory, ".");
-    const struct dirent *found;
-    int fd = -1;
-    if (!stream)
-        return -1;
-    while (fd < 0 && (found = readdir(stream)))
-        if (ctl_uidl_base_length(found->d_name) == length &&
-            strncmp(found->d_name, name, length) == 0)
-            fd = open_name(directory, found->d_name);
-    closedir(stream);
-    return fd;
+    struct ctl_maildir *now = maildir->again;
+    const char *failed_at;
+    errno = ENOENT;
+    if (now && (is_as_listed(now) || maildir->looked > LOOKS_MAX))
+        return false;
+    if (!now) {
+        maildir->again = now = base_alloc(sizeof *now);
+        *now =
+            (struct ctl_maildir){.directories = {maildir->directories[0], maildir->directories[1]}};
+    }
+    forget_entries(now);
+    bool listed = list_both(now, &failed_at);
+    if (now->n_entries > 0)
+        qsort(now->entries, now->n_entries, sizeof *now->entries, compare_bases);
+    maildir->looked += now->n_entries;
+    return listed;
 }
 
-int ctl_maildir_open(const struct ctl_maildir *maildir, const struct ctl_maildir_entry *entry)
+/* Open a file that differs in its flags or its folder only, as it was called when that was looked
+ * at. Of two of one name it is the one that it was before. */
+static int open_renamed(const struct ctl_maildir *now, const struct ctl_maildir_entry *entry)
+{
+    const struct ctl_maildir_entry *found = NULL;
+    size_t low = 0, high = now ? now->n_entries : 0, end = high;
+    while (low < high) {
+        size_t middle = low + (high - low) / 2;
+        if (compare_names(&now->entries[middle], entry) < 0)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    for (; low < end && compare_names(&now->entries[low], entry) == 0; low++)
+        if (!found || now->entries[low].inode == entry->inode)
+            found = &now->entries[low];
+    errno = ENOENT;
+    return found ? open_name(now->directories[found->in_new], found->name) : -1;
+}
+
+int ctl_maildir_open(struct ctl_maildir *maildir, const struct ctl_maildir_entry *entry)
 {
     struct stat about;
     int fd = open_name(maildir->directories[entry->in_new], entry->name);
-    for (int i = 0; fd < 0 && errno == ENOENT && i < 2; i++) {
-        fd = open_renamed(maildir->directories[i], entry->name);
-        if (fd < 0)
-            errno = ENOENT;
-    }
+    if (fd < 0 && errno == ENOENT)
+        fd = open_renamed(maildir->again, entry);
+    if (fd < 0 && errno == ENOENT && list_again(maildir))
+        fd = open_renamed(maildir->again, entry);
     if (fd < 0) {
         if (errno == ELOOP)
             errno = EINVAL;

@@ -10,6 +10,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <time.h>
 
 struct ctl_uidl;
 struct ctl_uidl_list;
@@ -31,6 +32,9 @@ struct ctl_maildir {
     size_t n_entries;
     uint64_t octets; /* of all */
     bool unsteady;   /* it never stayed the same while it was listed: some may be missing */
+    struct timespec changed[2]; /* the directories, before it was listed */
+    struct ctl_maildir *again;  /* as it was later, by the names without flags; NULL: not needed */
+    uint64_t looked;            /* entries of that, each time it was needed */
 };
 
 /* List the Maildir behind a directory descriptor, which stays the caller's. False and errno; then
@@ -49,7 +53,7 @@ const char *ctl_maildir_folder(const struct ctl_maildir_entry *entry);
 /* Open one message for reading; -1 and errno, EINVAL for what is no regular file. If it was renamed
  * since it was listed, as a server that is in use does to change its flags, it is found again.
  * Symbolic links are not followed: root reads what its owner could have put there. */
-int ctl_maildir_open(const struct ctl_maildir *maildir, const struct ctl_maildir_entry *entry);
+int ctl_maildir_open(struct ctl_maildir *maildir, const struct ctl_maildir_entry *entry);
 
 /* When it was received: the earlier of the name's seconds and the file's mtime, for copying a
  * file loses the one, and appending over IMAP sets only the other. */
