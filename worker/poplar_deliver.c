@@ -249,6 +249,8 @@ static int say_sender(struct server *server, const char *sender, bool utf8)
 static void begin(struct server *server, const struct options *options, const char *found)
 {
     const char *sender = options->sender ? options->sender : found;
+    if (strcmp(sender, "MAILER-DAEMON") == 0) /* a transport's word for nobody */
+        sender = "";
     bool utf8 = has_high_bit(sender) || has_high_bit(options->user);
     if (has_control(sender) || has_control(options->user) || !*options->user)
         fatal(EX_DATAERR, "an address with control characters, or none");
@@ -287,7 +289,7 @@ static void read_beginning(struct beginning *first)
         first->octets[first->size++] = (char)c;
 }
 
-/* An address that ends with the first blank outside quotes, or a word for none. */
+/* An address that ends with the first blank outside quotes. */
 static void take_sender(const char *text, size_t size, char sender[SENDER_SIZE])
 {
     bool quoted = false;
@@ -302,7 +304,7 @@ static void take_sender(const char *text, size_t size, char sender[SENDER_SIZE])
         return;
     memcpy(sender, text, n);
     sender[n] = '\0';
-    if (strlen(sender) < n || has_control(sender) || strcmp(sender, "MAILER-DAEMON") == 0)
+    if (strlen(sender) < n || has_control(sender))
         sender[0] = '\0';
 }
 

@@ -1108,10 +1108,13 @@ def test_pipe(start):
     socket_too = deliver(p, "--from", "<>", "alice@localhost", message=lines, user="alice",
                          where=["--socket", p.lmtp])
     assert socket_too.returncode == 0
+    nobody = deliver(p, "-f", "MAILER-DAEMON", "alice", message=lines, user="alice")  # Postfix's pipe(8)
+    assert nobody.returncode == 0
     messages = mail_of(p)
-    assert [body(m) for m in messages] == [lines.replace(b"\n", b"\r\n") + b"\r\n"] * 4
+    assert [body(m) for m in messages] == [lines.replace(b"\n", b"\r\n") + b"\r\n"] * 5
     assert messages[0].startswith(b"Return-Path: <x@y.example>\r\n")
-    assert messages[3].startswith(b"Return-Path: <>\r\n")
+    for message in messages[3:]:
+        assert message.startswith(b"Return-Path: <>\r\n")
 
 
 @pytest.mark.parametrize("line, sender", {
