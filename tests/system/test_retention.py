@@ -110,11 +110,11 @@ def test_expire(server, tmp_path):
 
 
 def test_expire_of_many(server, tmp_path):
-    """A thousand at one login, all of them before the totals are told."""
+    """Hundreds at one login, all of them before the totals are told."""
     p = server(store_expire_after="1d", store_undelete_for="0")
     old = tmp_path / "mbox"
     old.write_bytes(b"".join(b"From x Thu Jan  1 00:00:%02d 2015\nSubject: %d\n\nx\n\n" % (n % 60, n)
-                             for n in range(1000)))
+                             for n in range(400)))
     p.ctl("import", "alice", old)
     p.add("alice", PLAIN)
     client = p.login()
