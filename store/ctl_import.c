@@ -344,7 +344,9 @@ static int survey(struct import *im, uint64_t *total)
             went_wrong(im, ctl_fail(refused, "%s; it was not imported", error));
         else if (!im->reader)
             status = ctl_fail(refused, "%s; nothing was imported", error);
-        else if (!is_met_again(ctl_reader_about(im->reader), met, n)) {
+        else if (is_met_again(ctl_reader_about(im->reader), met, n))
+            ctl_note("%s: leads to the same place as one before it; taken once", im->paths[i]);
+        else {
             met[n] = *ctl_reader_about(im->reader);
             im->paths[n++] = im->paths[i];
             *total += ctl_reader_total(im->reader);
