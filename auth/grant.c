@@ -357,17 +357,20 @@ static enum login_outcome look_again(struct grant *g, int lock, bool *current)
     return LOGIN_OK;
 }
 
-/* Open what is there. `current` false with LOGIN_OK: it was replaced meanwhile, nothing is open. */
+/* Open what is there. `current` false with LOGIN_OK: it was replaced meanwhile, nothing is open. Of
+ * one that is in use, too, all is looked at: for who will be refused nobody's session is to end. */
 static enum login_outcome open_existing(struct grant *g, int dir, bool session,
                                         int files[MAILDROP_FILES], bool *current)
 {
     int fds[MAILDROP_FILES] = {-1, -1, -1, -1};
-    enum login_outcome outcome = LOGIN_OK;
+    enum login_outcome outcome = LOGIN_OK, locked = LOGIN_OK;
     for (unsigned i = 0; outcome == LOGIN_OK && i < MAILDROP_FILES; i++) {
         outcome = open_file(g, dir, i, &fds[i]);
         if (outcome == LOGIN_OK && i == MAILDROP_LOCK && session)
-            outcome = lock_session(g, fds[i]);
+            locked = lock_session(g, fds[i]);
     }
+    if (outcome == LOGIN_OK)
+        outcome = locked;
     *current = true;
     if (fds[MAILDROP_LOCK] >= 0) {
         enum login_outcome seen = look_again(g, fds[MAILDROP_LOCK], current);

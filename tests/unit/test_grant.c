@@ -240,6 +240,11 @@ static void test_in_use(void **state)
     assert_int_equal(grant_open(*state, "alice", true, true, files, error, sizeof error), LOGIN_OK);
     unsigned before = count_fds();
     expect(*state, "alice", LOGIN_IN_USE, "held by another");
+    char second[100];
+    snprintf(second, sizeof second, "%s/second", state_dir);
+    assert_return_code(link(path_of("alice", "mail.db"), second), errno);
+    expect(*state, "alice", LOGIN_STORE_PERM, "a second hard link"); /* nobody is to go for this */
+    unlink(second);
     assert_int_equal(count_fds(), before);
     make(*state, "bob");
     /* The lock travels with the description, not with the descriptor number or the process. */
