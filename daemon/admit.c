@@ -77,12 +77,30 @@ static void tell_victim(const struct log_about *about)
              "peer=%s gives way, every slot is taken and it has not logged in", about->peer);
 }
 
+void admit_print(enum proto_door door, const struct sockaddr_storage *peer, uid_t uid,
+                 char text[PROTO_ADDRESS_MAX])
+{
+    if (door == DOOR_LMTP)
+        snprintf(text, PROTO_ADDRESS_MAX, "unix:%u", (unsigned)uid);
+    else
+        address_print(peer, true, text);
+}
+
+static void tell_refusal(int priority, enum proto_door door, const struct sockaddr_storage *peer,
+                         uid_t uid, const char *why)
+{
+    char text[PROTO_ADDRESS_MAX];
+    admit_print(door, peer, uid, text);
+    struct log_about about = {.peer = text, .door = proto_door_name(door)};
+    log_line(priority, LOG_EVENT_REFUSED, &about, "refused peer=%s: %s", text, why);
+}
+
 /* Who still waits is told why, where that can be said; no worker ever had it. */
 static void send_away(struct master *m, struct waiting **at)
 {
     struct waiting *gone = unqueue(m, at);
     char peer[PROTO_ADDRESS_MAX];
-    address_print(&gone->peer, true, peer);
+    admit_print(gone->door, &gone->peer, gone->uid, peer);
     tell_victim(&(struct log_about){.peer = peer, .door = proto_door_name(gone->door)});
     turn_away(m, gone->fd, gone->door);
     free(gone);
@@ -135,40 +153,33 @@ static bool make_room(struct master *m)
 
 /* Whether a source has as many sessions as it may. On a unix socket it is an account, and root's
  * own transports are not counted: nobody else may take every slot. */
-static bool has_too_many(const struct master *m, int fd, enum proto_door door,
-                         const struct sockaddr_storage *peer)
+static bool has_too_many(const struct master *m, enum proto_door door,
+                         const struct sockaddr_storage *peer, uid_t uid)
 {
     if (door != DOOR_LMTP) {
         struct address_source source = address_source(peer);
         return !address_listed(&m->config->listen.proxy_from, peer) &&
                admit_sessions_of(m, &source) >= m->config->workers.max_per_source;
     }
-    uid_t uid = delivery_peer(fd);
     return uid != 0 && delivery_sessions_of(m, uid) >= m->config->workers.max_per_source;
 }
 
 bool admit_allows(struct master *m, int fd, enum proto_door door,
                   const struct sockaddr_storage *peer)
 {
-    char text[PROTO_ADDRESS_MAX];
     const char *why = NULL;
+    uid_t uid = door == DOOR_LMTP ? delivery_peer(fd) : 0;
     if (m->stopping)
         return false;
-    if (has_too_many(m, fd, door, peer))
+    if (has_too_many(m, door, peer, uid))
         why = "[workers] max_per_source";
     else if (m->n_sessions + m->n_waiting >= m->config->workers.max_sessions && !make_room(m))
         why = "[workers] max_sessions";
     else if (m->n_waiting >= WAITING_MAX && !make_room(m))
         why = "too many connections wait for a worker";
-    if (!why)
-        return true;
-    if (door == DOOR_LMTP)
-        snprintf(text, sizeof text, "unix:%u", (unsigned)delivery_peer(fd));
-    else
-        address_print(peer, true, text);
-    struct log_about about = {.peer = text, .door = proto_door_name(door)};
-    log_line(LOG_NOTICE, LOG_EVENT_REFUSED, &about, "refused peer=%s: %s", text, why);
-    return false;
+    if (why)
+        tell_refusal(LOG_NOTICE, door, peer, uid, why);
+    return !why;
 }
 
 void admit_queue(struct master *m, int fd, enum proto_door door,
@@ -194,7 +205,7 @@ void admit_tick(struct master *m, uint64_t now)
 {
     while (m->waiting && now - m->waiting->since > WAITING_MS) {
         struct waiting *old = admit_next(m);
-        log_line(LOG_WARNING, LOG_EVENT_REFUSED, NULL, "refused a connection: no worker in time");
+        tell_refusal(LOG_WARNING, old->door, &old->peer, old->uid, "no worker in time");
         admit_refuse(m, old->fd, old->door);
         free(old);
     }

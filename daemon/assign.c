@@ -6,7 +6,6 @@
 #include "daemon/master.h"
 
 #include <linux/sockios.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -56,7 +55,8 @@ static bool assign(struct master *m, struct worker *w, int fd, enum proto_door d
     struct message message;
     bool lmtp = door == DOOR_LMTP;
 
-    address_print(peer, true, w->peer_text);
+    w->uid = lmtp ? delivery_peer(fd) : 0;
+    admit_print(door, peer, w->uid, w->peer_text);
     w->session = ++m->last_session;
     w->door = door;
     w->peer = *peer;
@@ -64,10 +64,6 @@ static bool assign(struct master *m, struct worker *w, int fd, enum proto_door d
     w->proxied = address_listed(&m->config->listen.proxy_from, peer);
     w->started = base_now_ms();
     w->login_by = w->started + m->config->session.login_timeout * 1000;
-    if (lmtp) {
-        w->uid = delivery_peer(fd);
-        snprintf(w->peer_text, sizeof w->peer_text, "unix:%u", (unsigned)w->uid);
-    }
 
     message_begin(&message, PROTO_ASSIGN);
     message_put_u64(&message, w->session);

@@ -317,6 +317,9 @@ bool generation_ping(struct generation *g);
 bool admit_allows(struct master *m, int fd, enum proto_door door,
                   const struct sockaddr_storage *peer);
 void admit_refuse(struct master *m, int fd, enum proto_door door); /* say no and close */
+/* A client in words: its address and port, or whose process it is. */
+void admit_print(enum proto_door door, const struct sockaddr_storage *peer, uid_t uid,
+                 char text[PROTO_ADDRESS_MAX]);
 void admit_queue(struct master *m, int fd, enum proto_door door,
                  const struct sockaddr_storage *peer);
 struct waiting *admit_next(struct master *m);    /* m->waiting, off the queue; free() it */

@@ -65,7 +65,8 @@ bool privileges_find_worker(const struct config *config, uid_t *uid, gid_t *gid,
     if (*uid == 0 || *gid == 0) {
         fault = "root, or in root's group";
     } else if (owner == 0) { /* maildrops of root's would be opened with root's ids */
-        key = "store_user", user = config->server.store_user;
+        key = "store_user";
+        user = config->server.store_user;
         fault = "root";
     } else if (owner == *uid && geteuid() == 0) {
         fault = "store_user, too, whose the maildrops are";

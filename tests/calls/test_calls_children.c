@@ -435,6 +435,7 @@ static void test_who_waits_gives_way(void **state)
     m.waiting->since = base_now_ms() - 120000;
     admit_tick(&m, base_now_ms());
     assert_int_equal(m.n_waiting, 1);
+    assert_non_null(strstr(logged(), "refused peer=unix:"));
     m.stopping = true;
     assert_false(admit_allows(&m, fd, DOOR_POP3, &there));
     m.stopping = false;
