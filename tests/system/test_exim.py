@@ -5,6 +5,7 @@ import smtplib
 
 import pytest
 
+import manual
 from fetch import PASSWORDS, bounced, letter, mail_of
 from poplar import free_port, wait_until
 from trees import Tree, needs
@@ -33,11 +34,7 @@ maildrop:
   domains = +local_domains
   {router}
 begin transports
-lmtp:
-  driver = lmtp
-  socket = /run/poplar/lmtp.sock
-  batch_max = 100
-  user = Debian-exim
+{lmtp}
 pipe:
   driver = pipe
   return_fail_output
@@ -55,7 +52,7 @@ begin retry
 # Exim puts nothing on a command line that came from outside: the sender's address only stands in
 # the "From " line.
 ROUTERS = {
-    "lmtp": "transport = lmtp",
+    "lmtp": "transport = poplar",
     "command": "check_local_user\n  transport = command",
 }
 
@@ -64,7 +61,7 @@ class Exim:
     """Exim in its tree, in front of a Poplar."""
 
     def __init__(self, directory, p):
-        self.tree = Tree("exim", directory, "/var/spool/exim4")
+        self.tree = Tree("exim", directory, "/var/spool/exim4", "/var/lib/exim4")
         self.tree.accounts(*PASSWORDS)
         self.tree.lend_account("Debian-exim")
         self.tree.share(p.run, "/run/poplar")
@@ -73,9 +70,28 @@ class Exim:
         self.port = free_port()
 
     def start(self, transport="lmtp"):
-        self.tree.write("/etc/exim4/exim4.conf", CONFIGURATION.format(
-            port=self.port, program=self.program, router=ROUTERS[transport]))
+        shown, = (text for text in manual.examples("poplar-deliver.8", "EXAMPLES")
+                  if "driver = lmtp" in text)
+        if transport == "debian":
+            self.configure_debian(shown)
+        else:
+            self.tree.write("/etc/exim4/exim4.conf", CONFIGURATION.format(
+                port=self.port, program=self.program, router=ROUTERS[transport], lmtp=shown))
         self.tree.serve("exim4", "-bdf", ports=[self.port])
+
+    def configure_debian(self, shown):
+        """As the manual says for Debian's own configuration."""
+        self.tree.write("/etc/exim4/conf.d/transport/30_poplar", shown)
+        file = self.tree.root / "etc/exim4/update-exim4.conf.conf"
+        text = file.read_text()
+        for line in ["dc_use_split_config='true'", "dc_localdelivery='poplar'",
+                     "dc_eximconfig_configtype='internet'",
+                     "dc_other_hostnames='example.test'",
+                     f"dc_local_interfaces='127.0.0.1.{self.port}'"]:
+            key = line.partition("=")[0]
+            text = re.sub(f"(?m)^{key}=.*", line, text)
+        file.write_text(text)
+        self.tree.run("update-exim4.conf")
 
     def send(self, recipients, message):
         with smtplib.SMTP("127.0.0.1", self.port, timeout=60) as client:
@@ -114,7 +130,7 @@ def exim(server, tmp_path):
         e.tree.close()
 
 
-@pytest.mark.parametrize("transport", ["lmtp", "command"])
+@pytest.mark.parametrize("transport", ["lmtp", "debian", "command"])
 def test_one_of_two_over_quota(exim, transport):
     """By LMTP and by a pipe: the one gets its mail, the other's waits until there is room."""
     e, p = exim(store_quota_messages="1")
@@ -125,8 +141,8 @@ def test_one_of_two_over_quota(exim, transport):
     message, = mail_of(p, "bob")
     assert message["Subject"] == "both" and message["Return-Path"] == "<carol@example.test>"
     assert message.get_payload().replace("\r\n", "\n") == ".dot\n\nlast\n"
-    assert e.log(r"== alice@example.test .*452 4\.2\.2" if transport == "lmtp" else
-                 "== alice@example.test .*Child process of command transport returned 75")
+    assert e.log("== alice@example.test .*Child process of command transport returned 75"
+                 if transport == "command" else r"== alice@example.test .*452 4\.2\.2")
     assert [m["Subject"] for m in mail_of(p)] == ["was there first"]
     e.settle()
     assert [m["Subject"] for m in mail_of(p)] == ["both"]
