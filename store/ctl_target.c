@@ -25,6 +25,7 @@ struct ctl_target {
     int directory, folder[FOLDERS];
     bool was_empty; /* so that a list of UIDLs can name all that is there */
     time_t started;
+    uint32_t random; /* each container may have the same processes and host */
     char host[65];
     size_t number;
     FILE *list; /* the lines of the list, until it is written; NULL: none */
@@ -76,6 +77,7 @@ int ctl_target_open(const char *path, struct ctl_target **opened)
     struct ctl_target *target = base_alloc(sizeof *target);
     *target = (struct ctl_target){
         .path = base_strdup(path), .directory = -1, .folder = {-1, -1, -1}, .started = time(NULL)};
+    base_random(&target->random, sizeof target->random);
     /* A Maildir name holds neither '/' nor ':'. */
     if (gethostname(target->host, sizeof target->host - 1) < 0)
         base_copy(target->host, sizeof target->host, "localhost");
@@ -126,9 +128,9 @@ int ctl_target_add(struct ctl_target *target, const struct ctl_copy *copy,
                    const struct maildrop_message *message, enum store_outcome *outcome)
 {
     int status = 0, error = 0;
-    /* In the order of the maildrop, also when sorted by name; unique by time, process, number. */
-    char *name = base_format("%jd.P%dQ%08zu.%s", (intmax_t)target->started, (int)getpid(),
-                             ++target->number, target->host);
+    /* In the order of the maildrop, also when sorted by name; unique by time, chance, number. */
+    char *name = base_format("%jd.R%08jxQ%08zu.%s", (intmax_t)target->started,
+                             (uintmax_t)target->random, ++target->number, target->host);
     int fd = openat(target->folder[TMP], name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC,
                     0600);
     *outcome = STORE_OK;

@@ -9,6 +9,7 @@ import os
 import signal
 import sqlite3
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -248,6 +249,22 @@ def test_an_mbox_is_whole_or_not_there(p, tmp_path):
         assert box.startswith(b"From ") and box.endswith(b"\nSubject: one\n\nbody\n\n"), box[-50:]
     finally:
         poplar.unmount(small)
+
+
+@pytest.mark.skipif(not poplar.NAMESPACES, reason="needs root: process namespaces")
+def test_exports_of_equal_processes(p, tmp_path):
+    """In two containers both are process 1 of one host, perhaps in one second: neither's messages take
+    the place of the other's."""
+    p.add("alice", MESSAGE)
+
+    def export(to):
+        began = int(time.time())
+        for _ in range(2):
+            subprocess.run(["unshare", "--pid", "--fork", poplar.BUILD / "poplarctl", "--config",
+                            p.config, "export", "alice", to], check=True)
+        return began == int(time.time()) and len(list(to.glob("new/*"))) == 2
+    assert any(export(tmp_path / str(n)) for n in range(10))
+    assert all(len(list(box.glob("new/*"))) == 2 for box in tmp_path.glob("[0-9]"))
 
 
 def test_names_that_are_no_text(p, tmp_path):
