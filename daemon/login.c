@@ -297,19 +297,32 @@ static bool is_too_soon(const struct master *m, const struct worker *after)
     return base_now_ms() - after->logged_in < m->config->session.login_delay * 1000;
 }
 
+/* Whose the lock is; else who has given it back meanwhile, and is about to end. */
+static struct worker *find_holder(const struct master *m, const struct worker *asker,
+                                  const char *user)
+{
+    struct worker *leaving = NULL;
+    for (struct worker *w = m->workers; w; w = w->next) {
+        if (w == asker || strcmp(w->canonical, user) != 0)
+            continue;
+        if (w->channel.state == STATE_MAIL)
+            return w;
+        if (w->channel.state == STATE_DONE)
+            leaving = w;
+    }
+    return leaving;
+}
+
 /* [session] lock=takeover: the older session ends, if it is one of ours and past its login; a
  * tool's lock stays. */
 void login_locked(struct master *m, struct auth *a, struct message *message)
 {
     char user[PROTO_USER_MAX + 1];
     uint64_t session = message_get_u64(message);
-    struct worker *w = m->workers;
-    if (!message_get_text(message, user, sizeof user) || !a->worker ||
-        a->worker->session != session || m->config->session.lock != LOCK_TAKEOVER)
-        w = NULL;
-    while (w && !(w != a->worker && w->channel.state & (STATE_MAIL | STATE_DONE) &&
-                  strcmp(w->canonical, user) == 0))
-        w = w->next;
+    struct worker *w = NULL;
+    if (message_get_text(message, user, sizeof user) && a->worker &&
+        a->worker->session == session && m->config->session.lock == LOCK_TAKEOVER)
+        w = find_holder(m, a->worker, user);
     if (!w || is_too_soon(m, w)) {
         tell_retry(a, false);
         return;

@@ -1097,13 +1097,15 @@ static void expect_retry(struct channel *auth, unsigned retry)
 static void test_takeover(void **state)
 {
     static char long_name[300];
-    struct channel worker, holder_end, auth;
+    struct channel worker, holder_end, left_end, auth;
     struct worker *w = add_worker(STATE_LOGIN, &worker);
     struct worker *holder = add_worker(STATE_MAIL, &holder_end);
+    struct worker *left = add_worker(STATE_DONE, &left_end);
     struct auth *a = add_auth(STATE_BUSY, w, &auth);
     (void)state;
     memset(long_name, 'x', sizeof long_name - 1);
     base_copy(holder->canonical, sizeof holder->canonical, "alice");
+    base_copy(left->canonical, sizeof left->canonical, "alice");
     ask_for_lock(&auth, w->session, "alice"); /* [session] lock=refuse */
     expect_retry(&auth, 0);
     must_set(m.config, "session", "", "lock", "takeover");
