@@ -264,8 +264,8 @@ static void hear(void *context, const char *text)
         base_copy(to, sizeof said->fault, text);
 }
 
-static int start(const char *service, const char *confdir, const char *user,
-                 struct pam_login *login, pam_handle_t **handle, struct said *said)
+static int start_any(const char *service, const char *confdir, const char *user,
+                     struct pam_login *login, pam_handle_t **handle, struct said *said)
 {
     struct pam_conv conversation = {converse, login};
     *said = (struct said){0};
@@ -273,6 +273,23 @@ static int start(const char *service, const char *confdir, const char *user,
     int status = confdir ? pam_start_confdir(service, user, &conversation, confdir, handle)
                          : pam_start(service, user, &conversation, handle);
     syslog_overhear(NULL, NULL);
+    return status;
+}
+
+/* After any service libpam reads "other", of which we use no line: what is wrong with that alone
+ * keeps nobody out. */
+static int start(const char *service, const char *confdir, const char *user,
+                 struct pam_login *login, pam_handle_t **handle, struct said *said)
+{
+    struct said others;
+    pam_handle_t *other = NULL;
+    int status = start_any(service, confdir, user, login, handle, said);
+    if (status != PAM_SUCCESS || !*said->fault)
+        return status;
+    if (start_any("other", confdir, NULL, NULL, &other, &others) == PAM_SUCCESS)
+        pam_end(other, PAM_SUCCESS);
+    if (strcmp(said->fault, others.fault) == 0)
+        said->fault[0] = '\0';
     return status;
 }
 

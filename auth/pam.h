@@ -54,7 +54,7 @@ struct pam_pins {
 };
 
 /* Hold a service that was found. `problem` is what libpam says is wrong with it, or empty. False:
- * it is such that nobody can log in. */
+ * it cannot use a line of it, for which nobody may be able to log in. */
 bool pam_pins_add(struct pam_pins *pins, const char *service, const char *confdir, char *problem,
                   size_t size);
 void pam_pins_release(struct pam_pins *pins);

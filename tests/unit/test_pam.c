@@ -49,13 +49,18 @@ static const char *ours(const char *arguments)
     return at;
 }
 
+static void put_other(void)
+{
+    place_put("other", "auth required pam_permit.so\naccount required pam_permit.so\n");
+}
+
 static int set_up_group(void **state)
 {
     (void)state;
     if (!place_make("/tmp", 0700))
         return -1;
     base_copy(module, sizeof module, beside_program("pam_poplar_test.so"));
-    place_put("other", "auth required pam_permit.so\naccount required pam_permit.so\n");
+    put_other();
     return access(module, R_OK);
 }
 
@@ -371,11 +376,33 @@ static void test_service_that_libpam_can_use(void **state)
     }
 }
 
+/* libpam reads it after every service. */
+static void test_other_that_libpam_cannot_use(void **state)
+{
+    (void)state;
+    static const char *const wrong[] = {"auht required pam_permit.so", "auth requird pam_deny.so"};
+    for (size_t i = 0; i < ARRAY_SIZE(wrong); i++) {
+        struct pam_pins pins = {0};
+        char problem[400] = "";
+        place_put("other", "%s\n", wrong[i]);
+        stack("pam_permit.so", "pam_debug.so acct=perm_denied");
+        if (!pam_pins_add(&pins, "poplar", place, problem, sizeof problem) || *problem)
+            fail_msg("%s: %s", wrong[i], problem);
+        assert_int_equal(check("root", "x"), LOGIN_ACCOUNT);
+        place_put("poplar", "auht\nauth required pam_permit.so\naccount required pam_permit.so\n");
+        assert_false(pam_pins_add(&pins, "poplar", place, problem, sizeof problem));
+        assert_int_equal(check("root", "x"), LOGIN_MISCONFIGURED);
+        pam_pins_release(&pins);
+    }
+    put_other();
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_service_that_libpam_cannot_use),
         cmocka_unit_test(test_service_that_libpam_can_use),
+        cmocka_unit_test(test_other_that_libpam_cannot_use),
         cmocka_unit_test(test_service_that_cannot_be_read),
         cmocka_unit_test(test_outcomes),
         cmocka_unit_test(test_session_that_fails),
