@@ -136,6 +136,25 @@ static const char *measure(struct ctl_reader *reader, struct stat *about)
                : NULL;
 }
 
+/* Whoever had the lock has written all of it by the time that it is ours. */
+static const char *begin_mbox(struct ctl_reader *reader, int *status)
+{
+    if (!lock_mbox(reader->fd)) {
+        *status = EX_TEMPFAIL;
+        return "is locked by another program: try again when that is done";
+    }
+    const char *wrong = measure(reader, &reader->about);
+    reader->total = reader->size;
+    ctl_mbox_init(&reader->mbox, read_file, look_at_file, reader);
+    if (wrong)
+        return wrong;
+    if (reader->total == 0)
+        return "is empty: no message in it";
+    if (begins_with_from(reader->fd) == 1)
+        return NULL;
+    return "is no mbox: it does not begin with \"From \"";
+}
+
 /* What keeps a regular file from being read as what it is said to be; NULL if nothing. In a tree it
  * has nobody's word for being mail at all. */
 static const char *begin_file(struct ctl_reader *reader, enum ctl_format wanted, bool in_tree,
@@ -144,36 +163,23 @@ static const char *begin_file(struct ctl_reader *reader, enum ctl_format wanted,
     *status = EX_DATAERR;
     if (wanted == CTL_FORMAT_MAILDIR || wanted == CTL_FORMAT_CYRUS)
         return "is a file: a Maildir or a Cyrus mailbox is a directory";
-    const char *wrong = measure(reader, &reader->about);
-    if (wrong)
-        return wrong;
     if (wanted == CTL_FORMAT_AUTO && in_tree)
         wanted = CTL_FORMAT_MBOX;
     bool guessed = wanted == CTL_FORMAT_AUTO;
     if (guessed && is_named_eml(reader->path))
         wanted = CTL_FORMAT_MESSAGE;
-    if (reader->total == 0 && wanted != CTL_FORMAT_MESSAGE)
-        return "is empty: no message in it";
     int from = begins_with_from(reader->fd);
     if (from < 0) {
         *status = EX_NOINPUT;
         return strerror(errno);
     }
     if (wanted == CTL_FORMAT_AUTO)
-        wanted = from ? CTL_FORMAT_MBOX : CTL_FORMAT_MESSAGE;
+        wanted = from || reader->total == 0 ? CTL_FORMAT_MBOX : CTL_FORMAT_MESSAGE;
     reader->format = wanted;
-    if (reader->format != CTL_FORMAT_MBOX)
-        return guessed ? ctl_foreign_file(reader->fd) : NULL;
-    ctl_mbox_init(&reader->mbox, read_file, look_at_file, reader);
-    if (!from)
-        return "is no mbox: it does not begin with \"From \"";
-    if (lock_mbox(reader->fd)) {
-        wrong = measure(reader, &reader->about); /* by now who had it has written all of it */
-        reader->total = reader->size;
-        return wrong;
-    }
-    *status = EX_TEMPFAIL;
-    return "is locked by another program: try again when that is done";
+    if (wanted == CTL_FORMAT_MBOX)
+        return begin_mbox(reader, status);
+    const char *wrong = measure(reader, &reader->about);
+    return !wrong && guessed ? ctl_foreign_file(reader->fd) : wrong;
 }
 
 /* A list that lies beside the messages; NULL if there is none, and `error` filled if it is there

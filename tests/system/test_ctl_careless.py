@@ -138,6 +138,20 @@ def test_an_mbox_that_is_written_before_it_is_locked(p, tmp_path):
 
 
 @preloads
+@pytest.mark.parametrize("left, why", [(b"", "is empty"), (b"Subject: x\n\n", "is no mbox")])
+def test_an_mbox_that_is_emptied_before_it_is_locked(p, tmp_path, left, why):
+    """It is what it is then: of an empty one nothing is imported, and nothing is gone."""
+    box = tmp_path / "box"
+    box.write_bytes(mbox(b"X-UIDL: one\n\nbody\n"))
+    p.ctl("import", "alice", box)
+    held = Held(p, "lock", "import", "--delete-gone", "alice", box, number=LOCKS_OF_THE_MBOX + 1)
+    box.write_bytes(left)
+    status, _, err = held.go_on()
+    assert status == 65 and why in err
+    assert len(subjects(p, "alice")) == 1
+
+
+@preloads
 @pytest.mark.parametrize("words", [
     ["mailbox", "list"], ["mailbox", "check", "--all"], ["mailbox", "compact", "--all"],
     ["mailbox", "upgrade", "--all"], ["mailbox", "backup", "--all", "{BACKUPS}"], ["expire"]],
