@@ -248,8 +248,7 @@ static void ignore_delay(int status, unsigned microseconds, void *context)
 }
 
 /* What libpam finds wrong with a service it says to the log alone. A line that it cannot read lets
- * nobody pass then, as if every password were wrong; a module that it cannot load may do no harm.
- */
+ * nobody pass then, as if every password were wrong; a module that is missing may do no harm. */
 struct said {
     char fault[160], module[160]; /* the first of each */
 };

@@ -240,8 +240,7 @@ bool loop_set_up(sd_event_source *io, struct setup *setup, struct channel *chann
 /* Hear a channel. False, with a line in the log, when the kernel has no room for that. */
 bool loop_watch(struct master *m, sd_event_source **io, int fd, sd_event_io_handler_t handler,
                 void *context);
-/* A line for the log, of a nursery or an auth process; its last error is kept, to explain its end.
- */
+/* A line for the log, of a nursery or an auth process; its last error will explain its end. */
 void loop_log(struct message *message, const char *who, const struct log_about *about, bool ready,
               char *last_error, size_t size);
 void loop_end_if_drained(struct master *m); /* the end of a stop: nobody is served any more */

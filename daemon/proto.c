@@ -67,7 +67,8 @@ static const struct proto_rule rules[PROTO_TYPES] = {
     [PROTO_TRACE] = {PROTO_TRACE, "trace", ROLE_MASTER, ROLE_WORKER, STATE_LOGIN | STATE_MAIL | STATE_DONE, 64, 0, 0, 0, "u"},
 
     /* An exchange. session, enum proto_service, user (SERVE_GRANT) or recipient, peer address without
-     * port, the peer's uid (LMTP), the digest of what was refused last on this connection (0: nothing). Descriptor: auth's end, of which the master has a copy until the exchange is over. */
+     * port, the peer's uid (LMTP), the digest of what was refused last on this connection (0: nothing).
+     * Descriptor: auth's end, of which the master has a copy until the exchange is over. */
     [PROTO_SERVE] = {PROTO_SERVE, "serve", ROLE_MASTER, ROLE_AUTH, STATE_IDLE, 512, 1, 1, 0, "qussuq"},
     /* session, enum login_outcome, canonical user (also of a failure, as far as known), keyed digest of a refused name and secret */
     [PROTO_OUTCOME] = {PROTO_OUTCOME, "outcome", ROLE_AUTH, ROLE_MASTER, STATE_BUSY, 512, 0, 0, 0, "qusq"},

@@ -31,8 +31,7 @@ bool setup_keep(struct config *config, char *error, size_t size);
  * and errno. */
 enum setup_outcome setup_send(struct setup *s, struct channel *channel, char *error, size_t size);
 
-/* Whether a child that says PROTO_READY is one of ours and was told all; else one line in `error`.
- */
+/* Whether a child that says PROTO_READY is ours and was told all; else one line in `error`. */
 bool setup_accept(const struct setup *setup, struct message *ready, const char *program,
                   char *error, size_t size);
 

@@ -20,16 +20,15 @@
 /* The octet that is locked by who writes it. */
 static const enum maildrop_lock_byte writer = MAILDROP_LOCK_SESSION;
 
-/* Remove what an earlier one left behind. False and errno, EAGAIN where somebody is at work on it.
- */
+/* Remove what an earlier one left behind. False and errno; EAGAIN: somebody is at work on it. */
 static bool remove_leftover(int directory, const char *name)
 {
     int fd = openat(directory, name, O_RDWR | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
     bool busy = fd >= 0 && lock_acquire(fd, writer, 0) == STORE_BUSY, removed = true;
+    bool finished = fd >= 0 && !ctl_path_leads_to(directory, name, fd); /* just now, and renamed */
     if (busy)
         errno = EAGAIN;
-    else if (fd < 0 ||
-             ctl_path_leads_to(directory, name, fd)) /* else it was just finished, and renamed */
+    else if (!finished)
         removed = unlinkat(directory, name, 0) == 0 || errno == ENOENT;
     base_close(fd);
     return removed && !busy;

@@ -16,9 +16,8 @@
 /* How a database begins, with the NUL: sqlite.org/fileformat.html 1.3. */
 #define VFS_MAGIC "SQLite format 3"
 
-/* Before a descriptor's number: the name that it has in /proc, which is taken as it stands.
- * SQLite's own layer would ask where that is, and go there by its name. No other link is followed.
- */
+/* Before a descriptor's number: the name that it has in /proc, which is taken as it stands, as no
+ * other link is. SQLite's own layer would ask where that is, and go there by its name. */
 #define VFS_OPENED "/proc/self/fd/"
 
 /* Replace SQLite's path calls and register the VFS as its default. `granted_only`: no path ever

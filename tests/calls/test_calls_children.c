@@ -301,8 +301,7 @@ static void test_never_ready(void **state)
     assert_int_equal(count_logged("a worker was not ready in time"), 1);
 }
 
-/* Its time to log in is over: a login that came just in time counts. A reload takes no time away.
- */
+/* Its time to log in is over: a login that came just in time counts. No reload takes time away. */
 static void test_late(void **state)
 {
     struct channel its;
