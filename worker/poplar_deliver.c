@@ -11,6 +11,7 @@
 #include "daemon/configfile.h"
 #include "daemon/proto.h"
 
+#include <ctype.h>
 #include <errno.h>
 #include <getopt.h>
 #include <signal.h>
@@ -294,7 +295,9 @@ static void take_sender(const char *text, size_t size, char sender[SENDER_SIZE])
 {
     bool quoted = false;
     size_t n = 0;
-    for (; n < size && text[n] != '\r' && text[n] != '\n' && (quoted || text[n] != ' '); n++)
+    for (; n < size && text[n] != '\r' && text[n] != '\n' &&
+           (quoted || !isblank((unsigned char)text[n]));
+         n++)
         quoted ^= text[n] == '"' && (n == 0 || text[n - 1] != '\\');
     if (n >= 2 && text[0] == '<' && text[n - 1] == '>') {
         text++;
@@ -322,7 +325,7 @@ static void find_sender(struct beginning *first, char sender[SENDER_SIZE])
             c = getchar();
         first->size = 0;
     } else if (size >= skip && strncasecmp(text, field, skip) == 0) {
-        while (skip < size && text[skip] == ' ')
+        while (skip < size && isblank((unsigned char)text[skip]))
             skip++;
         take_sender(text + skip, size - skip, sender);
     }
