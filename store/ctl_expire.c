@@ -1,7 +1,8 @@
 /*
  * ctl_expire.c - poplarctl expire: what is past its time, in all maildrops, for a timer. Runs as
  * root or the store user. Gently: a maildrop in use is passed over, the session byte of a lock is
- * held for some seconds at a time, and each commit is small, so that it can be stopped anywhere.
+ * held only while there is something due, and each commit is small, so that it can be stopped
+ * anywhere.
  */
 #include "store/ctl_drops.h"
 #include "store/ctl_json.h"
@@ -24,21 +25,21 @@ static int expire_old(struct expiring *e, const char *name, unsigned how)
 {
     const struct config *config = e->ctl->config;
     struct ctl_maildrop maildrop;
+    enum store_outcome outcome;
     uint64_t removed;
-    int status;
+    int status =
+        ctl_open_maildrop(e->ctl, name, how | CTL_OPEN_SESSION | CTL_OPEN_QUIET, &maildrop);
+    e->in_use += maildrop.in_use;
+    if (status)
+        return maildrop.in_use ? 0 : status;
     do {
-        status =
-            ctl_open_maildrop(e->ctl, name, how | CTL_OPEN_SESSION | CTL_OPEN_QUIET, &maildrop);
-        e->in_use += maildrop.in_use;
-        if (status)
-            return maildrop.in_use ? 0 : status;
-        enum store_outcome outcome = maildrop_expire(maildrop.store, config->store.expire_after,
-                                                     config->store.undelete_for, &removed);
+        outcome = maildrop_expire(maildrop.store, config->store.expire_after,
+                                  config->store.undelete_for, &removed);
         e->expired += removed;
-        if (outcome != STORE_OK)
-            status = ctl_open_failed(&maildrop, outcome, "expire");
-        ctl_open_close(&maildrop); /* a user may want in */
-    } while (!status && removed > 0 && !ctl_signals_met());
+    } while (outcome == STORE_OK && removed > 0 && !ctl_signals_met());
+    if (outcome != STORE_OK)
+        status = ctl_open_failed(&maildrop, outcome, "expire");
+    ctl_open_close(&maildrop);
     return status;
 }
 
