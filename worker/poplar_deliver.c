@@ -295,9 +295,7 @@ static void take_sender(const char *text, size_t size, char sender[SENDER_SIZE])
 {
     bool quoted = false;
     size_t n = 0;
-    for (; n < size && text[n] != '\r' && text[n] != '\n' &&
-           (quoted || !isblank((unsigned char)text[n]));
-         n++)
+    for (; n < size && text[n] != '\r' && text[n] != '\n' && (quoted || text[n] != ' '); n++)
         quoted ^= text[n] == '"' && (n == 0 || text[n - 1] != '\\');
     if (n >= 2 && text[0] == '<' && text[n - 1] == '>') {
         text++;
