@@ -614,6 +614,18 @@ def test_deliver_into_a_closed_door(says):
     assert (done.returncode, done.stderr) == (TEMPORARY, b"poplar-deliver: the server is gone\n")
 
 
+def patience(process):
+    """Seconds and microseconds for which its socket waits to send; None: it has none yet."""
+    pidfd = os.pidfd_open(process.pid)
+    with os.fdopen(pidfd), contextlib.suppress(OSError):  # descriptors come and go
+        for fd in Path(f"/proc/{process.pid}/fd").iterdir():
+            if os.readlink(fd).startswith("socket:"):
+                copy = ctypes.CDLL(None).syscall(PIDFD_GETFD, pidfd, int(fd.name), 0)
+                with socket.socket(fileno=copy) as s:
+                    return struct.unpack("qq", s.getsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, 16))
+    return None
+
+
 @pytest.mark.unsanitized("a sanitizer stands where the library would")
 @pytest.mark.native("valgrind's is another process")
 @pytest.mark.parametrize("program, kind, seconds, said", [
@@ -633,16 +645,8 @@ def test_a_server_that_hangs(p, program, kind, seconds, said):
                 client.setblocking(False)
                 client.connect(str(path))
         with subprocess.Popen(words, stdin=subprocess.DEVNULL) as process:
-            at = Path(f"/proc/{process.pid}")
-            poplar.wait_until(lambda: (at / "wchan").read_text().startswith("unix_wait_for"), "it waits")
-            number, = (int(fd.name) for fd in (at / "fd").iterdir()
-                       if os.readlink(fd).startswith("socket:"))
-            pidfd = os.pidfd_open(process.pid)
-            with socket.socket(fileno=ctypes.CDLL(None).syscall(PIDFD_GETFD, pidfd, number, 0)) as s:
-                patience = s.getsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, 16)
-            os.close(pidfd)
+            poplar.wait_until(lambda: patience(process) == (seconds, 0), "it waits so long")
             process.kill()
-    assert struct.unpack("qq", patience) == (seconds, 0)
     done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, env=os.environ | {
         "LD_PRELOAD": str(poplar.BUILD / "tests/failing.so"), "FAILING": f"connect:1:{errno.EAGAIN}"})
     assert done.returncode == TEMPORARY and said in done.stderr, done
