@@ -8,12 +8,14 @@
 #include <errno.h>
 #include <glob.h>
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -313,38 +315,54 @@ static void test_service_that_cannot_be_read(void **state)
     assert_true(pam_service_find("poplar", place, problem, sizeof problem));
 }
 
+struct useless_line {
+    const char *line, *said;
+};
+
 /* libpam ends with an error, or lets nobody pass as if every password were wrong, and tells the log
  * alone. */
+static void expect_useless(const struct useless_line *wrong)
+{
+    struct pam_pins pins = {0};
+    char problem[400] = "";
+    place_put("poplar", "auth required pam_permit.so\naccount required pam_permit.so\n%s\n",
+              wrong->line);
+    assert_true(pam_service_find("poplar", place, problem, sizeof problem));
+    if (pam_pins_add(&pins, "poplar", place, problem, sizeof problem))
+        fail_msg("%s is held", wrong->line);
+    if (!strstr(problem, "pam_service=poplar: ") || !strstr(problem, wrong->said))
+        fail_msg("%s: %s", wrong->line, problem);
+    assert_int_equal(check("root", "x"), LOGIN_MISCONFIGURED);
+    if (!strstr(last.problem, wrong->said))
+        fail_msg("%s: %s", wrong->line, last.problem);
+    pam_pins_release(&pins);
+}
+
+/* In a process that nobody asks for what it did not free: libpam forgets that where it cannot
+ * start. */
 static void test_service_that_libpam_cannot_use(void **state)
 {
     (void)state;
-    static const struct {
-        const char *line, *said;
-    } wrong[] = {{"@include nix", "unable to open config for"},
-                 {"auth include nix", "unable to open config for"},
-                 {"-auth substack nix", "unable to open config for"},
-                 {"auth requird pam_permit.so", "requird"},
-                 {"-Account requird", "requird"},
-                 {"account requird=1 pam_permit.so", "expecting"},
-                 {"auth [success=one] pam_permit.so", "expecting"},
-                 {"auht required pam_permit.so", "illegal module type: auht"},
-                 {"\r", "illegal module type"},
-                 {"auth required", "no module name supplied"}};
-    for (size_t i = 0; i < ARRAY_SIZE(wrong); i++) {
-        struct pam_pins pins = {0};
-        char problem[400] = "";
-        place_put("poplar", "auth required pam_permit.so\naccount required pam_permit.so\n%s\n",
-                  wrong[i].line);
-        assert_true(pam_service_find("poplar", place, problem, sizeof problem));
-        if (pam_pins_add(&pins, "poplar", place, problem, sizeof problem))
-            fail_msg("%s is held", wrong[i].line);
-        if (!strstr(problem, "pam_service=poplar: ") || !strstr(problem, wrong[i].said))
-            fail_msg("%s: %s", wrong[i].line, problem);
-        assert_int_equal(check("root", "x"), LOGIN_MISCONFIGURED);
-        if (!strstr(last.problem, wrong[i].said))
-            fail_msg("%s: %s", wrong[i].line, last.problem);
-        pam_pins_release(&pins);
+    static const struct useless_line wrong[] = {
+        {"@include nix", "unable to open config for"},
+        {"auth include nix", "unable to open config for"},
+        {"-auth substack nix", "unable to open config for"},
+        {"auth requird pam_permit.so", "requird"},
+        {"-Account requird", "requird"},
+        {"account requird=1 pam_permit.so", "expecting"},
+        {"auth [success=one] pam_permit.so", "expecting"},
+        {"auht required pam_permit.so", "illegal module type: auht"},
+        {"\r", "illegal module type"},
+        {"auth required", "no module name supplied"}};
+    int status;
+    const pid_t pid = fork();
+    if (pid == 0) {
+        for (size_t i = 0; i < ARRAY_SIZE(wrong); i++)
+            expect_useless(&wrong[i]);
+        raise(SIGKILL);
     }
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
 }
 
 static void test_service_that_libpam_can_use(void **state)
