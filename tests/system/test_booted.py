@@ -174,19 +174,21 @@ def test_other_doors(debian):
 
 def test_without_sockets(debian, configured):
     """poplard binds ports itself; without the network it says what to do."""
-    debian.run("systemctl", "stop", "poplar.service")
     debian.run("systemctl", "mask", "--now", *SOCKETS)
-    refused = debian.run("systemctl", "start", "poplar.service", check=False)
-    assert refused.returncode != 0
-    assert "nothing to listen on: set [listen] pop3 or pop3s, or start a socket unit" \
-        in debian.journal()
-    network = debian.path("/usr/share/poplar/network-pam.conf").read_text()
-    configured.unit(network)
-    configured("[listen]\npop3s=*:995\n")
-    debian.run("systemctl", "start", "poplar.service")
-    debian.login("alice", PASSWORD).quit()
-    debian.deliver("alice", "Subject: own socket\n\nHello.\n")
-    debian.run("systemctl", "unmask", *SOCKETS)
+    try:
+        debian.run("systemctl", "stop", "poplar.service")  # and no client that waits starts it
+        refused = debian.run("systemctl", "start", "poplar.service", check=False)
+        assert refused.returncode != 0
+        assert "nothing to listen on: set [listen] pop3 or pop3s, or start a socket unit" \
+            in debian.journal()
+        network = debian.path("/usr/share/poplar/network-pam.conf").read_text()
+        configured.unit(network)
+        configured("[listen]\npop3s=*:995\n")
+        debian.run("systemctl", "start", "poplar.service")
+        debian.login("alice", PASSWORD).quit()
+        debian.deliver("alice", "Subject: own socket\n\nHello.\n")
+    finally:
+        debian.run("systemctl", "unmask", *SOCKETS)
 
 
 @pytest.fixture
@@ -411,15 +413,17 @@ class Clients(threading.Thread):
 def storm(debian, script, times):
     clients = Clients(debian)
     clients.start()
-    debian.sh(f"""
-        i=0
-        while [ $i -lt {times} ]; do i=$((i + 1)); {script}; done
-    """)
-    wait_until(debian.is_active, "it serves again")
-    served = clients.served
-    wait_until(lambda: clients.served > served + 1, "clients are served again")
-    clients.over = True
-    clients.join()
+    try:
+        debian.sh(f"""
+            i=0
+            while [ $i -lt {times} ]; do i=$((i + 1)); {script}; done
+        """)
+        wait_until(debian.is_active, "it serves again")
+        served = clients.served
+        wait_until(lambda: clients.served > served + 1, "clients are served again")
+    finally:
+        clients.over = True
+        clients.join()
     print(f"{times}: served {clients.served}, refused {clients.refused}, "
           f"dropped {clients.dropped}")
     return clients
@@ -434,9 +438,12 @@ def test_kills_refuse_nobody(debian):
     """Who was accepted already is cut off, which no queue can help."""
     times = 1000 if LONG else 10
     clients = storm(debian, """
+        looks=0
         until [ "$(systemctl show --value -p ActiveState poplar.service)" = active ] &&
             pid=$(systemctl show --value -p MainPID poplar.service) &&
-            [ "$pid" != 0 ] && [ "$pid" != "${last:-}" ]; do sleep 0.02; done
+            [ "$pid" != 0 ] && [ "$pid" != "${last:-}" ]; do
+            looks=$((looks + 1)); [ $looks -lt 1000 ] || exit 1; sleep 0.02
+        done
         kill -9 "$pid"; last=$pid""", times)
     assert clients.refused == 0
     assert clients.dropped <= 2 * times
