@@ -37,7 +37,8 @@ TOOLS := backup check leaf manage salvage
 STORE := $(filter-out mktemplate ctl% $(TOOLS),$(notdir $(basename $(wildcard store/*.c))))
 CTL := $(TOOLS) $(filter-out ctl,$(notdir $(basename $(wildcard store/ctl*.c))))
 AUTH := $(filter-out main,$(notdir $(basename $(wildcard auth/*.c))))
-WORKER := $(filter-out main poplar_deliver,$(notdir $(basename $(wildcard worker/*.c))))
+# Not the clock: tests have one of their own.
+WORKER := $(filter-out main clock poplar_deliver,$(notdir $(basename $(wildcard worker/*.c))))
 
 FLOOR_O := $(FLOOR:%=$(B)/daemon/%.o)
 CHILD_O := $(CHILD:%=$(B)/daemon/%.o)
@@ -69,7 +70,8 @@ $(B)/poplar-auth: LDLIBS := -lpam
 # PAM modules call these, which are then ours, see auth/syslog.c.
 $(B)/poplar-auth: private override LDFLAGS += $(patsubst %,-Wl$(comma)--export-dynamic-symbol=%,\
 	syslog vsyslog __syslog_chk __vsyslog_chk)
-$(B)/poplar-worker: $(B)/worker/main.o $(WORKER_O) $(STORE_O) $(TEMPLATE_O) $(CHILD_O) $(FLOOR_O)
+$(B)/poplar-worker: $(B)/worker/main.o $(B)/worker/clock.o $(WORKER_O) $(STORE_O) $(TEMPLATE_O) \
+	$(CHILD_O) $(FLOOR_O)
 $(B)/poplar-worker: LDLIBS := -lssl -lcrypto -lsqlite3 -lseccomp -lidn
 $(B)/poplarctl: $(B)/store/ctl.o $(CTL_O) $(STORE_O) $(B)/auth/grant.o $(B)/auth/canonical.o \
 	$(TEMPLATE_O) $(CONFIGFILE_O) $(B)/daemon/privileges.o $(FLOOR_O)
@@ -167,8 +169,8 @@ $(B)/tests/rogue: $(B)/tests/support/rogue.o $(B)/daemon/child.o $(FLOOR_O)
 	$(Q)$(link) -o $@ $^
 
 # A worker in which an attacker runs code, for the system tests.
-$(B)/tests/exploited: $(B)/tests/support/exploit.o $(B)/worker/main.o $(WORKER_O) $(STORE_O) \
-		$(TEMPLATE_O) $(CHILD_O) $(FLOOR_O)
+$(B)/tests/exploited: $(B)/tests/support/exploit.o $(B)/worker/main.o $(B)/worker/clock.o \
+		$(WORKER_O) $(STORE_O) $(TEMPLATE_O) $(CHILD_O) $(FLOOR_O)
 	@mkdir -p $(@D)
 	$(call say,$@)
 	$(Q)$(link) -Wl,--wrap=commands_find -o $@ $^ -lssl -lcrypto -lsqlite3 -lseccomp -lidn

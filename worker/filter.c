@@ -59,7 +59,7 @@ static const struct row rows[] = {
     {{"munmap"}, SCOPE_ANY, "free; the maildrop's -shm"},
     {{"mremap"}, SCOPE_ANY, "realloc of large blocks"},
     {{"getrandom"}, SCOPE_ANY, "OpenSSL's generator, UIDLs"},
-    {{"clock_gettime64", "clock_gettime"}, SCOPE_ANY, "deadlines, where there is no vDSO for it"},
+    {{"clock_gettime64", "clock_gettime"}, SCOPE_ANY, "clocks, where there is no vDSO for them"},
     {{"restart_syscall"}, SCOPE_ANY, "a poll goes on after stop and continue"},
     {{"getpid"}, SCOPE_ANY, "OpenSSL's generator notices a fork by it"},
     {{"pread64"}, SCOPE_GRANTED, "SQLite reads the maildrop; a message leaves the spool"},

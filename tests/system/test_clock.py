@@ -1,5 +1,6 @@
 """A clock that is set while the server runs, by hours and by years, forward and back. Nothing that is
-waited for goes by it; what it dates stays whole."""
+waited for goes by it; what it dates stays whole. All of it where the vDSO knows no time of day, and
+the sandbox has one system call for it."""
 
 import json
 import struct
