@@ -1,5 +1,6 @@
 """kill -9 at random moments, under load: mail comes in by LMTP and is fetched and deleted by POP3
-while workers, auth processes, the nursery and the master itself are killed again and again.
+while workers, auth processes, the nursery and the master itself are killed again and again, and so
+are the administrator's commands.
 
 Whatever was acknowledged stays so: no message is lost, none is there twice, none that was deleted
 comes back. The seed is printed; LONG=1 goes on for ten minutes. The numbers in the names are those
@@ -25,6 +26,7 @@ from poplar import kill, wait_until
 LONG = os.environ.get("LONG") == "1"
 SECONDS = 600 if LONG else 15
 USERS = [f"user{n}" for n in range(4)]
+EX_TEMPFAIL = 75
 # What a client sees of a server that dies under it.
 BROKEN = (OSError, EOFError, poplib.error_proto)
 
@@ -147,6 +149,40 @@ def fetch_load(p, ledger, over, user, seed):
         time.sleep(chance.random() / 20)
 
 
+def tool_load(p, ledger, over, numbers, seed):
+    """The administrator's commands, half of them killed. Nobody has asked for mail to be deleted by
+    them: what they acknowledge is what they bring in."""
+    chance = random.Random(seed)
+    while not over.is_set():
+        user, coming = chance.choice(USERS), {}
+        words = chance.choice([["message", "add", user], ["import", user], ["mailbox", "compact", user],
+                               ["mailbox", "check", user], ["expire", user],
+                               ["mailbox", "backup", user, str(p.directory / f"{user}.backup")]])
+        if words[0] in ("message", "import"):
+            count = 1 if words[0] == "message" else chance.randrange(1, 20)
+            coming = {number: message(number, chance) for number in itertools.islice(numbers, count)}
+        with ledger.lock:
+            ledger.sent |= {number: (user, octets) for number, octets in coming.items()}
+        if words[0] == "import":
+            box = p.directory / f"box-{min(coming)}"
+            box.write_bytes(b"".join(b"From x@example.test Sat Jan  1 00:00:00 2022\r\n%s\r\n" % octets
+                                     for octets in coming.values()))
+            words.append(str(box))
+        with subprocess.Popen([poplar.BUILD / "poplarctl", "--config", p.config, *words],
+                              stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
+                              stderr=subprocess.PIPE) as tool:
+            try:
+                said = tool.communicate(b"".join(coming.values()) if words[0] == "message" else b"",
+                                        chance.choice([60, chance.random() / 30]))[1]
+            except subprocess.TimeoutExpired:
+                tool.kill()
+                continue
+        if tool.returncode == 0:
+            ledger.note(coming, ledger.delivered)
+        elif tool.returncode != EX_TEMPFAIL:
+            ledger.blame(f"{words}: {tool.returncode}: {said}")
+
+
 class Killer:
     """Kills one process after the other; the master is started again as a service manager would."""
 
@@ -195,12 +231,15 @@ def test_95_kill_anybody_under_load(server):
     chance = random.Random(seed)
     p = server(tls_required="not-on-loopback", auth_throttle_exempt="127.0.0.0/8",
                workers_max_per_source="200", delivery_accept="any")
+    for user in USERS:
+        p.ctl("mailbox", "create", user)
     ledger, over = Ledger(), threading.Event()
     numbers = itertools.count(1)  # next() of it is one step, whatever thread asks
     threads = [threading.Thread(target=deliver_load, args=(p, ledger, over, numbers, seed + n))
                for n in range(2)]
     threads += [threading.Thread(target=fetch_load, args=(p, ledger, over, user, seed + 10 + n))
                 for n, user in enumerate(USERS)]
+    threads += [threading.Thread(target=tool_load, args=(p, ledger, over, numbers, seed + 20))]
     for thread in threads:
         thread.start()
     killer = Killer(p, chance)
