@@ -167,18 +167,47 @@ static void read_more(struct session *s)
     }
 }
 
+static void take_line(struct session *s, const struct line *line)
+{
+    s->spoke = true;
+    s->unended = false;
+    if (!has_had_enough(s))
+        run_line(s, line);
+}
+
+/* Evolution 3.46 forgets the end of this line, and waits for the answer to it. No other command
+ * begins so; who sends the end later has been answered, see step(). */
+static bool is_unended_utf8(const struct session *s)
+{
+    size_t size;
+    const unsigned char *held = line_held(&s->input, &size);
+    return !s->logged_in && size == 4 && memcmp(held, "UTF8", size) == 0;
+}
+
+static void take_unended_utf8(struct session *s)
+{
+    char text[] = "UTF8";
+    line_take(&s->input, strlen(text));
+    take_line(s, &(struct line){text, strlen(text)});
+    s->unended = true;
+}
+
 static void step(struct session *s)
 {
     struct line line;
     switch (line_next(&s->input, commands_line_limit, s->config, &line)) {
     case LINE_OK:
-        s->spoke = true;
-        if (!has_had_enough(s))
-            run_line(s, &line);
+        if (s->unended && line.size == 0)
+            s->unended = false;
+        else
+            take_line(s, &line);
         line_release(&s->input);
         break;
     case LINE_MORE:
-        read_more(s);
+        if (is_unended_utf8(s))
+            take_unended_utf8(s);
+        else
+            read_more(s);
         break;
     case LINE_TOO_LONG:
         s->spoke = true;

@@ -42,6 +42,7 @@ struct session {
     struct tls_ticket_keys ticket_keys;
 
     bool spoke;                    /* the client has sent a whole line */
+    bool unended;                  /* but the end of its last may still come */
     unsigned bad;                  /* bad commands so far */
     unsigned commands;             /* of any kind, before login */
     char user[PROTO_USER_MAX + 1]; /* from USER, waiting for PASS; "" none */
