@@ -66,7 +66,7 @@ static enum login_outcome refuse_errno(struct grant *g, const char *file)
     case ELOOP:
         return refuse(g, LOGIN_STORE_PERM, file, "a symbolic link; put the real file there");
     case ENOENT:
-        return refuse(g, LOGIN_STORE_PERM, file, "missing; restore it from a backup");
+        return refuse(g, LOGIN_STORE_PERM, file, "missing; " MAILDROP_REMEDY);
     case EACCES:
         return refuse(g, LOGIN_STORE_PERM, file,
                       "Permission denied; all under state_dir must belong to store_user: chown it; "
@@ -290,7 +290,7 @@ static enum login_outcome check_file(struct grant *g, int fd, enum maildrop_file
     if (st.st_uid != g->root->uid)
         return refuse(g, LOGIN_STORE_PERM, file, "does not belong to store_user; chown it");
     if (which == MAILDROP_DB && st.st_size == 0)
-        return refuse(g, LOGIN_STORE_PERM, file, "empty, so not a database; restore a backup");
+        return refuse(g, LOGIN_STORE_PERM, file, "empty, so not a database; " MAILDROP_REMEDY);
     return LOGIN_OK;
 }
 

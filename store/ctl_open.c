@@ -243,7 +243,7 @@ static const struct advice {
 } advice[] = {
     [STORE_OK] = {EX_SOFTWARE, "report this defect"},
     [STORE_END] = {EX_SOFTWARE, "report this defect"},
-    [STORE_DAMAGED] = {EX_DATAERR, "restore it from a backup, or see mailbox salvage"},
+    [STORE_DAMAGED] = {EX_DATAERR, MAILDROP_REMEDY},
     [STORE_NEWER] = {EX_CONFIG, "a newer Poplar wrote it: run that one"},
     [STORE_STALE] = {EX_TEMPFAIL, "another program replaces its files: find and stop it"},
     [STORE_BUSY] = {EX_TEMPFAIL, "another process holds its lock: try again"},

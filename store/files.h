@@ -50,4 +50,8 @@ static inline int maildrop_file_stat(int fd, struct stat *status)
 extern const unsigned char maildrop_template[];
 extern const size_t maildrop_template_size;
 
+/* For who finds it damaged: not a restore at once, it may hold what no backup does. */
+#define MAILDROP_REMEDY                                                                            \
+    "get it back by mailbox salvage, delete and restore, then import: see poplarctl(8), EXAMPLES"
+
 #endif

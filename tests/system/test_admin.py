@@ -2,6 +2,8 @@
 use, messages brought back, raw copies put back, expiry, moving in while clients look on."""
 
 import json
+import os
+import re
 import shutil
 import signal
 import sqlite3
@@ -11,6 +13,7 @@ import time
 import pytest
 
 import poplar
+from manual import examples
 from poplar import log_in, wait_until
 
 TEMPFAIL, DATAERR, NOUSER = 75, 65, 67
@@ -312,6 +315,39 @@ def test_check_and_salvage(store):
     p.ctl(*limits.split())
     assert ctl_json(p, "mailbox", "show", "alice")["limits"] == {"quota_octets": 1 << 20,
                                                                  "pop3": "off"}
+
+
+def no_header(drop):
+    with open(drop / "mail.db", "r+b") as file:
+        file.write(bytes(100))
+
+
+@pytest.mark.parametrize(("ruin", "left"), [
+    (no_header, 4), (lambda drop: (drop / "lock").unlink(), 4),
+    (lambda drop: os.truncate(drop / "mail.db", 0), 3),
+    (lambda drop: (drop / "mail.db").unlink(), 3)], ids=["no header", "no lock", "empty", "no database"])
+def test_back_to_work(store, ruin, left):
+    """What cannot be opened is not restored over, for it may hold newer mail: what is said then are the
+    steps of the page, by which comes back what the backup has and what is left."""
+    p = store()
+    fill(p, 3)
+    p.ctl("mailbox", "backup", "--all", p.directory / "all")
+    fill(p, 1, first=3)
+    p.ctl("mailbox", "compact", "alice")
+    before = uidls(p)
+    ruin(p.maildrop("alice"))
+    script, = (e for e in examples("poplarctl.8", "EXAMPLES") if "salvage" in e)
+    steps = re.findall("salvage|delete|restore|import", script)
+    for words in (["message", "list", "alice"],
+                  ["mailbox", "restore", "--yes", "alice", p.directory / "all/alice"]):
+        said = p.ctl(*words, check=False).stderr.decode()
+        assert re.findall("salvage|delete|restore|import", said) == steps, said
+    for here, there in (("frank", "alice"), ("/media/mail", f"{p.directory}/all"),
+                        ("/root", f"{p.directory}"),
+                        ("poplarctl", f"{poplar.BUILD}/poplarctl --config {p.config}")):
+        script = script.replace(here, there)
+    subprocess.run(["sh", "-c", script], check=False)
+    assert uidls(p) == before[:left]
 
 
 def test_a_flipped_bit(store):
