@@ -315,16 +315,32 @@ static int restore(struct ctl *ctl, struct ctl_maildrop *maildrop, struct maildr
     return 0;
 }
 
-/* Two names of the server that was saved may be one here: the second backup would take the place of
- * the first. */
-static int take_turn(struct text_list *restored, const char *from, const char *user)
+/* Whether among the backups there is one of a user's very name. */
+static bool has_own(const struct ctl *ctl, const char *user)
 {
-    for (size_t i = 0; i < restored->n; i++)
-        if (strcmp(restored->items[i], user) == 0)
-            return ctl_fail(EX_DATAERR,
-                            "%s: is of %s here, as one before it; not restored: mailbox salvage "
-                            "and import add its mail",
-                            from, user);
+    struct stat about;
+    char *path = ctl_drops_path(ctl, user);
+    char *own = path ? base_format("%s%s", ctl->words[0], strrchr(path, '/')) : NULL;
+    bool has = own && stat(own, &about) == 0;
+    free(path);
+    free(own);
+    return has;
+}
+
+/* Two names of the server that was saved may be one here: the second backup would take the place of
+ * the first. The user's own name goes before others, wherever it stands. */
+static int take_turn(const struct ctl *ctl, struct text_list *restored, const char *name,
+                     const char *from, const char *user)
+{
+    bool taken = strcmp(name, user) != 0 && has_own(ctl, user);
+    for (size_t i = 0; !taken && i < restored->n; i++)
+        taken = strcmp(restored->items[i], user) == 0;
+    if (taken)
+        return ctl_fail(
+            EX_DATAERR,
+            "%s: is of %s here, as another is; not restored: mailbox salvage and import "
+            "add its mail",
+            from, user);
     textlist_add(restored, user, strlen(user));
     return 0;
 }
@@ -339,7 +355,7 @@ static int restore_one(struct ctl *ctl, const char *user, const char *from,
     char *path = find_file(from);
     int status = ctl_open_user(ctl, user, maildrop.name, NULL);
     if (!status && restored)
-        status = take_turn(restored, from, maildrop.name);
+        status = take_turn(ctl, restored, user, from, maildrop.name);
     if (!status)
         status = open_backup(path, &twin, &backup);
     if (!status)

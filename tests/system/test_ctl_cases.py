@@ -535,17 +535,21 @@ def test_to_another_machine(p, tmp_path):
 
 
 def test_backups_of_who_is_one_user_here(p, tmp_path):
-    """The second is named, and takes nothing of the first away."""
-    p.write_config(auth_strip_domain="never")
+    """One is restored, that of the very name if there is one; the others are named, and take nothing
+    of it away."""
+    p.write_config(auth_strip_domain="never", auth_username="keep")
     p.add("alice", MESSAGE)
-    p.add("alice@example.org", b"Subject: two\r\n\r\n")
+    for name in ("Alice", "alice@example.org", "carol@example.net", "carol@example.org"):
+        p.add(name, b"Subject: two\r\n\r\n")
     p.add("bob", MESSAGE)
     p.ctl("mailbox", "backup", "--all", tmp_path / "all")
     uidls = p.ctl("message", "list", "alice").stdout
-    p.write_config(auth_strip_domain="always")
+    p.write_config(auth_strip_domain="always", auth_username="lowercase")
     done = p.ctl("--json", "mailbox", "restore", "--yes", "--all", tmp_path / "all", check=False)
-    assert done.returncode == 65 and [r["user"] for r in json.loads(done.stdout)] == ["alice", "bob"]
-    assert b"/alice@example.org: is of alice here, as one before it; not restored" in done.stderr
+    assert done.returncode == 65
+    assert [r["user"] for r in json.loads(done.stdout)] == ["alice", "bob", "carol"]
+    for said in ("Alice: is of alice", "alice@example.org: is of alice", "carol@example.org: is of carol"):
+        assert f"/{said} here, as another is; not restored".encode() in done.stderr
     assert p.ctl("message", "list", "alice").stdout == uidls
 
 
