@@ -132,6 +132,12 @@ static bool check_domains(const struct config *config, char *error, size_t size)
                 error, size,
                 "%s: [server] local_domains=%s: must be a domain, which is what follows the @",
                 config_where(config, "server", "", "local_domains"), list->items[i]);
+    for (size_t i = 0; i < config->auth.n_domains; i++)
+        if (strpbrk(config->auth.domains[i].name, "@,; \t"))
+            return base_refuse(
+                error, size, "%s: [domain %s]: must be one domain, which is what follows the @",
+                config_where(config, "domain", config->auth.domains[i].name, "pam_service"),
+                config->auth.domains[i].name);
     return check_words(config, "server", "local_domains", list, error, size);
 }
 

@@ -171,8 +171,7 @@ static int grant_failed(const char *name, enum login_outcome outcome, unsigned h
     case LOGIN_NO_MAILDROP:
         if (how & CTL_OPEN_NAMED)
             return EX_NOUSER;
-        return ctl_fail(EX_NOUSER,
-                        "%s: no maildrop yet; it is made at the first login, or by import", name);
+        return ctl_fail(EX_NOUSER, "%s: no maildrop yet; mailbox create makes it", name);
     case LOGIN_STORE_TEMP:
         return ctl_fail(EX_TEMPFAIL, "%s: %s", name, error);
     default:

@@ -175,7 +175,7 @@ def test_output_is_full_or_closed(everything, words):
     (USAGE, "must be quota_octets=SIZE", ["mailbox", "set", "alice", "quota_octetz=1"]),
     (USAGE, "must be on or off", ["mailbox", "set", "alice", "pop3=perhaps"]),
     (USAGE, "quota_octets", ["mailbox", "set", "alice", "pop3=off", "quota_octets=many"]),
-    (NO_USER, "bob: no maildrop yet", ["mailbox", "set", "bob", "pop3=off"]),
+    (NO_USER, "bob: no maildrop yet; mailbox create makes it", ["mailbox", "set", "bob", "pop3=off"]),
     (NO_USER, "bob: no maildrop yet", ["export", "bob", "/nonexistent/x"]),
     (NO_USER, "bob: no maildrop yet", ["message", "list", "bob"]),
     (NO_USER, "bob: no maildrop yet", ["mailbox", "check", "bob"]),

@@ -226,6 +226,10 @@ static void refusals(void **state)
          "[delivery] trusted=root;postfix: has a semicolon in it; put commas between names"},
         {MINIMAL "[server]\nlocal_domains=a.test, @b.test\n",
          "[server] local_domains=@b.test: must be a domain, which is what follows the @"},
+        {"[domain @b.test]\npam_service=b\n",
+         "[domain @b.test]: must be one domain, which is what follows the @"},
+        {"[domain a.test b.test]\npam_service=b\n",
+         "[domain a.test b.test]: must be one domain, which is what follows the @"},
         {MINIMAL "[server]\nhostname=my server\n", "hostname=my server: must be letters, digits"},
         {MINIMAL "[server]\nhostname=p\xc3\xb6p.example\n", "xn--"},
     };
