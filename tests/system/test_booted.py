@@ -152,8 +152,8 @@ def test_the_lmtp_socket_outlives_the_service(debian):
 
 
 def test_other_doors(debian):
-    """By the page: an address of its own for one, none for another."""
-    unit, moved, closed = examples("poplard.8", "Sockets")
+    """By the page: an address of its own for one, none for another, and in the end none at all."""
+    unit, moved, closed, stopped = examples("poplard.8", "Sockets")
     dropin = "/etc/systemd/system/poplar-pop3s.socket.d/override.conf"
     debian.write(dropin, unit.replace("192.0.2.1", "127.0.0.2"))
     debian.sh("systemctl daemon-reload\n" + moved)
@@ -165,6 +165,9 @@ def test_other_doors(debian):
         with pytest.raises(ConnectionRefusedError):
             debian.socket(110)
         debian.login("alice", PASSWORD, host="127.0.0.2").quit()
+        debian.sh(stopped)
+        with pytest.raises(ConnectionRefusedError):
+            debian.socket(995, "127.0.0.2")
     finally:
         debian.path(dropin).unlink()
         debian.sh("systemctl unmask poplar-pop3.socket; systemctl daemon-reload")
