@@ -82,7 +82,7 @@ static const struct ctl_command commands[] = {
      "in it is a file, or a directory with one: a backup.\n"},
     {"mailbox upgrade", "USER", 1, 1, CTL_ALL, NEEDS_MAILDROPS, ctl_mailbox_upgrade,
      "Bring a maildrop up to this version", "The first login does it too.\n"},
-    {"message add", "USER", 1, 1, CTL_NO_LIMITS, NEEDS_MAILDROPS, ctl_message_add,
+    {"message add", "USER <FILE", 1, 1, CTL_NO_LIMITS, NEEDS_MAILDROPS, ctl_message_add,
      "Add the message on standard input", NULL},
     {"message list", "USER", 1, 1, CTL_DELETED, NEEDS_MAILDROPS, ctl_message_list,
      "List a user's messages", NULL},

@@ -64,7 +64,7 @@ FIRST = {"status", "sessions", "kick", "metrics", "reload", "debug", "user", "im
          "expire", "mailbox", "message", "help"}
 ANSWERS = {"USER": {"root"}, "[USER...]": {"root"}, "USER|SESSION...": {"root"},
            "USER|FILE": {"root"} | FILES, "FILE": FILES, "DIR": FILES, "PATH...": FILES,
-           "on|off": {"on", "off"}, "ID": set(), "ID...": set(), "[COMMAND]": FIRST,
+           "on|off": {"on", "off"}, "ID": set(), "ID...": set(), "<FILE": set(), "[COMMAND]": FIRST,
            "KEY=VALUE...": {"quota_octets=", "quota_messages=", "pop3="}}
 
 

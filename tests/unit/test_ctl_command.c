@@ -158,7 +158,7 @@ static void refuses_misuse(void **state)
     refuse("status now", "usage: poplarctl status");
     refuse("import alice", "usage: poplarctl import USER PATH...");
     refuse("export alice", "usage: poplarctl export USER DIR");
-    refuse("message add", "usage: poplarctl message add USER");
+    refuse("message add", "usage: poplarctl message add USER <FILE");
     refuse("status --crlf", "status takes no --crlf");
     refuse("export --dry-run a b", "export takes no --dry-run");
     refuse("status --json=yes", "--json takes no value");
