@@ -232,7 +232,7 @@ runtime := libidn12 libinih1 libjansson4 libpam-modules libpam-pwdfile libseccom
 	libssl3 libsystemd0
 # Or is built in: another Debian.
 elsewhere = $(shell LIST=1 packaging/install-deps.sh build) libcmocka-dev libpam-wrapper libpam-pwdfile \
-	python3-pytest openssl procps util-linux passwd strace sqlite3 curl mandoc man-db groff-base
+	python3-pytest e2fsprogs openssl procps util-linux passwd strace sqlite3 curl mandoc man-db groff-base
 trees: servers
 	@tests/support/tree.sh runtime $(runtime) >/dev/null || true
 	@tests/support/tree.sh directory slapd ldap-utils nslcd libnss-ldapd libpam-ldapd krb5-kdc \

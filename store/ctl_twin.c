@@ -39,7 +39,7 @@ static int copy_file(const char *from, const char *to)
     bool good = out >= 0;
     uint64_t left = good && in >= 0 ? size_of(in, from) : 0;
     while (good && left > 0 && !ctl_signals_met() &&
-           (got = ctl_read(in, buffer, left < sizeof buffer ? left : sizeof buffer)) > 0) {
+           (got = ctl_read(in, buffer, left < sizeof buffer ? (size_t)left : sizeof buffer)) > 0) {
         good = ctl_write_all(out, buffer, (size_t)got);
         left -= (uint64_t)got;
     }
