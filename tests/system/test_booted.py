@@ -376,6 +376,41 @@ def test_what_the_machine_lacks_is_waited_for(debian, configured):
     debian.login("alice", PASSWORD).quit()
 
 
+def test_a_file_system_for_mail_that_comes_late(debian):
+    """Nothing is delivered to what is below it until it is there, and nobody sees no mail."""
+    units = {"late.service": "[Unit]\nDefaultDependencies=no\n[Service]\nType=oneshot\n"
+                             "ExecStart=/bin/sh -c 'until [ -e /run/go ]; do sleep .1; done'\n",
+             "var-lib-poplar.mount": "[Unit]\nDefaultDependencies=no\nRequires=late.service\n"
+                                     "After=late.service\n[Mount]\nWhere=/var/lib/poplar\n"
+                                     "What=tmpfs\nType=tmpfs\n"
+                                     "Options=mode=0700,uid=poplar,gid=poplar\n"}
+    for name, text in units.items():
+        debian.write(f"/run/systemd/system/{name}", text)
+    debian.run("systemctl", "daemon-reload")
+    debian.run("systemctl", "stop", "poplar.service", *SOCKETS)
+    debian.run("systemctl", "start", "--no-block", "var-lib-poplar.mount")
+    try:
+        debian.run("systemctl", "start", "poplar-lmtp.socket")
+        raw = debian.lmtp()
+        wait_until(lambda: re.search(r"poplar\.service +start +waiting",
+                                     debian.run("systemctl", "list-jobs").stdout),
+                   "it is to start for a client, and waits")
+        debian.path("/run/go").touch()
+        assert raw.line().startswith(b"220 ")
+        raw.close()
+        debian.deliver("alice", "Subject: late\n\nHello.\n")
+        assert [*debian.path("/var/lib/poplar").glob("mail/??/??/alice")]
+        assert debian.is_active("var-lib-poplar.mount")
+    finally:
+        debian.path("/run/go").touch()
+        debian.run("systemctl", "stop", "poplar.service")
+        debian.run("systemctl", "stop", "var-lib-poplar.mount")
+        for name in units:
+            debian.path(f"/run/systemd/system/{name}").unlink()
+        debian.run("systemctl", "daemon-reload")
+        restart_all(debian)
+
+
 @pytest.mark.parametrize("program", ["poplard", "poplar-worker", "poplar-auth"])
 def test_the_watchdog_ends_what_hangs(debian, configured, program):
     configured.unit("[Service]\nWatchdogSec=5s\n")
