@@ -138,6 +138,20 @@ static bool is_others(const char *dir, bool run_dir)
            (st.st_mode & S_IWOTH || (run_dir && st.st_uid != 0 && st.st_uid != geteuid()));
 }
 
+/* Files of maildrops that were copied from elsewhere may be open to all. */
+static bool check_closed(const struct config *config, char *error, size_t size)
+{
+    const char *dir = config->server.state_dir;
+    struct stat st;
+    return stat(dir, &st) < 0 || !(st.st_mode & 077) ||
+           base_refuse(
+               error, size,
+               "%s: [server] state_dir=%s: others may look into it (mode %04o), and mail may "
+               "be open to them; chmod 0700 %s",
+               config_where(config, "server", "", "state_dir"), dir, (unsigned)st.st_mode & 07777,
+               dir);
+}
+
 bool check_places(const struct config *config, char *error, size_t size)
 {
     static const char fault[] = "%s: [%s] %s=%s: others can put a socket in the place of poplard's "
@@ -157,7 +171,7 @@ bool check_places(const struct config *config, char *error, size_t size)
         if (!good)
             return false;
     }
-    return true;
+    return check_closed(config, error, size);
 }
 
 bool check_mechanisms(const struct config *config, char *error, size_t size)

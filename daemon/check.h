@@ -17,7 +17,8 @@ bool check_doors(const struct config *config, char *error, size_t size);
 /* Whether of the mechanisms that [auth] names there is one that a client could use. */
 bool check_mechanisms(const struct config *config, char *error, size_t size);
 /* What keeps nobody from being served, and is worth a warning once all else is well: whether all
- * that is set is of use to somebody, and whether nobody else's are the directories of sockets. */
+ * that is set is of use to somebody, and whether the directories of sockets and mail are nobody
+ * else's. */
 bool check_use(const struct config *config, char *error, size_t size);
 bool check_places(const struct config *config, char *error, size_t size);
 /* Whether the children's programs are there to be started. */

@@ -526,10 +526,22 @@ def test_a_place_of_others(broken, tmp_path, which):
     if which == "lmtp":
         broken.write_config(listen_lmtp=place_of / "lmtp.sock")
         said = f"[listen] lmtp={place_of}/lmtp.sock: "
+    warned(broken, said + "others can put a socket in the place of poplard's", "a directory of root's")
+
+
+def test_mail_that_others_may_read(broken):
+    """Of a copy from elsewhere, say, whose files are as open."""
+    broken.state.chmod(0o750)
+    warned(broken, f"[server] state_dir={broken.state}: others may look into it (mode 0750)",
+           f"chmod 0700 {broken.state}")
+
+
+def warned(broken, said, remedy):
+    """A check and a start tell it, and serve."""
     line, = checked(broken)
-    assert said in line and "name a directory of root's" in line
+    assert said in line and remedy in line
     with broken:
-        broken.wait_log(re.escape(said) + "others can put a socket in the place of poplard's")
+        broken.wait_log(re.escape(said))
         broken.login().quit()
 
 
