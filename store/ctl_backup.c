@@ -284,11 +284,14 @@ static int restore(struct ctl *ctl, struct ctl_maildrop *maildrop, struct maildr
 {
     struct ctl_progress progress;
     struct maildrop_totals now, then;
+    bool is_off = false, was_off = false;
     enum store_outcome outcome = maildrop_totals(maildrop->store, &now);
     if (outcome == STORE_OK)
         outcome = maildrop_totals(backup, &then);
     if (outcome != STORE_OK)
         return ctl_open_failed(maildrop, outcome, "restore");
+    maildrop_pop3_off(maildrop->store, &is_off); /* damage there is no reason not to restore */
+    maildrop_pop3_off(backup, &was_off);
     int status = now.messages == 0 ? 0
                                    : ctl_ask(ctl,
                                              "Put the %ju message%s of the backup in the place of "
@@ -302,6 +305,10 @@ static int restore(struct ctl *ctl, struct ctl_maildrop *maildrop, struct maildr
     ctl_progress_hide(&progress);
     if (outcome != STORE_OK)
         return ctl_open_failed(maildrop, outcome, "restore");
+    if (is_off && !was_off) /* who had locked somebody out would not know */
+        ctl_note("maildrop of %s: by the backup POP3 is on again; mailbox set it off if it is to "
+                 "stay so",
+                 maildrop->name);
     if (ctl->options & CTL_JSON)
         return ctl_json_print(json_pack("{s:o, s:I, s:I}", "user", ctl_json_name(maildrop->name),
                                         "messages", (json_int_t)then.messages, "octets",

@@ -196,7 +196,9 @@ def test_pop3_switched_off(store):
     p.stack("auth required @BUILD@/tests/pam_poplar_test.so expect=secret\n"
             "account required pam_permit.so\n")
     fill(p, 1)
+    p.ctl("mailbox", "backup", "alice", p.directory / "on.db")
     p.ctl("mailbox", "set", "alice", "pop3=off")
+    p.ctl("mailbox", "backup", "alice", p.directory / "off.db")
     raw = p.connect(tls=False)
     raw.ask(b"USER alice")
     assert raw.ask(b"PASS wrong") == b"-ERR [AUTH] user name or password is wrong\r\n"
@@ -213,6 +215,11 @@ def test_pop3_switched_off(store):
     log_in(p, "bob").close()
     p.ctl("mailbox", "set", "alice", "pop3=on")
     assert len(uidls(p)) == 2
+    # It comes from a backup like all limits; who locked somebody out is told that he is no more.
+    for backup, said in (("off", ""), ("off", ""), ("on", "by the backup POP3 is on again"), ("on", "")):
+        restored = p.ctl("mailbox", "restore", "--yes", "alice", p.directory / f"{backup}.db")
+        assert said in restored.stderr.decode() and bool(said) == bool(restored.stderr)
+        assert ctl_json(p, "user", "alice")["pop3"] is (backup == "on")
     for wrong, word in (("pop3=no", "must be on or off"), ("pop=off", "pop3=on|off"),
                         ("pop3", "pop3=on|off"), ("quota_messages=many", "quota_messages")):
         assert word in refused(p, 64, "mailbox", "set", "alice", wrong)
