@@ -178,7 +178,7 @@ static void test_tell(void **state)
     int told = 0;
     while (told < 100000 && base_tell(named, "READY=1"))
         told++;
-    assert_in_range(told, 1, 99999);
+    assert_true(told > 0 && told < 100000);
     for (; told > 0; told--)
         assert_int_equal(recv(fd, text, sizeof text, 0), 7);
     assert_true(recv(fd, text, sizeof text, 0) < 0);

@@ -153,7 +153,8 @@ static void test_groups_are_small(void **state)
     for (int i = 1; i < LISTING_SPAN; i++)
         assert_int_equal(test_deliver_text(m, "body\n"), STORE_OK);
     assert_int_equal(maildrop_batch_end(m, true), STORE_OK);
-    assert_in_range(ask(m, "SELECT max(length(entries)) FROM listing"), 1, LISTING_SPAN * 11);
+    int64_t longest = ask(m, "SELECT max(length(entries)) FROM listing");
+    assert_true(longest > 0 && longest <= LISTING_SPAN * 11);
     expect_sound(m);
     maildrop_close(m);
 }
