@@ -90,34 +90,37 @@ enum store_outcome handle_fail(struct maildrop *m, enum store_outcome outcome, c
     return outcome;
 }
 
-static bool is_no_space(int error)
+/* The last that the system said of the database or of its WAL, if it is one of these; else 0. */
+static int find_error(sqlite3 *db, int one, int other)
 {
-    return error == ENOSPC || error == EDQUOT;
-}
+    static const int files[] = {SQLITE_FCNTL_FILE_POINTER, SQLITE_FCNTL_JOURNAL_POINTER};
 
-/* What the system said last of the database (SQLITE_FCNTL_FILE_POINTER) or of its WAL
- * (SQLITE_FCNTL_JOURNAL_POINTER). */
-static int last_error(sqlite3 *db, int which)
-{
-    sqlite3_file *file = NULL;
-    int error = 0;
+    for (size_t i = 0; i < sizeof(files) / sizeof(files[0]); i++) {
+        sqlite3_file *file = NULL;
+        int error = 0;
 
-    sqlite3_file_control(db, "main", which, &file);
-    if (file && file->pMethods)
-        file->pMethods->xFileControl(file, SQLITE_FCNTL_LAST_ERRNO, &error);
-    return error;
+        sqlite3_file_control(db, "main", files[i], &file);
+        if (file && file->pMethods)
+            file->pMethods->xFileControl(file, SQLITE_FCNTL_LAST_ERRNO, &error);
+        if (error != 0 && (error == one || error == other))
+            return error;
+    }
+    return 0;
 }
 
 /* Whether it was for lack of room that the database, the WAL or its index could not be written:
  * SQLite itself tells ENOSPC apart in some places, EDQUOT in none. */
 static bool is_out_of_space(sqlite3 *db)
 {
-    static const int files[] = {SQLITE_FCNTL_FILE_POINTER, SQLITE_FCNTL_JOURNAL_POINTER};
-    bool found = is_no_space(sqlite3_system_errno(db));
+    const int error = sqlite3_system_errno(db);
 
-    for (size_t i = 0; i < sizeof(files) / sizeof(files[0]); i++)
-        found |= is_no_space(last_error(db, files[i]));
-    return found;
+    return error == ENOSPC || error == EDQUOT || find_error(db, ENOSPC, EDQUOT) != 0;
+}
+
+/* SQLite takes it for damage when the disk cannot be read. */
+static int failed_read(sqlite3 *db, int rc)
+{
+    return (rc & 0xff) == SQLITE_CORRUPT ? find_error(db, EIO, ENXIO) : 0;
 }
 
 /* SQLITE_IOERR is many things. */
@@ -166,7 +169,8 @@ static enum store_outcome translate(sqlite3 *db, int rc)
 
 enum store_outcome handle_outcome(struct maildrop *m, int rc)
 {
-    const enum store_outcome outcome = translate(m->db, rc);
+    const int unread = failed_read(m->db, rc);
+    const enum store_outcome outcome = unread ? STORE_IO : translate(m->db, rc);
 
     if (outcome == STORE_OK || outcome == STORE_END)
         return outcome;
@@ -174,8 +178,9 @@ enum store_outcome handle_outcome(struct maildrop *m, int rc)
      * only to the next recovery: stop writing. */
     if (outcome == STORE_IO)
         m->disk_failed = true;
-    return handle_fail(m, outcome, "%s (SQLite %d, errno %d)", sqlite3_errmsg(m->db),
-                       sqlite3_extended_errcode(m->db), sqlite3_system_errno(m->db));
+    return handle_fail(
+        m, outcome, "%s (SQLite %d, errno %d)", unread ? strerror(unread) : sqlite3_errmsg(m->db),
+        sqlite3_extended_errcode(m->db), unread ? unread : sqlite3_system_errno(m->db));
 }
 
 enum store_outcome handle_prepare(struct maildrop *m, enum statement which, sqlite3_stmt **ready)
