@@ -324,6 +324,29 @@ def test_check_and_salvage(store):
                                                                  "pop3": "off"}
 
 
+def example(p, words):
+    """The commands of the page that have these words among them, for alice here."""
+    script, = (e for e in examples("poplarctl.8", "EXAMPLES") if words in e)
+    for there, here in (("frank", "alice"), ("dave", "alice"), ("/media/mail", f"{p.directory}/all"),
+                        ("/root", f"{p.directory}"),
+                        ("poplarctl", f"{poplar.BUILD}/poplarctl --config {p.config}")):
+        script = script.replace(there, here)
+    return script
+
+
+def test_one_message_out_of_a_backup(store):
+    p = store()
+    for subject in (b"The invoice", b"Another"):
+        p.add("alice", b"Subject: %b\r\n\r\nbody\r\n" % subject)
+    p.ctl("mailbox", "backup", "--all", p.directory / "all")
+    p.ctl("mailbox", "delete", "--yes", "alice")
+    fill(p, 1)
+    subprocess.run(["sh", "-ec", example(p, "grep")], check=True)
+    subjects = [p.ctl("message", "show", "alice", str(m["id"])).stdout.splitlines()[0]
+                for m in ctl_json(p, "message", "list", "alice")]
+    assert subjects == [b"Subject: 0", b"Subject: The invoice"]
+
+
 def no_header(drop):
     with open(drop / "mail.db", "r+b") as file:
         file.write(bytes(100))
@@ -343,16 +366,12 @@ def test_back_to_work(store, ruin, left):
     p.ctl("mailbox", "compact", "alice")
     before = uidls(p)
     ruin(p.maildrop("alice"))
-    script, = (e for e in examples("poplarctl.8", "EXAMPLES") if "salvage" in e)
+    script = example(p, "mailbox delete --yes frank")
     steps = re.findall("salvage|delete|restore|import", script)
     for words in (["message", "list", "alice"],
                   ["mailbox", "restore", "--yes", "alice", p.directory / "all/alice"]):
         said = p.ctl(*words, check=False).stderr.decode()
         assert re.findall("salvage|delete|restore|import", said) == steps, said
-    for here, there in (("frank", "alice"), ("/media/mail", f"{p.directory}/all"),
-                        ("/root", f"{p.directory}"),
-                        ("poplarctl", f"{poplar.BUILD}/poplarctl --config {p.config}")):
-        script = script.replace(here, there)
     subprocess.run(["sh", "-c", script], check=False)
     assert uidls(p) == before[:left]
 
