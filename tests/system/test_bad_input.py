@@ -324,10 +324,15 @@ def test_tls_port_without_certificate(broken):
 
 @pytest.mark.parametrize("which", ["certificate", "key"])
 def test_missing_file(broken, which, tmp_path):
+    """What lies in /tmp may well be there for who looks, and not for the service."""
     missing = tmp_path / "missing.pem"
     broken.write_config(**{f"tls_{which}": missing})
     refused(broken, CONFIG, place(broken, f"{which}={missing}"),
-            f"[tls] {which}={missing}: No such file or directory; put it there")
+            f"[tls] {which}={missing}: No such file or directory; put it where poplar.service sees it")
+    elsewhere = f"/etc/{missing.name}"
+    broken.write_config(**{f"tls_{which}": elsewhere})
+    refused(broken, CONFIG, place(broken, f"{which}={elsewhere}"),
+            f"[tls] {which}={elsewhere}: No such file or directory; put it there")
     broken.write_config(**{f"tls_{which}": tmp_path})
     refused(broken, CONFIG, place(broken, f"{which}={tmp_path}"), "not a file")
     os.mkfifo(missing)  # nobody writes to it: opening it must not wait for that
