@@ -84,6 +84,11 @@ static const struct row nursery_rows[] = {
     {{"seccomp"}, SCOPE_ANY, "the second filter"},
 };
 
+/* What fails, and ends nobody. glibc's malloc asks so for huge pages, if it is told to, and on
+ * arm64 without being told from 2.43 on: for two megabytes and more. A kernel may not have this
+ * call, and the memory is there either way. */
+static const struct row refused = {{"madvise"}, SCOPE_ANY, "malloc's wish for huge pages"};
+
 static const int locking[] = {F_GETLK, F_SETLK, F_OFD_SETLK};
 
 struct program {
@@ -204,7 +209,9 @@ static bool compile(struct filter *filter, bool nursery, uint32_t action, char *
     bool good =
         context && seccomp_attr_set(context, SCMP_FLTATR_ACT_BADARCH, SCMP_ACT_KILL_PROCESS) == 0 &&
         seccomp_attr_set(context, SCMP_FLTATR_CTL_OPTIMIZE, 2) == 0 &&
-        (!nursery || add_rows(context, rows, ARRAY_SIZE(rows), true, action, error, error_size)) &&
+        (!nursery ||
+         (add_rows(context, rows, ARRAY_SIZE(rows), true, action, error, error_size) &&
+          add_rows(context, &refused, 1, false, SCMP_ACT_ERRNO(ENOSYS), error, error_size))) &&
         add_rows(context, nursery_rows, ARRAY_SIZE(nursery_rows), nursery, action, error,
                  error_size) &&
         export(context, nursery ? &filter->nursery : &filter->worker);
@@ -297,6 +304,7 @@ void filter_print(FILE *to)
         if (name)
             fprintf(to, "%-16s %-29s %s\n", name, scopes[rows[i].scope], rows[i].reason);
     }
+    fprintf(to, "%-16s %-29s %s\n", refused.names[0], "fails", refused.reason);
     fprintf(to, "%zu system calls, %zu of them usable before login\n", filter_count(),
             filter_count_before_login());
 }
