@@ -176,8 +176,8 @@ static char *find_fault(struct grant_root *root, const char *user)
     if (root->fd < 0 && base_status(errno, 0))
         return base_strdup(strerror(errno));
     if (root->fd < 0)
-        return base_format("%s; make it: install -d -o %s -m 0700 %s", strerror(errno), user,
-                           root->path);
+        return base_format("%s; make it: install -d -o %s -m 0700 %s%s", strerror(errno), user,
+                           root->path, errno == ENOENT ? base_unseen(root->path) : "");
     char *fault = find_fault_in(root->fd, root->path, root->uid, user);
     return fault ? fault : find_fault_below(root, user);
 }

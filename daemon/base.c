@@ -149,6 +149,15 @@ bool base_refuse(char *error, size_t size, const char *format, ...)
     return false;
 }
 
+const char *base_unseen(const char *path)
+{
+    static const char *const hidden[] = {"/root/", "/home/", "/run/user/", "/tmp/", "/var/tmp/"};
+    for (size_t i = 0; i < ARRAY_SIZE(hidden); i++)
+        if (strncmp(path, hidden[i], strlen(hidden[i])) == 0)
+            return " (if it is there: poplar.service sees nothing of /root, /home and /tmp)";
+    return "";
+}
+
 const char *base_plural(uint64_t n)
 {
     return n == 1 ? "" : "s";

@@ -54,6 +54,11 @@ bool base_copy(char *to, size_t size, const char *text);
  * check ends by `return base_refuse(...)`. */
 bool base_refuse(char *error, size_t size, const char *format, ...) PRINTF(3, 4);
 
+/* What to add where nothing is at a path: "", or in parentheses that it lies in a directory of
+ * which poplar.service has none or another (ProtectHome=, PrivateTmp=), while who looks finds it
+ * there. */
+const char *base_unseen(const char *path);
+
 /* What a noun ends in after this number: "" for 1, else "s". */
 const char *base_plural(uint64_t n);
 

@@ -31,27 +31,13 @@ static enum setup_outcome send_one(struct channel *channel, const struct message
     }
 }
 
-/* Below what poplar.service has another of, or nothing in, by PrivateTmp= and ProtectHome=: who
- * looks from outside finds his file there. */
-static bool is_hidden(const char *path)
-{
-    static const char *const hidden[] = {"/root/", "/home/", "/run/user/", "/tmp/", "/var/tmp/"};
-    for (size_t i = 0; i < ARRAY_SIZE(hidden); i++)
-        if (strncmp(path, hidden[i], strlen(hidden[i])) == 0)
-            return true;
-    return false;
-}
-
 /* What stands in the way of reading a certificate or key; NULL: nothing. */
-static const char *find_fault(int fd, const char *path)
+static const char *find_fault(int fd)
 {
     static const char not_a_file[] = "not a file; name the PEM file";
     struct stat st;
     if (fd < 0 && (errno == EACCES || errno == EPERM))
         return "Permission denied; poplard must be able to read it, also for AppArmor or SELinux";
-    if (fd < 0 && errno == ENOENT && is_hidden(path))
-        return "No such file or directory; put it where poplar.service sees it, which is not in "
-               "/root, /home or /tmp";
     if (fd < 0 && errno == ENOENT)
         return "No such file or directory; put it there, or name another";
     if (fd < 0 && errno == ENXIO)
@@ -68,8 +54,8 @@ static void refuse(const struct config *config, const char *name, const char *ke
                    const char *fault, char *error, size_t size)
 {
     int why = errno;
-    snprintf(error, size, "%s: [tls%s%s] %s=%s: %s", config_where(config, "tls", name, key),
-             *name ? " " : "", name, key, path, fault);
+    snprintf(error, size, "%s: [tls%s%s] %s=%s: %s%s", config_where(config, "tls", name, key),
+             *name ? " " : "", name, key, path, fault, why == ENOENT ? base_unseen(path) : "");
     errno = why;
 }
 
@@ -77,10 +63,11 @@ int setup_open(const struct config *config, const char *name, const char *key, c
                char *error, size_t size)
 {
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
-    const char *fault = find_fault(fd, path);
+    const char *fault = find_fault(fd);
     if (!fault)
         return fd;
     int why = fd < 0 ? errno : EINVAL;
+    errno = why;
     refuse(config, name, key, path, fault, error, size);
     base_close(fd);
     errno = why;

@@ -322,17 +322,19 @@ def test_tls_port_without_certificate(broken):
         assert not listening(995)
 
 
+UNSEEN = "(if it is there: poplar.service sees nothing of /root, /home and /tmp)"
+
+
 @pytest.mark.parametrize("which", ["certificate", "key"])
 def test_missing_file(broken, which, tmp_path):
     """What lies in /tmp may well be there for who looks, and not for the service."""
     missing = tmp_path / "missing.pem"
     broken.write_config(**{f"tls_{which}": missing})
     refused(broken, CONFIG, place(broken, f"{which}={missing}"),
-            f"[tls] {which}={missing}: No such file or directory; put it where poplar.service sees it")
+            f"[tls] {which}={missing}: No such file or directory; put it there", UNSEEN)
     elsewhere = f"/etc/{missing.name}"
     broken.write_config(**{f"tls_{which}": elsewhere})
-    refused(broken, CONFIG, place(broken, f"{which}={elsewhere}"),
-            f"[tls] {which}={elsewhere}: No such file or directory; put it there")
+    assert UNSEEN not in refused(broken, CONFIG, place(broken, f"{which}={elsewhere}"))
     broken.write_config(**{f"tls_{which}": tmp_path})
     refused(broken, CONFIG, place(broken, f"{which}={tmp_path}"), "not a file")
     os.mkfifo(missing)  # nobody writes to it: opening it must not wait for that
@@ -407,10 +409,10 @@ def test_state_dir_missing(broken, tmp_path):
     missing = tmp_path / "none"
     broken.write_config(server_state_dir=missing)
     error = refused(broken, CONFIG, place(broken, f"state_dir={missing}"),
-                    f"state_dir={missing}: No such file or directory")
+                    f"state_dir={missing}: No such file or directory", UNSEEN)
     if not poplar.ROOT:
         return
-    remedy = re.search(r"make it: (install .*)$", error)[1]  # as told, and it works
+    remedy = re.search(r"make it: (install .*) \(", error)[1]  # as told, and it works
     subprocess.run(remedy, shell=True, check=True)
     starts_again(broken)
 
