@@ -22,7 +22,8 @@ struct check {
     struct maildrop *m;
     check_report *report;
     void *context;
-    bool ended; /* `report` wants no more */
+    enum store_outcome outcome;
+    bool ended; /* `report` wants no more, or there is none to be had */
     uint64_t octets;
     struct maildrop_totals seen;   /* of messages that are not deleted; last_id of all */
     struct maildrop_totals listed; /* as the maildrop says them */
@@ -41,6 +42,11 @@ static void found(struct check *c, const char *format, ...)
     va_start(arguments, format);
     vsnprintf(damage, sizeof(damage), format, arguments);
     va_end(arguments);
+    /* Of a disk that cannot be read, everything looks like damage. */
+    if (!c->ended && handle_outcome(c->m, SQLITE_CORRUPT) == STORE_IO) {
+        c->outcome = STORE_IO;
+        c->ended = true;
+    }
     if (!c->ended)
         c->ended = !c->report(c->context, damage, c->octets);
 }
@@ -421,6 +427,7 @@ enum store_outcome check_run(struct maildrop *maildrop, check_report *report, vo
         check_totals(c);
     if (!c->ended)
         check_listing(c);
+    outcome = c->outcome;
 out:
     if (!sqlite3_get_autocommit(maildrop->db))
         sqlite3_exec(maildrop->db, "ROLLBACK", NULL, NULL, NULL);

@@ -396,8 +396,6 @@ static bool try(const struct scenario *scenario, const struct disk_fault *fault,
     struct maildrop *m = NULL;
     enum store_outcome outcome;
     bool met;
-    /* To these, whatever cannot be read is damage. */
-    const bool examines = scenario->change == check || scenario->change == salvage;
 
     image_put(&bases[scenario->basis], &drop);
     if (!scenario->opens) {
@@ -416,7 +414,8 @@ static bool try(const struct scenario *scenario, const struct disk_fault *fault,
     met = disk_failed();
     if (!met && outcome != STORE_OK)
         fail_msg("%s: %s without a fault", what, maildrop_outcome_name(outcome));
-    if (outcome == STORE_DAMAGED && fault->call == DISK_READ && fault->error && !examines)
+    if (outcome == STORE_DAMAGED && fault->call == DISK_READ && fault->error &&
+        scenario->change != salvage) /* to which whatever cannot be read is damage */
         fail_msg("%s: the maildrop is blamed for what the disk did", what);
     look_again(&now, what);
     if (!witness_same(&now, after) && (outcome == STORE_OK || !witness_same(&now, before)))
