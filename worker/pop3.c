@@ -211,6 +211,7 @@ static void step(struct session *s)
         break;
     case LINE_TOO_LONG:
         s->spoke = true;
+        s->unended = false;
         refuse(s, TEXT_LINE_TOO_LONG);
         break;
     case LINE_ENDLESS:
