@@ -306,8 +306,8 @@ static int restore(struct ctl *ctl, struct ctl_maildrop *maildrop, struct maildr
     if (outcome != STORE_OK)
         return ctl_open_failed(maildrop, outcome, "restore");
     if (is_off && !was_off) /* who had locked somebody out would not know */
-        ctl_note("maildrop of %s: by the backup POP3 is on again; mailbox set it off if it is to "
-                 "stay so",
+        ctl_note("maildrop of %s: POP3 is on again, as in the backup; mailbox set with pop3=off "
+                 "switches it off",
                  maildrop->name);
     if (ctl->options & CTL_JSON)
         return ctl_json_print(json_pack("{s:o, s:I, s:I}", "user", ctl_json_name(maildrop->name),

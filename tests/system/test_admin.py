@@ -216,7 +216,7 @@ def test_pop3_switched_off(store):
     p.ctl("mailbox", "set", "alice", "pop3=on")
     assert len(uidls(p)) == 2
     # It comes from a backup like all limits; who locked somebody out is told that he is no more.
-    for backup, said in (("off", ""), ("off", ""), ("on", "by the backup POP3 is on again"), ("on", "")):
+    for backup, said in (("off", ""), ("off", ""), ("on", "POP3 is on again, as in the backup"), ("on", "")):
         restored = p.ctl("mailbox", "restore", "--yes", "alice", p.directory / f"{backup}.db")
         assert said in restored.stderr.decode() and bool(said) == bool(restored.stderr)
         assert ctl_json(p, "user", "alice")["pop3"] is (backup == "on")
