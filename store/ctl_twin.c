@@ -26,27 +26,37 @@ static uint64_t size_of(int fd, const char *path)
     return 0;
 }
 
-/* Octet by octet; a file that is not there is as good as an empty one. */
+/* Octet by octet; a file that is not there is as good as an empty one, and a page that cannot be
+ * read as one of zeros. */
 static int copy_file(const char *from, const char *to)
 {
-    char buffer[65536];
-    ssize_t got = 0;
-    int status = 0, out = -1, in = ctl_path_open(from, O_RDONLY | O_NONBLOCK | O_NOCTTY);
+    char page[4096]; /* as the database has them: a bad place on the disk costs no more */
+    int status = 0, why = 0, out = -1, in = ctl_path_open(from, O_RDONLY | O_NONBLOCK | O_NOCTTY);
     if (in < 0 && errno != ENOENT)
         return ctl_fail(errno == EACCES ? EX_NOPERM : EX_IOERR, "%s: %s", from,
                         ctl_path_fault(errno));
     out = open(to, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
     bool good = out >= 0;
-    uint64_t left = good && in >= 0 ? size_of(in, from) : 0;
-    while (good && left > 0 && !ctl_signals_met() &&
-           (got = ctl_read(in, buffer, left < sizeof buffer ? (size_t)left : sizeof buffer)) > 0) {
-        good = ctl_write_all(out, buffer, (size_t)got);
-        left -= (uint64_t)got;
+    uint64_t size = good && in >= 0 ? size_of(in, from) : 0, at = 0, unread = 0;
+    while (good && at < size && !ctl_signals_met()) {
+        size_t wanted = size - at < sizeof page ? (size_t)(size - at) : sizeof page;
+        ssize_t got = pread(in, page, wanted, (off_t)at);
+        if (got == 0) /* it was cut meanwhile */
+            break;
+        if (got < 0) {
+            why = errno;
+            unread += wanted;
+            memset(page, 0, wanted);
+        } else {
+            wanted = (size_t)got;
+        }
+        good = ctl_write_all(out, page, wanted);
+        at += wanted;
     }
     if (!good)
         status = ctl_fail(EX_CANTCREAT, "%s: %s; TMPDIR names another place", to, strerror(errno));
-    else if (got < 0)
-        ctl_note("%s: %s; going on with what was read", from, strerror(errno));
+    else if (unread > 0)
+        ctl_note("%s: %s; going on without %ju octets", from, strerror(why), (uintmax_t)unread);
     base_close(in);
     base_close(out);
     return !status && ctl_signals_met() ? EX_TEMPFAIL : status; /* the signal says it */

@@ -11,7 +11,8 @@ struct ctl_twin {
     char *folder, *path; /* of the database; NULL: none was made */
 };
 
-/* Copy `path` and `path`-wal into TMPDIR, or /var/tmp; one that is not there is as good as empty.
+/* Copy `path` and `path`-wal into TMPDIR, or /var/tmp; one that is not there is as good as empty,
+ * and a page that cannot be read as one of zeros.
  * 0, or an exit status after saying why. In either case, ctl_twin_remove() follows. */
 int ctl_twin_make(const char *path, struct ctl_twin *twin);
 void ctl_twin_remove(struct ctl_twin *twin);

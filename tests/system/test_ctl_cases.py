@@ -599,6 +599,17 @@ def test_salvage_from_anywhere(p, tmp_path):
     assert done.returncode == 67
 
 
+@preloads
+def test_salvage_past_a_bad_place(p, tmp_path):
+    """On a disk, be it near the beginning: of what lies behind it nothing is lost."""
+    for _ in range(40):
+        p.add("alice", MESSAGE + b"0123456789\r\n" * 700)
+    p.ctl("mailbox", "compact", "alice")
+    done = failing(p, f"pread:2:{errno.EIO}", "--json", "mailbox", "salvage", "alice", tmp_path / "out")
+    assert b"mail.db: Input/output error; going on without 4096 octets" in done.stderr, done
+    assert json.loads(done.stdout)["lost"] <= 2
+
+
 @pytest.mark.native("valgrind wants a temporary directory")
 def test_salvage_without_a_temporary_directory(p, tmp_path):
     p.add("alice", MESSAGE)
