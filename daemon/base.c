@@ -1,7 +1,8 @@
 /*
  * base.c - the floor under all processes: dying, memory, time, randomness, text for logs, and the
  * way to those who never may be waited for.
- * Runs in every process, with whatever privilege that has; touches no file but /dev/null.
+ * Runs in every process, with whatever privilege that has; touches no file but /dev/null
+ * and links that it is asked about.
  */
 #include "daemon/base.h"
 
@@ -152,6 +153,11 @@ bool base_refuse(char *error, size_t size, const char *format, ...)
 const char *base_unseen(const char *path)
 {
     static const char *const hidden[] = {"/root/", "/home/", "/run/user/", "/tmp/", "/var/tmp/"};
+    char end[sizeof "/run/user/"] = "";
+    int why = errno;
+    if (readlink(path, end, sizeof end - 1) > 0)
+        path = end;
+    errno = why;
     for (size_t i = 0; i < ARRAY_SIZE(hidden); i++)
         if (strncmp(path, hidden[i], strlen(hidden[i])) == 0)
             return " (if it is there: poplar.service sees nothing of /root, /home and /tmp)";

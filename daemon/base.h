@@ -55,8 +55,8 @@ bool base_copy(char *to, size_t size, const char *text);
 bool base_refuse(char *error, size_t size, const char *format, ...) PRINTF(3, 4);
 
 /* What to add where nothing is at a path: "", or in parentheses that it lies in a directory of
- * which poplar.service has none or another (ProtectHome=, PrivateTmp=), while who looks finds it
- * there. */
+ * which poplar.service has none or another (ProtectHome=, PrivateTmp=), or is a link to there,
+ * while who looks finds it. errno stays. */
 const char *base_unseen(const char *path);
 
 /* What a noun ends in after this number: "" for 1, else "s". */

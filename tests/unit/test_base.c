@@ -4,11 +4,13 @@
  */
 #include "daemon/base.h"
 
+#include <errno.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
@@ -186,6 +188,26 @@ static void test_tell(void **state)
     close(fd);
 }
 
+static void test_unseen(void **state)
+{
+    char dir[] = "/tmp/poplar-unseen-XXXXXX";
+    (void)state;
+    assert_string_not_equal(base_unseen("/root/x"), "");
+    assert_string_equal(base_unseen("/rooted/x"), "");
+    assert_string_equal(base_unseen("/etc/x"), "");
+    assert_non_null(mkdtemp(dir));
+    assert_int_equal(chdir(dir), 0);
+    assert_int_equal(symlink("/etc/x", "there") | symlink("/home/mail", "home"), 0);
+    errno = ENOENT;
+    const char *there = base_unseen("there"), *home = base_unseen("home"),
+               *none = base_unseen("none");
+    assert_int_equal(errno, ENOENT);
+    assert_int_equal(unlink("there") | unlink("home") | rmdir(dir), 0);
+    assert_string_equal(there, "");
+    assert_string_equal(none, "");
+    assert_string_not_equal(home, "");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -193,6 +215,7 @@ int main(void)
         cmocka_unit_test(test_value),  cmocka_unit_test(test_quote),
         cmocka_unit_test(test_copy),   cmocka_unit_test(test_random),
         cmocka_unit_test(test_ends),   cmocka_unit_test(test_tell),
+        cmocka_unit_test(test_unseen),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
