@@ -328,7 +328,7 @@ static bool has_own(const struct ctl *ctl, const char *user)
     struct stat about;
     char *path = ctl_drops_path(ctl, user);
     char *own = path ? base_format("%s%s", ctl->words[0], strrchr(path, '/')) : NULL;
-    bool has = own && stat(own, &about) == 0;
+    bool has = own && stat(own, &about) == 0 && S_ISDIR(about.st_mode);
     free(path);
     free(own);
     return has;
