@@ -66,11 +66,10 @@ int setup_open(const struct config *config, const char *name, const char *key, c
     const char *fault = find_fault(fd);
     if (!fault)
         return fd;
-    int why = fd < 0 ? errno : EINVAL;
-    errno = why;
+    if (fd >= 0)
+        errno = EINVAL;
     refuse(config, name, key, path, fault, error, size);
     base_close(fd);
-    errno = why;
     return -1;
 }
 

@@ -167,12 +167,17 @@ static int make_directory(const char *path)
                             : ctl_write_failed(path, error);
 }
 
-/* One of all: DIR/NAME/mail.db, NAME as the maildrop's own directory is called. */
+/* Where one of all has its backup: DIR/NAME, NAME as the maildrop's own directory is called. */
+static char *find_folder(const struct ctl *ctl, const char *maildrop)
+{
+    return base_format("%s%s", ctl->words[0], strrchr(maildrop, '/'));
+}
+
 static int backup_one(struct ctl *ctl, struct ctl_maildrop *maildrop, bool many)
 {
     char *source = ctl_drops_path(ctl, maildrop->name);
     struct timespec changed = changed_at(source);
-    char *folder = many ? base_format("%s%s", ctl->words[0], strrchr(source, '/')) : NULL;
+    char *folder = many ? find_folder(ctl, source) : NULL;
     char *path = many ? base_format("%s/%s", folder, maildrop_file_names[MAILDROP_DB])
                       : base_strdup(ctl->words[1]);
     bool unchanged = many && is_unchanged(path, changed);
@@ -327,7 +332,7 @@ static bool has_own(const struct ctl *ctl, const char *user)
 {
     struct stat about;
     char *path = ctl_drops_path(ctl, user);
-    char *own = path ? base_format("%s%s", ctl->words[0], strrchr(path, '/')) : NULL;
+    char *own = path ? find_folder(ctl, path) : NULL;
     bool has = own && stat(own, &about) == 0 && S_ISDIR(about.st_mode);
     free(path);
     free(own);

@@ -102,7 +102,7 @@ static int find_error(sqlite3 *db, int one, int other)
         sqlite3_file_control(db, "main", files[i], &file);
         if (file && file->pMethods)
             file->pMethods->xFileControl(file, SQLITE_FCNTL_LAST_ERRNO, &error);
-        if (error != 0 && (error == one || error == other))
+        if (error == one || error == other)
             return error;
     }
     return 0;
