@@ -317,24 +317,28 @@ def test_claws_mail(letters, tls, tmp_path, display):
                                 "XDG_RUNTIME_DIR": str(tmp_path), "GSETTINGS_BACKEND": "memory",
                                 "NO_AT_BRIDGE": "1", "GDK_BACKEND": "x11", "LC_ALL": "C.UTF-8"}
 
-    def quits():
-        return letters.log_text().count("user=alice reason=quit")
-
     def receive(remove):
-        before = quits()
+        """It has the mail when that is filed, and its list of the server's names says which of
+        it is still there. It is not asked to leave then: it has been seen to stay."""
         claws, inbox = prepare_claws(letters, tls, tmp_path, remove)
-        command = ["claws-mail", "--alternate-config-dir", claws]
+        kept, names = 0 if remove else len(MAIL), claws / "uidl" / "localhost-alice"
+
+        def filed():
+            return sorted(file for file in inbox.iterdir() if file.name.isdecimal())
+
+        def done():
+            return (names.exists() and len(names.read_text().splitlines()) == kept
+                    and len(filed()) == len(NUMBERS))
+
         with open(tmp_path / "claws.log", "ab") as log, subprocess.Popen(
-                [*command, "--receive-all"], env=environment, stdin=subprocess.DEVNULL,
-                stdout=log, stderr=log) as window:
+                ["claws-mail", "--alternate-config-dir", claws, "--receive-all"], env=environment,
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log) as window:
             try:
-                wait_until(lambda: quits() > before, "the end of its session", 60)
-                run(*command, "--exit", **environment)
-                window.wait(60)
+                wait_until(done, "its mail, filed and noted", 60)
             finally:
                 window.kill()
-        files = sorted(file for file in inbox.iterdir() if file.name.isdecimal())
-        return subjects(b"".join(file.read_bytes() for file in files))
+        return subjects(b"".join(file.read_bytes() for file in filed()))
 
     assert receive(remove=False) == NUMBERS and contents(letters) == MAIL
     assert receive(remove=True) == NUMBERS and contents(letters) == []
+    assert letters.wait_log(r"user=alice reason=quit retrieved=0 deleted=3 ")
