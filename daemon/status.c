@@ -214,8 +214,9 @@ void status_summary(struct master *m, struct worker *w, struct message *message)
         snprintf(user, sizeof user, " user=%s", named);
     struct log_about about = worker_about(w);
     about.reason = proto_end_name(reason);
-    /* A handshake that fails is the client's matter, and anybody may let as many fail. */
-    int level = detailed && reason != END_TLS                     ? LOG_WARNING
+    /* What a stranger begins with is his matter, and anybody may begin as he likes. */
+    bool theirs = reason == END_TLS || reason == END_FOREIGN;
+    int level = detailed && !theirs                               ? LOG_WARNING
                 : !detailed && !refused && is_probe(m, w, reason) ? LOG_DEBUG
                                                                   : LOG_INFO;
     log_line(level, LOG_EVENT_SESSION, &about,

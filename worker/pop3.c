@@ -159,8 +159,11 @@ static bool is_proxy_header(const struct session *s)
 static void read_more(struct session *s)
 {
     session_read_more(s);
-    if (s->end == 0 && is_proxy_header(s))
+    if (s->end == 0 && is_proxy_header(s)) {
+        base_copy(s->detail, sizeof s->detail,
+                  "a PROXY header from an address that is not in [listen] proxy_from");
         session_end(s, END_FOREIGN);
+    }
     if (s->end == 0 && is_tls_hello(s)) {
         session_error(s, CODE_NONE, TEXT_TLS_ON_CLEAR_PORT);
         session_end(s, END_FOREIGN);

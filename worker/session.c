@@ -249,6 +249,9 @@ void session_start_tls(struct session *s)
         return;
     }
     if (stream_start_tls(&s->stream, tls) != STREAM_OK) {
+        if (s->proxy_tls && s->stream.failure != STREAM_TLS_FAILED)
+            base_copy(s->detail, sizeof s->detail,
+                      "the proxy ended TLS, and nothing comes: have it speak to pop3");
         session_check_stream(s);
         return;
     }

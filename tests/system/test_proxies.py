@@ -97,6 +97,7 @@ WAYS = {
     "ended-v1": ("ssl crt /mnt/both.pem", "pop3", "send-proxy"),
     "ended-v2": ("ssl crt /mnt/both.pem", "pop3", "send-proxy-v2-ssl"),
     "clear-v2": ("", "pop3", "send-proxy-v2-ssl"),
+    "misled-v2": ("ssl crt /mnt/both.pem", "pop3s", "send-proxy-v2-ssl"),
 }
 
 
@@ -175,6 +176,15 @@ def test_header_without_tls_state(proxied, haproxy, assume):
 
 
 @needs("haproxy")
+def test_proxy_that_ends_tls_for_pop3s(proxied, haproxy):
+    """It is the wrong port for it: its client waits for a greeting, and we for TLS."""
+    p = proxied(session_login_timeout="1s")
+    raw = connect(haproxy(p)["misled-v2"], ALICE, p.tls_context(), greeting=False)
+    assert raw.rest() == b""
+    p.wait_log(rf"session ended: peer={ALICE}:\d+ door=pop3s .*have it speak to pop3")
+
+
+@needs("haproxy")
 def test_sessions_count_for_the_client(proxied, haproxy):
     """max_per_source is about clients; their proxy may have any number."""
     p = proxied(workers_max_per_source=2)
@@ -228,7 +238,8 @@ def test_header_from_elsewhere(proxied, tls, header):
         raw.send(b"CAPA\r\n")
     answer = raw.rest()  # over TLS perhaps an alert
     assert b"+OK" not in answer and b"-ERR" not in answer
-    p.wait_log(rf"session ended: peer={ALICE}:\d+ .*reason=(foreign-protocol|tls)")
+    told = "reason=tls " if tls else "reason=foreign-protocol .*is not in .listen. proxy_from"
+    p.wait_log(rf"session ended: peer={ALICE}:\d+ .*{told}")
     assert ":4000" not in p.log_text()
 
 
