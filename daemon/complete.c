@@ -58,37 +58,6 @@ static bool check_services(const struct config *config, char *error, size_t size
     return true;
 }
 
-static bool check_mechanisms(const struct config *config, char *error, size_t size)
-{
-    static const char *const known[] = {"plain", "login", "external", "xoauth2", "oauthbearer"};
-    const struct text_list *list = &config->auth.mechanisms;
-    for (size_t i = 0; i < list->n; i++) {
-        char choices[64] = "";
-        bool found = false;
-        for (size_t k = 0; k < ARRAY_SIZE(known); k++) {
-            found = found || strcmp(known[k], list->items[i]) == 0;
-            textlist_add_word(choices, sizeof choices, known[k]);
-        }
-        if (!found)
-            return base_refuse(error, size, "%s: [auth] mechanisms=%s: must be one of %s",
-                               config_where(config, "auth", "", "mechanisms"), list->items[i],
-                               choices);
-    }
-    return true;
-}
-
-/* The worker has texts in these. */
-static bool check_languages(const struct config *config, char *error, size_t size)
-{
-    const struct text_list *list = &config->server.languages;
-    for (size_t i = 0; i < list->n; i++)
-        if (strcmp(list->items[i], "en") != 0 && strcmp(list->items[i], "fr") != 0)
-            return base_refuse(error, size, "%s: [server] languages=%s: must be one of en, fr",
-                               config_where(config, "server", "", "languages"), list->items[i]);
-    return list->n > 0 || base_refuse(error, size, "%s: [server] languages=: must be one of en, fr",
-                                      config_where(config, "server", "", "languages"));
-}
-
 /* It stands in greetings and in Received lines, which are ASCII (RFC 5321 section 4.4); also a
  * literal address may. */
 static bool is_hostname(const char *name)
@@ -184,8 +153,6 @@ bool config_complete(struct config *config, char *error, size_t error_size)
     return check_hostname(config, error, error_size) && check_domains(config, error, error_size) &&
            check_words(config, "delivery", "trusted", &config->delivery.trusted, error,
                        error_size) &&
-           check_languages(config, error, error_size) &&
            check_services(config, error, error_size) &&
-           check_mechanisms(config, error, error_size) &&
            check_certificates(config, error, error_size);
 }

@@ -27,57 +27,18 @@ enum kind {
     KIND_NUMBER, /* uint64_t */
     KIND_TIME,   /* uint64_t, seconds */
     KIND_SIZE,   /* uint64_t, octets */
-    KIND_WORD,   /* unsigned, one of `words` */
-    KIND_LIST,   /* struct text_list */
-};
-
-struct word {
-    const char *text;
-    unsigned value;
+    KIND_WORD,   /* unsigned: which of `words` it is, counted from `low` on */
+    KIND_LIST,   /* struct text_list, of `low` items at least */
 };
 
 struct setting {
     const char *section, *key;
     enum kind kind;
     size_t offset;
-    const char *standard;     /* NULL: set by config_complete(), or none */
-    const struct word *words; /* KIND_WORD */
-    uint64_t low, high;       /* of numbers; high 0: no bound */
+    const char *standard; /* NULL: set by config_complete(), or none */
+    const char *words;    /* what it, or an item of a list, must be one of: in order of value */
+    uint64_t low, high;   /* of numbers; high 0: no bound */
 };
-
-static const struct word log_to[] = {{"auto", LOG_TO_AUTO},
-                                     {"journal", LOG_TO_JOURNAL},
-                                     {"syslog", LOG_TO_SYSLOG},
-                                     {"stderr", LOG_TO_STDERR},
-                                     {NULL, 0}};
-static const struct word log_level[] = {{"error", LOG_ERR},     {"warning", LOG_WARNING},
-                                        {"notice", LOG_NOTICE}, {"info", LOG_INFO},
-                                        {"debug", LOG_DEBUG},   {NULL, 0}};
-static const struct word landlock[] = {{"auto", 0}, {"require", 1}, {NULL, 0}};
-static const struct word seccomp[] = {{"kill", 0}, {"log", 1}, {NULL, 0}};
-static const struct word required[] = {{"yes", TLS_REQUIRED_YES},
-                                       {"not-on-loopback", TLS_REQUIRED_NOT_ON_LOOPBACK},
-                                       {"no", TLS_REQUIRED_NO},
-                                       {NULL, 0}};
-static const struct word minimum[] = {
-    {"TLSv1.2", TLS_MINIMUM_1_2}, {"TLSv1.3", TLS_MINIMUM_1_3}, {NULL, 0}};
-static const struct word alpn[] = {{"strict", 0}, {"ignore", 1}, {NULL, 0}};
-static const struct word canonical[] = {{"nss", CANONICAL_NSS}, {"pam", CANONICAL_PAM}, {NULL, 0}};
-static const struct word username[] = {
-    {"lowercase", USERNAME_LOWERCASE}, {"keep", USERNAME_KEEP}, {NULL, 0}};
-static const struct word strip_domain[] = {
-    {"local", STRIP_LOCAL}, {"always", STRIP_ALWAYS}, {"never", STRIP_NEVER}, {NULL, 0}};
-
-static const struct word proxy_tls[] = {{"header", 0}, {"assume", 1}, {NULL, 0}};
-static const struct word client_name[] = {{"email", 0}, {"cn", 1}, {NULL, 0}};
-static const struct word session_lock[] = {
-    {"refuse", LOCK_REFUSE}, {"takeover", LOCK_TAKEOVER}, {NULL, 0}};
-static const struct word nul[] = {{"pass", 0}, {"replace", 1}, {NULL, 0}};
-static const struct word delivery_nul[] = {{"keep", 0}, {"reject", 1}, {NULL, 0}};
-static const struct word over_quota[] = {
-    {"defer", OVER_QUOTA_DEFER}, {"reject", OVER_QUOTA_REJECT}, {NULL, 0}};
-static const struct word accept_whom[] = {
-    {"account", ACCEPT_ACCOUNT}, {"maildrop", ACCEPT_MAILDROP}, {"any", ACCEPT_ANY}, {NULL, 0}};
 
 #define AT(member) offsetof(struct config, member)
 
@@ -90,16 +51,16 @@ static const struct setting settings[] = {
     {"server", "program_dir", KIND_PATH, AT(server.program_dir), NULL, NULL, 0, 0},
     {"server", "worker_user", KIND_TEXT, AT(server.worker_user), "poplar-worker", NULL, 0, 0},
     {"server", "store_user", KIND_TEXT, AT(server.store_user), "poplar", NULL, 0, 0},
-    {"server", "languages", KIND_LIST, AT(server.languages), "en, fr", NULL, 0, 0},
-    {"server", "log_to", KIND_WORD, AT(server.log_to), "auto", log_to, 0, 0},
-    {"server", "log_level", KIND_WORD, AT(server.log_level), "info", log_level, 0, 0},
+    {"server", "languages", KIND_LIST, AT(server.languages), "en, fr", "en, fr", 1, 0},
+    {"server", "log_to", KIND_WORD, AT(server.log_to), "auto", "auto, journal, syslog, stderr", 0, 0},
+    {"server", "log_level", KIND_WORD, AT(server.log_level), "info", "error, warning, notice, info, debug", LOG_ERR, 0},
     {"server", "stop_grace", KIND_TIME, AT(server.stop_grace), "5s", NULL, 0, 3600},
 
     {"listen", "pop3", KIND_LIST, AT(listen.pop3), "127.0.0.1:110, [::1]:110", NULL, 0, 0},
     {"listen", "pop3s", KIND_LIST, AT(listen.pop3s), "127.0.0.1:995, [::1]:995", NULL, 0, 0},
     {"listen", "lmtp", KIND_LIST, AT(listen.lmtp), NULL, NULL, 0, 0},
     {"listen", "proxy_from", KIND_LIST, AT(listen.proxy_from), "", NULL, 0, 0},
-    {"listen", "proxy_tls", KIND_WORD, AT(listen.proxy_tls), "header", proxy_tls, 0, 0},
+    {"listen", "proxy_tls", KIND_WORD, AT(listen.proxy_tls), "header", "header, assume", 0, 0},
 
     {"workers", "idle_min", KIND_NUMBER, AT(workers.idle_min), "4", NULL, 1, 1024},
     {"workers", "idle_max", KIND_NUMBER, AT(workers.idle_max), "32", NULL, 1, 1024},
@@ -107,17 +68,17 @@ static const struct setting settings[] = {
     {"workers", "max_per_source", KIND_NUMBER, AT(workers.max_per_source), "64", NULL, 1, 60000},
     {"workers", "sessions_per_layout", KIND_NUMBER, AT(workers.sessions_per_layout), "0", NULL, 0, 0},
     {"workers", "layout_max_age", KIND_TIME, AT(workers.layout_max_age), "1h", NULL, 1, 0},
-    {"workers", "landlock", KIND_WORD, AT(workers.landlock), "auto", landlock, 0, 0},
-    {"workers", "seccomp", KIND_WORD, AT(workers.seccomp), "kill", seccomp, 0, 0},
+    {"workers", "landlock", KIND_WORD, AT(workers.landlock), "auto", "auto, require", 0, 0},
+    {"workers", "seccomp", KIND_WORD, AT(workers.seccomp), "kill", "kill, log", 0, 0},
 
-    {"tls", "required", KIND_WORD, AT(tls.required), "yes", required, 0, 0},
-    {"tls", "minimum", KIND_WORD, AT(tls.minimum), "TLSv1.2", minimum, 0, 0},
+    {"tls", "required", KIND_WORD, AT(tls.required), "yes", "yes, not-on-loopback, no", 0, 0},
+    {"tls", "minimum", KIND_WORD, AT(tls.minimum), "TLSv1.2", "TLSv1.2, TLSv1.3", 0, 0},
     {"tls", "ciphers", KIND_TEXT, AT(tls.ciphers), NULL, NULL, 0, 0},
-    {"tls", "alpn", KIND_WORD, AT(tls.alpn), "strict", alpn, 0, 0},
+    {"tls", "alpn", KIND_WORD, AT(tls.alpn), "strict", "strict, ignore", 0, 0},
     {"tls", "client_ca", KIND_PATH, AT(tls.client_ca), NULL, NULL, 0, 0},
-    {"tls", "client_name", KIND_WORD, AT(tls.client_name), "email", client_name, 0, 0},
+    {"tls", "client_name", KIND_WORD, AT(tls.client_name), "email", "email, cn", 0, 0},
 
-    {"auth", "mechanisms", KIND_LIST, AT(auth.mechanisms), "plain, login", NULL, 0, 0},
+    {"auth", "mechanisms", KIND_LIST, AT(auth.mechanisms), "plain, login", "plain, login, external, xoauth2, oauthbearer", 0, 0},
     {"auth", "pam_service", KIND_TEXT, AT(auth.pam_service), "poplar", NULL, 0, 0},
     {"auth", "pam_confdir", KIND_PATH, AT(auth.pam_confdir), NULL, NULL, 0, 0},
     {"auth", "processes_min", KIND_NUMBER, AT(auth.processes_min), "2", NULL, 1, 1024},
@@ -126,31 +87,31 @@ static const struct setting settings[] = {
     {"auth", "timeout", KIND_TIME, AT(auth.timeout), "30s", NULL, 1, 600},
     {"auth", "failure_delay", KIND_TIME, AT(auth.failure_delay), "2s", NULL, 0, 60},
     {"auth", "first_uid", KIND_NUMBER, AT(auth.first_uid), "1000", NULL, 1, UINT32_MAX},
-    {"auth", "canonical", KIND_WORD, AT(auth.canonical), "nss", canonical, 0, 0},
+    {"auth", "canonical", KIND_WORD, AT(auth.canonical), "nss", "nss, pam", 0, 0},
     {"auth", "require_nss", KIND_FLAG, AT(auth.require_nss), "yes", NULL, 0, 0},
-    {"auth", "username", KIND_WORD, AT(auth.username), "lowercase", username, 0, 0},
-    {"auth", "strip_domain", KIND_WORD, AT(auth.strip_domain), "local", strip_domain, 0, 0},
+    {"auth", "username", KIND_WORD, AT(auth.username), "lowercase", "lowercase, keep", 0, 0},
+    {"auth", "strip_domain", KIND_WORD, AT(auth.strip_domain), "local", "local, always, never", 0, 0},
     {"auth", "session", KIND_FLAG, AT(auth.session), "no", NULL, 0, 0},
     {"auth", "token_max", KIND_NUMBER, AT(auth.token_max), "16384", NULL, 512, 32768},
     {"auth", "throttle_exempt", KIND_LIST, AT(auth.throttle_exempt), "", NULL, 0, 0},
 
     {"session", "login_timeout", KIND_TIME, AT(session.login_timeout), "60s", NULL, 1, 3600},
     {"session", "idle_timeout", KIND_TIME, AT(session.idle_timeout), "10m", NULL, 1, 86400},
-    {"session", "lock", KIND_WORD, AT(session.lock), "refuse", session_lock, 0, 0},
+    {"session", "lock", KIND_WORD, AT(session.lock), "refuse", "refuse, takeover", 0, 0},
     {"session", "last", KIND_FLAG, AT(session.last), "yes", NULL, 0, 0},
     {"session", "login_delay", KIND_TIME, AT(session.login_delay), "0", NULL, 0, 86400},
-    {"session", "nul", KIND_WORD, AT(session.nul), "pass", nul, 0, 0},
+    {"session", "nul", KIND_WORD, AT(session.nul), "pass", "pass, replace", 0, 0},
 
     {"store", "create", KIND_FLAG, AT(store.create), "yes", NULL, 0, 0},
     {"store", "quota_octets", KIND_SIZE, AT(store.quota_octets), "0", NULL, 0, 0},
     {"store", "quota_messages", KIND_NUMBER, AT(store.quota_messages), "0", NULL, 0, 0},
-    {"store", "over_quota", KIND_WORD, AT(store.over_quota), "defer", over_quota, 0, 0},
+    {"store", "over_quota", KIND_WORD, AT(store.over_quota), "defer", "defer, reject", 0, 0},
     {"store", "max_message", KIND_SIZE, AT(store.max_message), "50M", NULL, 1, 1000000000},
     {"store", "expire_after", KIND_TIME, AT(store.expire_after), "0", NULL, 0, 0},
     {"store", "undelete_for", KIND_TIME, AT(store.undelete_for), "7d", NULL, 0, 0},
 
-    {"delivery", "accept", KIND_WORD, AT(delivery.accept), "account", accept_whom, 0, 0},
-    {"delivery", "nul", KIND_WORD, AT(delivery.nul), "keep", delivery_nul, 0, 0},
+    {"delivery", "accept", KIND_WORD, AT(delivery.accept), "account", "account, maildrop, any", 0, 0},
+    {"delivery", "nul", KIND_WORD, AT(delivery.nul), "keep", "keep, reject", 0, 0},
     {"delivery", "recipient_delimiter", KIND_LIST, AT(delivery.recipient_delimiter), "+", NULL, 0, 0},
     {"delivery", "trusted", KIND_LIST, AT(delivery.trusted), "root, postfix, Debian-exim", NULL, 0, 0},
 };
@@ -221,19 +182,44 @@ static bool set_number(const struct setting *s, uint64_t *target, const char *va
     return true;
 }
 
+/* Which of a setting's words this is. */
+static bool find_word(const struct setting *s, const char *value, unsigned *n)
+{
+    *n = 0;
+    for (const char *word = s->words; *word; ++*n) {
+        size_t length = strcspn(word, ",");
+        if (strlen(value) == length && strncmp(value, word, length) == 0)
+            return true;
+        word += length + strspn(word + length, ", ");
+    }
+    return false;
+}
+
+static bool refuse_word(const struct setting *s, const char *value, char *error, size_t size)
+{
+    return base_refuse(error, size, "[%s] %s=%s: must be one of %s", s->section, s->key, value,
+                       s->words);
+}
+
 static bool set_word(const struct setting *s, unsigned *target, const char *value, char *error,
                      size_t size)
 {
-    char choices[128] = "";
-    for (const struct word *w = s->words; w->text; w++) {
-        if (strcmp(value, w->text) == 0) {
-            *target = w->value;
-            return true;
-        }
-        textlist_add_word(choices, sizeof choices, w->text);
-    }
-    return base_refuse(error, size, "[%s] %s=%s: must be one of %s", s->section, s->key, value,
-                       choices);
+    unsigned n;
+    if (!find_word(s, value, &n))
+        return refuse_word(s, value, error, size);
+    *target = (unsigned)s->low + n;
+    return true;
+}
+
+static bool set_list(const struct setting *s, struct text_list *target, const char *value,
+                     char *error, size_t size)
+{
+    unsigned n;
+    textlist_set(target, value);
+    for (size_t i = 0; s->words && i < target->n; i++)
+        if (!find_word(s, target->items[i], &n))
+            return refuse_word(s, target->items[i], error, size);
+    return target->n >= s->low || refuse_word(s, "", error, size);
 }
 
 static bool set_value(struct config *config, const struct setting *s, const char *value,
@@ -261,8 +247,7 @@ static bool set_value(struct config *config, const struct setting *s, const char
     case KIND_WORD:
         return set_word(s, target, value, error, size);
     case KIND_LIST:
-        textlist_set(target, value);
-        return true;
+        return set_list(s, target, value, error, size);
     default:
         return set_number(s, target, value, error, size);
     }

@@ -13,6 +13,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+/* Their values are in the order of the words in config.c's table. */
 enum session_lock { LOCK_REFUSE, LOCK_TAKEOVER };
 enum log_to { LOG_TO_AUTO, LOG_TO_JOURNAL, LOG_TO_SYSLOG, LOG_TO_STDERR };
 enum tls_required { TLS_REQUIRED_YES, TLS_REQUIRED_NOT_ON_LOOPBACK, TLS_REQUIRED_NO };
@@ -20,7 +21,6 @@ enum tls_minimum { TLS_MINIMUM_1_2, TLS_MINIMUM_1_3 };
 enum canonical_by { CANONICAL_NSS, CANONICAL_PAM };
 enum username_case { USERNAME_LOWERCASE, USERNAME_KEEP };
 enum strip_domain { STRIP_LOCAL, STRIP_ALWAYS, STRIP_NEVER };
-
 enum over_quota { OVER_QUOTA_DEFER, OVER_QUOTA_REJECT };
 /* What makes a recipient: an account in NSS, a maildrop that is there, any name that may be one. */
 enum delivery_accept { ACCEPT_ACCOUNT, ACCEPT_MAILDROP, ACCEPT_ANY };

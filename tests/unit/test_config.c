@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <syslog.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -104,6 +105,47 @@ static void values_and_units(void **state)
     assert_false(config_is_given(c, "listen", "", "pop3s"));
     assert_int_equal(c->auth.n_domains, 1);
     assert_string_equal(c->auth.domains[0].pam_service, "org");
+    config_free(c);
+}
+
+/* The order of words in the table is that of their values. */
+static void words(void **state)
+{
+    struct config *c = config_new();
+    const struct {
+        const char *section, *key, *word;
+        const unsigned *value;
+        unsigned wanted;
+    } last[] = {
+        {"server", "log_to", "stderr", &c->server.log_to, LOG_TO_STDERR},
+        {"server", "log_level", "error", &c->server.log_level, LOG_ERR},
+        {"server", "log_level", "debug", &c->server.log_level, LOG_DEBUG},
+        {"listen", "proxy_tls", "assume", &c->listen.proxy_tls, 1},
+        {"workers", "landlock", "require", &c->workers.landlock, 1},
+        {"workers", "seccomp", "log", &c->workers.seccomp, 1},
+        {"tls", "required", "not-on-loopback", &c->tls.required, TLS_REQUIRED_NOT_ON_LOOPBACK},
+        {"tls", "required", "no", &c->tls.required, TLS_REQUIRED_NO},
+        {"tls", "minimum", "TLSv1.3", &c->tls.minimum, TLS_MINIMUM_1_3},
+        {"tls", "alpn", "ignore", &c->tls.alpn, 1},
+        {"tls", "client_name", "cn", &c->tls.client_name, 1},
+        {"auth", "canonical", "pam", &c->auth.canonical, CANONICAL_PAM},
+        {"auth", "username", "keep", &c->auth.username, USERNAME_KEEP},
+        {"auth", "strip_domain", "always", &c->auth.strip_domain, STRIP_ALWAYS},
+        {"auth", "strip_domain", "never", &c->auth.strip_domain, STRIP_NEVER},
+        {"session", "lock", "takeover", &c->session.lock, LOCK_TAKEOVER},
+        {"session", "nul", "replace", &c->session.nul, 1},
+        {"store", "over_quota", "reject", &c->store.over_quota, OVER_QUOTA_REJECT},
+        {"delivery", "accept", "maildrop", &c->delivery.accept, ACCEPT_MAILDROP},
+        {"delivery", "accept", "any", &c->delivery.accept, ACCEPT_ANY},
+        {"delivery", "nul", "reject", &c->delivery.nul, 1},
+    };
+    char error[256];
+    (void)state;
+    for (size_t i = 0; i < ARRAY_SIZE(last); i++) {
+        assert_true(
+            config_set(c, last[i].section, "", last[i].key, last[i].word, error, sizeof error));
+        assert_int_equal(*last[i].value, last[i].wanted);
+    }
     config_free(c);
 }
 
@@ -349,6 +391,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(defaults, make_place, remove_place),
         cmocka_unit_test_setup_teardown(values_and_units, make_place, remove_place),
+        cmocka_unit_test(words),
         cmocka_unit_test_setup_teardown(odd_but_right, make_place, remove_place),
         cmocka_unit_test_setup_teardown(no_local_domains, make_place, remove_place),
         cmocka_unit_test_setup_teardown(first_fault_is_told, make_place, remove_place),
