@@ -71,10 +71,7 @@ static void note(struct service *s, const struct exchange *x, int priority, cons
 static bool is_open(struct service *s, const struct exchange *x, const char *mechanism)
 {
     const struct config *config = s->child->config;
-    const struct text_list *list = &config->auth.mechanisms;
-    bool open = strcmp(mechanism, "PASS") == 0;
-    for (size_t i = 0; i < list->n && !open; i++)
-        open = strcasecmp(list->items[i], mechanism) == 0;
+    bool open = strcmp(mechanism, "PASS") == 0 || textlist_has(&config->auth.mechanisms, mechanism);
     open = open && (strcasecmp(mechanism, "EXTERNAL") != 0 || config->tls.client_ca);
     if (!open)
         note(s, x, LOG_NOTICE,

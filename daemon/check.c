@@ -104,18 +104,10 @@ bool check_doors(const struct config *config, char *error, size_t size)
            check_addresses(config, "pop3s", &config->listen.pop3s, error, size);
 }
 
-static bool has_external(const struct config *config)
-{
-    const struct text_list *list = &config->auth.mechanisms;
-    for (size_t i = 0; i < list->n; i++)
-        if (strcmp(list->items[i], "external") == 0)
-            return true;
-    return false;
-}
-
 bool check_use(const struct config *config, char *error, size_t size)
 {
-    bool external = has_external(config), ca = config->tls.client_ca != NULL;
+    bool external = textlist_has(&config->auth.mechanisms, "external");
+    bool ca = config->tls.client_ca != NULL;
     if (external && !ca)
         return base_refuse(error, size,
                            "%s: [auth] mechanisms=external: no client can use it without [tls] "

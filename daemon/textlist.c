@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
 void textlist_clear(struct text_list *list)
 {
@@ -23,6 +24,14 @@ void textlist_add(struct text_list *list, const char *text, size_t length)
 {
     list->items = base_realloc(list->items, (list->n + 1) * sizeof *list->items);
     list->items[list->n++] = base_format("%.*s", (int)length, text);
+}
+
+bool textlist_has(const struct text_list *list, const char *word)
+{
+    for (size_t i = 0; i < list->n; i++)
+        if (strcasecmp(list->items[i], word) == 0)
+            return true;
+    return false;
 }
 
 /* Comma-separated; blanks around items do not count. */

@@ -4,6 +4,7 @@
 #ifndef POPLAR_DAEMON_TEXTLIST_H
 #define POPLAR_DAEMON_TEXTLIST_H
 
+#include <stdbool.h>
 #include <stddef.h>
 
 struct text_list {
@@ -14,6 +15,8 @@ struct text_list {
 /* Free what is in it; it is empty then. */
 void textlist_clear(struct text_list *list);
 void textlist_add(struct text_list *list, const char *text, size_t length); /* a copy */
+/* Whether it has this word, in any case. */
+bool textlist_has(const struct text_list *list, const char *word);
 /* What stands between commas, in place of what was there; blanks around items do not count. */
 void textlist_set(struct text_list *list, const char *text);
 

@@ -11,7 +11,6 @@
 #include "worker/sasl.h"
 
 #include <string.h>
-#include <strings.h>
 
 /* How a response came in, beyond what it says. */
 enum response {
@@ -30,11 +29,7 @@ struct octets {
 
 static bool is_configured(const struct config *config, enum sasl_mechanism mechanism)
 {
-    const struct text_list *list = &config->auth.mechanisms;
-    for (size_t i = 0; i < list->n; i++)
-        if (strcasecmp(list->items[i], sasl_name(mechanism)) == 0)
-            return true;
-    return false;
+    return textlist_has(&config->auth.mechanisms, sasl_name(mechanism));
 }
 
 /* One that is configured. A certificate is no credential that could be overheard, but there is none

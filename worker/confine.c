@@ -23,12 +23,6 @@
 #define SYS_landlock_restrict_self  446
 #endif
 
-static void add(char *list, size_t size, const char *item)
-{
-    size_t used = strlen(list);
-    snprintf(list + used, size - used, "%s%s", used ? ", " : "", item);
-}
-
 /* A directory that is empty for good: it has no name any more, so nothing can be put into it. */
 static int open_empty(const char *under)
 {
@@ -99,7 +93,7 @@ static bool drop(const struct config *config, char *missing, size_t missing_size
                 "%s: [server] worker_user=%s: only root can run workers as somebody else; "
                 "start poplard as root or, to try it out, name the user who starts it",
                 config_where(config, "server", "", "worker_user"), user);
-        add(missing, missing_size, "a user of their own (not started as root)");
+        textlist_add_word(missing, missing_size, "a user of their own (not started as root)");
         return true;
     }
     if (!privileges_find_worker(config, &uid, &gid, error, error_size))
@@ -128,9 +122,9 @@ bool confine_process(const struct config *config, char *missing, size_t missing_
             "%s: [workers] landlock=require: this kernel offers no Landlock (it needs "
             "5.13, and landlock in lsm=); set landlock=auto to go on without",
             config_where(config, "workers", "", "landlock"));
-    add(missing, missing_size, "Landlock (not offered by this kernel)");
+    textlist_add_word(missing, missing_size, "Landlock (not offered by this kernel)");
     if (!rooted)
-        add(missing, missing_size, "an empty root directory (no CAP_SYS_CHROOT)");
+        textlist_add_word(missing, missing_size, "an empty root directory (no CAP_SYS_CHROOT)");
     return true;
 }
 

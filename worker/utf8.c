@@ -24,11 +24,7 @@ static enum text_language preferred(const struct session *s)
 
 static bool is_offered(const struct session *s, enum text_language language)
 {
-    const struct text_list *list = &s->config->server.languages;
-    for (size_t i = 0; i < list->n; i++)
-        if (strcmp(list->items[i], text_tag(language)) == 0)
-            return true;
-    return false;
+    return textlist_has(&s->config->server.languages, text_tag(language));
 }
 
 void utf8_begin(struct session *s)
