@@ -36,7 +36,8 @@ static struct {
     bool started;
     uint64_t second;
     unsigned in_second, dropped;
-    int sink; /* a socket to the journal or to syslog; -1: none */
+    int sink;     /* a socket for the journal or syslog; -1: none yet */
+    bool reached; /* by the last line */
 } state = {.to = LOG_TO_STDERR, .level = LOG_INFO, .sink = -1};
 
 static const char *const event_ids[LOG_EVENTS] = {
@@ -79,8 +80,6 @@ void log_open(unsigned to, unsigned level)
 {
     if (to == LOG_TO_AUTO)
         to = stderr_is_journal() ? LOG_TO_JOURNAL : LOG_TO_STDERR;
-    base_close(state.sink);
-    state.sink = -1;
     state.to = to;
     state.level = level;
 }
@@ -95,33 +94,18 @@ static const char *sink_path(void)
     return state.to == LOG_TO_JOURNAL ? "/run/systemd/journal/socket" : "/dev/log";
 }
 
-static bool reach_sink(void)
+/* One datagram. False: there is no room for it now. By name each time: who listened there may have
+ * been started anew. The socket is kept for when there are no descriptors left. */
+static bool send_to_sink(struct iovec *vector, size_t n)
 {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
+    const struct msghdr message = {
+        .msg_name = &address, .msg_namelen = sizeof address, .msg_iov = vector, .msg_iovlen = n};
     base_copy(address.sun_path, sizeof address.sun_path, sink_path());
     if (state.sink < 0)
         state.sink = socket(AF_UNIX, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-    if (state.sink >= 0 &&
-        connect(state.sink, (const struct sockaddr *)&address, sizeof address) == 0)
-        return true;
-    base_close(state.sink);
-    state.sink = -1;
-    return false;
-}
-
-/* One datagram. False: there is no room for it now. */
-static bool send_to_sink(struct iovec *vector, size_t n)
-{
-    const struct msghdr message = {.msg_iov = vector, .msg_iovlen = n};
-    for (int again = 0; again < 2 && (state.sink >= 0 || reach_sink()); again++) {
-        if (sendmsg(state.sink, &message, MSG_DONTWAIT | MSG_NOSIGNAL) >= 0)
-            return true;
-        if (errno == EAGAIN || errno == ENOBUFS)
-            return false;
-        base_close(state.sink); /* who listened there has been started anew */
-        state.sink = -1;
-    }
-    return true;
+    state.reached = state.sink >= 0 && sendmsg(state.sink, &message, MSG_NOSIGNAL) >= 0;
+    return state.reached || (errno != EAGAIN && errno != ENOBUFS);
 }
 
 /* To a pipe or socket that has room, a line goes at once. */
@@ -206,7 +190,7 @@ static bool emit(int priority, enum log_event event, const struct log_about *abo
     else if (state.to == LOG_TO_SYSLOG)
         sent = to_syslog(priority, text);
     /* Who starts it by hand reads why it does not; a journal that has it needs it once. */
-    bool has_it = state.to == LOG_TO_JOURNAL && state.sink >= 0 && stderr_is_journal();
+    bool has_it = state.to == LOG_TO_JOURNAL && state.reached && stderr_is_journal();
     if (state.to == LOG_TO_STDERR || (!state.started && !has_it && priority <= LOG_ERR))
         sent = to_stderr(about, text) && sent;
     return sent;
