@@ -27,36 +27,41 @@ static const char lmtp_refusal[] = "421 4.3.2 Too many connections, try again la
 static const char tls_refusal[] = {21, 3, 3, 0, 2, 2, 80};
 
 /* Say no on a connection. A client that cannot even take this has left. */
-static void turn_away(struct master *m, int fd, enum proto_door door)
+static void turn_away(struct master *m, const struct client *c)
 {
-    const char *text = door == DOOR_LMTP    ? lmtp_refusal
-                       : door == DOOR_POP3S ? tls_refusal
-                                            : refusal;
-    (void)!write(fd, text, door == DOOR_POP3S ? sizeof tls_refusal : strlen(text));
-    if (door == DOOR_LMTP) {
-        shutdown(fd, SHUT_RDWR);
-        discard(m, fd);
+    const char *text = c->door == DOOR_LMTP    ? lmtp_refusal
+                       : c->door == DOOR_POP3S ? tls_refusal
+                                               : refusal;
+    (void)!write(c->fd, text, c->door == DOOR_POP3S ? sizeof tls_refusal : strlen(text));
+    if (c->door == DOOR_LMTP) {
+        shutdown(c->fd, SHUT_RDWR);
+        discard(m, c->fd);
     } else {
-        base_close(fd);
+        base_close(c->fd);
     }
 }
 
-void admit_refuse(struct master *m, int fd, enum proto_door door)
+void admit_refuse(struct master *m, const struct client *c)
 {
     m->counts[COUNT_REFUSED]++;
-    turn_away(m, fd, door);
+    turn_away(m, c);
 }
 
-unsigned admit_sessions_of(const struct master *m, const struct address_source *source)
+static bool is_from_same(const struct client *a, const struct client *b)
 {
+    bool lmtp = a->door == DOOR_LMTP;
+    return (b->door == DOOR_LMTP) == lmtp &&
+           (lmtp ? a->uid == b->uid : address_same_source(&a->source, &b->source));
+}
+
+unsigned admit_sessions_of(const struct master *m, const struct client *c)
+{
+    const unsigned served = STATE_CLIENT | STATE_LOGIN | STATE_MAIL | STATE_DELIVERY;
     unsigned n = 0;
     for (const struct worker *w = m->workers; w; w = w->next)
-        n += w->channel.state & (STATE_CLIENT | STATE_LOGIN | STATE_MAIL) &&
-             address_same_source(&w->source, source);
-    for (const struct waiting *waiting = m->waiting; waiting; waiting = waiting->next) {
-        struct address_source other = address_source(&waiting->peer);
-        n += waiting->door != DOOR_LMTP && address_same_source(&other, source);
-    }
+        n += w->channel.state & served && is_from_same(&w->client, c);
+    for (const struct waiting *waiting = m->waiting; waiting; waiting = waiting->next)
+        n += is_from_same(&waiting->client, c);
     return n;
 }
 
@@ -77,21 +82,19 @@ static void tell_victim(const struct log_about *about)
              "peer=%s gives way, every slot is taken and it has not logged in", about->peer);
 }
 
-void admit_print(enum proto_door door, const struct sockaddr_storage *peer, uid_t uid,
-                 char text[PROTO_ADDRESS_MAX])
+void admit_print(const struct client *c, char text[PROTO_ADDRESS_MAX])
 {
-    if (door == DOOR_LMTP)
-        snprintf(text, PROTO_ADDRESS_MAX, "unix:%u", (unsigned)uid);
+    if (c->door == DOOR_LMTP)
+        snprintf(text, PROTO_ADDRESS_MAX, "unix:%u", (unsigned)c->uid);
     else
-        address_print(peer, true, text);
+        address_print(&c->peer, true, text);
 }
 
-static void tell_refusal(int priority, enum proto_door door, const struct sockaddr_storage *peer,
-                         uid_t uid, const char *why)
+static void tell_refusal(int priority, const struct client *c, const char *why)
 {
     char text[PROTO_ADDRESS_MAX];
-    admit_print(door, peer, uid, text);
-    struct log_about about = {.peer = text, .door = proto_door_name(door)};
+    admit_print(c, text);
+    struct log_about about = {.peer = text, .door = proto_door_name(c->door)};
     log_line(priority, LOG_EVENT_REFUSED, &about, "refused peer=%s: %s", text, why);
 }
 
@@ -100,9 +103,9 @@ static void send_away(struct master *m, struct waiting **at)
 {
     struct waiting *gone = unqueue(m, at);
     char peer[PROTO_ADDRESS_MAX];
-    admit_print(gone->door, &gone->peer, gone->uid, peer);
-    tell_victim(&(struct log_about){.peer = peer, .door = proto_door_name(gone->door)});
-    turn_away(m, gone->fd, gone->door);
+    admit_print(&gone->client, peer);
+    tell_victim(&(struct log_about){.peer = peer, .door = proto_door_name(gone->client.door)});
+    turn_away(m, &gone->client);
     free(gone);
 }
 
@@ -122,7 +125,7 @@ static bool make_room(struct master *m)
             continue;
         holders[n] = (struct holder){.worker = w};
         candidates[n++] = (struct pool_candidate){
-            .source = w->source,
+            .source = w->client.source,
             .arrival = w->session,
             .counts = w->channel.state & (STATE_CLIENT | STATE_LOGIN) && !w->ended_by_us,
             .may_go = (w->channel.state == STATE_CLIENT || w->refused) && !w->ended_by_us,
@@ -130,10 +133,11 @@ static bool make_room(struct master *m)
     }
     for (struct waiting **at = &m->waiting; *at; at = &(*at)->next) {
         holders[n] = (struct holder){.waiting = at};
-        candidates[n] = (struct pool_candidate){.source = address_source(&(*at)->peer),
+        const struct client *c = &(*at)->client;
+        candidates[n] = (struct pool_candidate){.source = c->source,
                                                 .arrival = UINT64_MAX / 2 + n,
-                                                .counts = (*at)->door != DOOR_LMTP,
-                                                .may_go = (*at)->door != DOOR_LMTP};
+                                                .counts = c->door != DOOR_LMTP,
+                                                .may_go = c->door != DOOR_LMTP};
         n++;
     }
     uint64_t seed;
@@ -153,44 +157,33 @@ static bool make_room(struct master *m)
 
 /* Whether a source has as many sessions as it may. On a unix socket it is an account, and root's
  * own transports are not counted: nobody else may take every slot. */
-static bool has_too_many(const struct master *m, enum proto_door door,
-                         const struct sockaddr_storage *peer, uid_t uid)
+static bool has_too_many(const struct master *m, const struct client *c)
 {
-    if (door != DOOR_LMTP) {
-        struct address_source source = address_source(peer);
-        return !address_listed(&m->config->listen.proxy_from, peer) &&
-               admit_sessions_of(m, &source) >= m->config->workers.max_per_source;
-    }
-    return uid != 0 && delivery_sessions_of(m, uid) >= m->config->workers.max_per_source;
+    bool limited = c->door == DOOR_LMTP ? c->uid != 0
+                                        : !address_listed(&m->config->listen.proxy_from, &c->peer);
+    return limited && admit_sessions_of(m, c) >= m->config->workers.max_per_source;
 }
 
-bool admit_allows(struct master *m, int fd, enum proto_door door,
-                  const struct sockaddr_storage *peer)
+bool admit_allows(struct master *m, const struct client *c)
 {
     const char *why = NULL;
-    uid_t uid = door == DOOR_LMTP ? delivery_peer(fd) : 0;
     if (m->stopping)
         return false;
-    if (has_too_many(m, door, peer, uid))
+    if (has_too_many(m, c))
         why = "[workers] max_per_source";
     else if (m->n_sessions + m->n_waiting >= m->config->workers.max_sessions && !make_room(m))
         why = "[workers] max_sessions";
     else if (m->n_waiting >= WAITING_MAX && !make_room(m))
         why = "too many connections wait for a worker";
     if (why)
-        tell_refusal(LOG_NOTICE, door, peer, uid, why);
+        tell_refusal(LOG_NOTICE, c, why);
     return !why;
 }
 
-void admit_queue(struct master *m, int fd, enum proto_door door,
-                 const struct sockaddr_storage *peer)
+void admit_queue(struct master *m, const struct client *c)
 {
     struct waiting *waiting = base_alloc(sizeof *waiting);
-    *waiting = (struct waiting){.fd = fd,
-                                .door = door,
-                                .peer = *peer,
-                                .uid = door == DOOR_LMTP ? delivery_peer(fd) : 0,
-                                .since = base_now_ms()};
+    *waiting = (struct waiting){.client = *c, .since = base_now_ms()};
     *m->waiting_end = waiting;
     m->waiting_end = &waiting->next;
     m->n_waiting++;
@@ -205,8 +198,8 @@ void admit_tick(struct master *m, uint64_t now)
 {
     while (m->waiting && now - m->waiting->since > WAITING_MS) {
         struct waiting *old = admit_next(m);
-        tell_refusal(LOG_WARNING, old->door, &old->peer, old->uid, "no worker in time");
-        admit_refuse(m, old->fd, old->door);
+        tell_refusal(LOG_WARNING, &old->client, "no worker in time");
+        admit_refuse(m, &old->client);
         free(old);
     }
 }

@@ -19,14 +19,14 @@ static void hold(struct master *m, struct worker *w, int fd)
     if (*slot)
         assign_let_go(m, *slot);
     *slot = w;
-    w->client = fd;
+    w->client.fd = fd;
 }
 
 /* Its socket, which is the caller's then; -1: it is not held. */
 static int take_back(struct master *m, struct worker *w)
 {
-    int fd = w->client;
-    w->client = -1;
+    int fd = w->client.fd;
+    w->client.fd = -1;
     for (size_t i = 0; fd >= 0 && i < MASTER_HELD; i++)
         if (m->held[i] == w)
             m->held[i] = NULL;
@@ -49,30 +49,27 @@ static bool hand_over(struct worker *w)
 
 /* Hand a connection to an idle worker; false: it has ended meanwhile, or the kernel has no room for
  * that, and the descriptor is still the caller's. */
-static bool assign(struct master *m, struct worker *w, int fd, enum proto_door door,
-                   const struct sockaddr_storage *peer)
+static bool assign(struct master *m, struct worker *w, const struct client *c)
 {
     struct message message;
-    bool lmtp = door == DOOR_LMTP;
+    bool lmtp = c->door == DOOR_LMTP;
 
-    w->uid = lmtp ? delivery_peer(fd) : 0;
-    admit_print(door, peer, w->uid, w->peer_text);
+    w->client = *c;
+    w->client.fd = -1;
+    admit_print(c, w->peer_text);
     w->session = ++m->last_session;
-    w->door = door;
-    w->peer = *peer;
-    w->source = address_source(peer);
-    w->proxied = address_listed(&m->config->listen.proxy_from, peer);
+    w->proxied = address_listed(&m->config->listen.proxy_from, &c->peer);
     w->started = base_now_ms();
     w->login_by = w->started + m->config->session.login_timeout * 1000;
 
     message_begin(&message, PROTO_ASSIGN);
     message_put_u64(&message, w->session);
-    message_put_u32(&message, door);
+    message_put_u32(&message, c->door);
     message_put_text(&message, w->peer_text);
     message_put_octets(&message, m->ticket_key, lmtp ? 0 : sizeof m->ticket_key);
     message_put_octets(&message, m->old_ticket_key, lmtp ? 0 : sizeof m->old_ticket_key);
     message_put_u32(&message, w->proxied);
-    message_put_fd(&message, fd);
+    message_put_fd(&message, c->fd);
     enum channel_outcome sent = channel_send(&w->channel, &message, false);
     explicit_bzero(message.data, message.size);
     if (sent != CHANNEL_OK) {
@@ -82,12 +79,12 @@ static bool assign(struct master *m, struct worker *w, int fd, enum proto_door d
     }
     m->counts[COUNT_CONNECTIONS]++;
     if (lmtp) {
-        base_close(fd);
+        base_close(c->fd);
         worker_enter(w, STATE_DELIVERY);
         if (!hand_over(w))
             worker_end(w);
     } else {
-        hold(m, w, fd);
+        hold(m, w, c->fd);
         worker_may_log_in(w);
     }
     return true;
@@ -101,54 +98,49 @@ static bool stands_by(const struct master *m, const struct worker *w)
 }
 
 /* Hand it to any that is idle; false if there is none. */
-static bool assign_to_any(struct master *m, int fd, enum proto_door door,
-                          const struct sockaddr_storage *peer)
+static bool assign_to_any(struct master *m, const struct client *c)
 {
     for (struct worker *w = m->workers; w; w = w->next)
-        if (stands_by(m, w) && assign(m, w, fd, door, peer))
+        if (stands_by(m, w) && assign(m, w, c))
             return true;
     return false;
 }
 
 /* To whoever is idle, or into the queue. */
-static void give(struct master *m, int fd, enum proto_door door,
-                 const struct sockaddr_storage *peer)
+static void give(struct master *m, const struct client *c)
 {
-    if (m->waiting || !assign_to_any(m, fd, door, peer))
-        admit_queue(m, fd, door, peer);
+    if (m->waiting || !assign_to_any(m, c))
+        admit_queue(m, c);
     generation_fill(m, true);
 }
 
-void assign_connection(struct master *m, int fd, enum proto_door door,
-                       const struct sockaddr_storage *peer)
+void assign_connection(struct master *m, const struct client *c)
 {
     m->arrived++;
-    if (!admit_allows(m, fd, door, peer)) {
-        admit_refuse(m, fd, door);
-        return;
-    }
-    give(m, fd, door, peer);
+    if (admit_allows(m, c))
+        give(m, c);
+    else
+        admit_refuse(m, c);
 }
 
 void assign_waiting(struct master *m, struct worker *w)
 {
-    const struct waiting *first = stands_by(m, w) ? m->waiting : NULL;
-    if (first && assign(m, w, first->fd, first->door, &first->peer))
+    if (m->waiting && stands_by(m, w) && assign(m, w, &m->waiting->client))
         free(admit_next(m));
 }
 
 /* To whom it was never given: it counts as idle until it is reaped. */
 void assign_again(struct master *m, struct worker *w)
 {
-    int fd = take_back(m, w);
-    if (fd < 0)
+    struct client c = w->client;
+    c.fd = take_back(m, w);
+    if (c.fd < 0)
         return;
-    const struct sockaddr_storage peer = w->peer;
     m->counts[COUNT_CONNECTIONS]--;
     worker_enter(w, STATE_IDLE);
     w->session = 0;
     w->peer_text[0] = '\0';
-    give(m, fd, w->door, &peer);
+    give(m, &c);
 }
 
 /* A client that its worker took must not have to wait for us when that closes it. Of a local socket

@@ -150,8 +150,6 @@ static void turn_away(struct master *m, int client)
 static int on_visitor(sd_event_source *source, int fd, uint32_t events, void *context)
 {
     struct master *m = context;
-    struct ucred peer;
-    socklen_t size = sizeof peer;
     (void)events;
     int client = accept4(fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
     if (client < 0) {
@@ -161,8 +159,8 @@ static int on_visitor(sd_event_source *source, int fd, uint32_t events, void *co
         }
         return 0;
     }
-    bool known = getsockopt(client, SOL_SOCKET, SO_PEERCRED, &peer, &size) == 0;
-    bool guest = !known || (peer.uid != 0 && peer.uid != geteuid());
+    uid_t uid = delivery_peer(client);
+    bool guest = uid != 0 && uid != geteuid();
     if (guest && m->guests >= GUESTS_MAX) {
         turn_away(m, client);
         return 0;

@@ -110,13 +110,3 @@ uid_t delivery_peer(int fd)
     getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size);
     return peer.uid;
 }
-
-unsigned delivery_sessions_of(const struct master *m, uid_t uid)
-{
-    unsigned n = 0;
-    for (const struct worker *w = m->workers; w; w = w->next)
-        n += w->channel.state == STATE_DELIVERY && w->uid == uid;
-    for (const struct waiting *waiting = m->waiting; waiting; waiting = waiting->next)
-        n += waiting->door == DOOR_LMTP && waiting->uid == uid;
-    return n;
-}

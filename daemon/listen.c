@@ -410,19 +410,21 @@ static int on_connection(sd_event_source *source, int fd, uint32_t events, void 
         if (m->listeners[i].fd == fd)
             door = m->listeners[i].door;
     for (int i = 0; i < ACCEPTS_AT_ONCE; i++) {
-        struct sockaddr_storage peer = {0};
-        socklen_t size = sizeof peer;
-        int client = accept4(fd, (struct sockaddr *)&peer, &size, SOCK_NONBLOCK | SOCK_CLOEXEC);
-        if (client < 0) {
+        struct client c = {.door = door};
+        socklen_t size = sizeof c.peer;
+        c.fd = accept4(fd, (struct sockaddr *)&c.peer, &size, SOCK_NONBLOCK | SOCK_CLOEXEC);
+        if (c.fd < 0) {
             if (errno == EINTR || errno == ECONNABORTED)
                 continue; /* that one is gone from the queue */
             if (errno != EAGAIN)
                 pause_accepting(m, errno);
             return 0;
         }
-        set_options(client);
-        address_unmap(&peer);
-        assign_connection(m, client, door, &peer);
+        set_options(c.fd);
+        address_unmap(&c.peer);
+        c.source = address_source(&c.peer);
+        c.uid = door == DOOR_LMTP ? delivery_peer(c.fd) : 0;
+        assign_connection(m, &c);
     }
     return 0;
 }

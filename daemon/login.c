@@ -42,7 +42,7 @@ static bool ask(struct auth *a, const struct worker *w, enum proto_service servi
 {
     struct message message;
     char peer[PROTO_ADDRESS_MAX];
-    address_print(&w->peer, false, peer);
+    address_print(&w->client.peer, false, peer);
     message_begin(&message, PROTO_SERVE);
     message_put_u64(&message, w->session);
     message_put_u32(&message, service);
@@ -50,7 +50,7 @@ static bool ask(struct auth *a, const struct worker *w, enum proto_service servi
                                : service == SERVE_LOGIN ? ""
                                                         : w->recipient);
     message_put_text(&message, peer);
-    message_put_u32(&message, w->uid);
+    message_put_u32(&message, w->client.uid);
     message_put_u64(&message, service == SERVE_LOGIN ? w->denied : 0);
     message_put_fd(&message, exchange_fd);
     return channel_send(&a->channel, &message, false) == CHANNEL_OK;
@@ -86,11 +86,8 @@ static void pair(struct master *m, struct auth *a, struct worker *w)
         a->owes = true;
         a->exchange = ends[0];
         ends[0] = -1;
-        a->attempt = (struct attempt){.service = service,
-                                      .session = w->session,
-                                      .door = w->door,
-                                      .peer = w->peer,
-                                      .asked = w->asked};
+        a->attempt = (struct attempt){
+            .service = service, .session = w->session, .client = w->client, .asked = w->asked};
         base_copy(a->attempt.peer_text, sizeof a->attempt.peer_text, w->peer_text);
         base_copy(a->attempt.claimed, sizeof a->attempt.claimed, w->claimed);
         a->channel.state = STATE_BUSY;
@@ -103,8 +100,8 @@ static void pair(struct master *m, struct auth *a, struct worker *w)
 static bool is_throttled(const struct master *m, const struct worker *w)
 {
     return w->channel.state == STATE_LOGIN &&
-           throttle_refuses(m->throttle, &w->source, base_now_ms()) &&
-           !address_listed(&m->config->auth.throttle_exempt, &w->peer);
+           throttle_refuses(m->throttle, &w->client.source, base_now_ms()) &&
+           !address_listed(&m->config->auth.throttle_exempt, &w->client.peer);
 }
 
 void login_serve(struct master *m)
@@ -159,7 +156,7 @@ static void login_succeeded(struct master *m, struct worker *w, const char *user
     base_escape(w->user, sizeof w->user, user);
     w->channel.state = STATE_MAIL;
     w->logged_in = base_now_ms();
-    throttle_succeeded(m->throttle, &w->source, base_now_ms());
+    throttle_succeeded(m->throttle, &w->client.source, base_now_ms());
     worker_trace_if_wanted(w);
     w->timer = sd_event_source_disable_unref(w->timer);
 }
@@ -195,16 +192,15 @@ static void count_failure(struct master *m, const struct attempt *t, const char 
     struct log_about about = {.session = t->session,
                               .peer = t->peer_text,
                               .user = seen,
-                              .door = proto_door_name(t->door),
+                              .door = proto_door_name(t->client.door),
                               .reason = proto_outcome_name(outcome)};
     log_line(is_delayed(outcome) || outcome == LOGIN_IN_USE ? LOG_NOTICE : LOG_ERR,
              LOG_EVENT_LOGIN_FAILED, &about, "login failed: peer=%s user=%s reason=%s%s%s%s",
              t->peer_text, named, about.reason, *given ? " claimed=" : "", given,
              repeated ? " repeated=yes" : "");
-    if (is_throttling(outcome) && !address_listed(&m->config->auth.throttle_exempt, &t->peer)) {
-        struct address_source source = address_source(&t->peer);
-        filled = throttle_failed(m->throttle, &source, user, digest, base_now_ms());
-    }
+    if (is_throttling(outcome) &&
+        !address_listed(&m->config->auth.throttle_exempt, &t->client.peer))
+        filled = throttle_failed(m->throttle, &t->client.source, user, digest, base_now_ms());
     if (filled & THROTTLE_SOURCE)
         log_line(LOG_NOTICE, LOG_EVENT_THROTTLED, &about,
                  "throttled: peer=%s failed too often, its logins are refused for a while",

@@ -24,6 +24,15 @@ enum {
     MASTER_HELD = 16           /* clients that are held until their workers speak */
 };
 
+/* Who is at the other end of a connection: the kernel's word, or that of a proxy of ours. */
+struct client {
+    int fd; /* its socket; -1: a worker's alone */
+    enum proto_door door;
+    struct sockaddr_storage peer;
+    struct address_source source;
+    uid_t uid; /* LMTP: whose process the peer is */
+};
+
 /* A nursery and the workers forked from it: they share an address layout. */
 struct generation {
     struct generation *next;
@@ -59,13 +68,9 @@ struct worker {
 
     /* From PROTO_ASSIGN on. */
     uint64_t session;
-    int client; /* its socket, while that is held; -1 */
-    enum proto_door door;
-    struct sockaddr_storage peer;
+    struct client client; /* its socket only while that is held */
     char peer_text[PROTO_ADDRESS_MAX];
-    struct address_source source;
     uint64_t started, login_by;              /* by the configuration that it came under */
-    uid_t uid;                               /* LMTP: the peer's, from the kernel */
     char recipient[PROTO_RECIPIENT_MAX + 1]; /* LMTP: the one asked about */
     enum proto_service service;              /* LMTP: what for */
     char user[PROTO_USER_MAX * 4 + 1];       /* canonical, escaped; from auth only */
@@ -87,8 +92,7 @@ struct worker {
 struct attempt {
     enum proto_service service;
     uint64_t session;
-    enum proto_door door;
-    struct sockaddr_storage peer;
+    struct client client;
     char peer_text[PROTO_ADDRESS_MAX];
     char claimed[PROTO_USER_MAX + 1]; /* as in the worker */
     uint64_t asked;                   /* base_now_us() */
@@ -126,10 +130,7 @@ struct listener {
 /* A connection that waits for a worker. */
 struct waiting {
     struct waiting *next;
-    int fd;
-    enum proto_door door;
-    struct sockaddr_storage peer;
-    uid_t uid; /* LMTP: the peer's, from the kernel */
+    struct client client;
     uint64_t since;
 };
 
@@ -313,23 +314,20 @@ bool generation_ping(struct generation *g);
 
 /* admit.c: connections until a worker has them. */
 /* Whether the limits let a connection in; where every slot is taken another may have to go. */
-bool admit_allows(struct master *m, int fd, enum proto_door door,
-                  const struct sockaddr_storage *peer);
-void admit_refuse(struct master *m, int fd, enum proto_door door); /* say no and close */
+bool admit_allows(struct master *m, const struct client *c);
+void admit_refuse(struct master *m, const struct client *c); /* say no and close */
 /* A client in words: its address and port, or whose process it is. */
-void admit_print(enum proto_door door, const struct sockaddr_storage *peer, uid_t uid,
-                 char text[PROTO_ADDRESS_MAX]);
-void admit_queue(struct master *m, int fd, enum proto_door door,
-                 const struct sockaddr_storage *peer);
+void admit_print(const struct client *c, char text[PROTO_ADDRESS_MAX]);
+void admit_queue(struct master *m, const struct client *c);
 struct waiting *admit_next(struct master *m);    /* m->waiting, off the queue; free() it */
 void admit_tick(struct master *m, uint64_t now); /* refuse what waited too long */
-/* Sessions of a source, and its connections that wait to become one. */
-unsigned admit_sessions_of(const struct master *m, const struct address_source *source);
+/* Sessions from where this one is, by LMTP of the same account, and connections that wait to become
+ * one. */
+unsigned admit_sessions_of(const struct master *m, const struct client *c);
 
 /* assign.c: connections and the workers they are given to. */
 /* One that came: it is served, waits or is refused. */
-void assign_connection(struct master *m, int fd, enum proto_door door,
-                       const struct sockaddr_storage *peer);
+void assign_connection(struct master *m, const struct client *c);
 void assign_waiting(struct master *m, struct worker *w); /* if idle, it gets who waits, if any */
 /* The worker has its client: what is held of that for another worker goes. */
 void assign_let_go(struct master *m, struct worker *w);
@@ -409,8 +407,6 @@ int delivery_bind(const char *path, char *why, size_t size);
 const char *delivery_remedy(int error);
 /* Whose process is at the other end, by the kernel. */
 uid_t delivery_peer(int fd);
-/* Sessions that a uid has with us, and its connections that wait to become one. */
-unsigned delivery_sessions_of(const struct master *m, uid_t uid);
 
 /* control.c: poplarctl's socket: root's; to look, store_user's group's too. */
 /* False, errno, and one line in `error`. */

@@ -16,25 +16,24 @@ enum standing {
     STANDINGS
 };
 
-static unsigned rank(const struct master *m, const struct sockaddr_storage *peer, uint64_t now)
+static unsigned rank(const struct master *m, const struct client *c, uint64_t now)
 {
-    struct address_source source = address_source(peer);
-    return address_listed(&m->config->auth.throttle_exempt, peer)
+    return address_listed(&m->config->auth.throttle_exempt, &c->peer)
                ? 0
-               : throttle_rank(m->throttle, &source, now);
+               : throttle_rank(m->throttle, &c->source, now);
 }
 
-static enum standing find_standing(const struct master *m, enum proto_door door, bool logged_in,
-                                   const struct sockaddr_storage *peer, uint64_t now)
+static enum standing find_standing(const struct master *m, const struct client *c, bool logged_in,
+                                   uint64_t now)
 {
-    return door == DOOR_LMTP                      ? STANDING_DELIVERY
-           : logged_in || rank(m, peer, now) == 0 ? STANDING_KNOWN
-                                                  : STANDING_STRANGER;
+    return c->door == DOOR_LMTP                ? STANDING_DELIVERY
+           : logged_in || rank(m, c, now) == 0 ? STANDING_KNOWN
+                                               : STANDING_STRANGER;
 }
 
 static enum standing standing(const struct master *m, const struct worker *w, uint64_t now)
 {
-    return find_standing(m, w->door, w->channel.state == STATE_MAIL, &w->peer, now);
+    return find_standing(m, &w->client, w->channel.state == STATE_MAIL, now);
 }
 
 /* How many of each standing may have an auth process now. Neither a flood of failures nor one of
@@ -47,7 +46,7 @@ static void count_slots(const struct master *m, uint64_t now, unsigned slots[STA
     slots[STANDING_STRANGER] = slots[STANDING_DELIVERY] = (all + 1) / 2;
     for (const struct auth *a = m->auths; a; a = a->next) {
         const struct attempt *t = &a->attempt;
-        enum standing kind = find_standing(m, t->door, t->service == SERVE_GRANT, &t->peer, now);
+        enum standing kind = find_standing(m, &t->client, t->service == SERVE_GRANT, now);
         slots[kind] -= a->owes && slots[kind] > 0;
     }
 }
@@ -55,10 +54,11 @@ static void count_slots(const struct master *m, uint64_t now, unsigned slots[STA
 /* What a login weighs against another: failures of its source, and what that has under way. */
 static unsigned weight(const struct master *m, const struct worker *w, uint64_t now)
 {
-    unsigned n = w->channel.state == STATE_MAIL ? 0 : rank(m, &w->peer, now);
+    unsigned n = w->channel.state == STATE_MAIL ? 0 : rank(m, &w->client, now);
     for (const struct auth *a = m->auths; a; a = a->next) {
-        struct address_source other = address_source(&a->attempt.peer);
-        n += a->owes && a->attempt.door != DOOR_LMTP && address_same_source(&other, &w->source);
+        const struct client *other = &a->attempt.client;
+        n += a->owes && other->door != DOOR_LMTP &&
+             address_same_source(&other->source, &w->client.source);
     }
     return n;
 }

@@ -102,7 +102,7 @@ static bool put_session(const struct master *m, uint64_t from, struct message *a
     message_put_u64(answer, next->session);
     message_put_u32(answer, (uint32_t)next->pid);
     message_put_u32(answer, next->channel.state);
-    message_put_u32(answer, next->door);
+    message_put_u32(answer, next->client.door);
     message_put_text(answer, next->canonical);
     message_put_text(answer, next->peer_text);
     message_put_text(answer, next->tls);
@@ -183,16 +183,17 @@ static bool take_text(struct message *message, void (*print)(char *, size_t, con
 static bool is_probe(const struct master *m, const struct worker *w, unsigned reason)
 {
     const struct config *c = m->config;
-    return w->door != DOOR_LMTP && !*w->user && (reason == END_QUIT || reason == END_DISCONNECT) &&
-           (address_listed(&c->auth.throttle_exempt, &w->peer) ||
-            address_listed(&c->listen.proxy_from, &w->peer));
+    return w->client.door != DOOR_LMTP && !*w->user &&
+           (reason == END_QUIT || reason == END_DISCONNECT) &&
+           (address_listed(&c->auth.throttle_exempt, &w->client.peer) ||
+            address_listed(&c->listen.proxy_from, &w->client.peer));
 }
 
 void status_summary(struct master *m, struct worker *w, struct message *message)
 {
     char tls[32], cipher[64], detail[600], error[300], named[sizeof w->user + 2];
     char user[sizeof named + 8] = "", later[32] = "";
-    bool lmtp = w->door == DOOR_LMTP;
+    bool lmtp = w->client.door == DOOR_LMTP;
     unsigned reason = message_get_u32(message);
     uint64_t done = message_get_u64(message), other = message_get_u64(message);
     uint64_t deferred = message_get_u64(message);
@@ -222,7 +223,7 @@ void status_summary(struct master *m, struct worker *w, struct message *message)
     log_line(level, LOG_EVENT_SESSION, &about,
              "session ended: peer=%s door=%s%s reason=%s %s=%" PRIu64 " %s=%" PRIu64
              "%s in=%" PRIu64 " out=%" PRIu64 " ms=%" PRIu64 " tls=%s cipher=%s%s%s%s%s",
-             w->peer_text, proto_door_name(w->door), user, about.reason,
+             w->peer_text, proto_door_name(w->client.door), user, about.reason,
              lmtp ? "delivered" : "retrieved", done, lmtp ? "refused" : "deleted", other, later, in,
              out, base_now_ms() - w->started, tls, cipher, detailed ? " detail=" : "",
              detailed ? detail : "", refused ? " error=" : "", refused ? error : "");

@@ -23,7 +23,7 @@ struct log_about worker_about(const struct worker *w)
     return (struct log_about){.session = w->session,
                               .peer = w->peer_text,
                               .user = w->user,
-                              .door = w->session ? proto_door_name(w->door) : NULL};
+                              .door = w->session ? proto_door_name(w->client.door) : NULL};
 }
 
 void worker_tell_end(const struct worker *w)

@@ -173,26 +173,25 @@ static void on_log(struct worker *w, struct message *message)
 static void on_real_address(struct master *m, struct worker *w, struct message *message)
 {
     char peer[PROTO_ADDRESS_MAX];
-    struct sockaddr_storage address;
+    struct client c = w->client;
     struct log_about about = worker_about(w);
     socklen_t size;
     if (!w->proxied || !message_get_text(message, peer, sizeof peer) ||
-        !address_parse(peer, &address, &size)) {
+        !address_parse(peer, &c.peer, &size)) {
         log_line(LOG_ERR, LOG_EVENT_CONTRACT, &about, "killing worker %d: it claims an address",
                  w->pid);
         worker_end(w);
         return;
     }
-    address_unmap(&address);
-    struct address_source source = address_source(&address);
-    bool taken = admit_sessions_of(m, &source) < m->config->workers.max_per_source;
+    address_unmap(&c.peer);
+    c.source = address_source(&c.peer);
+    bool taken = admit_sessions_of(m, &c) < m->config->workers.max_per_source;
     log_line(taken ? LOG_DEBUG : LOG_NOTICE, taken ? LOG_EVENT_OTHER : LOG_EVENT_REFUSED, &about,
              "%s peer=%s behind proxy=%s%s", taken ? "serving" : "refused", peer, w->peer_text,
              taken ? "" : ": [workers] max_per_source");
     w->proxied = false;
-    w->peer = address;
-    w->source = source;
-    address_print(&address, true, w->peer_text);
+    w->client = c;
+    admit_print(&c, w->peer_text);
     message_clear(message);
     message_begin(message, PROTO_ADDRESS_TAKEN);
     message_put_u32(message, taken);
@@ -320,7 +319,7 @@ void workers_add(struct master *m, struct generation *g, int channel_fd)
     struct worker *w = base_alloc(sizeof *w);
     w->master = m;
     w->generation = g;
-    w->client = -1;
+    w->client.fd = -1;
     w->started = base_now_ms();
     g->workers++;
     channel_open(&w->channel, channel_fd, ROLE_MASTER, ROLE_WORKER, STATE_STARTING);

@@ -113,7 +113,7 @@ static struct worker *add_worker(unsigned state, struct channel *its)
     w->channel.state = state;
     if (state != STATE_IDLE) {
         w->session = ++m.last_session;
-        w->door = state == STATE_DELIVERY ? DOOR_LMTP : DOOR_POP3;
+        w->client.door = state == STATE_DELIVERY ? DOOR_LMTP : DOOR_POP3;
     }
     channel_open(its, ends[1], ROLE_WORKER, ROLE_MASTER, state);
     return w;
@@ -345,6 +345,15 @@ static struct sockaddr_storage address_of(const char *text)
     return address;
 }
 
+static const struct client *client_of(int fd, enum proto_door door,
+                                      const struct sockaddr_storage *peer)
+{
+    static struct client c;
+    c = (struct client){.fd = fd, .door = door, .peer = *peer, .source = address_source(peer)};
+    c.uid = door == DOOR_LMTP ? delivery_peer(fd) : 0;
+    return &c;
+}
+
 /* A client's end; the other is the master's. */
 static int connect_client(int *ours)
 {
@@ -402,7 +411,7 @@ static void test_doors(void **state)
     assert_int_equal(sd_event_get_exit_code(m.event, &code), -ENODATA);
     while (m.waiting) {
         struct waiting *w = admit_next(&m);
-        close(w->fd);
+        close(w->client.fd);
         free(w);
     }
     loop_end_if_drained(&m);
@@ -422,21 +431,21 @@ static void test_who_waits_gives_way(void **state)
     add_worker(STATE_MAIL, &its);
     struct worker *ended = add_worker(STATE_CLIENT, &its);
     worker_end(ended);
-    admit_queue(&m, connect_client(&mail), DOOR_LMTP, &here);
-    admit_queue(&m, connect_client(&first), DOOR_POP3, &here);
+    admit_queue(&m, client_of(connect_client(&mail), DOOR_LMTP, &here));
+    admit_queue(&m, client_of(connect_client(&first), DOOR_POP3, &here));
     int fd = connect_client(&second);
-    assert_true(admit_allows(&m, fd, DOOR_POP3, &there));
+    assert_true(admit_allows(&m, client_of(fd, DOOR_POP3, &there)));
     assert_true(is_told_and_closed(first, "-ERR [SYS/TEMP]"));
     assert_non_null(strstr(logged(), "peer=192.0.2.1:1 gives way"));
-    admit_queue(&m, fd, DOOR_LMTP, &there); /* mail waits for nobody's sake */
-    assert_false(admit_allows(&m, fd, DOOR_POP3, &there));
+    admit_queue(&m, client_of(fd, DOOR_LMTP, &there)); /* mail waits for nobody's sake */
+    assert_false(admit_allows(&m, client_of(fd, DOOR_POP3, &there)));
     assert_non_null(strstr(logged(), "refused peer=192.0.2.2:1: [workers] max_sessions"));
     m.waiting->since = base_now_ms() - 120000;
     admit_tick(&m, base_now_ms());
     assert_int_equal(m.n_waiting, 1);
     assert_non_null(strstr(logged(), "refused peer=unix:"));
     m.stopping = true;
-    assert_false(admit_allows(&m, fd, DOOR_POP3, &there));
+    assert_false(admit_allows(&m, client_of(fd, DOOR_POP3, &there)));
     m.stopping = false;
     close(mail);
     close(second);
@@ -474,8 +483,8 @@ static void test_who_waits_keeps_the_place(void **state)
     struct sockaddr_storage here = address_of("192.0.2.1:1");
     (void)state;
     int fd = connect_client(&first);
-    admit_queue(&m, fd, DOOR_POP3, &here);
-    admit_queue(&m, connect_client(&second), DOOR_POP3, &here);
+    admit_queue(&m, client_of(fd, DOOR_POP3, &here));
+    admit_queue(&m, client_of(connect_client(&second), DOOR_POP3, &here));
     uint64_t since = m.waiting->since -= 10000;
     pid_t pid = make_short_lived(&channel);
     workers_add(&m, m.current, channel);
@@ -483,7 +492,7 @@ static void test_who_waits_keeps_the_place(void **state)
     turn();
     assert_int_equal(w->pid, pid);
     assert_int_equal(m.n_waiting, 2);
-    assert_int_equal(m.waiting->fd, fd);
+    assert_int_equal(m.waiting->client.fd, fd);
     assert_int_equal(m.waiting->since, since);
     close(first);
     close(second);
@@ -496,13 +505,13 @@ static void test_too_many_wait(void **state)
     struct sockaddr_storage here = address_of("192.0.2.1:1");
     (void)state;
     must_set(m.config, "workers", "", "max_sessions", "60000");
-    admit_queue(&m, connect_client(&first), DOOR_POP3, &here);
+    admit_queue(&m, client_of(connect_client(&first), DOOR_POP3, &here));
     m.n_waiting = 1024; /* the others are not to be seen here */
     int fd = connect_client(&second);
-    assert_true(admit_allows(&m, fd, DOOR_POP3, &here));
+    assert_true(admit_allows(&m, client_of(fd, DOOR_POP3, &here)));
     assert_true(is_told_and_closed(first, "-ERR [SYS/TEMP]"));
     m.n_waiting = 1024;
-    assert_false(admit_allows(&m, fd, DOOR_POP3, &here));
+    assert_false(admit_allows(&m, client_of(fd, DOOR_POP3, &here)));
     assert_non_null(strstr(logged(), "too many connections wait for a worker"));
     m.n_waiting = 0;
     close(fd);
@@ -518,7 +527,7 @@ static void test_ended_is_not_idle(void **state)
     struct worker *fit = add_worker(STATE_IDLE, &other), *ended = add_worker(STATE_IDLE, &its);
     (void)state;
     worker_end(ended);
-    assign_connection(&m, connect_client(&client), DOOR_POP3, &here);
+    assign_connection(&m, client_of(connect_client(&client), DOOR_POP3, &here));
     assert_int_equal(next_told(&other), PROTO_ASSIGN);
     assert_int_equal(fit->channel.state, STATE_CLIENT);
     assert_int_equal(next_told(&its), 0);
@@ -542,10 +551,10 @@ static void test_clients_that_were_not_taken(void **state)
     (void)state;
     for (size_t i = 0; i < N; i++) {
         w[i] = add_worker(STATE_IDLE, &its[i]);
-        assign_connection(&m, connect_client(&clients[i]), DOOR_POP3, &here);
+        assign_connection(&m, client_of(connect_client(&clients[i]), DOOR_POP3, &here));
         assert_int_equal(w[i]->channel.state, STATE_CLIENT);
     }
-    assert_true(w[0]->client < 0 && w[1]->client < 0 && w[2]->client >= 0);
+    assert_true(w[0]->client.fd < 0 && w[1]->client.fd < 0 && w[2]->client.fd >= 0);
     assert_int_equal(next_told(&its[3]), PROTO_ASSIGN);
     message_clear(&message);
     its[3].state = STATE_CLIENT;
@@ -553,7 +562,7 @@ static void test_clients_that_were_not_taken(void **state)
     message_put_u32(&message, LOG_INFO);
     message_put_text(&message, "greeted");
     say(&its[3]);
-    assert_true(w[3]->client < 0);
+    assert_true(w[3]->client.fd < 0);
     assert_int_equal(next_told(&its[4]), PROTO_ASSIGN);
     message_clear(&message);
     worker_end(w[5]);
@@ -579,17 +588,17 @@ static void test_client_is_taken(void **state)
     struct sockaddr_storage here = address_of("192.0.2.1:1");
     struct worker *w = add_worker(STATE_IDLE, &its);
     (void)state;
-    assign_connection(&m, connect_client(&client), DOOR_POP3, &here);
+    assign_connection(&m, client_of(connect_client(&client), DOOR_POP3, &here));
     assign_tick(&m);
-    assert_true(w->client >= 0);
+    assert_true(w->client.fd >= 0);
     assert_int_equal(next_told(&its), PROTO_ASSIGN);
     message_clear(&message);
     calls_break("ioctl", 1, 0);
     assign_tick(&m);
     assert_true(calls_mend());
-    assert_true(w->client >= 0);
+    assert_true(w->client.fd >= 0);
     assign_tick(&m);
-    assert_true(w->client < 0);
+    assert_true(w->client.fd < 0);
     close(client);
 }
 
@@ -606,19 +615,19 @@ static void test_no_room_to_give(void **state)
     (void)state;
     for (size_t i = 0; i < ARRAY_SIZE(doors); i++) {
         calls_break_from("sendmsg", 1, ENOBUFS);
-        assign_connection(&m, connect_client(&client), doors[i], &here);
+        assign_connection(&m, client_of(connect_client(&client), doors[i], &here));
         assert_true(calls_mend());
         assert_int_equal(m.n_waiting, 1);
         assert_int_equal(m.discarded.n, 0);
         struct waiting *waits = admit_next(&m);
-        assert_int_equal(write(waits->fd, "x", 1), 1);
-        close(waits->fd);
+        assert_int_equal(write(waits->client.fd, "x", 1), 1);
+        close(waits->client.fd);
         free(waits);
         close(client);
         assert_int_equal(m.counts[COUNT_CONNECTIONS], 0);
     }
     calls_break("sendmsg", 1, ENOBUFS);
-    assign_connection(&m, connect_client(&client), DOOR_POP3, &here);
+    assign_connection(&m, client_of(connect_client(&client), DOOR_POP3, &here));
     assert_true(calls_mend());
     assert_int_equal(first->channel.state, STATE_IDLE);
     assert_int_equal(first->session, 0);
@@ -628,7 +637,7 @@ static void test_no_room_to_give(void **state)
     message_clear(&message);
     assign_let_go(&m, second);
     close(client);
-    admit_queue(&m, connect_client(&client), DOOR_POP3, &here);
+    admit_queue(&m, client_of(connect_client(&client), DOOR_POP3, &here));
     workers_tick(&m); /* there is room now */
     assert_int_equal(m.n_waiting, 0);
     assert_int_equal(first->channel.state, STATE_CLIENT);
@@ -647,7 +656,7 @@ static void test_mail_is_handed_over(void **state)
     struct worker *w = add_worker(STATE_IDLE, &its);
     (void)state;
     must_set(m.config, "server", "", "state_dir", "/tmp");
-    assign_connection(&m, connect_client(&client), DOOR_LMTP, &nowhere);
+    assign_connection(&m, client_of(connect_client(&client), DOOR_LMTP, &nowhere));
     assert_int_equal(w->channel.state, STATE_DELIVERY);
     assert_int_equal(channel_receive(&its, &message, false, NULL), CHANNEL_OK);
     assert_int_equal(message.rule->type, PROTO_ASSIGN);
@@ -660,7 +669,7 @@ static void test_mail_is_handed_over(void **state)
     calls_break("sendmsg", 2,
                 ENOBUFS); /* it has the socket, and would not hear that it may begin */
     struct worker *deaf = add_worker(STATE_IDLE, &its);
-    assign_connection(&m, connect_client(&client), DOOR_LMTP, &nowhere);
+    assign_connection(&m, client_of(connect_client(&client), DOOR_LMTP, &nowhere));
     assert_true(calls_mend());
     assert_true(is_killed(deaf->pid));
     close(client);
@@ -889,17 +898,17 @@ static void test_deliveries_of_an_account(void **state)
     struct sockaddr_storage here = address_of("192.0.2.1:1"), nowhere = {.ss_family = AF_UNIX};
     struct worker *w = add_worker(STATE_DELIVERY, &its);
     (void)state;
-    w->uid = 4001;
-    add_worker(STATE_DELIVERY, &its)->uid = 4002;
-    add_worker(STATE_MAIL, &its)->uid = 4001;
-    admit_queue(&m, connect_client(&client[0]), DOOR_POP3, &here);
-    admit_queue(&m, connect_client(&client[1]), DOOR_LMTP, &nowhere);
-    admit_queue(&m, connect_client(&client[2]), DOOR_LMTP, &nowhere);
-    m.waiting->uid = m.waiting->next->uid = 4001;
-    m.waiting->next->next->uid = 4002;
-    assert_int_equal(delivery_sessions_of(&m, 4001), 2);
-    assert_int_equal(delivery_sessions_of(&m, 4002), 2);
-    assert_int_equal(delivery_sessions_of(&m, 4003), 0);
+    w->client.uid = 4001;
+    add_worker(STATE_DELIVERY, &its)->client.uid = 4002;
+    add_worker(STATE_MAIL, &its)->client.uid = 4001;
+    admit_queue(&m, client_of(connect_client(&client[0]), DOOR_POP3, &here));
+    admit_queue(&m, client_of(connect_client(&client[1]), DOOR_LMTP, &nowhere));
+    admit_queue(&m, client_of(connect_client(&client[2]), DOOR_LMTP, &nowhere));
+    m.waiting->client.uid = m.waiting->next->client.uid = 4001;
+    m.waiting->next->next->client.uid = 4002;
+    assert_int_equal(admit_sessions_of(&m, &(struct client){.door = DOOR_LMTP, .uid = 4001}), 2);
+    assert_int_equal(admit_sessions_of(&m, &(struct client){.door = DOOR_LMTP, .uid = 4002}), 2);
+    assert_int_equal(admit_sessions_of(&m, &(struct client){.door = DOOR_LMTP, .uid = 4003}), 0);
     for (size_t i = 0; i < ARRAY_SIZE(client); i++)
         close(client[i]);
 }
@@ -976,7 +985,7 @@ static void test_refused_and_over(void **state)
     worker_settle(w, true);
     say_over(&its);
     assert_int_equal(w->channel.state, STATE_DONE);
-    assign_connection(&m, connect_client(&client), DOOR_POP3, &here);
+    assign_connection(&m, client_of(connect_client(&client), DOOR_POP3, &here));
     assert_true(is_told_and_closed(client, "-ERR [SYS/TEMP]"));
     assert_true(lives(w->pid));
 }
@@ -1361,10 +1370,9 @@ static void test_no_nursery(void **state)
 
 static struct worker *add_queued(const char *peer, struct channel *its)
 {
-    socklen_t size;
     struct worker *w = add_worker(STATE_LOGIN, its);
-    assert_true(address_parse(peer, &w->peer, &size));
-    w->source = address_source(&w->peer);
+    const struct sockaddr_storage address = address_of(peer);
+    w->client = *client_of(-1, DOOR_POP3, &address);
     w->queued = true;
     w->asked = w->session;
     return w;
@@ -1376,14 +1384,11 @@ static void test_queue(void **state)
 {
     struct channel its[3], busy[3], ended_end;
     struct worker *w[3];
-    struct sockaddr_storage gone, known;
-    socklen_t size;
+    const struct sockaddr_storage gone = address_of("192.0.2.8:1");
+    const struct sockaddr_storage known = address_of("192.0.2.9:1");
     (void)state;
     must_set(m.config, "auth", "", "processes_max", "3");
-    assert_true(address_parse("192.0.2.8:1", &gone, &size));
-    assert_true(address_parse("192.0.2.9:1", &known, &size));
-    struct address_source source = address_source(&known);
-    throttle_succeeded(m.throttle, &source, base_now_ms());
+    throttle_succeeded(m.throttle, &client_of(-1, DOOR_POP3, &known)->source, base_now_ms());
     for (unsigned i = 0; i < 3; i++) {
         char peer[32];
         snprintf(peer, sizeof peer, "192.0.2.%u:1", i + 1);
@@ -1397,12 +1402,12 @@ static void test_queue(void **state)
     for (unsigned i = 0; i < 3; i++) { /* one began when there might be more */
         struct auth *a = add_auth(STATE_BUSY, NULL, &busy[i]);
         a->owes = true;
-        a->attempt = (struct attempt){.service = SERVE_LOGIN, .door = DOOR_POP3, .peer = gone};
+        a->attempt =
+            (struct attempt){.service = SERVE_LOGIN, .client = *client_of(-1, DOOR_POP3, &gone)};
     }
     assert_null(queue_next(&m));
     assert_int_equal(queue_length(&m), 0);
-    w[1]->peer = known;
-    w[1]->source = source;
+    w[1]->client = *client_of(-1, DOOR_POP3, &known);
     assert_ptr_equal(queue_next(&m), w[1]);
     for (unsigned i = 0; i < 3; i++)
         w[i]->queued = false;
@@ -1652,7 +1657,7 @@ static int tear_down(void **state)
         ;
     while (m.waiting) {
         struct waiting *w = admit_next(&m);
-        close(w->fd);
+        close(w->client.fd);
         free(w);
     }
     while (m.traced.n > 0)

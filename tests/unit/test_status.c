@@ -93,7 +93,7 @@ static void sessions_in_order(void **state)
     for (size_t i = 0; i < ARRAY_SIZE(numbers); i++) {
         workers[i].session = numbers[i];
         workers[i].channel.state = STATE_MAIL;
-        workers[i].door = DOOR_POP3S;
+        workers[i].client.door = DOOR_POP3S;
         memset(workers[i].canonical, 'x', sizeof workers[i].canonical - 1); /* as large as can be */
         memset(workers[i].peer_text, 'x', sizeof workers[i].peer_text - 1);
         memset(workers[i].tls, 'x', sizeof workers[i].tls - 1);
