@@ -46,7 +46,8 @@ CONFIGFILE_O := $(B)/daemon/configfile.o
 MASTER_O := $(MASTER:%=$(B)/daemon/%.o)
 STORE_O := $(STORE:%=$(B)/store/%.o)
 CTL_O := $(CTL:%=$(B)/store/%.o)
-AUTH_O := $(AUTH:%=$(B)/auth/%.o)
+# The master looks at services, too, and there that is one of its own files.
+AUTH_O := $(AUTH:%=$(B)/auth/%.o) $(B)/daemon/pam_service.o
 WORKER_O := $(WORKER:%=$(B)/worker/%.o)
 TEMPLATE_O := $(B)/store/template.o
 

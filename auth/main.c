@@ -5,6 +5,7 @@
  * client, never parses mail, never opens a maildrop before PAM said yes or the master said so.
  */
 #include "auth/service.h"
+#include "daemon/pam_service.h"
 #include "daemon/privileges.h"
 
 #include <errno.h>

@@ -30,11 +30,6 @@ struct pam_login {
     bool asking; /* the password may be given to a module that asks */
 };
 
-/* Whether the service has a file of its own that can be read, with lines for authentication and
- * account: without them PAM would silently use those of the service "other". If not, `problem`
- * names what is missing and the remedy. */
-bool pam_service_find(const char *service, const char *confdir, char *problem, size_t size);
-
 /* Authentication, unless the user is vouched for, then the account phase. LOGIN_OK: `name` is whom
  * PAM means. */
 enum login_outcome pam_login_check(struct pam_login *login);

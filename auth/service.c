@@ -10,6 +10,8 @@
 #include "auth/canonical.h"
 #include "auth/recipient.h"
 #include "auth/selfcheck.h"
+#include "daemon/pam_service.h"
+#include "daemon/privileges.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -20,8 +22,6 @@
 #include <sysexits.h>
 #include <syslog.h>
 #include <unistd.h>
-
-#include "daemon/privileges.h"
 
 enum {
     BEGIN_WAIT_MS = 5000, /* for the worker, which had the credentials before it asked for us */

@@ -4,10 +4,10 @@
 #include "daemon/check.h"
 #include "daemon/address.h"
 #include "daemon/base.h"
+#include "daemon/pam_service.h"
 #include "daemon/privileges.h"
 #include "daemon/setup.h"
 
-#include <ctype.h>
 #include <errno.h>
 #include <libgen.h>
 #include <stdio.h>
@@ -219,36 +219,14 @@ static bool check_state_dir(const struct config *config, uid_t owner, char *erro
     return good;
 }
 
-static bool find_service(const struct config *config, const char *service)
-{
-    const char *const dirs[] = {config->auth.pam_confdir ? config->auth.pam_confdir : "/etc/pam.d",
-                                config->auth.pam_confdir ? config->auth.pam_confdir
-                                                         : "/usr/lib/pam.d"};
-    bool there = false;
-    struct stat st;
-    char *name = base_strdup(service);
-    for (char *at = name; *at; at++) /* libpam does the same */
-        *at = (char)tolower((unsigned char)*at);
-    for (size_t i = 0; i < ARRAY_SIZE(dirs) && !there; i++) {
-        char *path = base_format("%s/%s", dirs[i], name);
-        there = access(path, R_OK) == 0 && stat(path, &st) == 0 && S_ISREG(st.st_mode);
-        free(path);
-    }
-    free(name);
-    return there;
-}
-
 static bool check_service(const struct config *config, const char *section, const char *name,
                           const char *service, char *error, size_t size)
 {
-    const char *dir = config->auth.pam_confdir ? config->auth.pam_confdir : "/etc/pam.d";
-    return find_service(config, service) ||
-           base_refuse(error, size,
-                       "%s: [%s%s%s] pam_service=%s: no readable file %s/%s; make one with the "
-                       "lines `auth required pam_unix.so` and `account required pam_unix.so`, or "
-                       "set pam_service",
+    char problem[400];
+    return pam_service_find(service, config->auth.pam_confdir, problem, sizeof problem) ||
+           base_refuse(error, size, "%s: [%s%s%s] %s",
                        config_where(config, section, name, "pam_service"), section,
-                       *name ? " " : "", name, service, dir, service);
+                       *name ? " " : "", name, problem);
 }
 
 /* Counts faults, and says them. */

@@ -11,6 +11,7 @@
 #include "auth/service.h"
 #include "daemon/base.h"
 #include "daemon/child.h"
+#include "daemon/pam_service.h"
 #include "tests/calls/calls.h"
 #include "tests/support/place.h"
 

@@ -870,7 +870,8 @@ static void test_check(void **state)
         assert_non_null(strstr(end.said, "key.pem: only root can check this"));
         assert_int_equal(end.status, 0);
     }
-    calls_break("open", 3, EACCES); /* of root it is one; the first is the configuration */
+    calls_break("open", 5,
+                EACCES); /* of root it is one; before are the configuration, two services */
     calls_try(check_config, &end);
     assert_non_null(strstr(end.said, "key.pem: Permission denied"));
     calls_break("gethostname", 1, 0);

@@ -5,7 +5,7 @@
 set -eu
 cd "$(dirname "$0")/../.."
 
-floor='base|proto|message|channel|config|complete|textlist|child|privileges'
+floor='base|proto|message|channel|config|complete|textlist|child|privileges|pam_service'
 bad=0
 
 # forbid PATTERN FILE...: no include in FILEs may match.

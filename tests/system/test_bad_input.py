@@ -885,11 +885,16 @@ def test_external_for_nobody(broken):
         broken.wait_log("keeps nobody out")
 
 
-def test_check_of_a_service_that_is_no_file(broken):
+def test_check_of_a_service_that_is_none(broken):
+    """A start would say the same, see test_pam.c."""
     (broken.confdir / "odd").mkdir()
     broken.write_config(auth_pam_service="odd")
     line, = checked(broken)
-    assert "pam_service=odd: no readable file" in line
+    assert "[auth] pam_service=odd: no readable file" in line
+    (broken.confdir / "odd").rmdir()
+    (broken.confdir / "odd").write_text("auth required pam_permit.so\n")
+    line, = checked(broken)
+    assert "[auth] pam_service=odd: the service has no account line" in line
 
 
 @root_only

@@ -3,6 +3,7 @@
  * pam_deny, pam_debug, pam_matrix, and a module of ours that misbehaves. Nothing under /etc.
  */
 #include "auth/pam.h"
+#include "daemon/pam_service.h"
 #include "tests/support/place.h"
 
 #include <errno.h>
