@@ -169,53 +169,44 @@ const char *base_plural(uint64_t n)
     return n == 1 ? "" : "s";
 }
 
-/* Octets of the well-formed UTF-8 character at `at`, 0 if there is none (RFC 3629). */
-static size_t utf8_length(const unsigned char *at)
+size_t base_character(const char *text, size_t size)
 {
-    static const struct {
-        unsigned char first, last, low, high; /* first octet; bounds of the second */
-        size_t length;
-    } forms[] = {
-        {0x20, 0x7e, 0, 0, 1},       {0xc2, 0xdf, 0x80, 0xbf, 2}, {0xe0, 0xe0, 0xa0, 0xbf, 3},
-        {0xe1, 0xec, 0x80, 0xbf, 3}, {0xed, 0xed, 0x80, 0x9f, 3}, {0xee, 0xef, 0x80, 0xbf, 3},
-        {0xf0, 0xf0, 0x90, 0xbf, 4}, {0xf1, 0xf3, 0x80, 0xbf, 4}, {0xf4, 0xf4, 0x80, 0x8f, 4},
-    };
-    for (size_t i = 0; i < ARRAY_SIZE(forms); i++) {
-        if (at[0] < forms[i].first || at[0] > forms[i].last)
-            continue;
-        if (forms[i].length > 1 && (at[1] < forms[i].low || at[1] > forms[i].high))
+    static const uint32_t smallest[] = {0, 0, 0x80, 0x800, 0x10000};
+    const unsigned char *at = (const unsigned char *)text;
+    if (at[0] < 0x80)
+        return at[0] >= 0x20 && at[0] != 0x7f;
+    size_t length = at[0] >= 0xf0 ? 4 : at[0] >= 0xe0 ? 3 : 2;
+    if (at[0] < 0xc2 || at[0] > 0xf4 || length > size)
+        return 0;
+    uint32_t code = at[0] & (0x7fU >> length);
+    for (size_t i = 1; i < length; i++) {
+        if ((at[i] & 0xc0) != 0x80)
             return 0;
-        for (size_t k = 2; k < forms[i].length; k++)
-            if ((at[k] & 0xc0) != 0x80)
-                return 0;
-        return forms[i].length;
+        code = code << 6 | (at[i] & 0x3f);
     }
-    return 0;
+    bool good = code >= smallest[length] && code >= 0xa0 && code <= 0x10ffff &&
+                !(code >= 0xd800 && code <= 0xdfff);
+    return good ? length : 0;
 }
 
 void base_escape(char *to, size_t size, const char *text)
 {
-    const unsigned char *at = (const unsigned char *)text;
+    const char *end = text + strlen(text);
     size_t used = 0;
-    while (*at) {
+    while (*text) {
         char piece[5];
-        size_t taken = utf8_length(at);
-        /* U+0080 to U+009F are control characters of two octets. */
-        bool control = taken == 0 || (at[0] == 0xc2 && at[1] < 0xa0);
-        size_t length;
-        if (control) {
-            taken = 1;
-            length = (size_t)snprintf(piece, sizeof piece, "\\x%02x", *at);
-        } else if (*at == '\\') {
+        size_t taken = base_character(text, (size_t)(end - text)), length = taken;
+        if (taken == 0)
+            length = (size_t)snprintf(piece, sizeof piece, "\\x%02x", (unsigned char)*text);
+        else if (*text == '\\')
             memcpy(piece, "\\\\", length = 2);
-        } else {
-            memcpy(piece, at, length = taken);
-        }
+        else
+            memcpy(piece, text, taken);
         if (used + length >= size)
             break;
         memcpy(to + used, piece, length);
         used += length;
-        at += taken;
+        text += taken ? taken : 1;
     }
     to[used] = '\0';
 }

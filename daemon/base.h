@@ -62,6 +62,10 @@ const char *base_unseen(const char *path);
 /* What a noun ends in after this number: "" for 1, else "s". */
 const char *base_plural(uint64_t n);
 
+/* Octets of the character at `text`, where `size` octets are; 0 if it is a control character, or
+ * malformed UTF-8 (RFC 3629). */
+size_t base_character(const char *text, size_t size);
+
 /* Print text for a log or a terminal: control characters and invalid UTF-8 become \xNN, a
  * backslash doubles. Cut where it does not fit, always ended by NUL. */
 void base_escape(char *to, size_t size, const char *text);

@@ -190,11 +190,7 @@ static enum command_outcome run_stat(struct session *s, const struct command_arg
 /* False, and the client is answered, when what it wants to know cannot be had. */
 static bool is_there(struct session *s, enum store_outcome outcome)
 {
-    if (outcome == STORE_OK)
-        return true;
-    enum session_code code = session_store_failed(s, outcome);
-    session_error(s, code, code == CODE_SYS_PERM ? TEXT_STORE_PERM : TEXT_STORE_TEMP);
-    return false;
+    return outcome == STORE_OK || session_refuse_store(s, outcome);
 }
 
 /* The list of messages must be there. */

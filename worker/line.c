@@ -3,6 +3,7 @@
  * anybody: all arithmetic on them is here and in wire.c.
  */
 #include "worker/line.h"
+#include "daemon/base.h"
 #include "daemon/proto.h"
 
 #include <string.h>
@@ -110,30 +111,18 @@ enum line_outcome line_next(struct line_input *in, line_limit *limit, const void
     return LINE_OK;
 }
 
-/* Octets of the character at `at`, 0 if it is malformed (RFC 3629) or a control character. */
-static size_t character(const unsigned char *at, size_t size)
+bool line_is_ascii(const char *text, size_t size)
 {
-    static const uint32_t smallest[] = {0, 0, 0x80, 0x800, 0x10000};
-    if (at[0] < 0x80)
-        return at[0] >= 0x20 && at[0] != 0x7f;
-    size_t length = at[0] >= 0xf0 ? 4 : at[0] >= 0xe0 ? 3 : 2;
-    if (at[0] < 0xc2 || at[0] > 0xf4 || length > size)
-        return 0;
-    uint32_t code = at[0] & (0x7fU >> length);
-    for (size_t i = 1; i < length; i++) {
-        if ((at[i] & 0xc0) != 0x80)
-            return 0;
-        code = code << 6 | (at[i] & 0x3f);
-    }
-    bool good = code >= smallest[length] && code >= 0xa0 && code <= 0x10ffff &&
-                !(code >= 0xd800 && code <= 0xdfff);
-    return good ? length : 0;
+    for (size_t i = 0; i < size; i++)
+        if ((unsigned char)text[i] >= 0x80)
+            return false;
+    return true;
 }
 
 bool line_is_text(const char *text, size_t size)
 {
     for (size_t at = 0, length; at < size; at += length) {
-        length = character((const unsigned char *)text + at, size - at);
+        length = base_character(text + at, size - at);
         if (length == 0)
             return false;
     }
@@ -143,7 +132,7 @@ bool line_is_text(const char *text, size_t size)
 void line_make_text(char *text, size_t size)
 {
     for (size_t at = 0; at < size; at++) {
-        size_t length = character((const unsigned char *)text + at, size - at);
+        size_t length = base_character(text + at, size - at);
         if (length == 0)
             text[at] = '?';
         else

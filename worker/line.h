@@ -63,6 +63,9 @@ void line_discard(struct line_input *in);
 const unsigned char *line_held(const struct line_input *in, size_t *size);
 void line_take(struct line_input *in, size_t size);
 
+/* Whether no octet is above 0x7f, whatever else is in it. */
+bool line_is_ascii(const char *text, size_t size);
+
 /* Whether this is well-formed UTF-8 without control characters. */
 bool line_is_text(const char *text, size_t size);
 

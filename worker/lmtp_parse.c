@@ -74,14 +74,6 @@ static size_t take_mailbox(const char *text, struct copy *meant)
     return domain > 0 ? size + 1 + domain : 0;
 }
 
-static bool is_ascii(const char *text)
-{
-    for (; *text; text++)
-        if ((unsigned char)*text > 0x7f)
-            return false;
-    return true;
-}
-
 /* "<" [source route ":"] mailbox ">"; `rest` is what follows. */
 static enum lmtp_fault take_path(const char *text, bool may_be_null, struct lmtp_path *path,
                                  const char **rest)
@@ -103,7 +95,7 @@ static enum lmtp_fault take_path(const char *text, bool may_be_null, struct lmtp
     text += size + 1;
     if (!written.whole || !meant.whole || (*text && *text != ' '))
         return LMTP_BAD_PATH;
-    path->utf8 = !is_ascii(path->text);
+    path->utf8 = !line_is_ascii(path->text, strlen(path->text));
     *rest = text;
     return LMTP_PARSED;
 }

@@ -69,8 +69,7 @@ static enum attempt open_granted(struct session *s, int files[MAILDROP_FILES], u
         if (opened == STORE_OK)
             return ATTEMPT_VERDICT;
         if (opened != STORE_STALE || again == GRANTS_AGAIN_MAX) {
-            enum session_code code = session_store_failed(s, opened);
-            session_error(s, code, code == CODE_SYS_PERM ? TEXT_STORE_PERM : TEXT_STORE_TEMP);
+            session_refuse_store(s, opened);
             return ATTEMPT_LOST;
         }
         view_close(&s->view);
@@ -103,8 +102,7 @@ static void succeed(struct session *s, int files[MAILDROP_FILES])
     uint64_t wait;
     enum store_outcome outcome = view_begin(&s->view, s->config, &off, &wait);
     if (outcome != STORE_OK) {
-        enum session_code code = session_store_failed(s, outcome);
-        session_error(s, code, code == CODE_SYS_PERM ? TEXT_STORE_PERM : TEXT_STORE_TEMP);
+        session_refuse_store(s, outcome);
         return;
     }
     if (off) { /* told here, to who has the password */
@@ -170,7 +168,7 @@ static void answer_failure(struct session *s, const struct login_credentials *c,
 static bool prepare(struct session *s, struct login_credentials *c, char *user, char *secret)
 {
     size_t size;
-    if (!utf8_is_ascii(c->user, strlen(c->user))) {
+    if (!line_is_ascii(c->user, strlen(c->user))) {
         if (!utf8_prepare(c->user, strlen(c->user), user, PROTO_USER_MAX, &size) ||
             !line_is_user(user, size)) {
             session_error(s, CODE_AUTH, TEXT_NAME_UNFIT);
@@ -179,7 +177,7 @@ static bool prepare(struct session *s, struct login_credentials *c, char *user, 
         user[size] = '\0';
         c->user = user;
     }
-    if (s->utf8 && !utf8_is_ascii(c->secret, c->secret_size)) {
+    if (s->utf8 && !line_is_ascii(c->secret, c->secret_size)) {
         if (!utf8_prepare(c->secret, c->secret_size, secret, PROTO_PASSWORD_MAX, &size) ||
             !line_is_password(secret, size)) {
             session_error(s, CODE_AUTH, TEXT_PASSWORD_UNFIT);

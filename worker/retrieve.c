@@ -24,13 +24,6 @@ struct passage {
     struct wire wire;
 };
 
-static bool store_failed(struct session *s, enum store_outcome outcome)
-{
-    enum session_code code = session_store_failed(s, outcome);
-    session_error(s, code, code == CODE_SYS_PERM ? TEXT_STORE_PERM : TEXT_STORE_TEMP);
-    return false;
-}
-
 static void replace_nuls(unsigned char *octets, size_t size)
 {
     for (unsigned char *at = octets; (at = memchr(at, '\0', size - (size_t)(at - octets)));)
@@ -100,7 +93,7 @@ static bool pass(struct session *s, struct passage *p)
     size_t got;
     enum store_outcome outcome = read_chunk(s, p, &got);
     if (outcome != STORE_OK)
-        return store_failed(s, outcome);
+        return session_refuse_store(s, outcome);
     put_first_line(s, p);
     while (got > 0) {
         put_content(s, &p->wire, s->chunk, wire_take(&p->cut, s->chunk, got));
@@ -132,7 +125,7 @@ static bool begin(struct session *s, size_t index, struct passage *p)
         enum store_outcome outcome =
             maildrop_surrogate(s->view.maildrop, p->id, &p->header, &p->header_size, &p->body);
         if (outcome != STORE_OK)
-            return store_failed(s, outcome);
+            return session_refuse_store(s, outcome);
         p->cut.header = p->header_size;
     }
     return true;

@@ -79,6 +79,13 @@ enum session_code session_store_failed(struct session *s, enum store_outcome out
     }
 }
 
+bool session_refuse_store(struct session *s, enum store_outcome outcome)
+{
+    enum session_code code = session_store_failed(s, outcome);
+    session_error(s, code, code == CODE_SYS_PERM ? TEXT_STORE_PERM : TEXT_STORE_TEMP);
+    return false;
+}
+
 void session_check_stream(struct session *s)
 {
     switch (s->stream.failure) {

@@ -88,6 +88,8 @@ void session_end(struct session *s, enum session_end why);
 
 /* End it because of the store: what the client is told, and in detail what the log is. */
 enum session_code session_store_failed(struct session *s, enum store_outcome outcome);
+/* The same, and tell the client. Always false. */
+bool session_refuse_store(struct session *s, enum store_outcome outcome);
 
 /* End it because the stream failed, if it did. */
 void session_check_stream(struct session *s);

@@ -79,14 +79,6 @@ enum command_outcome utf8_run_lang(struct session *s, const struct command_argum
     return COMMAND_DONE;
 }
 
-bool utf8_is_ascii(const char *text, size_t size)
-{
-    for (size_t i = 0; i < size; i++)
-        if ((unsigned char)text[i] >= 0x80)
-            return false;
-    return true;
-}
-
 /* libidn works on blocks from malloc and gives them back as they are. The next to ask for blocks of
  * those sizes gets them: we do, and wipe all that they have room for. */
 static void wipe_freed(void)

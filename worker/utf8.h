@@ -19,9 +19,6 @@ enum command_outcome utf8_run(struct session *s, const struct command_arguments 
 /* LANG (RFC 6856 section 3): lists languages, or chooses one. */
 enum command_outcome utf8_run_lang(struct session *s, const struct command_arguments *arguments);
 
-/* Whether no octet is above 0x7f: then the text stays as it is, with whatever is in it. */
-bool utf8_is_ascii(const char *text, size_t size);
-
 /* SASLprep of a name or a password as a query string (RFC 6856 section 2.2). False: malformed
  * UTF-8, or a character that is prohibited; or `to` is too small. Leaves no copy of it in memory
  * that is not the caller's. */

@@ -870,8 +870,7 @@ static void test_check(void **state)
         assert_non_null(strstr(end.said, "key.pem: only root can check this"));
         assert_int_equal(end.status, 0);
     }
-    calls_break("open", 5,
-                EACCES); /* of root it is one; before are the configuration, two services */
+    calls_break("open", 5, EACCES); /* of root it is one; configuration and services come first */
     calls_try(check_config, &end);
     assert_non_null(strstr(end.said, "key.pem: Permission denied"));
     calls_break("gethostname", 1, 0);
