@@ -256,7 +256,7 @@ bool pam_pins_add(struct pam_pins *pins, const char *service, const char *confdi
                  *what ? what : pam_strerror(handle, status));
     if (status != PAM_SUCCESS)
         return false;
-    pins->handles = base_realloc(pins->handles, (pins->n + 1) * sizeof(pam_handle_t *));
+    pins->handles = base_grow(pins->handles, pins->n, sizeof(pam_handle_t *));
     pins->handles[pins->n++] = handle;
     return good;
 }

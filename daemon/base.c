@@ -63,6 +63,12 @@ void *base_realloc(void *memory, size_t size)
     return or_die(realloc(memory, size));
 }
 
+void *base_grow(void *items, size_t n, size_t item_size)
+{
+    bool full = (n & (n - 1)) == 0; /* it doubles */
+    return full ? base_realloc(items, (n ? 2 * n : 1) * item_size) : items;
+}
+
 char *base_strdup(const char *text)
 {
     return or_die(strdup(text));

@@ -25,6 +25,8 @@ int base_status(int error, int usual);
 /* Memory or a fatal EX_OSERR. */
 void *base_alloc(size_t size);                 /* zeroed */
 void *base_realloc(void *memory, size_t size); /* size > 0 */
+/* Room for one item more in a list of n, all of whose room came from here. */
+void *base_grow(void *items, size_t n, size_t item_size);
 char *base_strdup(const char *text);
 char *base_format(const char *format, ...) PRINTF(1, 2);
 

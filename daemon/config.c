@@ -320,7 +320,7 @@ static void *element(struct config *config, const char *section, const char *nam
             if (strcmp(config->tls.certificates[i].name, name) == 0)
                 return &config->tls.certificates[i];
         config->tls.certificates =
-            base_realloc(config->tls.certificates, (n + 1) * sizeof *config->tls.certificates);
+            base_grow(config->tls.certificates, n, sizeof *config->tls.certificates);
         config->tls.certificates[n] = new_certificate(name);
         config->tls.n_certificates = n + 1;
         return &config->tls.certificates[n];
@@ -329,8 +329,7 @@ static void *element(struct config *config, const char *section, const char *nam
     for (size_t i = 0; i < n; i++)
         if (strcmp(config->auth.domains[i].name, name) == 0)
             return &config->auth.domains[i];
-    config->auth.domains =
-        base_realloc(config->auth.domains, (n + 1) * sizeof *config->auth.domains);
+    config->auth.domains = base_grow(config->auth.domains, n, sizeof *config->auth.domains);
     config->auth.domains[n] = (struct config_domain){.name = base_strdup(name)};
     config->auth.n_domains = n + 1;
     return &config->auth.domains[n];
@@ -339,7 +338,7 @@ static void *element(struct config *config, const char *section, const char *nam
 static void remember(struct config *config, const char *section, const char *name, const char *key,
                      const char *value)
 {
-    config->given = base_realloc(config->given, (config->n_given + 1) * sizeof *config->given);
+    config->given = base_grow(config->given, config->n_given, sizeof *config->given);
     config->given[config->n_given++] =
         (struct config_given){base_strdup(config->where ? config->where : ""), base_strdup(section),
                               base_strdup(name), base_strdup(key), base_strdup(value)};

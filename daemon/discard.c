@@ -67,7 +67,7 @@ static int on_due(sd_event_source *source, uint64_t usec, void *context)
 void discard(struct master *m, int fd)
 {
     struct discarded *d = &m->discarded;
-    d->fds = base_realloc(d->fds, (d->n + 1) * sizeof *d->fds);
+    d->fds = base_grow(d->fds, d->n, sizeof *d->fds);
     d->fds[d->n++] = fd;
     if (d->n == 1)
         loop_timer(m, &d->timer, base_now_ms() + BATCH_MS, on_due, m);

@@ -36,7 +36,7 @@ struct opening {
 
 static struct listener *add(struct opening *o, int fd, enum proto_door door, const char *text)
 {
-    o->made = base_realloc(o->made, (o->n + 1) * sizeof *o->made);
+    o->made = base_grow(o->made, o->n, sizeof *o->made);
     o->made[o->n++] = (struct listener){.fd = fd, .door = door, .text = base_strdup(text)};
     return &o->made[o->n - 1];
 }

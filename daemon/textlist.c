@@ -22,7 +22,7 @@ void textlist_clear(struct text_list *list)
 
 void textlist_add(struct text_list *list, const char *text, size_t length)
 {
-    list->items = base_realloc(list->items, (list->n + 1) * sizeof *list->items);
+    list->items = base_grow(list->items, list->n, sizeof *list->items);
     list->items[list->n++] = base_format("%.*s", (int)length, text);
 }
 

@@ -148,7 +148,7 @@ bool worker_trace_user(struct master *m, const char *user, bool on)
     if (on && at == m->traced.n) {
         if (at >= TRACED_MAX)
             return false;
-        m->traced.items = base_realloc(m->traced.items, (at + 1) * sizeof *m->traced.items);
+        m->traced.items = base_grow(m->traced.items, at, sizeof *m->traced.items);
         m->traced.items[m->traced.n++] = base_strdup(user);
     } else if (!on && at < m->traced.n) {
         free(m->traced.items[at]);

@@ -5,6 +5,7 @@
  * two moments into one file, and never write to a maildrop outside the write lock.
  */
 #include "store/backup.h"
+#include "store/connection.h"
 #include "store/handle.h"
 #include "store/lock.h"
 #include "store/schema.h"
@@ -189,9 +190,7 @@ void backup_close(struct maildrop *backup)
 {
     if (!backup)
         return;
-    for (size_t i = 0; i < STATEMENTS; i++)
-        sqlite3_finalize(backup->statements[i]);
-    sqlite3_close(backup->db);
+    connection_close(backup);
     free(backup);
 }
 

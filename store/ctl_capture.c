@@ -6,8 +6,6 @@
 #include "daemon/base.h"
 #include "store/ctl_uidl.h"
 
-#include <ctype.h>
-#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,18 +15,8 @@ enum { NEAR = 2 }; /* octets by which a server may be wrong about a size */
 /* One list of a capture: the second words of its lines, by number. */
 struct listing {
     char **words;
-    size_t n, room;
+    size_t n;
 };
-
-static bool is_number(const char *word, uint64_t *value)
-{
-    char *end;
-    errno = 0;
-    if (!isdigit((unsigned char)word[0]))
-        return false;
-    *value = strtoull(word, &end, 10);
-    return !errno && *end == '\0';
-}
 
 /* A line that belongs to no list: empty, a reply, the end of one. */
 static bool is_frame(const char *line)
@@ -43,7 +31,7 @@ static bool take_line(struct listing lists[2], int *at, size_t line_number, char
     char *state = NULL, *first = strtok_r(line, " \t", &state),
          *second = strtok_r(NULL, " \t", &state);
     uint64_t number;
-    if (!first || !second || strtok_r(NULL, " \t", &state) || !is_number(first, &number)) {
+    if (!first || !second || strtok_r(NULL, " \t", &state) || !ctl_uidl_number(first, &number)) {
         snprintf(error, error_size, "line %zu: neither \"NUMBER UIDL\" nor \"NUMBER OCTETS\"",
                  line_number);
         return false;
@@ -56,10 +44,7 @@ static bool take_line(struct listing lists[2], int *at, size_t line_number, char
                  line_number, (uintmax_t)number, list->n);
         return false;
     }
-    if (list->n == list->room) {
-        list->room = list->room * 2 + 64;
-        list->words = base_realloc(list->words, list->room * sizeof *list->words);
-    }
+    list->words = base_grow(list->words, list->n, sizeof *list->words);
     list->words[list->n++] = second;
     return true;
 }
@@ -68,7 +53,7 @@ static bool all_numbers(const struct listing *list)
 {
     uint64_t value;
     for (size_t i = 0; i < list->n; i++)
-        if (!is_number(list->words[i], &value))
+        if (!ctl_uidl_number(list->words[i], &value))
             return false;
     return list->n > 0;
 }
@@ -91,7 +76,7 @@ static bool build(const struct listing *uidls, const struct listing *sizes,
             return false;
         }
         base_copy(entry->uidl, sizeof entry->uidl, uidls->words[i]);
-        if (sizes->n > 0 && !is_number(sizes->words[i], &entry->octets)) {
+        if (sizes->n > 0 && !ctl_uidl_number(sizes->words[i], &entry->octets)) {
             snprintf(error, error_size, "message %zu: \"%s\" is no size", i + 1, sizes->words[i]);
             return false;
         }

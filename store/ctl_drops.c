@@ -18,8 +18,7 @@
 enum { LOCK_PATIENCE_MS = 10000 };
 
 struct list {
-    char **names;
-    size_t n, room;
+    struct text_list names;
     char *closed; /* what could not be looked into, below state_dir */
 };
 
@@ -54,15 +53,6 @@ bool ctl_drops_named(const char *directory, char name[PROTO_USER_MAX + 1])
            strcmp(strrchr(path, '/') + 1, directory) == 0;
 }
 
-static void add(struct list *list, const char *name)
-{
-    if (list->n == list->room) {
-        list->room = list->room * 2 + 64;
-        list->names = base_realloc(list->names, list->room * sizeof *list->names);
-    }
-    list->names[list->n++] = base_strdup(name);
-}
-
 /* A directory is a maildrop if its name leads to just this place. */
 static void take(struct list *list, const char *path, const char *encoded)
 {
@@ -70,7 +60,7 @@ static void take(struct list *list, const char *path, const char *encoded)
     if (encoded[0] == '.')
         return;
     if (decode(encoded, name) && grant_path(name, wanted) && strcmp(path, wanted) == 0)
-        add(list, name);
+        textlist_add(&list->names, name, strlen(name));
     else
         ctl_note("%s: no maildrop; passed over", path);
 }
@@ -121,7 +111,7 @@ static int compare(const void *a, const void *b)
     return strcmp(*(char *const *)a, *(char *const *)b);
 }
 
-int ctl_drops_list(const struct ctl *ctl, char ***names, size_t *n)
+int ctl_drops_list(const struct ctl *ctl, struct text_list *names)
 {
     struct list list = {0};
     const char *state = ctl->config->server.state_dir;
@@ -130,7 +120,7 @@ int ctl_drops_list(const struct ctl *ctl, char ***names, size_t *n)
     int error = errno;
     base_close(root);
     if (!good) {
-        ctl_drops_free(list.names, list.n);
+        textlist_clear(&list.names);
         const char *closed = list.closed ? list.closed : "";
         int status =
             error == EACCES
@@ -141,18 +131,10 @@ int ctl_drops_list(const struct ctl *ctl, char ***names, size_t *n)
         free(list.closed);
         return status;
     }
-    if (list.n > 0)
-        qsort(list.names, list.n, sizeof *list.names, compare);
+    if (list.names.n > 0)
+        qsort(list.names.items, list.names.n, sizeof *list.names.items, compare);
     *names = list.names;
-    *n = list.n;
     return 0;
-}
-
-void ctl_drops_free(char **names, size_t n)
-{
-    for (size_t i = 0; i < n; i++)
-        free(names[i]);
-    free(names);
 }
 
 char *ctl_drops_path(const struct ctl *ctl, const char *name)
@@ -226,20 +208,19 @@ static int run_one(struct ctl *ctl, const char *name, bool many, ctl_drops_one *
 
 int ctl_drops_each(struct ctl *ctl, ctl_drops_one *one)
 {
-    char **names = NULL;
-    size_t n = 0;
+    struct text_list names = {0};
     if (!(ctl->options & CTL_ALL))
         return run_one(ctl, ctl->words[0], false, one);
-    int status = ctl_drops_list(ctl, &names, &n);
+    int status = ctl_drops_list(ctl, &names);
     if (status)
         return status;
     ctl_signals_catch();
     ctl_json_begin(ctl);
-    for (size_t i = 0; i < n && !ctl_signals_met(); i++) {
-        int failed = run_one(ctl, names[i], true, one);
+    for (size_t i = 0; i < names.n && !ctl_signals_met(); i++) {
+        int failed = run_one(ctl, names.items[i], true, one);
         status = status ? status : failed;
     }
     int printed = ctl_json_end(ctl);
-    ctl_drops_free(names, n);
+    textlist_clear(&names);
     return ctl_signals_end(status ? status : printed);
 }

@@ -6,10 +6,10 @@
 
 #include "store/ctl.h"
 
-/* The canonical names of all maildrops, sorted; the caller frees with ctl_drops_free(). 0, or an
- * exit status after saying why. */
-int ctl_drops_list(const struct ctl *ctl, char ***names, size_t *n);
-void ctl_drops_free(char **names, size_t n);
+/* The canonical names of all maildrops, sorted; the caller's. 0, or an exit status after saying
+ * why.
+ */
+int ctl_drops_list(const struct ctl *ctl, struct text_list *names);
 
 /* The canonical name whose maildrop's directory has this name; false if none's has. */
 bool ctl_drops_named(const char *directory, char name[PROTO_USER_MAX + 1]);

@@ -106,26 +106,26 @@ static int print_summary(const struct expiring *e)
 int ctl_expire(struct ctl *ctl)
 {
     struct expiring e = {.ctl = ctl};
-    char **names = NULL;
-    size_t n = 0;
+    struct text_list names = {0};
     int status = 0;
     bool all = ctl->n_words == 0;
     if (all)
-        status = ctl_drops_list(ctl, &names, &n);
+        status = ctl_drops_list(ctl, &names);
     if (status)
         return status;
     ctl_signals_catch();
-    ctl_progress_begin(&e.progress, "expiring", all ? n : ctl->n_words);
+    const size_t n = all ? names.n : ctl->n_words;
+    ctl_progress_begin(&e.progress, "expiring", n);
     e.progress.unit = "maildrop";
-    for (size_t i = 0; i < (all ? n : ctl->n_words) && !ctl_signals_met(); i++) {
+    for (size_t i = 0; i < n && !ctl_signals_met(); i++) {
         int failed =
-            all ? expire_one(&e, names[i], CTL_OPEN_NAMED) : expire_one(&e, ctl->words[i], 0);
+            all ? expire_one(&e, names.items[i], CTL_OPEN_NAMED) : expire_one(&e, ctl->words[i], 0);
         status = status ? status : failed;
         ctl_progress_update(&e.progress, i + 1, e.expired + e.removed);
     }
     ctl_progress_hide(&e.progress);
     int printed = status && e.maildrops == 0 ? 0 : print_summary(&e);
-    ctl_drops_free(names, n);
+    textlist_clear(&names);
     if (all && !ctl_signals_met())
         ctl_remove_leftovers(ctl);
     return ctl_signals_end(status ? status : printed);

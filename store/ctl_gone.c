@@ -12,7 +12,7 @@ enum store_outcome ctl_gone_delete(struct maildrop *maildrop, const struct ctl_k
 {
     struct maildrop_message message = {.id = 0};
     enum store_outcome outcome;
-    size_t n = 0, room = 0;
+    size_t n = 0;
     int64_t *ids = NULL;
     while ((outcome = maildrop_next(maildrop, message.id, &message)) == STORE_OK) {
         bool is_gone = false;
@@ -22,10 +22,7 @@ enum store_outcome ctl_gone_delete(struct maildrop *maildrop, const struct ctl_k
             break;
         if (!is_gone)
             continue;
-        if (n == room) {
-            room = room * 2 + 64;
-            ids = base_realloc(ids, room * sizeof *ids);
-        }
+        ids = base_grow(ids, n, sizeof *ids);
         ids[n++] = message.id;
     }
     if (outcome == STORE_END)

@@ -308,8 +308,7 @@ static void measure(struct import *im, struct ctl_capture_size **sizes)
     while ((what = ctl_reader_next(im->reader, item)) != CTL_READ_END) {
         if (what != CTL_READ_MESSAGE)
             continue;
-        if (im->n_messages % 256 == 0)
-            *sizes = base_realloc(*sizes, (im->n_messages + 256) * sizeof **sizes);
+        *sizes = base_grow(*sizes, im->n_messages, sizeof **sizes);
         bool read = inspect(im, &found);
         if (read && found.x_uid) /* the server did not show what it noted */
             read = ctl_reader_rewind(im->reader, &found, true) && inspect(im, &found);

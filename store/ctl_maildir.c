@@ -66,19 +66,15 @@ int64_t ctl_maildir_received(const struct ctl_maildir_entry *entry)
     return entry->seconds;
 }
 
-static void add(struct ctl_maildir *maildir, size_t *room, int directory, bool in_new,
-                const char *name)
+static void add(struct ctl_maildir *maildir, bool in_new, const char *name)
 {
     struct stat about;
-    if (maildir->n_entries == *room) {
-        *room = *room ? *room * 2 : 64;
-        maildir->entries = base_realloc(maildir->entries, *room * sizeof *maildir->entries);
-    }
+    maildir->entries = base_grow(maildir->entries, maildir->n_entries, sizeof *maildir->entries);
     struct ctl_maildir_entry *entry = &maildir->entries[maildir->n_entries++];
     *entry = (struct ctl_maildir_entry){.in_new = in_new, .name = base_strdup(name)};
     entry->seconds = ctl_maildir_seconds(name);
     /* What cannot be looked at now is reported when its turn comes to be opened. */
-    if (fstatat(directory, name, &about, AT_SYMLINK_NOFOLLOW) < 0)
+    if (fstatat(maildir->directories[in_new], name, &about, AT_SYMLINK_NOFOLLOW) < 0)
         return;
     entry->inode = about.st_ino;
     if (S_ISREG(about.st_mode)) {
@@ -88,7 +84,7 @@ static void add(struct ctl_maildir *maildir, size_t *room, int directory, bool i
     }
 }
 
-static bool list_folder(struct ctl_maildir *maildir, size_t *room, bool in_new)
+static bool list_folder(struct ctl_maildir *maildir, bool in_new)
 {
     DIR *stream = ctl_path_list(maildir->directories[in_new], ".");
     if (!stream)
@@ -96,7 +92,7 @@ static bool list_folder(struct ctl_maildir *maildir, size_t *room, bool in_new)
     const struct dirent *found;
     while ((errno = 0, found = readdir(stream)))
         if (found->d_name[0] != '.')
-            add(maildir, room, maildir->directories[in_new], in_new, found->d_name);
+            add(maildir, in_new, found->d_name);
     int error = errno;
     closedir(stream);
     errno = error;
@@ -173,13 +169,12 @@ static bool is_as_listed(const struct ctl_maildir *maildir)
 static bool list_both(struct ctl_maildir *maildir, const char **failed_at)
 {
     struct timespec now;
-    size_t room = 0;
     clock_gettime(CLOCK_REALTIME, &now);
     for (int i = 0; i < 2; i++)
         maildir->changed[i] = changed(maildir->directories[i]);
     for (int i = 1; i >= 0; i--) { /* new first: what moves meanwhile is met in cur */
         *failed_at = folders[i];
-        if (!list_folder(maildir, &room, i))
+        if (!list_folder(maildir, i))
             return false;
     }
     maildir->unsteady = false;

@@ -98,7 +98,7 @@ static void choose(void *context, struct message *entry)
     }
     if (!wanted)
         return;
-    k->sessions = base_realloc(k->sessions, (k->n + 1) * sizeof *k->sessions);
+    k->sessions = base_grow(k->sessions, k->n, sizeof *k->sessions);
     k->sessions[k->n++] = session.number;
 }
 

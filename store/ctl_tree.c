@@ -73,17 +73,14 @@ static enum what look(int parent, const char *name, int *opened, int *error)
 
 static void add(struct ctl_tree *tree, const char *name, const char *domain, char *path)
 {
-    if (tree->n == tree->room) {
-        tree->room = tree->room * 2 + 64;
-        tree->entries = base_realloc(tree->entries, tree->room * sizeof *tree->entries);
-    }
     char *user = domain ? base_format("%s@%s", name, domain) : base_strdup(name);
+    tree->entries = base_grow(tree->entries, tree->n, sizeof *tree->entries);
     tree->entries[tree->n++] = (struct ctl_tree_entry){user, path};
 }
 
 static void pass_over(struct ctl_tree *tree, const char *path, int error)
 {
-    tree->passed = base_realloc(tree->passed, (tree->n_passed + 1) * sizeof *tree->passed);
+    tree->passed = base_grow(tree->passed, tree->n_passed, sizeof *tree->passed);
     tree->passed[tree->n_passed++] = (struct ctl_tree_passed){base_strdup(path), error};
 }
 

@@ -26,7 +26,7 @@ struct ctl_tree_passed {
 
 struct ctl_tree {
     struct ctl_tree_entry *entries; /* by user */
-    size_t n, room;
+    size_t n;
     struct ctl_tree_passed *passed; /* what is neither, for people to see */
     size_t n_passed;
 };

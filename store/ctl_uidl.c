@@ -120,13 +120,9 @@ static int compare(const void *a, const void *b)
     return strcmp(x->name, y->name);
 }
 
-static void add(struct ctl_uidl_list *list, size_t *room, const char *file_name, uint64_t order,
-                const char *text)
+static void add(struct ctl_uidl_list *list, const char *file_name, uint64_t order, const char *text)
 {
-    if (list->n == *room) {
-        *room = *room * 2 + 64;
-        list->entries = base_realloc(list->entries, *room * sizeof *list->entries);
-    }
+    list->entries = base_grow(list->entries, list->n, sizeof *list->entries);
     struct ctl_uidl *entry = &list->entries[list->n++];
     *entry = (struct ctl_uidl){
         .name = base_format("%.*s", (int)ctl_uidl_base_length(file_name), file_name),
@@ -174,8 +170,7 @@ const struct ctl_uidl *ctl_uidl_find(const struct ctl_uidl_list *list, const cha
     return found;
 }
 
-/* A whole word as a decimal number. */
-static bool number(const char *word, uint64_t *value)
+bool ctl_uidl_number(const char *word, uint64_t *value)
 {
     char *end;
     errno = 0;
@@ -191,16 +186,16 @@ static bool dovecot_header(char *line, int *version, uint64_t *uidvalidity, cons
 {
     char *state = NULL, *word = strtok_r(line, " ", &state);
     uint64_t v;
-    if (!word || !number(word, &v) || (v != 1 && v != 3))
+    if (!word || !ctl_uidl_number(word, &v) || (v != 1 && v != 3))
         return false;
     *version = (int)v;
     word = strtok_r(NULL, " ", &state);
     if (*version == 1)
-        return word && number(word, uidvalidity);
+        return word && ctl_uidl_number(word, uidvalidity);
     bool has_validity = false;
     for (; word; word = strtok_r(NULL, " ", &state)) {
         if (word[0] == 'V')
-            has_validity = number(word + 1, uidvalidity);
+            has_validity = ctl_uidl_number(word + 1, uidvalidity);
         else if (word[0] == 'P' && word[1])
             *format = word + 1;
     }
@@ -208,8 +203,8 @@ static bool dovecot_header(char *line, int *version, uint64_t *uidvalidity, cons
 }
 
 /* One message: "UID [X<value> ...] :NAME", in version 1 "UID NAME". */
-static void dovecot_entry(struct ctl_uidl_list *list, size_t *room, char *line, int version,
-                          const char *format, uint64_t uidvalidity)
+static void dovecot_entry(struct ctl_uidl_list *list, char *line, int version, const char *format,
+                          uint64_t uidvalidity)
 {
     struct ctl_uidl_parts parts = {.uidvalidity = uidvalidity};
     char text[MAILDROP_UIDL_MAX + 1], *state = NULL;
@@ -221,13 +216,13 @@ static void dovecot_entry(struct ctl_uidl_list *list, size_t *room, char *line, 
     *name = '\0';
     name += version == 1 ? 1 : 2;
     char *word = strtok_r(line, " ", &state);
-    if (!word || !number(word, &parts.uid) || !*name)
+    if (!word || !ctl_uidl_number(word, &parts.uid) || !*name)
         return;
     while ((word = strtok_r(NULL, " ", &state))) {
         if (word[0] == 'P')
             own = word + 1;
         else if (word[0] == 'O')
-            number(word + 1, &order);
+            ctl_uidl_number(word + 1, &order);
         else if (word[0] == 'G')
             parts.guid = word + 1;
     }
@@ -237,7 +232,7 @@ static void dovecot_entry(struct ctl_uidl_list *list, size_t *room, char *line, 
     /* An empty P is short for the name of the file. */
     bool made = own && *own ? ctl_uidl_is_valid(own) && base_copy(text, sizeof text, own)
                             : ctl_uidl_make(own ? "%f" : format, &parts, text);
-    add(list, room, name, order ? order : parts.uid + CTL_UIDL_LAST, made ? text : "");
+    add(list, name, order ? order : parts.uid + CTL_UIDL_LAST, made ? text : "");
 }
 
 bool ctl_uidl_read_dovecot(char *octets, const char *format, struct ctl_uidl_list *list,
@@ -245,7 +240,6 @@ bool ctl_uidl_read_dovecot(char *octets, const char *format, struct ctl_uidl_lis
 {
     uint64_t uidvalidity = 0;
     const char *said = NULL;
-    size_t room = 0;
     int version = 0;
     *list = (struct ctl_uidl_list){.unlisted = UINT64_MAX};
     char *state = NULL, *line = strtok_r(octets, "\n", &state);
@@ -256,7 +250,7 @@ bool ctl_uidl_read_dovecot(char *octets, const char *format, struct ctl_uidl_lis
     if (!format)
         format = said ? said : CTL_UIDL_FORMAT_DOVECOT;
     while ((line = strtok_r(NULL, "\n", &state)))
-        dovecot_entry(list, &room, line, version, format, uidvalidity);
+        dovecot_entry(list, line, version, format, uidvalidity);
     sort(list);
     return true;
 }
@@ -278,7 +272,7 @@ static bool courier_name(const char *file_name, char text[MAILDROP_UIDL_MAX + 1]
 }
 
 /* "NAME SIZE N[:UIDVALIDITY[:UTF8]]"; a name may hold blanks. */
-static void courier_entry(struct ctl_uidl_list *list, size_t *room, char *line)
+static void courier_entry(struct ctl_uidl_list *list, char *line)
 {
     char text[MAILDROP_UIDL_MAX + 1] = "", *state = NULL;
     uint64_t n, validity = 0;
@@ -291,19 +285,19 @@ static void courier_entry(struct ctl_uidl_list *list, size_t *room, char *line)
         return;
     *size = '\0';
     char *first = strtok_r(uid, ":", &state), *second = strtok_r(NULL, ":", &state);
-    bool made = first && number(first, &n) && (!second || number(second, &validity));
+    bool made =
+        first && ctl_uidl_number(first, &n) && (!second || ctl_uidl_number(second, &validity));
     if (made && n == 0)
         made = courier_name(line, text);
     else if (made && validity)
         snprintf(text, sizeof text, "UID%ju-%ju", (uintmax_t)n, (uintmax_t)validity);
     else if (made)
         snprintf(text, sizeof text, "UID%ju", (uintmax_t)n);
-    add(list, room, line, 0, made ? text : "");
+    add(list, line, 0, made ? text : "");
 }
 
 bool ctl_uidl_read_courier(char *octets, struct ctl_uidl_list *list, char *error, size_t error_size)
 {
-    size_t room = 0;
     *list = (struct ctl_uidl_list){0}; /* Courier lists by the names alone */
     char *state = NULL, *line = strtok_r(octets, "\n", &state);
     if (!line || line[0] != '/' || line[1] < '1' || line[1] > '3' || line[2] != ' ') {
@@ -311,7 +305,7 @@ bool ctl_uidl_read_courier(char *octets, struct ctl_uidl_list *list, char *error
         return false;
     }
     while ((line = strtok_r(NULL, "\n", &state)))
-        courier_entry(list, &room, line);
+        courier_entry(list, line);
     sort(list);
     return true;
 }

@@ -53,6 +53,9 @@ struct ctl_uidl_list {
 /* "auto", "dovecot", ... False: none of them. NULL is CTL_UIDL_AUTO. */
 bool ctl_uidl_kind(const char *name, enum ctl_uidl_kind *kind);
 
+/* A whole word as a decimal number. */
+bool ctl_uidl_number(const char *word, uint64_t *value);
+
 /* 1-70 octets of 0x21-0x7E (RFC 1939 section 7). */
 bool ctl_uidl_is_valid(const char *text);
 

@@ -16,6 +16,7 @@
  */
 #include "store/warm.h"
 #include "store/connection.h"
+#include "store/digest.h"
 #include "store/lock.h"
 #include "store/schema.h"
 #include "store/vfs.h"
@@ -54,31 +55,21 @@ static const enum statement for_deliveries[] = {
     STATEMENT_ADD_CHUNK,   STATEMENT_SET_STATE, STATEMENT_ADD_MESSAGE,
 };
 
-static uint64_t mix(uint64_t digest, const void *octets, size_t size)
-{
-    const unsigned char *at = octets;
-
-    for (; size > 0; size--)
-        digest = (digest ^ *at++) * UINT64_C(0x100000001b3); /* FNV-1a: chance, not malice */
-    return digest;
-}
-
 /* A digest of all that statements depend on. A hostile file may have any schema it likes and lie
  * about it: it is read as one of ours then, as any damaged file is. */
 static enum store_outcome digest_schema(struct maildrop *m, uint64_t *digest)
 {
     sqlite3_stmt *statement = m->statements[STATEMENT_SCHEMA]; /* prepared by make_ready() */
-    uint64_t found = UINT64_C(0xcbf29ce484222325);
+    uint64_t found = DIGEST_START;
     enum store_outcome outcome;
 
     while ((outcome = handle_step(m, statement)) == STORE_OK) {
-        const int64_t root = sqlite3_column_int64(statement, 0);
-
-        found = mix(found, &root, sizeof(root));
+        found = digest_number(found, (uint64_t)sqlite3_column_int64(statement, 0));
         for (int column = 1; column <= 2; column++) {
             const void *text = sqlite3_column_text(statement, column);
 
-            found = mix(found, text ? text : "", (size_t)sqlite3_column_bytes(statement, column));
+            found = digest_octets(found, text ? text : "",
+                                  (size_t)sqlite3_column_bytes(statement, column));
         }
     }
     *digest = found;

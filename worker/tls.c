@@ -194,7 +194,7 @@ bool tls_add(void *context, const char *name, const char *path, int chain_fd, in
     load_identity(&id, chain_fd, key_fd);
     base_close(chain_fd);
     base_close(key_fd);
-    tls->identities = base_realloc(tls->identities, (tls->n + 1) * sizeof id);
+    tls->identities = base_grow(tls->identities, tls->n, sizeof id);
     tls->identities[tls->n++] = id;
     return true;
 }
