@@ -12,6 +12,7 @@
 #include "store/schema.h"
 #include "store/vfs.h"
 #include "store/warm.h"
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -37,15 +38,18 @@ static enum store_outcome check_header(struct maildrop *m)
     const ssize_t got = vfs_peek(header, sizeof(header));
 
     if (got < 0)
-        return handle_fail(m, STORE_IO, "mail.db cannot be read");
+        return handle_fail(m, STORE_IO, "mail.db cannot be read: %s", strerror(errno));
     if (got < HEADER_SIZE)
         return handle_fail(m, STORE_DAMAGED, "mail.db is %s", got == 0 ? "empty" : "cut short");
     if (memcmp(header, VFS_MAGIC, sizeof(VFS_MAGIC)) != 0)
         return handle_fail(m, STORE_DAMAGED, "mail.db is not an SQLite database");
     if (header[HEADER_WRITE_VERSION] != HEADER_WAL || header[HEADER_READ_VERSION] != HEADER_WAL)
         return handle_fail(m, STORE_DAMAGED, "mail.db is not in WAL mode");
+    const int64_t size = vfs_file_size(MAILDROP_DB);
+    if (size < 0)
+        return handle_fail(m, STORE_IO, "mail.db has no size: %s", strerror(errno));
     /* SQLite counts a part of a page as a page. While a WAL is there it may put that right. */
-    if (vfs_file_size(MAILDROP_WAL) == 0 && vfs_file_size(MAILDROP_DB) % SMALLEST_PAGE != 0)
+    if (vfs_file_size(MAILDROP_WAL) == 0 && size % SMALLEST_PAGE != 0)
         return handle_fail(m, STORE_DAMAGED, "mail.db is cut short");
     return STORE_OK;
 }

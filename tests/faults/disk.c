@@ -167,6 +167,12 @@ int fdatasync(int fd)
     return sync_file(fd);
 }
 
+int fstatat(int dir, const char *restrict path, struct stat *restrict status, int flags)
+{
+    REAL(fstatat);
+    return disk_is_wrong(DISK_STAT) ? -1 : real(dir, path, status, flags);
+}
+
 ssize_t write(int fd, const void *octets, size_t size)
 {
     ssize_t put;

@@ -3,8 +3,8 @@
  * and when its power is cut, what was not synced is lost, kept or torn.
  *
  * Stands between the product and the kernel: in SQLite's slots for pread and pwrite, and in front
- * of libc for what the product calls itself (write, ftruncate, fsync, fdatasync, mkdirat,
- * renameat2, unlinkat, openat2). Clock and randomness are the test's too, so that a seed repeats a
+ * of libc for what the product calls itself (fstatat, write, ftruncate, fsync, fdatasync, mkdirat,
+ * renameat, unlinkat, openat2). Clock and randomness are the test's too, so that a seed repeats a
  * run.
  *
  * Two more things may fail in the same way: SQLite's statements, and memory (memory.h).
@@ -21,6 +21,7 @@ enum { DISK_STEPS_MAX = 60000 }; /* of a record */
 
 enum disk_call {
     DISK_READ,
+    DISK_STAT,
     DISK_WRITE,
     DISK_SYNC,
     DISK_TRUNCATE,

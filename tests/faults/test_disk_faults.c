@@ -338,6 +338,7 @@ static const struct way {
     {"truncate: disk full", DISK_TRUNCATE, ENOSPC},
     {"read: I/O error", DISK_READ, EIO},
     {"read: cut short", DISK_READ, 0},
+    {"stat: I/O error", DISK_STAT, EIO},
     {"statement: I/O error", DISK_STATEMENT, SQLITE_IOERR},
     {"statement: busy", DISK_STATEMENT, SQLITE_BUSY},
     {"memory of SQLite's", DISK_MEMORY, ENOMEM},
@@ -414,7 +415,7 @@ static bool try(const struct scenario *scenario, const struct disk_fault *fault,
     met = disk_failed();
     if (!met && outcome != STORE_OK)
         fail_msg("%s: %s without a fault", what, maildrop_outcome_name(outcome));
-    if (outcome == STORE_DAMAGED && fault->call == DISK_READ && fault->error &&
+    if (outcome == STORE_DAMAGED && fault->call <= DISK_STAT && fault->error &&
         scenario->change != salvage) /* to which whatever cannot be read is damage */
         fail_msg("%s: the maildrop is blamed for what the disk did", what);
     look_again(&now, what);

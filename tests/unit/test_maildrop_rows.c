@@ -498,7 +498,7 @@ static void test_unreadable_database(void **state)
     test_drop_path(&drop, MAILDROP_DB, path);
     fds[MAILDROP_DB] = open(path, O_WRONLY);
     assert_int_equal(maildrop_open(fds, &m), STORE_IO);
-    assert_string_equal(maildrop_error(NULL), "mail.db cannot be read");
+    assert_string_equal(maildrop_error(NULL), "mail.db cannot be read: Bad file descriptor");
     assert_null(m);
 }
 
