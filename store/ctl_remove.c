@@ -74,7 +74,9 @@ static int remove_locked(const char *path)
     int status = 0;
     if (!renamed)
         status = ctl_fail(EX_OSFILE, "%s: %s", path, strerror(errno));
-    else if (!remove_directory(parent, gone) || fsync(parent) < 0)
+    /* Where a file system of a program's keeps what somebody has open, as we the lock, under
+     * another name, the directory stays: it goes as a leftover does. */
+    else if ((!remove_directory(parent, gone) && errno != ENOTEMPTY) || fsync(parent) < 0)
         status = ctl_fail(EX_OSFILE, "%s/%s: %s; the maildrop is deleted, remove this by hand",
                           parent_path, gone, strerror(errno));
     base_close(parent);
