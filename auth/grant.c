@@ -20,6 +20,7 @@
 #include <string.h>
 #include <sys/fsuid.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <sys/syscall.h>
@@ -49,6 +50,10 @@ struct grant {
     size_t error_size;
 };
 
+static const char no_openat2[] = "openat2() is denied, by a filter of system calls (systemd's "
+                                 "RestrictSUIDSGID=yes, a container engine's) or by a kernel "
+                                 "before Linux 5.6";
+
 static enum login_outcome refuse(struct grant *g, enum login_outcome outcome, const char *file,
                                  const char *what)
 {
@@ -62,7 +67,7 @@ static enum login_outcome refuse_errno(struct grant *g, const char *file)
 {
     switch (errno) {
     case ENOSYS:
-        return refuse(g, LOGIN_STORE_PERM, file, "this kernel has no openat2 (Linux 5.6)");
+        return refuse(g, LOGIN_STORE_PERM, file, no_openat2);
     case ELOOP:
         return refuse(g, LOGIN_STORE_PERM, file, "a symbolic link; put the real file there");
     case ENOENT:
@@ -158,6 +163,8 @@ static int open_mail(const struct grant_root *root)
 static char *find_fault_below(struct grant_root *root, const char *user)
 {
     int fd = root->mail = open_mail(root);
+    if (fd < 0 && (errno == ENOSYS || errno == EPERM))
+        return base_strdup(no_openat2);
     if (fd < 0 && errno != ELOOP && errno != ENOTDIR)
         return NULL; /* whatever it is, the first maildrop tells */
     char *path = base_format("%s/mail", root->path);
@@ -214,23 +221,6 @@ struct grant_root *grant_root_open(const struct config *config, char *error, siz
     grant_root_close(root);
     errno = why;
     return NULL;
-}
-
-bool grant_root_is_writable(const struct grant_root *root, const struct config *config, char *error,
-                            size_t error_size)
-{
-    struct statfs fs;
-    int mail = open_mail(root);
-    bool below = mail >= 0 && fstatfs(mail, &fs) == 0 && fs.f_flags & ST_RDONLY;
-    base_close(mail);
-    if (!below && (fstatfs(root->fd, &fs) < 0 || !(fs.f_flags & ST_RDONLY)))
-        return true; /* what is wrong otherwise, the first maildrop tells */
-    return base_refuse(error, error_size,
-                       "%s: [server] state_dir=%s%s: Read-only file system; mount it for writing, "
-                       "or in a unit of systemd's that may write to little, as poplar.service and "
-                       "poplar-expire.service, add ReadWritePaths=-%s (systemctl edit)",
-                       config_where(config, "server", "", "state_dir"), root->path,
-                       below ? "/mail" : "", root->path);
 }
 
 void grant_root_close(struct grant_root *root)
@@ -533,6 +523,70 @@ static int open_unnamed(int dir)
         return -1;
     }
     return fd;
+}
+
+static bool is_writable(const struct grant_root *root, bool *below)
+{
+    struct statfs fs;
+    int mail = open_mail(root);
+    *below = mail >= 0 && fstatfs(mail, &fs) == 0 && fs.f_flags & ST_RDONLY;
+    base_close(mail);
+    return !*below && (fstatfs(root->fd, &fs) < 0 || !(fs.f_flags & ST_RDONLY));
+}
+
+/* Whether a worker may ask what he was handed how large it is. */
+static bool is_seen_by(uid_t worker, int fd)
+{
+    struct stat st;
+    if (geteuid() != 0 || seteuid(worker) < 0)
+        return true;
+    bool seen = fstat(fd, &st) == 0;
+    if (seteuid(0) < 0)
+        bug("the effective user did not come back");
+    return seen;
+}
+
+/* What some file systems have not, as those of programs (FUSE) and of hosts of virtual machines,
+ * tried on a file without a name; NULL: it is all there, or cannot be tried now. */
+static const char *find_lack(const struct grant_root *root, uid_t worker)
+{
+    const char *lack = NULL;
+    struct flock range = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_len = 1};
+    int fd = take_ids(root) ? open_unnamed(root->mail >= 0 ? root->mail : root->fd) : -1;
+    return_ids();
+    if (fd < 0 || ftruncate(fd, 1) < 0) {
+        base_close(fd);
+        return NULL;
+    }
+    void *shared = mmap(NULL, 1, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    if (shared == MAP_FAILED && errno != ENOMEM)
+        lack = "no memory can be shared by its files (mmap); use another";
+    else if (fcntl(fd, F_OFD_SETLK, &range) < 0)
+        lack = "its files cannot be locked; use another";
+    else if (!is_seen_by(worker, fd))
+        lack = "it serves only who mounted it; mount it with allow_other, or use another";
+    if (shared != MAP_FAILED)
+        munmap(shared, 1);
+    base_close(fd);
+    return lack;
+}
+
+bool grant_root_is_usable(const struct grant_root *root, const struct config *config, uid_t worker,
+                          char *error, size_t error_size)
+{
+    bool below;
+    const char *where = config_where(config, "server", "", "state_dir"), *lack;
+    if (!is_writable(root, &below))
+        return base_refuse(error, error_size,
+                           "%s: [server] state_dir=%s%s: Read-only file system; mount it for "
+                           "writing, or in a unit of systemd's that may write to little, as "
+                           "poplar.service and poplar-expire.service, add ReadWritePaths=-%s "
+                           "(systemctl edit)",
+                           where, root->path, below ? "/mail" : "", root->path);
+    lack = find_lack(root, worker); /* what is wrong otherwise, the first maildrop tells */
+    return !lack || base_refuse(error, error_size,
+                                "%s: [server] state_dir=%s: its file system does not do: %s", where,
+                                root->path, lack);
 }
 
 int grant_spool(const struct grant_root *root, char *error, size_t error_size)

@@ -22,10 +22,10 @@ struct grant_root; /* state_dir, open; and who the store user is */
 struct grant_root *grant_root_open(const struct config *config, char *error, size_t error_size);
 void grant_root_close(struct grant_root *root); /* NULL is legal */
 
-/* Whether maildrops could be written there; else one line in `error`. For a start: of a disk that
- * turns read-only later each login tells. */
-bool grant_root_is_writable(const struct grant_root *root, const struct config *config, char *error,
-                            size_t error_size);
+/* Whether maildrops could be written there, and a worker work on them; else one line in `error`.
+ * For a start: of a disk that turns read-only later each login tells. */
+bool grant_root_is_usable(const struct grant_root *root, const struct config *config, uid_t worker,
+                          char *error, size_t error_size);
 
 /* The path of a maildrop below state_dir: "mail/H1/H2/NAME". False if the name's encoding is too
  * long for a file name. Pure. */

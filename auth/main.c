@@ -33,7 +33,10 @@ static void settle(pid_t parent)
     umask(077);
     signal(SIGPIPE, SIG_IGN);
     if (chdir("/") < 0 || (geteuid() == 0 && setgroups(0, NULL) < 0))
-        fatal(EX_OSERR, "cannot leave directory or groups");
+        fatal(EX_OSERR,
+              "cannot leave directory or groups: %s; it takes CAP_SETGID, and no user "
+              "namespace (PrivateUsers=)",
+              strerror(errno));
 }
 
 /* Services are looked for here alone: a mistyped directory is not a lack of services. */
@@ -87,7 +90,7 @@ int main(void)
     struct grant_root *root = grant_root_open(child.config, error, sizeof error);
     if (!root)
         give_up(&child, errno, error);
-    if (child.strict && !grant_root_is_writable(root, child.config, error, sizeof error))
+    if (child.strict && !grant_root_is_usable(root, child.config, worker, error, sizeof error))
         give_up(&child, 0, error);
     check_confdir(&child);
     pin_service(&child, &pins, "auth", "", child.config->auth.pam_service);

@@ -10,7 +10,7 @@ run='libpam-pwdfile curl openssl ca-certificates'
 check='clang-format libcmocka-dev libpam-wrapper libpam-pwdfile python3-pytest curl fetchmail mpop
        getmail6 neomutt libio-socket-ssl-perl testssl.sh openssl sqlite3 pyflakes3
        python3-prometheus-client debootstrap strace valgrind procps util-linux passwd ca-certificates man-db groff-base
-       mandoc rpm rpmlint apparmor libpam-google-authenticator systemd-container btrfs-progs'
+       mandoc rpm rpmlint apparmor libpam-google-authenticator systemd-container btrfs-progs bindfs'
 deb='build-essential dpkg-dev debhelper dh-apparmor po-debconf bash-completion systemd'
 rpm='rpm rpmlint libcmocka-dev openssl'
 fuzz='clang libclang-rt-dev'

@@ -133,6 +133,7 @@ CALL(int, renameat2, -1, EIO, (int a, const char *b, int c, const char *d, unsig
 CALL(int, rmdir, -1, EROFS, (const char *a), (a))
 CALL(ssize_t, sendmsg, -1, ENOMEM, (int a, const struct msghdr *b, int c), (a, b, c))
 CALL(ssize_t, sendto, -1, ENOBUFS, (int a, const void *b, size_t c, int d, const void *e, socklen_t f), (a, b, c, d, e, f))
+CALL(int, seteuid, -1, EAGAIN, (uid_t a), (a))
 CALL(int, setfsgid, -1, EPERM, (gid_t a), (a))
 CALL(int, setfsuid, -1, EPERM, (uid_t a), (a))
 CALL(int, setgid, -1, EPERM, (gid_t a), (a))

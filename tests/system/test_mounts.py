@@ -195,6 +195,46 @@ def test_room_for_the_way_only(server):
     assert p.log_text().count("not delivered") == 1
 
 
+# A file system that a program makes.
+
+@contextlib.contextmanager
+def passed_on(p, *options):
+    """state_dir by way of a program that hands everything through."""
+    below, owner = p.directory / "below", p.state.stat()
+    below.mkdir(mode=0o700)
+    os.chown(below, owner.st_uid, owner.st_gid)
+    if not poplar.shutil.which("bindfs"):
+        pytest.skip("no bindfs")
+    if subprocess.run(["bindfs", *options, below, p.state], capture_output=True).returncode:
+        pytest.skip("no FUSE here")
+    try:
+        yield
+    finally:
+        poplar.unmount(p.state)
+
+
+@pytest.mark.parametrize("option,words", [("-odirect_io", "(mmap)"),
+                                          ("--no-allow-other", "mount it with allow_other")])
+def test_a_file_system_that_is_not_enough(server, option, words):
+    """Told at the start: no login would ever find a maildrop that can be used."""
+    p = server(start=False, tls_required="no")
+    with passed_on(p, option):
+        done = subprocess.run(p.command(), capture_output=True, text=True, timeout=60)
+        assert done.returncode == os.EX_CONFIG
+        assert f"[server] state_dir={p.state}: " in done.stderr and words in done.stderr
+
+
+def test_a_file_system_of_a_program(server):
+    """What is unlinked while it is open keeps a name there for a while."""
+    p = server(start=False, tls_required="no")
+    with passed_on(p), running(p):
+        p.add("alice", MESSAGE)
+        assert deliver(p) == 250
+        assert len(mail_of(p)) == 2
+        assert p.ctl("mailbox", "delete", "--yes", "alice").stderr == b""
+        assert mail_of(p) == {}
+
+
 # A disk that turns read-only.
 
 TOOLS = (("message", "add", "alice"), ("message", "list", "alice"), ("mailbox", "check", "alice"),
