@@ -94,8 +94,8 @@ static const char *sink_path(void)
     return state.to == LOG_TO_JOURNAL ? "/run/systemd/journal/socket" : "/dev/log";
 }
 
-/* One datagram. False: there is no room for it now. By name each time: who listened there may have
- * been started anew. The socket is kept for when there are no descriptors left. */
+/* One datagram. False: there is no room for it now, or nobody. By name each time: who listened
+ * there may have been started anew. The socket is kept for when there are no descriptors left. */
 static bool send_to_sink(struct iovec *vector, size_t n)
 {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
@@ -105,7 +105,7 @@ static bool send_to_sink(struct iovec *vector, size_t n)
     if (state.sink < 0)
         state.sink = socket(AF_UNIX, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     state.reached = state.sink >= 0 && sendmsg(state.sink, &message, MSG_NOSIGNAL) >= 0;
-    return state.reached || (errno != EAGAIN && errno != ENOBUFS);
+    return state.reached;
 }
 
 /* To a pipe or socket that has room, a line goes at once. */
@@ -121,7 +121,7 @@ static bool to_stderr(const struct log_about *about, const char *text)
     return true;
 }
 
-/* What cannot be sent because nobody is there is lost, and not told. */
+/* Where nobody has ever been, no count of what is lost is ever told. */
 void log_look(void)
 {
     char text[200];
@@ -180,7 +180,7 @@ static bool to_journal(int priority, enum log_event event, const struct log_abou
     return sent;
 }
 
-/* False: it has no room for that now. */
+/* False: it has not taken that. */
 static bool emit(int priority, enum log_event event, const struct log_about *about,
                  const char *text)
 {

@@ -500,12 +500,14 @@ def test_a_journal_that_takes_nothing(stuck_journal, server):
     # And of a journald that was started anew.
     os.unlink("/run/systemd/journal/socket")
     stuck_journal.socket.shutdown(socket.SHUT_RDWR)
+    come_and_go(p, 1)  # while nobody is there
     stuck_journal.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     stuck_journal.socket.bind("/run/systemd/journal/socket")
     stuck_journal.records.clear()
     stuck_journal.start()
     come_and_go(p, 1)
     stuck_journal.wait("session ended")
+    stuck_journal.wait(r"\d+ log lines? dropped")
 
 
 @namespaces
