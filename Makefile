@@ -164,10 +164,10 @@ $(B)/tests/failing.so $(B)/tests/valgrind.so $(B)/tests/clock.so: $(B)/tests/%.s
 	$(Q)$(compile) -fno-sanitize=all -fPIC -shared -o $@ $<
 
 # A child that breaks the contract, for the system tests.
-$(B)/tests/rogue: $(B)/tests/support/rogue.o $(B)/daemon/child.o $(FLOOR_O)
+$(B)/tests/rogue: $(B)/tests/support/rogue.o $(B)/daemon/child.o $(B)/worker/filter.o $(FLOOR_O)
 	@mkdir -p $(@D)
 	$(call say,$@)
-	$(Q)$(link) -o $@ $^
+	$(Q)$(link) -o $@ $^ -lseccomp
 
 # A worker in which an attacker runs code, for the system tests.
 $(B)/tests/exploited: $(B)/tests/support/exploit.o $(B)/worker/main.o $(B)/worker/clock.o \

@@ -38,6 +38,16 @@ enum scope {
     SCOPE_DEATH,        /* the signal at the parent's end */
 };
 
+/* s390x has the arguments of mmap(2) in memory, where no filter looks, and the flags of clone(2)
+ * behind the stack. */
+#ifdef __s390x__
+#define SCOPE_MMAP SCOPE_ANY
+enum { CLONE_FLAGS = 1 };
+#else
+#define SCOPE_MMAP SCOPE_NO_EXEC
+enum { CLONE_FLAGS = 0 };
+#endif
+
 struct row {
     /* By libseccomp's names; the first that this architecture has. */
     const char *names[2];
@@ -55,7 +65,7 @@ static const struct row rows[] = {
     {{"exit_group"}, SCOPE_ANY, "the end"},
     {{"futex", "futex_time64"}, SCOPE_ANY, "locks of the C library and OpenSSL when contended"},
     {{"brk"}, SCOPE_ANY, "malloc"},
-    {{"mmap2", "mmap"}, SCOPE_NO_EXEC, "malloc; the maildrop's -shm"},
+    {{"mmap2", "mmap"}, SCOPE_MMAP, "malloc; the maildrop's -shm"},
     {{"munmap"}, SCOPE_ANY, "free; the maildrop's -shm"},
     {{"mremap"}, SCOPE_ANY, "realloc of large blocks"},
     {{"getrandom"}, SCOPE_ANY, "OpenSSL's generator, UIDLs"},
@@ -158,7 +168,7 @@ static int allow(scmp_filter_ctx context, const struct row *row, const char *nam
         }
         return result;
     case SCOPE_FORK:
-        only = equal(0, CLONE_PARENT | SIGCHLD);
+        only = equal(CLONE_FLAGS, CLONE_PARENT | SIGCHLD);
         return seccomp_rule_add_array(context, SCMP_ACT_ALLOW, number, 1, &only);
     case SCOPE_DEATH:
         only = equal(0, PR_SET_PDEATHSIG);
@@ -253,6 +263,13 @@ bool filter_load_nursery(const struct filter *filter)
 bool filter_load_worker(const struct filter *filter)
 {
     return load(&filter->worker);
+}
+
+pid_t filter_fork(void)
+{
+    long arguments[2] = {0};
+    arguments[CLONE_FLAGS] = CLONE_PARENT | SIGCHLD;
+    return (pid_t)syscall(SYS_clone, arguments[0], arguments[1], NULL, NULL, NULL);
 }
 
 bool filter_call(size_t n, int *number, const char **name, bool *before_login)

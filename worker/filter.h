@@ -9,6 +9,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdio.h>
+#include <sys/types.h>
 
 struct filter; /* the compiled programs */
 
@@ -21,6 +22,10 @@ void filter_free(struct filter *filter); /* NULL is legal */
  * and what it takes to make a worker. The worker, which inherits that: to the table. */
 bool filter_load_nursery(const struct filter *filter);
 bool filter_load_worker(const struct filter *filter);
+
+/* fork(2) as the nursery may: the child is the master's, not ours. By the raw call, so that nothing
+ * of the C library runs in between; one thread forks, so nothing of it needs to. */
+pid_t filter_fork(void);
 
 /* The table, for people and tests: how many system calls it allows; of these, how many work before
  * login, while the numbers from PROTO_FD_GRANT on are empty. */

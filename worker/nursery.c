@@ -13,11 +13,9 @@
 #include <fcntl.h>
 #include <locale.h>
 #include <malloc.h>
-#include <sched.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/syscall.h>
 #include <sysexits.h>
 #include <syslog.h>
 #include <time.h>
@@ -101,19 +99,12 @@ static void confine(struct child *child)
         child_log(&child->control, LOG_WARNING, "workers run without: %s", missing);
 }
 
-/* The worker becomes the master's child, not ours. With the raw call nothing of the C library runs
- * in between; one thread forks, so nothing of it needs to. */
-static pid_t fork_for_master(void)
-{
-    return (pid_t)syscall(SYS_clone, CLONE_PARENT | SIGCHLD, NULL, NULL, NULL, NULL);
-}
-
 /* `m` is for an answer. A record of our own here would put the worker's stack ten pages further
  * down. */
 static void make_worker(struct child *child, const struct heritage *heritage, int control_fd,
                         struct message *m)
 {
-    pid_t pid = fork_for_master();
+    pid_t pid = filter_fork();
     if (pid == 0)
         worker_live(heritage, control_fd);
     int why = errno;

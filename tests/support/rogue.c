@@ -20,18 +20,17 @@
  */
 #include "daemon/child.h"
 #include "tests/support/raw.h"
+#include "worker/filter.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <libgen.h>
 #include <poll.h>
-#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
-#include <sys/syscall.h>
 #include <sysexits.h>
 #include <unistd.h>
 
@@ -218,7 +217,7 @@ _Noreturn static void live_as_nursery(void)
         if (type != PROTO_FORK)
             continue;
         look("nursery", "fork");
-        if (syscall(SYS_clone, CLONE_PARENT | SIGCHLD, NULL, NULL, NULL, NULL) == 0) {
+        if (filter_fork() == 0) {
             prctl(PR_SET_PDEATHSIG,
                   SIGKILL); /* the master's; a stranger has no parent to die with */
             live_as_worker(worker_fd);

@@ -146,12 +146,22 @@ static bool is_past_filters(long number)
 #endif
 }
 
-/* With all arguments zero nothing that works can do harm. */
+/* With all arguments zero nothing that works can do harm; ppoll(2), a worker's wait where there is
+ * no poll(2), would have no end. */
+static struct attempt with_nothing(long number)
+{
+    static const struct timespec at_once;
+    struct attempt a = {.number = number};
+    if (number == SYS_ppoll)
+        a.arguments[2] = (long)(intptr_t)&at_once;
+    return a;
+}
+
 static void test_every_call(void **state)
 {
     (void)state;
     for (long number = 0; number <= LAST_CALL; number++) {
-        const struct attempt attempt = {.number = number};
+        const struct attempt attempt = with_nothing(number);
         if (is_past_filters(number))
             continue;
         int status = fate_of(&attempt);
@@ -175,10 +185,10 @@ static void test_every_call_of_the_nursery(void **state)
         SYS_close_range, SYS_getppid, SYS_prlimit64, SYS_seccomp,
     };
     const struct attempt death = {SYS_prctl, {PR_SET_PDEATHSIG, SIGKILL}};
-    const struct attempt fork = {SYS_clone, {SIGCHLD}};
+    const struct attempt fork = {SYS_clone, {SIGCHLD, SIGCHLD}}; /* by whichever the flags are */
     (void)state;
     for (long number = 0; number <= LAST_CALL; number++) {
-        const struct attempt attempt = {.number = number};
+        const struct attempt attempt = with_nothing(number);
         bool expected = survived_before_login(number);
         for (size_t i = 0; i < ARRAY_SIZE(more); i++)
             expected = expected || more[i] == number;
@@ -242,8 +252,10 @@ static void test_granted_descriptors(void **state)
         {SYS_FCNTL, {PROTO_FD_GRANT, F_SETOWN}},
         {STAT(PROTO_FD_GRANT, EMPTY, 0)},
         {STAT(AT_FDCWD, EMPTY, AT_EMPTY_PATH)},
+#ifndef __s390x__ /* where no filter sees the arguments */
         {SYS_MMAP, {0, 4096, PROT_READ | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1}},
         {SYS_MMAP, {0, 4096, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1}},
+#endif
     };
     (void)state;
     for (size_t i = 0; i < ARRAY_SIZE(allowed); i++)
