@@ -12,6 +12,7 @@
 #include <sys/mman.h>
 #include <sys/sendfile.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 /* A child that has ended is no failure here: it is told with its last words and its exit status,
  * when it is reaped, and not by chance before. */
@@ -37,7 +38,11 @@ static const char *find_fault(int fd)
     static const char not_a_file[] = "not a file; name the PEM file";
     struct stat st;
     if (fd < 0 && (errno == EACCES || errno == EPERM))
-        return "Permission denied; poplard must be able to read it, also for AppArmor or SELinux";
+        return geteuid() == 0
+                   ? "Permission denied; poplard must be able to read it, also for AppArmor or "
+                     "SELinux"
+                   : "Permission denied; start poplard as root (no User= in its unit), or give "
+                     "its user one that he may read";
     if (fd < 0 && errno == ENOENT)
         return "No such file or directory; put it there, or name another";
     if (fd < 0 && errno == ENXIO)

@@ -391,7 +391,7 @@ def test_ciphers(broken):
 
 @pytest.mark.skipif(poplar.ROOT and not shutil.which("setpriv"), reason="needs setpriv")
 def test_key_that_may_not_be_read(broken):
-    """Without root, the usual mistake of a developer."""
+    """Without root, the usual mistake of a developer, and of who hardens a service by User=."""
     mine = ()
     broken.write_config(listen_lmtp="")  # its directory is root's
     if poplar.ROOT:
@@ -399,7 +399,7 @@ def test_key_that_may_not_be_read(broken):
         mine = without_root
     broken.key.chmod(0o000)
     refused(broken, CONFIG, place(broken, f"key={broken.key}"),
-            "Permission denied; poplard must be able to read it",
+            "Permission denied; start poplard as root (no User= in its unit)",
             command=[*mine, *broken.command()])
 
 
