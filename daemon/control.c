@@ -159,7 +159,7 @@ static int on_visitor(sd_event_source *source, int fd, uint32_t events, void *co
         }
         return 0;
     }
-    uid_t uid = delivery_peer(client);
+    uid_t uid = local_peer(client);
     bool guest = uid != 0 && uid != geteuid();
     if (guest && m->guests >= GUESTS_MAX) {
         turn_away(m, client);
@@ -176,62 +176,42 @@ static int on_visitor(sd_event_source *source, int fd, uint32_t events, void *co
     return 0;
 }
 
-static bool say(const struct config *config, char *error, size_t size)
-{
-    int why = errno;
-    base_refuse(error, size, "%s: [server] run_dir=%s: %s; %s",
-                config_where(config, "server", "", "run_dir"), config->server.run_dir,
-                strerror(why), delivery_remedy(why));
-    errno = why;
-    return false;
-}
-
 /* Looking is for the store user's group, which the socket has from its beginning: no capability to
  * change owners is needed. */
-static int bind_for_group(const struct master *m, const struct sockaddr_un *address)
+static int bind_for_group(const struct config *config, char *why, size_t size)
 {
     uid_t uid;
     gid_t gid;
-    bool shared = geteuid() == 0 && privileges_lookup(m->config->server.store_user, &uid, &gid);
+    char *path = base_format("%s/control", config->server.run_dir);
+    bool shared = geteuid() == 0 && privileges_lookup(config->server.store_user, &uid, &gid);
+    mkdir(config->server.run_dir,
+          0755); /* of no group; what keeps it from being made is told next */
     if (shared)
         setfsgid(gid);
-    mode_t before = umask(shared ? 0117 : 0177);
-    int bound = bind(m->control_fd, (const struct sockaddr *)address, sizeof *address);
-    int why = errno;
-    umask(before);
+    int fd = local_bind(path, SOCK_SEQPACKET, shared ? 0660 : 0600, why, size);
+    int error = errno;
     setfsgid(getegid());
-    errno = why;
-    return bound;
+    free(path);
+    errno = error;
+    return fd;
 }
 
 bool control_open(struct master *m, char *error, size_t error_size)
 {
-    struct sockaddr_un address = {.sun_family = AF_UNIX};
-    const char *dir = m->config->server.run_dir;
-    int length = snprintf(address.sun_path, sizeof address.sun_path, "%s/control", dir);
-    if (length < 0 || (size_t)length >= sizeof address.sun_path) {
-        errno = ENAMETOOLONG;
-        return say(m->config, error, error_size);
-    }
-    if (mkdir(dir, 0755) < 0 && errno != EEXIST)
-        return say(m->config, error, error_size);
-    m->control_fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    if (m->control_fd < 0)
-        return say(m->config, error, error_size);
-    if (connect(m->control_fd, (struct sockaddr *)&address, sizeof address) == 0 ||
-        errno == EAGAIN) { /* more wait there than it has heard yet */
-        errno = EADDRINUSE;
-        return base_refuse(
-            error, error_size,
-            "%s: [server] run_dir=%s: another poplard serves there: stop it, or set run_dir",
-            config_where(m->config, "server", "", "run_dir"), dir);
-    }
-    unlink(address.sun_path); /* of a poplard that is gone; bind() says what cannot be removed */
-    if (bind_for_group(m, &address) < 0 || listen(m->control_fd, 16) < 0)
-        return say(m->config, error, error_size);
-    int watched = sd_event_add_io(m->event, &m->control_io, m->control_fd, EPOLLIN, on_visitor, m);
-    errno = watched < 0 ? -watched : 0;
-    return watched >= 0 || say(m->config, error, error_size);
+    char why[256] = "it cannot be watched";
+    const struct config *config = m->config;
+    m->control_fd = bind_for_group(config, why, sizeof why);
+    int watched = -errno;
+    if (m->control_fd >= 0)
+        watched = sd_event_add_io(m->event, &m->control_io, m->control_fd, EPOLLIN, on_visitor, m);
+    if (watched >= 0)
+        return true;
+    base_refuse(error, error_size, "%s: [server] run_dir=%s: %s",
+                config_where(config, "server", "", "run_dir"), config->server.run_dir,
+                watched == -EADDRINUSE ? "another poplard serves there: stop it, or set run_dir"
+                                       : why);
+    errno = -watched;
+    return false;
 }
 
 void control_tick(struct master *m)

@@ -214,7 +214,7 @@ static bool open_lmtp(struct opening *o)
         int fd = named ? inherit(o, DOOR_LMTP, path) : -1;
         bool inherited = fd >= 0;
         if (!inherited)
-            fd = delivery_bind(path, why, sizeof why);
+            fd = local_bind(path, SOCK_STREAM, 0666, why, sizeof why);
         if (fd >= 0) {
             add(o, fd, DOOR_LMTP, path)->owned = !inherited;
             continue;
@@ -423,7 +423,7 @@ static int on_connection(sd_event_source *source, int fd, uint32_t events, void 
         set_options(c.fd);
         address_unmap(&c.peer);
         c.source = address_source(&c.peer);
-        c.uid = door == DOOR_LMTP ? delivery_peer(c.fd) : 0;
+        c.uid = door == DOOR_LMTP ? local_peer(c.fd) : 0;
         assign_connection(m, &c);
     }
     return 0;

@@ -17,7 +17,6 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/uio.h>
 #include <sys/un.h>
 #include <time.h>
 #include <unistd.h>
@@ -27,7 +26,8 @@
 enum {
     LINES_PER_SECOND = 500,
     LINES_OF_LOGINS = 450, /* those of failed logins, and the following */
-    LINES_OF_ALL = 300     /* those that anybody makes by coming and going */
+    LINES_OF_ALL = 300,    /* those that anybody makes by coming and going */
+    LINE_MAX_OCTETS = 2048 /* with its NUL; its other fields together are shorter */
 };
 
 /* The one piece of global state in the master: where the log goes and how much it took. */
@@ -96,15 +96,15 @@ static const char *sink_path(void)
 
 /* One datagram. False: there is no room for it now, or nobody. By name each time: who listened
  * there may have been started anew. The socket is kept for when there are no descriptors left. */
-static bool send_to_sink(struct iovec *vector, size_t n)
+static bool send_to_sink(const char *text)
 {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
-    const struct msghdr message = {
-        .msg_name = &address, .msg_namelen = sizeof address, .msg_iov = vector, .msg_iovlen = n};
     base_copy(address.sun_path, sizeof address.sun_path, sink_path());
     if (state.sink < 0)
         state.sink = socket(AF_UNIX, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-    state.reached = state.sink >= 0 && sendmsg(state.sink, &message, MSG_NOSIGNAL) >= 0;
+    state.reached =
+        state.sink >= 0 && sendto(state.sink, text, strlen(text), MSG_NOSIGNAL,
+                                  (const struct sockaddr *)&address, sizeof address) >= 0;
     return state.reached;
 }
 
@@ -136,48 +136,40 @@ void log_look(void)
 /* RFC 3164, as syslog(3) writes it to this socket. */
 static bool to_syslog(int priority, const char *text)
 {
-    char head[80], when[32] = "";
+    char line[LINE_MAX_OCTETS + 80], when[32] = "";
     const time_t now = time(NULL);
     struct tm local;
     if (localtime_r(&now, &local))
         strftime(when, sizeof when, "%b %e %T ", &local);
-    int length = snprintf(head, sizeof head, "<%d>%spoplard[%d]: ", LOG_MAIL | priority, when,
-                          (int)getpid());
-    struct iovec vector[] = {{head, (size_t)length}, {(void *)(uintptr_t)text, strlen(text)}};
-    return send_to_sink(vector, ARRAY_SIZE(vector));
+    snprintf(line, sizeof line, "<%d>%spoplard[%d]: %s", LOG_MAIL | priority, when, (int)getpid(),
+             text);
+    return send_to_sink(line);
 }
 
 /* A line NAME=VALUE for each field: no value has a line end. */
 static bool to_journal(int priority, enum log_event event, const struct log_about *about,
                        const char *text)
 {
-    const struct log_about nothing = {0};
-    char *fields[10];
-    struct iovec vector[ARRAY_SIZE(fields)];
-    int n = 0;
+    static const struct log_about nothing;
+    char fields[2 * LINE_MAX_OCTETS], session[24] = "";
     if (!about)
         about = &nothing;
-    fields[n++] = base_format("MESSAGE=%s\n", text);
-    fields[n++] = base_format("PRIORITY=%d\n", priority);
-    fields[n++] = base_format("SYSLOG_FACILITY=%d\n", LOG_MAIL >> 3);
-    fields[n++] = base_format("MESSAGE_ID=%s\n", event_ids[event]);
-    fields[n++] = base_strdup("SYSLOG_IDENTIFIER=poplard\n");
+    const char *const more[][2] = {{"SESSION", session},
+                                   {"PEER", about->peer},
+                                   {"USER", about->user},
+                                   {"DOOR", about->door},
+                                   {"REASON", about->reason}};
     if (about->session)
-        fields[n++] = base_format("POPLAR_SESSION=%llu\n", (unsigned long long)about->session);
-    if (about->peer && *about->peer)
-        fields[n++] = base_format("POPLAR_PEER=%s\n", about->peer);
-    if (about->user && *about->user)
-        fields[n++] = base_format("POPLAR_USER=%s\n", about->user);
-    if (about->door)
-        fields[n++] = base_format("POPLAR_DOOR=%s\n", about->door);
-    if (about->reason)
-        fields[n++] = base_format("POPLAR_REASON=%s\n", about->reason);
-    for (int i = 0; i < n; i++)
-        vector[i] = (struct iovec){fields[i], strlen(fields[i])};
-    bool sent = send_to_sink(vector, (size_t)n);
-    for (int i = 0; i < n; i++)
-        free(fields[i]);
-    return sent;
+        snprintf(session, sizeof session, "%llu", (unsigned long long)about->session);
+    size_t used = (size_t)snprintf(fields, sizeof fields,
+                                   "MESSAGE=%s\nPRIORITY=%d\nSYSLOG_FACILITY=%d\nMESSAGE_ID=%s\n"
+                                   "SYSLOG_IDENTIFIER=poplard\n",
+                                   text, priority, LOG_MAIL >> 3, event_ids[event]);
+    for (size_t i = 0; i < ARRAY_SIZE(more) && used < sizeof fields; i++)
+        if (more[i][1] && *more[i][1])
+            used += (size_t)snprintf(fields + used, sizeof fields - used, "POPLAR_%s=%s\n",
+                                     more[i][0], more[i][1]);
+    return send_to_sink(fields);
 }
 
 /* False: it has not taken that. */
@@ -243,7 +235,7 @@ static bool admit(enum log_event event)
 void log_line(int priority, enum log_event event, const struct log_about *about, const char *format,
               ...)
 {
-    char text[2048];
+    char text[LINE_MAX_OCTETS];
     if ((unsigned)priority > state.level || !admit(event))
         return;
     va_list arguments;

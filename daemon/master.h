@@ -399,14 +399,12 @@ void listen_replace(struct listener *old, size_t n_old, struct listener *fresh, 
 bool listen_attach(struct master *m); /* start accepting */
 void listen_detach(struct master *m);
 
-/* delivery.c: the master's part of LMTP. */
-/* A listening unix socket that everybody may connect to, its directory made if it is missing. -1,
- * errno, and words and a remedy in `why`. */
-int delivery_bind(const char *path, char *why, size_t size);
-/* What to do about an errno of bind(2) for such a socket. */
-const char *delivery_remedy(int error);
+/* local.c: unix sockets. */
+/* One of this type and mode that listens, its directory made if it is missing. -1, errno, and words
+ * and a remedy in `why`. */
+int local_bind(const char *path, int type, mode_t mode, char *why, size_t size);
 /* Whose process is at the other end, by the kernel. */
-uid_t delivery_peer(int fd);
+uid_t local_peer(int fd);
 
 /* control.c: poplarctl's socket: root's; to look, store_user's group's too. */
 /* False, errno, and one line in `error`. */

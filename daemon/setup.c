@@ -137,18 +137,19 @@ static enum setup_outcome send_setting(struct channel *channel, const struct con
     return send_one(channel, &message, error, size);
 }
 
-static enum setup_outcome send_certificate(struct channel *channel,
-                                           const struct config_certificate *c, char *error,
+/* Nothing, where no path is set. */
+static enum setup_outcome send_certificate(struct channel *channel, const char *name,
+                                           const char *path, int chain, int key, char *error,
                                            size_t size)
 {
     struct message message;
-    if (!c->certificate)
+    if (!path)
         return SETUP_DONE;
     message_begin(&message, PROTO_CERTIFICATE);
-    message_put_text(&message, c->name);
-    message_put_text(&message, c->certificate);
-    message_put_fd(&message, c->certificate_fd);
-    message_put_fd(&message, c->key_fd);
+    message_put_text(&message, name);
+    message_put_text(&message, path);
+    message_put_fd(&message, chain);
+    message_put_fd(&message, key);
     return send_one(channel, &message, error, size);
 }
 
@@ -156,15 +157,8 @@ static enum setup_outcome send_certificate(struct channel *channel,
 static enum setup_outcome send_client_ca(struct channel *channel, const struct config *config,
                                          char *error, size_t size)
 {
-    struct message message;
-    if (!config->tls.client_ca)
-        return SETUP_DONE;
-    message_begin(&message, PROTO_CERTIFICATE);
-    message_put_text(&message, " ca");
-    message_put_text(&message, config->tls.client_ca);
-    message_put_fd(&message, config->tls.client_ca_fd);
-    message_put_fd(&message, config->tls.client_ca_fd);
-    return send_one(channel, &message, error, size);
+    int fd = config->tls.client_ca_fd;
+    return send_certificate(channel, " ca", config->tls.client_ca, fd, fd, error, size);
 }
 
 static enum setup_outcome send_start(const struct setup *s, struct channel *channel, char *error,
@@ -193,8 +187,11 @@ enum setup_outcome setup_send(struct setup *s, struct channel *channel, char *er
             sent = send_start(s, channel, error, size);
         else if (n - settings == config->tls.n_certificates)
             sent = send_client_ca(channel, config, error, size);
-        else
-            sent = send_certificate(channel, &config->tls.certificates[n - settings], error, size);
+        else {
+            const struct config_certificate *c = &config->tls.certificates[n - settings];
+            sent = send_certificate(channel, c->name, c->certificate, c->certificate_fd, c->key_fd,
+                                    error, size);
+        }
     }
     s->more = sent == SETUP_MORE;
     return sent;

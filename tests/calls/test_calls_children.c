@@ -350,7 +350,7 @@ static const struct client *client_of(int fd, enum proto_door door,
 {
     static struct client c;
     c = (struct client){.fd = fd, .door = door, .peer = *peer, .source = address_source(peer)};
-    c.uid = door == DOOR_LMTP ? delivery_peer(fd) : 0;
+    c.uid = door == DOOR_LMTP ? local_peer(fd) : 0;
     return &c;
 }
 

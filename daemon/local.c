@@ -1,7 +1,6 @@
 /*
- * delivery.c - the master's part of LMTP: the sockets that everybody on the machine may connect to,
- * and whose process is at the other end. Runs in the master, as root. Never reads what a client
- * sent; recipients are text to pass on to auth, which decides.
+ * local.c - unix sockets, for mail and for poplarctl: made where they are to be, and whose process
+ * is at the other end. Runs in the master, as root. Nothing is read from one here.
  */
 #include "daemon/base.h"
 #include "daemon/master.h"
@@ -16,7 +15,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-const char *delivery_remedy(int error)
+static const char *remedy(int error)
 {
     switch (error) {
     case ENOENT:
@@ -42,7 +41,7 @@ static void make_directory(const char *path)
 
 /* Remove a socket that nobody serves any more; false, errno and words when something else is there.
  */
-static bool clear_place(const struct sockaddr_un *address, char *why, size_t size)
+static bool clear_place(const struct sockaddr_un *address, int type, char *why, size_t size)
 {
     struct stat st;
     if (lstat(address->sun_path, &st) < 0)
@@ -52,7 +51,7 @@ static bool clear_place(const struct sockaddr_un *address, char *why, size_t siz
         return base_refuse(why, size,
                            "there is a file that is no socket; remove it, or name another path");
     }
-    int probe = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    int probe = socket(AF_UNIX, type, 0);
     if (probe < 0) /* then nobody knows whether it is served */
         return base_refuse(why, size, "%s", strerror(errno));
     bool served = connect(probe, (const struct sockaddr *)address, sizeof *address) == 0 ||
@@ -69,13 +68,13 @@ static bool clear_place(const struct sockaddr_un *address, char *why, size_t siz
 
 /* The mode is set before there is a name: the directory may be somebody else's, and what has the
  * name a moment later may be another file. */
-static int bind_open_to_all(const struct sockaddr_un *address)
+static int bind_with_mode(const struct sockaddr_un *address, int type, mode_t mode)
 {
-    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    int fd = socket(AF_UNIX, type, 0);
     if (fd < 0)
         return -1;
     mode_t before = umask(0);
-    bool bound = fchmod(fd, 0666) == 0 &&
+    bool bound = fchmod(fd, mode) == 0 &&
                  bind(fd, (const struct sockaddr *)address, sizeof *address) == 0 &&
                  listen(fd, SOMAXCONN) == 0;
     umask(before);
@@ -85,25 +84,27 @@ static int bind_open_to_all(const struct sockaddr_un *address)
     return -1;
 }
 
-int delivery_bind(const char *path, char *why, size_t size)
+int local_bind(const char *path, int type, mode_t mode, char *why, size_t size)
 {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
+    type |= SOCK_NONBLOCK | SOCK_CLOEXEC;
     if (!base_copy(address.sun_path, sizeof address.sun_path, path)) {
-        snprintf(why, size, "longer than the %zu octets that the path of a socket may have",
+        snprintf(why, size,
+                 "longer than the %zu octets that the path of a socket may have; name another path",
                  sizeof address.sun_path - 1);
         errno = ENAMETOOLONG;
         return -1;
     }
     make_directory(path);
-    if (!clear_place(&address, why, size))
+    if (!clear_place(&address, type, why, size))
         return -1;
-    int fd = bind_open_to_all(&address);
+    int fd = bind_with_mode(&address, type, mode);
     if (fd < 0)
-        snprintf(why, size, "%s; %s", strerror(errno), delivery_remedy(errno));
+        snprintf(why, size, "%s; %s", strerror(errno), remedy(errno));
     return fd;
 }
 
-uid_t delivery_peer(int fd)
+uid_t local_peer(int fd)
 {
     struct ucred peer = {.uid = (uid_t)-1};
     socklen_t size = sizeof peer;
