@@ -43,9 +43,8 @@ static void offer_to_oom_killer(void)
     (void)!write(fd, text, strlen(text));
 }
 
-_Noreturn static void become(const char *dir, const char *program, int kept, int end, pid_t master)
+_Noreturn static void become(char *path, int kept, int end, pid_t master)
 {
-    char *path = base_format("%s/%s", dir, program);
     char *arguments[] = {path, NULL};
     sigset_t none;
 
@@ -91,16 +90,15 @@ pid_t spawn_child(const char *dir, const char *program, int kept, enum proto_rol
                   struct channel *channel)
 {
     int ends[2];
+    pid_t master = getpid(), pid = -1;
     char *path = base_format("%s/%s", dir, program);
-    bool there =
-        kept >= 0 || access(path, X_OK) == 0; /* a child that cannot exec has nobody to tell */
+    /* A child that cannot exec has nobody to tell. */
+    bool paired = (kept >= 0 || access(path, X_OK) == 0) && channel_pair(ends, true) == 0;
+    if (paired && (pid = fork()) == 0)
+        become(path, kept, ends[1], master);
     free(path);
-    if (!there || channel_pair(ends, true) < 0)
+    if (!paired)
         return -1;
-    pid_t master = getpid();
-    pid_t pid = fork();
-    if (pid == 0)
-        become(dir, program, kept, ends[1], master);
     base_close(ends[1]);
     if (pid < 0)
         base_close(ends[0]);
