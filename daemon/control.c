@@ -229,6 +229,6 @@ void control_close(struct master *m)
     if (getsockname(m->control_fd, (struct sockaddr *)&address, &size) == 0)
         unlink(address.sun_path);
     shutdown(m->control_fd, SHUT_RDWR);
-    discard_now(&m->control_fd, 1); /* with who was not heard any more */
+    discard_now(m->control_fd); /* with who was not heard any more */
     m->control_fd = -1;
 }

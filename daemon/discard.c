@@ -40,12 +40,10 @@ static bool close_by_end(const int *fds, size_t n)
     return pid > 0;
 }
 
-void discard_now(const int *fds, size_t n)
+void discard_now(int fd)
 {
-    if (close_by_end(fds, n))
-        return;
-    for (size_t i = 0; i < n; i++)
-        base_close(fds[i]);
+    if (!close_by_end(&fd, 1))
+        base_close(fd);
 }
 
 static int on_due(sd_event_source *source, uint64_t usec, void *context)

@@ -344,7 +344,7 @@ void listen_close(struct listener *listeners, size_t n)
         if (listeners[i].owned) /* a child that ends what discard() was given may have a copy */
             shutdown(listeners[i].fd, SHUT_RDWR);
         if (listeners[i].door == DOOR_LMTP) /* with who connected and was not accepted */
-            discard_now(&listeners[i].fd, 1);
+            discard_now(listeners[i].fd);
         else
             base_close(listeners[i].fd);
         if (listeners[i].owned && listeners[i].door == DOOR_LMTP)

@@ -385,7 +385,7 @@ void login_tick(struct master *m);
  * descriptors into. */
 void discard(struct master *m, int fd);
 /* The same, now; where there is no process for it that may have to wait. */
-void discard_now(const int *fds, size_t n);
+void discard_now(int fd);
 
 /* listen.c */
 /* The sockets of a configuration, or those that systemd passed. Sockets of `old` with the same

@@ -106,7 +106,6 @@ enum {
     PROTO_ADDRESS_MAX = 64,    /* octets of a printed address, with port and brackets */
     PROTO_LATENCIES = 12,      /* classes of the histogram of logins; the last has no bound */
 
-    PROTO_DIGEST_KEY_SIZE = 8, /* octets of the key of auth's digests of refused secrets */
     PROTO_TICKET_KEY_SIZE = 80 /* octets of TLS ticket key: name 16, HMAC 32, AES 32 */
 };
 

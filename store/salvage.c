@@ -86,26 +86,27 @@ static void settle(struct salvage *s)
     s->n = kept;
 }
 
-/* One number, `otherwise` when it cannot be had. */
-static int64_t ask(sqlite3 *db, const char *sql, int64_t otherwise)
+/* One number, 0 when it cannot be had. */
+static int64_t ask(sqlite3 *db, const char *sql)
 {
     sqlite3_stmt *statement = NULL;
+    int64_t number = 0;
 
     if (sqlite3_prepare_v2(db, sql, -1, &statement, NULL) == SQLITE_OK &&
         sqlite3_step(statement) == SQLITE_ROW &&
         sqlite3_column_type(statement, 0) == SQLITE_INTEGER)
-        otherwise = sqlite3_column_int64(statement, 0);
+        number = sqlite3_column_int64(statement, 0);
     sqlite3_finalize(statement);
-    return otherwise;
+    return number;
 }
 
 /* Above every id that anything in the file speaks of. */
 static int64_t end_of_ids(sqlite3 *db)
 {
     const int64_t ids[] = {
-        ask(db, "SELECT last_id FROM state", 0),
-        ask(db, "SELECT id FROM message ORDER BY id DESC LIMIT 1", 0),
-        ask(db, "SELECT place >> 20 FROM chunk ORDER BY place DESC LIMIT 1", 0),
+        ask(db, "SELECT last_id FROM state"),
+        ask(db, "SELECT id FROM message ORDER BY id DESC LIMIT 1"),
+        ask(db, "SELECT place >> 20 FROM chunk ORDER BY place DESC LIMIT 1"),
     };
     int64_t end = 0;
 

@@ -26,8 +26,9 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-/* The database header, sqlite.org/fileformat.html 1.3. */
-enum { WRITE_VERSION = 18, READ_VERSION = 19, CHANGE_COUNTER = 24, VERSION_ROLLBACK = 1 };
+/* The database header, sqlite.org/fileformat.html 1.3: two versions, of who writes and who reads.
+ */
+enum { VERSIONS = 18, CHANGE_COUNTER = 24, VERSION_ROLLBACK = 1 };
 
 /* One for each number that a grant's database can have. */
 static struct {
@@ -88,7 +89,7 @@ static bool place_stand_in(const unsigned char *octets, size_t size, int number)
         return false;
     fd = memfd_create("maildrop", MFD_CLOEXEC);
     placed = fd >= 0 && write(fd, octets, size) == (ssize_t)size &&
-             pwrite(fd, rollback, sizeof(rollback), WRITE_VERSION) == (ssize_t)sizeof(rollback) &&
+             pwrite(fd, rollback, sizeof(rollback), VERSIONS) == (ssize_t)sizeof(rollback) &&
              pwrite(fd, counter, sizeof(counter), CHANGE_COUNTER) == (ssize_t)sizeof(counter) &&
              (fd == number || dup3(fd, number, O_CLOEXEC) == number);
     if (fd >= 0 && fd != number)

@@ -777,7 +777,7 @@ static void test_discard_later(void **state)
         assert_int_equal(m.discarded.n, 0);
         fd = make_probe(&tells[0]);
         calls_break(lacking[i].call, 1, 0);
-        discard_now(&fd, 1);
+        discard_now(fd);
         assert_true(calls_mend());
         assert_true(is_closed(tells[0]));
     }
