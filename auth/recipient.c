@@ -10,8 +10,6 @@
 #include "daemon/base.h"
 
 #include <stdio.h>
-#include <string.h>
-#include <unistd.h>
 
 struct search {
     const struct config *config;

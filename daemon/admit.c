@@ -5,7 +5,6 @@
 #include "daemon/base.h"
 #include "daemon/master.h"
 #include "daemon/pool.h"
-#include "daemon/status.h"
 
 #include <stdio.h>
 #include <stdlib.h>

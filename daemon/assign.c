@@ -9,7 +9,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
-#include <sys/socket.h>
 
 /* Of the last that were given to workers we have the socket as well, until its worker says its
  * first word or as many have come after it. */

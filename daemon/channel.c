@@ -10,8 +10,6 @@
 #include <poll.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <sys/un.h>
-#include <unistd.h>
 
 int channel_pair(int ends[2], bool credentials)
 {

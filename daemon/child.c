@@ -13,7 +13,6 @@
 #include <sys/socket.h>
 #include <sysexits.h>
 #include <syslog.h>
-#include <unistd.h>
 
 void child_log(struct channel *control, int priority, const char *format, ...)
 {

@@ -14,7 +14,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
 /* inih cuts longer lines without a word, so they are refused before it sees them. */
 enum { LINE_MAX_OCTETS = 198 };

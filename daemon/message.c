@@ -6,7 +6,6 @@
 #include "daemon/base.h"
 
 #include <string.h>
-#include <unistd.h>
 
 enum { LENGTH_SIZE = 4 };
 

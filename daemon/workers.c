@@ -8,14 +8,11 @@
 #include "daemon/spawn.h"
 #include "daemon/status.h"
 
-#include <errno.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
-#include <unistd.h>
 
 enum {
     CROWDED_LOGIN_MS = 10000, /* the time to log in while every slot is taken */

@@ -23,7 +23,6 @@
 #include <sys/stat.h>
 #include <sysexits.h>
 #include <time.h>
-#include <unistd.h>
 
 enum { SETTLED = 2 }; /* seconds after which two changes have two different times */
 

@@ -4,7 +4,6 @@
  */
 #include "store/ctl_command.h"
 
-#include <stdlib.h>
 #include <string.h>
 #include <sysexits.h>
 

@@ -15,7 +15,6 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <time.h>
-#include <unistd.h>
 
 enum {
     TICK_MS = 20,       /* by which a directory's time of change may be wrong */

@@ -6,8 +6,6 @@
 #include "store/ctl_master.h"
 
 #include <stdio.h>
-#include <string.h>
-#include <sysexits.h>
 #include <time.h>
 
 enum {

@@ -2,7 +2,6 @@
  * ctl_user.c - poplarctl user and help. `user` runs the same function as a login does, so that an
  * administrator sees which maildrop a name means before mail is in the wrong one.
  */
-#include "auth/canonical.h"
 #include "auth/grant.h"
 #include "store/ctl.h"
 #include "store/ctl_command.h"

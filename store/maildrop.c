@@ -10,7 +10,6 @@
 #include "store/lock.h"
 #include "store/vfs.h"
 #include <stdlib.h>
-#include <string.h>
 #include <unistd.h>
 
 enum { SQLITE_OLDEST = 3031000 }; /* trusted_schema */

@@ -7,7 +7,6 @@
  *
  * usage: mktemplate OUT.c
  */
-#include "store/files.h"
 #include "store/schema.h"
 
 #include <errno.h>

@@ -8,7 +8,6 @@
 #include "store/connection.h"
 #include "store/handle.h"
 #include "store/listing.h"
-#include "store/lock.h"
 #include "store/schema.h"
 #include "store/vfs.h"
 #include "store/warm.h"

@@ -17,12 +17,10 @@
 #include "store/warm.h"
 #include "store/connection.h"
 #include "store/digest.h"
-#include "store/lock.h"
 #include "store/schema.h"
 #include "store/vfs.h"
 #include <fcntl.h>
 #include <stdlib.h>
-#include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
 

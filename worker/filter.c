@@ -9,7 +9,6 @@
 #include "worker/filter.h"
 #include "daemon/base.h"
 #include "daemon/proto.h"
-#include "store/files.h"
 
 #include <errno.h>
 #include <fcntl.h>

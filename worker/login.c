@@ -9,7 +9,6 @@
 #include "worker/utf8.h"
 
 #include <string.h>
-#include <unistd.h>
 
 enum {
     GRANTS_AGAIN_MAX = 3, /* times that granted files may turn out to be replaced */

@@ -15,7 +15,6 @@
 #include <malloc.h>
 #include <signal.h>
 #include <stdlib.h>
-#include <string.h>
 #include <sysexits.h>
 #include <syslog.h>
 #include <time.h>

@@ -6,7 +6,6 @@
 #include "worker/proxy.h"
 
 #include <arpa/inet.h>
-#include <stdint.h>
 #include <stdio.h>
 #include <string.h>
 

@@ -3,7 +3,6 @@
  * Handles secrets, which must not stay in any memory when it is done.
  */
 #include "worker/utf8.h"
-#include "daemon/base.h"
 
 #include <malloc.h>
 #include <stdlib.h>

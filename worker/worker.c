@@ -4,7 +4,6 @@
  * client, and ends. Must never return into the nursery's code.
  */
 #include "worker/worker.h"
-#include "daemon/base.h"
 #include "daemon/privileges.h"
 #include "worker/confine.h"
 #include "worker/lmtp.h"
