@@ -198,11 +198,9 @@ struct grant_root *grant_root_open(const struct config *config, char *error, siz
         return NULL;
     if (geteuid() != 0 && geteuid() != uid) {
         errno = EPERM;
-        snprintf(
-            error, error_size,
-            "%s: [server] store_user=%s: maildrops are opened by root or this user only; be one of "
-            "them, or name yourself",
-            config_where(config, "server", "", "store_user"), user);
+        config_refuse(config, "server", "", "store_user", user, error, error_size,
+                      "maildrops are opened by root or this user only; be one of them, or name "
+                      "yourself");
         return NULL;
     }
     struct grant_root *root = base_alloc(sizeof *root);
@@ -215,8 +213,7 @@ struct grant_root *grant_root_open(const struct config *config, char *error, siz
     char *fault = find_fault(root, user);
     if (!fault)
         return root;
-    snprintf(error, error_size, "%s: [server] state_dir=%s: %s",
-             config_where(config, "server", "", "state_dir"), path, fault);
+    config_refuse(config, "server", "", "state_dir", path, error, error_size, "%s", fault);
     free(fault);
     grant_root_close(root);
     errno = why;

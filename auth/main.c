@@ -47,10 +47,8 @@ static void check_confdir(struct child *child)
     struct stat st;
     if (!dir || !child->strict || (stat(dir, &st) == 0 && S_ISDIR(st.st_mode)))
         return;
-    snprintf(line, sizeof line,
-             "%s: [auth] pam_confdir=%s: no such directory; make it, or leave this out for "
-             "/etc/pam.d",
-             config_where(child->config, "auth", "", "pam_confdir"), dir);
+    config_refuse(child->config, "auth", "", "pam_confdir", dir, line, sizeof line,
+                  "no such directory; make it, or leave this out for /etc/pam.d");
     give_up(child, 0, line);
 }
 

@@ -32,10 +32,8 @@ bool check_prefixes(const struct config *config, char *error, size_t size)
     for (size_t i = 0; i < ARRAY_SIZE(lists); i++) {
         const char *bad = address_bad_prefix(lists[i].prefixes);
         if (bad)
-            return base_refuse(
-                error, size, "%s: [%s] %s=%s: must be an address or a prefix such as 192.0.2.0/24",
-                config_where(config, lists[i].section, "", lists[i].key), lists[i].section,
-                lists[i].key, bad);
+            return config_refuse(config, lists[i].section, "", lists[i].key, bad, error, size,
+                                 "must be an address or a prefix such as 192.0.2.0/24");
     }
     return true;
 }
@@ -73,10 +71,8 @@ static bool check_addresses(const struct config *config, const char *key,
         struct sockaddr_storage address;
         socklen_t length;
         if (!address_parse(addresses->items[i], &address, &length))
-            return base_refuse(
-                error, size,
-                "%s: [listen] %s=%s: must be ADDRESS:PORT, [IPv6]:PORT or *:PORT, in digits",
-                config_where(config, "listen", "", key), key, addresses->items[i]);
+            return config_refuse(config, "listen", "", key, addresses->items[i], error, size,
+                                 "must be ADDRESS:PORT, [IPv6]:PORT or *:PORT, in digits");
     }
     return true;
 }
@@ -97,9 +93,8 @@ bool check_doors(const struct config *config, char *error, size_t size)
                            config_where(config, "listen", "", "pop3s"));
     for (size_t i = 0; i < config->listen.lmtp.n; i++)
         if (config->listen.lmtp.items[i][0] != '/')
-            return base_refuse(error, size, "%s: [listen] lmtp=%s: must be an absolute path",
-                               config_where(config, "listen", "", "lmtp"),
-                               config->listen.lmtp.items[i]);
+            return config_refuse(config, "listen", "", "lmtp", config->listen.lmtp.items[i], error,
+                                 size, "must be an absolute path");
     return check_addresses(config, "pop3", &config->listen.pop3, error, size) &&
            check_addresses(config, "pop3s", &config->listen.pop3s, error, size);
 }
@@ -109,15 +104,13 @@ bool check_use(const struct config *config, char *error, size_t size)
     bool external = textlist_has(&config->auth.mechanisms, "external");
     bool ca = config->tls.client_ca != NULL;
     if (external && !ca)
-        return base_refuse(error, size,
-                           "%s: [auth] mechanisms=external: no client can use it without [tls] "
-                           "client_ca; name the issuers' file there, or leave external out",
-                           config_where(config, "auth", "", "mechanisms"));
+        return config_refuse(config, "auth", "", "mechanisms", "external", error, size,
+                             "no client can use it without [tls] client_ca; name the issuers' file "
+                             "there, or leave external out");
     if (ca && !external)
-        return base_refuse(error, size,
-                           "%s: [tls] client_ca=%s: is for AUTH EXTERNAL, and keeps nobody out; "
-                           "add external to [auth] mechanisms, or leave it out",
-                           config_where(config, "tls", "", "client_ca"), config->tls.client_ca);
+        return config_refuse(config, "tls", "", "client_ca", config->tls.client_ca, error, size,
+                             "is for AUTH EXTERNAL, and keeps nobody out; add external to [auth] "
+                             "mechanisms, or leave it out");
     return true;
 }
 
@@ -136,29 +129,25 @@ static bool check_closed(const struct config *config, char *error, size_t size)
     const char *dir = config->server.state_dir;
     struct stat st;
     return stat(dir, &st) < 0 || !(st.st_mode & 077) ||
-           base_refuse(
-               error, size,
-               "%s: [server] state_dir=%s: others may look into it (mode %04o), and mail may "
-               "be open to them; chmod 0700 %s",
-               config_where(config, "server", "", "state_dir"), dir, (unsigned)st.st_mode & 07777,
-               dir);
+           config_refuse(config, "server", "", "state_dir", dir, error, size,
+                         "others may look into it (mode %04o), and mail may be open to them; chmod "
+                         "0700 %s",
+                         (unsigned)st.st_mode & 07777, dir);
 }
 
 bool check_places(const struct config *config, char *error, size_t size)
 {
-    static const char fault[] = "%s: [%s] %s=%s: others can put a socket in the place of poplard's "
-                                "there, and get the mail; name a directory of root's, mode 0755";
+    static const char fault[] = "others can put a socket in the place of poplard's there, and get "
+                                "the mail; name a directory of root's, mode 0755";
     const char *dir = config->server.run_dir;
     if (is_others(dir, true))
-        return base_refuse(error, size, fault, config_where(config, "server", "", "run_dir"),
-                           "server", "run_dir", dir);
+        return config_refuse(config, "server", "", "run_dir", dir, error, size, fault);
     for (size_t i = 0; i < config->listen.lmtp.n; i++) {
         const char *path = config->listen.lmtp.items[i];
         char *copy = base_strdup(path);
         dir = dirname(copy);
         bool good = !is_others(dir, false) ||
-                    base_refuse(error, size, fault, config_where(config, "listen", "", "lmtp"),
-                                "listen", "lmtp", path);
+                    config_refuse(config, "listen", "", "lmtp", path, error, size, fault);
         free(copy);
         if (!good)
             return false;
@@ -184,11 +173,9 @@ bool check_programs(const struct config *config, char *error, size_t size)
         bool there = access(path, X_OK) == 0;
         free(path);
         if (!there)
-            return base_refuse(error, size,
-                               "%s: [server] program_dir=%s: %s: %s; it must be where "
-                               "poplar-worker and poplar-auth are",
-                               config_where(config, "server", "", "program_dir"), dir, programs[i],
-                               strerror(errno));
+            return config_refuse(config, "server", "", "program_dir", dir, error, size,
+                                 "%s: %s; it must be where poplar-worker and poplar-auth are",
+                                 programs[i], strerror(errno));
     }
     return true;
 }
@@ -196,25 +183,23 @@ bool check_programs(const struct config *config, char *error, size_t size)
 static bool check_state_dir(const struct config *config, uid_t owner, char *error, size_t size)
 {
     const char *dir = config->server.state_dir, *user = config->server.store_user;
-    const char *where = config_where(config, "server", "", "state_dir");
     struct stat st;
     if (stat(dir, &st) < 0)
-        return base_refuse(error, size,
-                           "%s: [server] state_dir=%s: %s; make it: install -d -o %s -m 0700 %s",
-                           where, dir, strerror(errno), user, dir);
+        return config_refuse(config, "server", "", "state_dir", dir, error, size,
+                             "%s; make it: install -d -o %s -m 0700 %s", strerror(errno), user,
+                             dir);
     if (!S_ISDIR(st.st_mode) || st.st_uid != owner || st.st_mode & 022)
-        return base_refuse(
-            error, size,
-            "%s: [server] state_dir=%s: must be a directory that is %s's alone; "
-            "name one, or if this is for maildrops only: chown -R %s: %s; chmod 0700 %s",
-            where, dir, user, user, dir, dir);
+        return config_refuse(config, "server", "", "state_dir", dir, error, size,
+                             "must be a directory that is %s's alone; name one, or if this is for "
+                             "maildrops only: chown -R %s: %s; chmod 0700 %s",
+                             user, user, dir, dir);
     char *mail = base_format("%s/mail", dir);
     bool good = lstat(mail, &st) < 0 || /* it is made when it is wanted */
                 (S_ISDIR(st.st_mode) && st.st_uid == owner && !(st.st_mode & 022)) ||
-                base_refuse(error, size,
-                            "%s: [server] state_dir=%s: %s: must be a directory that is %s's "
-                            "alone, and no link; mount one there that lies elsewhere",
-                            where, dir, mail, user);
+                config_refuse(config, "server", "", "state_dir", dir, error, size,
+                              "%s: must be a directory that is %s's alone, and no link; mount one "
+                              "there that lies elsewhere",
+                              mail, user);
     free(mail);
     return good;
 }

@@ -45,16 +45,16 @@ static bool is_service_name(const char *name)
 
 static bool check_services(const struct config *config, char *error, size_t size)
 {
+    static const char fault[] = "must be a file name, not a path";
     if (!is_service_name(config->auth.pam_service))
-        return base_refuse(
-            error, size, "%s: [auth] pam_service=%s: must be a file name, not a path",
-            config_where(config, "auth", "", "pam_service"), config->auth.pam_service);
-    for (size_t i = 0; i < config->auth.n_domains; i++)
-        if (!is_service_name(config->auth.domains[i].pam_service))
-            return base_refuse(
-                error, size, "%s: [domain %s] pam_service=%s: must be a file name, not a path",
-                config_where(config, "domain", config->auth.domains[i].name, "pam_service"),
-                config->auth.domains[i].name, config->auth.domains[i].pam_service);
+        return config_refuse(config, "auth", "", "pam_service", config->auth.pam_service, error,
+                             size, fault);
+    for (size_t i = 0; i < config->auth.n_domains; i++) {
+        const struct config_domain *d = &config->auth.domains[i];
+        if (!is_service_name(d->pam_service))
+            return config_refuse(config, "domain", d->name, "pam_service", d->pam_service, error,
+                                 size, fault);
+    }
     return true;
 }
 
@@ -70,10 +70,8 @@ static bool is_hostname(const char *name)
 static bool check_hostname(const struct config *config, char *error, size_t size)
 {
     return is_hostname(config->server.hostname) ||
-           base_refuse(error, size,
-                       "%s: [server] hostname=%s: must be letters, digits, dots and hyphens, "
-                       "others as xn--",
-                       config_where(config, "server", "", "hostname"), config->server.hostname);
+           config_refuse(config, "server", "", "hostname", config->server.hostname, error, size,
+                         "must be letters, digits, dots and hyphens, others as xn--");
 }
 
 /* Of names, none of which has a blank or a semicolon: who puts these between them, and no comma,
@@ -84,10 +82,9 @@ static bool check_words(const struct config *config, const char *section, const 
     for (size_t i = 0; i < list->n; i++) {
         const char *unfit = strpbrk(list->items[i], " \t;");
         if (unfit)
-            return base_refuse(error, size,
-                               "%s: [%s] %s=%s: has a %s in it; put commas between names",
-                               config_where(config, section, "", key), section, key, list->items[i],
-                               *unfit == ';' ? "semicolon" : "blank");
+            return config_refuse(config, section, "", key, list->items[i], error, size,
+                                 "has a %s in it; put commas between names",
+                                 *unfit == ';' ? "semicolon" : "blank");
     }
     return true;
 }
@@ -97,10 +94,8 @@ static bool check_domains(const struct config *config, char *error, size_t size)
     const struct text_list *list = &config->server.local_domains;
     for (size_t i = 0; i < list->n; i++)
         if (strchr(list->items[i], '@'))
-            return base_refuse(
-                error, size,
-                "%s: [server] local_domains=%s: must be a domain, which is what follows the @",
-                config_where(config, "server", "", "local_domains"), list->items[i]);
+            return config_refuse(config, "server", "", "local_domains", list->items[i], error, size,
+                                 "must be a domain, which is what follows the @");
     for (size_t i = 0; i < config->auth.n_domains; i++)
         if (strpbrk(config->auth.domains[i].name, "@,; \t"))
             return base_refuse(

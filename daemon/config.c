@@ -8,6 +8,8 @@
 
 #include <ctype.h>
 #include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
@@ -360,6 +362,20 @@ const char *config_where(const struct config *config, const char *section, const
             return g->where;
     }
     return BUILT_IN;
+}
+
+bool config_refuse(const struct config *config, const char *section, const char *name,
+                   const char *key, const char *value, char *error, size_t size, const char *format,
+                   ...)
+{
+    va_list arguments;
+    base_refuse(error, size, "%s: [%s%s%s] %s=%s: ", config_where(config, section, name, key),
+                section, *name ? " " : "", name, key, value);
+    size_t used = strlen(error);
+    va_start(arguments, format);
+    vsnprintf(error + used, size - used, format, arguments);
+    va_end(arguments);
+    return false;
 }
 
 bool config_is_given(const struct config *config, const char *section, const char *name,

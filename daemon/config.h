@@ -143,6 +143,12 @@ bool config_is_given(const struct config *config, const char *section, const cha
 const char *config_where(const struct config *config, const char *section, const char *name,
                          const char *key);
 
+/* Complain of a value: "WHERE: [SECTION NAME] KEY=VALUE: ", and what is wrong with it, cut where it
+ * does not fit. Always false, as base_refuse(). */
+bool config_refuse(const struct config *config, const char *section, const char *name,
+                   const char *key, const char *value, char *error, size_t size, const char *format,
+                   ...) __attribute__((format(printf, 8, 9)));
+
 /* After the last key: fill what depends on others and on the system (hostname), check what
  * belongs together. As config_set(), but the line says where. */
 bool config_complete(struct config *config, char *error, size_t error_size);

@@ -182,7 +182,6 @@ static bool open_one(struct opening *o, enum proto_door door, const char *key, c
 {
     struct sockaddr_storage address;
     socklen_t size;
-    const char *where = config_where(o->config, "listen", "", key);
     if (!address_parse(text, &address, &size))
         bug("an address that was checked is none");
     int fd = inherit(o, door, text);
@@ -198,8 +197,8 @@ static bool open_one(struct opening *o, enum proto_door door, const char *key, c
         (errno == EADDRNOTAVAIL || errno == EAFNOSUPPORT))
         return true;
     o->why = errno;
-    return base_refuse(o->error, o->error_size, "%s: [listen] %s=%s: %s; %s", where, key, text,
-                       strerror(o->why), remedy(o, text, o->why));
+    return config_refuse(o->config, "listen", "", key, text, o->error, o->error_size, "%s; %s",
+                         strerror(o->why), remedy(o, text, o->why));
 }
 
 static bool open_lmtp(struct opening *o)
@@ -208,8 +207,8 @@ static bool open_lmtp(struct opening *o)
         char why[256];
         const char *path = o->config->listen.lmtp.items[i];
         if (is_made(o, path))
-            return base_refuse(o->error, o->error_size, "%s: [listen] lmtp=%s: %s",
-                               config_where(o->config, "listen", "", "lmtp"), path, named_twice);
+            return config_refuse(o->config, "listen", "", "lmtp", path, o->error, o->error_size,
+                                 named_twice);
         bool named = access(path, F_OK) == 0; /* nobody finds one that has lost its name */
         int fd = named ? inherit(o, DOOR_LMTP, path) : -1;
         bool inherited = fd >= 0;
@@ -220,8 +219,8 @@ static bool open_lmtp(struct opening *o)
             continue;
         }
         o->why = errno;
-        return base_refuse(o->error, o->error_size, "%s: [listen] lmtp=%s: %s",
-                           config_where(o->config, "listen", "", "lmtp"), path, why);
+        return config_refuse(o->config, "listen", "", "lmtp", path, o->error, o->error_size, "%s",
+                             why);
     }
     return true;
 }

@@ -28,20 +28,20 @@ bool privileges_lookup(const char *user, uid_t *uid, gid_t *gid)
     return true;
 }
 
-static bool find(const char *where, const char *key, const char *user, uid_t *uid, gid_t *gid,
-                 char *error, size_t size)
+static bool find(const struct config *config, const char *key, const char *user, uid_t *uid,
+                 gid_t *gid, char *error, size_t size)
 {
     if (privileges_lookup(user, uid, gid))
         return true;
     int why = errno;
     if (base_status(why, 0))
-        base_refuse(error, size, "%s: [server] %s=%s: the account cannot be looked up: %s", where,
-                    key, user, strerror(why));
+        config_refuse(config, "server", "", key, user, error, size,
+                      "the account cannot be looked up: %s", strerror(why));
     else
-        base_refuse(error, size,
-                    "%s: [server] %s=%s: no such account; make it with `useradd --system "
-                    "--no-create-home --shell /usr/sbin/nologin %s`, or name another",
-                    where, key, user, user);
+        config_refuse(config, "server", "", key, user, error, size,
+                      "no such account; make it with `useradd --system --no-create-home --shell "
+                      "/usr/sbin/nologin %s`, or name another",
+                      user);
     errno = why;
     return false;
 }
@@ -49,8 +49,7 @@ static bool find(const char *where, const char *key, const char *user, uid_t *ui
 bool privileges_find_store(const struct config *config, uid_t *uid, gid_t *gid, char *error,
                            size_t size)
 {
-    return find(config_where(config, "server", "", "store_user"), "store_user",
-                config->server.store_user, uid, gid, error, size);
+    return find(config, "store_user", config->server.store_user, uid, gid, error, size);
 }
 
 bool privileges_find_worker(const struct config *config, uid_t *uid, gid_t *gid, char *error,
@@ -59,7 +58,7 @@ bool privileges_find_worker(const struct config *config, uid_t *uid, gid_t *gid,
     uid_t owner = (uid_t)-1;
     gid_t group;
     const char *key = "worker_user", *user = config->server.worker_user, *fault = NULL;
-    if (!find(config_where(config, "server", "", key), key, user, uid, gid, error, size))
+    if (!find(config, key, user, uid, gid, error, size))
         return false;
     privileges_lookup(config->server.store_user, &owner, &group);
     if (*uid == 0 || *gid == 0) {
@@ -72,10 +71,8 @@ bool privileges_find_worker(const struct config *config, uid_t *uid, gid_t *gid,
         fault = "store_user, too, whose the maildrops are";
     }
     errno = EINVAL;
-    return !fault ||
-           base_refuse(error, size,
-                       "%s: [server] %s=%s: is %s; name an account that is for this alone",
-                       config_where(config, "server", "", key), key, user, fault);
+    return !fault || config_refuse(config, "server", "", key, user, error, size,
+                                   "is %s; name an account that is for this alone", fault);
 }
 
 /* Of the capabilities that this process has, keep no more than these. */

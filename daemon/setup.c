@@ -59,8 +59,8 @@ static void refuse(const struct config *config, const char *name, const char *ke
                    const char *fault, char *error, size_t size)
 {
     int why = errno;
-    snprintf(error, size, "%s: [tls%s%s] %s=%s: %s%s", config_where(config, "tls", name, key),
-             *name ? " " : "", name, key, path, fault, why == ENOENT ? base_unseen(path) : "");
+    config_refuse(config, "tls", name, key, path, error, size, "%s%s", fault,
+                  why == ENOENT ? base_unseen(path) : "");
     errno = why;
 }
 

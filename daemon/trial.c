@@ -98,10 +98,8 @@ static bool check_fixed(const struct master *m, const struct config *config, cha
                  {"store_user", m->config->server.store_user, config->server.store_user}};
     for (size_t i = 0; i < ARRAY_SIZE(fixed); i++)
         if (strcmp(fixed[i].now, fixed[i].wanted) != 0)
-            return base_refuse(error, size,
-                               "%s: [server] %s=%s: is %s until the next start; restart poplard",
-                               config_where(config, "server", "", fixed[i].key), fixed[i].key,
-                               fixed[i].wanted, fixed[i].now);
+            return config_refuse(config, "server", "", fixed[i].key, fixed[i].wanted, error, size,
+                                 "is %s until the next start; restart poplard", fixed[i].now);
     return true;
 }
 

@@ -88,11 +88,9 @@ static bool drop(const struct config *config, char *missing, size_t missing_size
     *rooted = false;
     if (geteuid() != 0) {
         if (!privileges_lookup(user, &uid, &gid) || uid != geteuid())
-            return base_refuse(
-                error, error_size,
-                "%s: [server] worker_user=%s: only root can run workers as somebody else; "
-                "start poplard as root or, to try it out, name the user who starts it",
-                config_where(config, "server", "", "worker_user"), user);
+            return config_refuse(config, "server", "", "worker_user", user, error, error_size,
+                                 "only root can run workers as somebody else; start poplard as "
+                                 "root or, to try it out, name the user who starts it");
         textlist_add_word(missing, missing_size, "a user of their own (not started as root)");
         return true;
     }
@@ -117,11 +115,9 @@ bool confine_process(const struct config *config, char *missing, size_t missing_
     if (restrict_landlock())
         return true;
     if (config->workers.landlock == 1)
-        return base_refuse(
-            error, error_size,
-            "%s: [workers] landlock=require: this kernel offers no Landlock (it needs "
-            "5.13, and landlock in lsm=); set landlock=auto to go on without",
-            config_where(config, "workers", "", "landlock"));
+        return config_refuse(config, "workers", "", "landlock", "require", error, error_size,
+                             "this kernel offers no Landlock (it needs 5.13, and landlock in "
+                             "lsm=); set landlock=auto to go on without");
     textlist_add_word(missing, missing_size, "Landlock (not offered by this kernel)");
     if (!rooted)
         textlist_add_word(missing, missing_size, "an empty root directory (no CAP_SYS_CHROOT)");

@@ -208,9 +208,7 @@ static bool refuse_identity(const struct identity *id, const struct config *conf
         if (strcmp(config->tls.certificates[i].name, id->name) == 0)
             path = config->tls.certificates[i].key;
     const char *setting = key ? "key" : "certificate";
-    snprintf(error, size, "%s: [tls%s%s] %s=%s: %s", config_where(config, "tls", id->name, setting),
-             *id->name ? " " : "", id->name, setting, path, fault);
-    return false;
+    return config_refuse(config, "tls", id->name, setting, path, error, size, "%s", fault);
 }
 
 bool tls_is_untimely(const struct tls *tls, size_t n, char *text, size_t size)
@@ -329,15 +327,13 @@ static bool make_context(struct tls *tls, struct identity *id, const struct conf
         return base_refuse(error, size, "[tls]: OpenSSL refuses to start: %s", tls_error());
     set_options(c);
     if (SSL_CTX_set_cipher_list(c, ciphers_of(config)) != 1)
-        return base_refuse(error, size, "%s: [tls] ciphers=%s: %s; see `openssl ciphers -v`",
-                           config_where(config, "tls", "", "ciphers"), ciphers_of(config),
-                           tls_error());
+        return config_refuse(config, "tls", "", "ciphers", ciphers_of(config), error, size,
+                             "%s; see `openssl ciphers -v`", tls_error());
     if (!use_certificate(c, id))
         return refuse_identity(id, config, false, tls_error(), error, size);
     if (tls->client_ca && !client_ca_use(tls->client_ca, c))
-        return base_refuse(error, size, "%s: [tls] client_ca=%s: %s",
-                           config_where(config, "tls", "", "client_ca"), config->tls.client_ca,
-                           tls_error());
+        return config_refuse(config, "tls", "", "client_ca", config->tls.client_ca, error, size,
+                             "%s", tls_error());
     SSL_CTX_set_tlsext_servername_callback(c, choose_identity);
     SSL_CTX_set_tlsext_servername_arg(c, tls);
     SSL_CTX_set_alpn_select_cb(c, choose_protocol, tls);
@@ -425,9 +421,8 @@ bool tls_complete(struct tls *tls, const struct config *config, char *error, siz
 {
     tls->strict_alpn = config->tls.alpn == 0;
     if (*tls->client_ca_fault)
-        return base_refuse(error, error_size, "%s: [tls] client_ca=%s: %s",
-                           config_where(config, "tls", "", "client_ca"), config->tls.client_ca,
-                           tls->client_ca_fault);
+        return config_refuse(config, "tls", "", "client_ca", config->tls.client_ca, error,
+                             error_size, "%s", tls->client_ca_fault);
     for (size_t i = 0; i < tls->n; i++) {
         struct identity *id = &tls->identities[i];
         if (*id->fault)

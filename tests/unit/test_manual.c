@@ -88,18 +88,18 @@ static void print_values(const struct config_key *k, char *values, size_t size)
 {
     static const char one_of[] = "must be one of ";
     char odd[400];
-    /* [domain NAME] pam_service= is refused later, by config_complete(). */
-    bool may_be_empty = *complaint(k, "") == '\0' && strcmp(k->section, "domain") != 0;
     base_copy(odd, sizeof odd, complaint(k, "\x01"));
     const char *words = strstr(odd, one_of);
-    if (words)
+    if (k->list)
+        snprintf(values, size, "list");
+    else if (words)
         list_words(words + strlen(one_of), values, size);
     else if (strstr(odd, "must be yes or no"))
         snprintf(values, size, "yes or no");
     else if (strstr(odd, "absolute path"))
         snprintf(values, size, "path");
     else if (*odd == '\0')
-        snprintf(values, size, may_be_empty ? "list" : "text");
+        snprintf(values, size, "text");
     else if (strstr(odd, "a whole number"))
         snprintf(values, size, "number");
     else if (strstr(odd, "a time such as"))
