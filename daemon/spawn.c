@@ -43,7 +43,14 @@ static void offer_to_oom_killer(void)
     (void)!write(fd, text, strlen(text));
 }
 
-_Noreturn static void become(char *path, int kept, int end, pid_t master)
+/* What malloc() and the kernel would note in a process for its speed are pages that each worker,
+ * once it is forked, has to be given a copy of. An administrator's own settings stand. */
+static void tune_nursery(void)
+{
+    setenv("GLIBC_TUNABLES", "glibc.malloc.tcache_count=0:glibc.pthread.rseq=0", false);
+}
+
+_Noreturn static void become(char *path, int kept, enum proto_role role, int end, pid_t master)
 {
     char *arguments[] = {path, NULL};
     sigset_t none;
@@ -65,6 +72,8 @@ _Noreturn static void become(char *path, int kept, int end, pid_t master)
     sigprocmask(SIG_SETMASK, &none, NULL);
     signal(SIGPIPE, SIG_DFL);
     unsetenv("NOTIFY_SOCKET");
+    if (role == ROLE_NURSERY)
+        tune_nursery();
     if (kept < 0)
         execv(path, arguments);
     else
@@ -95,7 +104,7 @@ pid_t spawn_child(const char *dir, const char *program, int kept, enum proto_rol
     /* A child that cannot exec has nobody to tell. */
     bool paired = (kept >= 0 || access(path, X_OK) == 0) && channel_pair(ends, true) == 0;
     if (paired && (pid = fork()) == 0)
-        become(path, kept, ends[1], master);
+        become(path, kept, role, ends[1], master);
     free(path);
     if (!paired)
         return -1;

@@ -1079,6 +1079,23 @@ def test_what_poplard_inherits(server, before):
     assert works(p) == 0
 
 
+@pytest.mark.parametrize("before", [None, "glibc.malloc.perturb=1"])
+@root_only
+def test_how_the_c_library_is_tuned(server, monkeypatch, before):
+    """For the nursery alone, and where nobody has told it anything else."""
+    if before:
+        monkeypatch.setenv("GLIBC_TUNABLES", before)
+    p = server()
+    nursery, = p.nursery()
+
+    def told(pid):
+        with open(f"/proc/{pid}/environ", encoding="ascii", errors="replace") as environment:
+            variables = dict(v.split("=", 1) for v in environment.read().split("\0") if v)
+        return variables.get("GLIBC_TUNABLES")
+    assert all(told(auth) == before for auth in p.children("poplar-auth"))
+    assert told(nursery).startswith(before or "glibc.malloc.tcache_count=0")  # it may be cut when read
+
+
 @root_only
 @pytest.mark.accounts
 def test_a_machine_that_says_little(server):
