@@ -69,7 +69,12 @@ static size_t n_names;
 
 /* A function that gives `failure` when it fails; of a pointer that is NULL. */
 #define CALL(type, name, failure, error, parameters, arguments)                                    \
-    type __real_##name parameters;                                                                 \
+    CALL_AS(type, name, parameters, failure, error, parameters, arguments)
+
+/* One that is declared with other parameters. Those with "..." may keep arguments where only a
+ * caller who knows of it has room for them (64-bit PowerPC). */
+#define CALL_AS(type, name, declared, failure, error, parameters, arguments)                       \
+    type __real_##name declared;                                                                   \
     type __wrap_##name parameters;                                                                 \
     type __wrap_##name parameters                                                                  \
     {                                                                                              \
@@ -97,7 +102,7 @@ CALL(int, dup2, -1, EMFILE, (int a, int b), (a, b))
 CALL(int, execv, -1, ENOMEM, (const char *a, char *const *b), (a, b))
 CALL(int, fchdir, -1, EACCES, (int a), (a))
 CALL(int, fchmod, -1, EPERM, (int a, mode_t b), (a, b))
-CALL(int, fcntl, -1, ENOLCK, (int a, int b, void *c), (a, b, c))
+CALL_AS(int, fcntl, (int a, int b, ...), -1, ENOLCK, (int a, int b, void *c), (a, b, c))
 CALL(int, fexecve, -1, ENOMEM, (int a, char *const *b, char *const *c), (a, b, c))
 CALL(pid_t, fork, -1, EAGAIN, (void), ())
 CALL(int, fstat, -1, EIO, (int a, struct stat *b), (a, b))
@@ -111,17 +116,17 @@ CALL(int, getresuid, -1, EFAULT, (uid_t *a, uid_t *b, uid_t *c), (a, b, c))
 CALL(int, getrlimit, -1, EFAULT, (int a, struct rlimit *b), (a, b))
 CALL(int, getsockname, -1, ENOBUFS, (int a, void *b, socklen_t *c), (a, b, c))
 CALL(int, getsockopt, -1, EBADF, (int a, int b, int c, void *d, socklen_t *e), (a, b, c, d, e))
-CALL(int, ioctl, -1, ENOTTY, (int a, unsigned long b, void *c), (a, b, c))
+CALL_AS(int, ioctl, (int a, unsigned long b, ...), -1, ENOTTY, (int a, unsigned long b, void *c), (a, b, c))
 CALL(int, listen, -1, EADDRINUSE, (int a, int b), (a, b))
 CALL(int, lstat, -1, EACCES, (const char *a, struct stat *b), (a, b))
 CALL(int, memfd_create, -1, EMFILE, (const char *a, unsigned b), (a, b))
 CALL(int, mkdir, -1, EACCES, (const char *a, mode_t b), (a, b))
 CALL(int, mkdirat, -1, ENOSPC, (int a, const char *b, mode_t c), (a, b, c))
 CALL(void *, mmap, -1, ENOMEM, (void *a, size_t b, int c, int d, int e, off_t f), (a, b, c, d, e, f))
-CALL(int, open, -1, EMFILE, (const char *a, int b, mode_t c), (a, b, c))
+CALL_AS(int, open, (const char *a, int b, ...), -1, EMFILE, (const char *a, int b, mode_t c), (a, b, c))
 CALL(int, pipe2, -1, EMFILE, (int *a, int b), (a, b))
 CALL(int, poll, -1, ENOMEM, (struct pollfd *a, nfds_t b, int c), (a, b, c))
-CALL(int, prctl, -1, EINVAL, (int a, unsigned long b, unsigned long c, unsigned long d, unsigned long e), (a, b, c, d, e))
+CALL_AS(int, prctl, (int a, ...), -1, EINVAL, (int a, unsigned long b, unsigned long c, unsigned long d, unsigned long e), (a, b, c, d, e))
 CALL(ssize_t, pread, -1, EIO, (int a, void *b, size_t c, off_t d), (a, b, c, d))
 CALL(ssize_t, pwrite, -1, EIO, (int a, const void *b, size_t c, off_t d), (a, b, c, d))
 CALL(ssize_t, read, -1, EIO, (int a, void *b, size_t c), (a, b, c))
@@ -148,7 +153,7 @@ CALL(ssize_t, sendfile, -1, EIO, (int a, int b, off_t *c, size_t d), (a, b, c, d
 CALL(int, socket, -1, EMFILE, (int a, int b, int c), (a, b, c))
 CALL(int, socketpair, -1, EMFILE, (int a, int b, int c, int *d), (a, b, c, d))
 CALL(int, stat, -1, EACCES, (const char *a, struct stat *b), (a, b))
-CALL(long, syscall, -1, ENOSYS, (long n, long a, long b, long c, long d, long e, long f), (n, a, b, c, d, e, f))
+CALL_AS(long, syscall, (long n, ...), -1, ENOSYS, (long n, long a, long b, long c, long d, long e, long f), (n, a, b, c, d, e, f))
 CALL(int, unlink, -1, EROFS, (const char *a), (a))
 CALL(int, unlinkat, -1, EROFS, (int a, const char *b, int c), (a, b, c))
 CALL(int, unshare, -1, ENOSPC, (int a), (a))
@@ -183,7 +188,7 @@ CALL(int, sd_listen_fds_with_names, -ENOMEM, ENOMEM, (int a, char ***b), (a, b))
 CALL(scmp_filter_ctx, seccomp_init, 0, 0, (uint32_t a), (a))
 CALL(int, seccomp_attr_set, -EINVAL, EINVAL, (scmp_filter_ctx a, enum scmp_filter_attr b, uint32_t c), (a, b, c))
 CALL(int, seccomp_export_bpf, -ENOMEM, ENOMEM, (const scmp_filter_ctx a, int b), (a, b))
-CALL(int, seccomp_rule_add, -ENOMEM, ENOMEM, (scmp_filter_ctx a, uint32_t b, int c, unsigned d), (a, b, c, d))
+CALL_AS(int, seccomp_rule_add, (scmp_filter_ctx a, uint32_t b, int c, unsigned d, ...), -ENOMEM, ENOMEM, (scmp_filter_ctx a, uint32_t b, int c, unsigned d), (a, b, c, d))
 CALL(int, seccomp_rule_add_array, -ENOMEM, ENOMEM, (scmp_filter_ctx a, uint32_t b, int c, unsigned d, const struct scmp_arg_cmp *e), (a, b, c, d, e))
 CALL(int, seccomp_syscall_resolve_name, -1, 0, (const char *a), (a))
 CALL(int, pam_set_item, PAM_BUF_ERR, 0, (pam_handle_t *a, int b, const void *c), (a, b, c))

@@ -244,11 +244,12 @@ static void is_confined(const char *what, const struct calls_end *end)
 static void test_confine(void **state)
 {
     const unsigned landlock_call = geteuid() == 0 ? 3 : 1; /* capget and capset are before it */
+    const long known = syscall(444 /* landlock_create_ruleset */, NULL, 0, 1 /* its version */);
     struct calls_end end;
     (void)state;
     if (geteuid() == 0)
         assert_true(calls_walk(confine, is_confined) > 15);
-    for (int version = 1; version <= 6; version++) {
+    for (int version = 1; version <= 6 && version <= known; version++) {
         calls_answer("syscall", landlock_call, version);
         calls_try(confine, &end);
         assert_true(end.met);
