@@ -327,6 +327,7 @@ void service_run(struct child *child, const struct grant_root *root, pid_t paren
     struct service *s = base_alloc(sizeof *s);
     *s = (struct service){.child = child, .root = root, .parent = parent};
     selfcheck_record(&s->start);
+    service_harden(parent); /* state_dir was opened under other ids since */
     for (;;) {
         const char *fault = NULL;
         enum channel_outcome got = channel_receive(&child->control, &s->message, true, &fault);

@@ -328,6 +328,11 @@ class Poplar:
         fields = dict(line.split(":\t", 1) for line in lines if ":\t" in line)
         return {"Seccomp": "gone"} | {k: v.strip() for k, v in fields.items()}
 
+    @classmethod
+    def lives(cls, pid):
+        """Not gone, nor a zombie that waits for whoever inherited it."""
+        return cls.proc_status(pid).get("State", "Z")[0] != "Z"
+
     # Tools.
 
     def ctl(self, *arguments, check=True, **options):

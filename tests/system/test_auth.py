@@ -465,6 +465,18 @@ def test_43_crash_with_a_process_that_stays(stack, how, why, tmp_path):
     raw.close()
 
 
+def test_42_hang_of_a_dead_master(stack):
+    """Its process ends as well, in its first exchange, too."""
+    p = stack(f"auth required {MODULE} hang\n" + PERMIT, auth_timeout="600s",
+              session_login_timeout="1h")
+    raw = begin(p)
+    wait_busy(p, 1)
+    pids = p.auths()
+    p.stop(signal.SIGKILL)
+    wait_until(lambda: not any(p.lives(pid) for pid in pids), "auth processes end")
+    raw.close()
+
+
 @pytest.mark.skipif(not poplar.ROOT, reason="needs root to see the descriptors of auth")
 def test_43_closed_exchange(stack):
     """A module that closes a number once more than it should: whoever has that by now. The client hears

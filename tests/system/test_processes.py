@@ -206,11 +206,6 @@ def works_or_in_use(server):
         return False
 
 
-def alive(server, pid):
-    """Not gone, nor a zombie that waits for whoever inherited it."""
-    return server.proc_status(pid).get("State", "Z")[0] != "Z"
-
-
 def test_kill_the_master(server):
     """Nobody outlives it; the next poplard starts on the same state."""
     p = server()
@@ -219,7 +214,7 @@ def test_kill_the_master(server):
     client.dele(1)
     children = p.children()
     p.stop(signal.SIGKILL)
-    wait_until(lambda: not any(alive(p, pid) for pid in children), "children end")
+    wait_until(lambda: not any(p.lives(pid) for pid in children), "children end")
     with pytest.raises(Exception):
         client.noop()
     p.start()
