@@ -161,7 +161,8 @@ static void read_more(struct session *s)
     session_read_more(s);
     if (s->end == 0 && is_proxy_header(s)) {
         base_copy(s->detail, sizeof s->detail,
-                  "a PROXY header from an address that is not in [listen] proxy_from");
+                  s->proxied ? "a second PROXY header"
+                             : "a PROXY header from an address that is not in [listen] proxy_from");
         session_end(s, END_FOREIGN);
     }
     if (s->end == 0 && is_tls_hello(s)) {

@@ -256,9 +256,9 @@ void session_start_tls(struct session *s)
         return;
     }
     if (stream_start_tls(&s->stream, tls) != STREAM_OK) {
-        if (s->proxy_tls && s->stream.failure != STREAM_TLS_FAILED)
+        if (s->proxy_tls && s->stream.failure == STREAM_READ_TIMEOUT)
             base_copy(s->detail, sizeof s->detail,
-                      "the proxy ended TLS, and nothing comes: have it speak to pop3");
+                      "no TLS came: if the proxy ends it, have it speak to pop3");
         session_check_stream(s);
         return;
     }

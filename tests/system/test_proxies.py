@@ -264,6 +264,30 @@ def test_header_that_does_not_come(proxied, tls, start):
     p.wait_log(rf"session ended: peer={PROXY}:\d+ .*reason=login-timeout")
 
 
+@pytest.mark.parametrize("tls", [False, True], ids=["clear", "tls"])
+def test_second_header(proxied, tls):
+    """As of one proxy behind another: it is in proxy_from."""
+    p = proxied()
+    raw = connect(p.tls_port if tls else p.port, PROXY, greeting=False)
+    raw.send(V2)
+    if tls:
+        raw.start_tls(p.tls_context())
+    raw.line()
+    raw.send(V2)
+    assert raw.rest() == b""
+    p.wait_log(rf"session ended: peer={ALICE}:\d+ .*detail=\"a second PROXY header")
+
+
+def test_tls_that_does_not_come(proxied):
+    """Who leaves, or whom we end, says nothing of his proxy."""
+    p = proxied(listen_proxy_tls="assume")
+    raw = connect(p.tls_port, PROXY, greeting=False)
+    raw.send(V2)
+    raw.close()
+    ended = p.wait_log(rf"session ended: peer={ALICE}:\d+ .*reason=disconnect.*")
+    assert "detail" not in ended[0]
+
+
 @pytest.mark.parametrize("octets", [b"CAPA\r\n", b"PROXY TCP4 me you 1 2\r\n", b"\x16\x03\x01\x02"],
                          ids=["command", "malformed", "hello"])
 def test_no_header(proxied, octets):
