@@ -206,9 +206,8 @@ bool control_open(struct master *m, char *error, size_t error_size)
         watched = sd_event_add_io(m->event, &m->control_io, m->control_fd, EPOLLIN, on_visitor, m);
     if (watched >= 0)
         return true;
-    config_refuse(config, "server", "", "run_dir", config->server.run_dir, error, error_size, "%s",
-                  watched == -EADDRINUSE ? "another poplard serves there: stop it, or set run_dir"
-                                         : why);
+    config_refuse(config, "server", "", "run_dir", config->server.run_dir, error, error_size,
+                  "control: %s", why);
     errno = -watched;
     return false;
 }
