@@ -215,8 +215,8 @@ void status_summary(struct master *m, struct worker *w, struct message *message)
         snprintf(user, sizeof user, " user=%s", named);
     struct log_about about = worker_about(w);
     about.reason = proto_end_name(reason);
-    /* What a stranger begins with is his matter, and anybody may begin as he likes. */
-    bool theirs = reason == END_TLS || reason == END_FOREIGN;
+    /* What a stranger begins with is his matter, and anybody may begin as he likes; not a proxy. */
+    bool theirs = reason == END_TLS || (reason == END_FOREIGN && !w->proxied);
     int level = detailed && !theirs                               ? LOG_WARNING
                 : !detailed && !refused && is_probe(m, w, reason) ? LOG_DEBUG
                                                                   : LOG_INFO;
