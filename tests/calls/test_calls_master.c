@@ -647,7 +647,7 @@ static void write_config(void)
               "[listen]\npop3=127.0.0.1:%u\npop3s=\nlmtp=\n"
               "[tls]\nrequired=no\ncertificate=%s\nkey=%s\n"
               "[auth]\npam_confdir=%s\nprocesses_min=1\n[domain example.net]\npam_service=poplar\n"
-              "[workers]\nidle_min=1\n",
+              "[workers]\nidle_min=1\nmax_sessions=100\n", /* of descriptors a login has 1,024 */
               in_place("state"), in_place("run"), build_dir,
               geteuid() == 0 ? "mail" : getpwuid(geteuid())->pw_name, port, in_place("cert.pem"),
               in_place("key.pem"), in_place("pam.d"));
