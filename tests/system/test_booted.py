@@ -362,7 +362,7 @@ def test_what_the_machine_lacks_is_waited_for(debian, configured):
     debian.run("mount", "-t", "tmpfs", "-o", "nr_inodes=1", "tmpfs", "/run/poplar")
     try:
         debian.run("systemctl", "restart", "poplar.service", check=False)
-        why = r"^([0-9.]+) .*run_dir=/run/poplar: No space left on device; make room there"
+        why = r"^([0-9.]+) .*run_dir=/run/poplar: control: No space left on device; make room there"
 
         def tries():
             return re.findall(why, debian.journal("--output=short-unix"), re.MULTILINE)
