@@ -572,18 +572,19 @@ bool grant_root_is_usable(const struct grant_root *root, const struct config *co
                           char *error, size_t error_size)
 {
     bool below;
-    const char *where = config_where(config, "server", "", "state_dir"), *lack;
-    if (!is_writable(root, &below))
-        return base_refuse(error, error_size,
-                           "%s: [server] state_dir=%s%s: Read-only file system; mount it for "
-                           "writing, or in a unit of systemd's that may write to little, as "
-                           "poplar.service and poplar-expire.service, add ReadWritePaths=-%s "
-                           "(systemctl edit)",
-                           where, root->path, below ? "/mail" : "", root->path);
-    lack = find_lack(root, worker); /* what is wrong otherwise, the first maildrop tells */
-    return !lack || base_refuse(error, error_size,
-                                "%s: [server] state_dir=%s: its file system does not do: %s", where,
-                                root->path, lack);
+    if (!is_writable(root, &below)) {
+        char *path = base_format("%s%s", root->path, below ? "/mail" : "");
+        config_refuse(config, "server", "", "state_dir", path, error, error_size,
+                      "Read-only file system; mount it for writing, or in a unit of systemd's that "
+                      "may write to little, as poplar.service and poplar-expire.service, add "
+                      "ReadWritePaths=-%s (systemctl edit)",
+                      root->path);
+        free(path);
+        return false;
+    }
+    const char *lack = find_lack(root, worker); /* of all else the first maildrop tells */
+    return !lack || config_refuse(config, "server", "", "state_dir", root->path, error, error_size,
+                                  "its file system does not do: %s", lack);
 }
 
 int grant_spool(const struct grant_root *root, char *error, size_t error_size)
