@@ -3,6 +3,7 @@ fail2ban acts on. The journal is a socket of our own, the catalog is compiled by
 filter runs in the real fail2ban-regex, from a tree of its own (tests/support/tree.sh)."""
 
 import contextlib
+import json
 import os
 import re
 import shutil
@@ -148,11 +149,13 @@ def stuck_syslog():
 
 
 def come_and_go(p, n=30):
-    """Sessions of which the log tells, of a server that does its work."""
+    """Sessions of which the log has told, of a server that does its work."""
     for _ in range(n):
         raw = p.connect(tls=False)
         assert raw.ask(b"QUIT").startswith(b"+OK")
         raw.close()
+    wait_until(lambda: json.loads(p.ctl("--json", "status").stdout)["sessions"]["now"] == 0,
+               "all are told")
 
 
 @namespaces
