@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import signal
 import socket
 import struct
 import subprocess
@@ -62,6 +63,8 @@ def pytest_configure(config):
     config.addinivalue_line("markers", "unsanitized(why): not of a sanitized build, nor under valgrind")
     config.addinivalue_line("markers", "native(why): not under valgrind")
     config.addinivalue_line("markers", "uncounted: not of a build that counts its branches")
+    # A shell that has no jobs ignores it for what it puts into the background, and so would all here.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if poplar.NAMESPACES:
         raise_loopback()
         private_etc()
