@@ -140,11 +140,11 @@ bool session_hear_answer(struct session *s)
 {
     const char *fault = NULL;
     enum channel_outcome outcome;
-    if (!await_master(s))
-        return false;
-    do /* orders may come between */
+    do { /* orders may come between */
+        if (!await_master(s))
+            return false;
         outcome = channel_receive(&s->control, &s->record, true, &fault);
-    while (outcome == CHANNEL_OK && session_take_order(s));
+    } while (outcome == CHANNEL_OK && session_take_order(s));
     if (outcome != CHANNEL_OK)
         session_lost_master(s, outcome, fault);
     return outcome == CHANNEL_OK;

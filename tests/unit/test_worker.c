@@ -282,12 +282,12 @@ static void test_login_that_only_the_master_knows(void **state)
     (void)state;
     harness_start(&h, in_the_clear);
     harness_greeted(&h);
-    h.auth.dies = h.auth.told = true;
+    h.auth.dies = h.auth.told = h.auth.traced = true;
     say(&h, "USER alice\r\nPASS secret\r\n");
     expect(&h, "+OK");
     expect(&h, "-ERR [SYS/TEMP] ");
     expect_close(&h, END_LOGIN_TIMEOUT);
-    h.auth.dies = h.auth.told = false;
+    h.auth.dies = h.auth.told = h.auth.traced = false;
 }
 
 static void test_handshake_timeout(void **state)

@@ -52,6 +52,7 @@ struct played {
     uint32_t refusal; /* enum login_refusal instead of an exchange; 0: none */
     bool dies;        /* the exchange ends without a verdict */
     bool told;        /* then: the master was told that the login is good */
+    bool traced;      /* and tells of a trace, and nothing else */
     int short_by;     /* files that are not there with a yes */
     bool last;        /* PROTO_SETTLED says so */
     int stale;        /* grants to hand out with an unlinked -wal */
@@ -368,6 +369,11 @@ static inline void played_verdict(struct harness *h)
         channel_close(&h->exchange);
         if (h->auth.told)
             h->worker.state = STATE_MAIL;
+        if (h->auth.traced) {
+            message_begin(&h->m, PROTO_TRACE);
+            message_put_u32(&h->m, TRACE_ON);
+            harness_send(&h->worker, &h->m);
+        }
         return;
     }
     if (verdict == LOGIN_OK && !harness_grant(h, true, files))
