@@ -157,14 +157,18 @@ enum store_outcome manage_set(struct maildrop *maildrop, const char *name, const
 
 enum store_outcome manage_compact_some(struct maildrop *maildrop, uint64_t *left)
 {
-    uint64_t free_pages = 0;
+    uint64_t before = 0, free_pages = 0;
     enum store_outcome outcome = handle_begin_write(maildrop);
 
     if (outcome != STORE_OK)
         return outcome;
-    outcome = handle_run(maildrop, STATEMENT_VACUUM);
+    outcome = ask(maildrop, "PRAGMA freelist_count", &before);
+    if (outcome == STORE_OK)
+        outcome = handle_run(maildrop, STATEMENT_VACUUM);
     if (outcome == STORE_OK)
         outcome = ask(maildrop, "PRAGMA freelist_count", &free_pages);
+    if (outcome == STORE_OK && free_pages > 0 && free_pages >= before)
+        outcome = handle_fail(maildrop, STORE_DAMAGED, "free pages are not given back");
     outcome = handle_end_write(maildrop, outcome);
     if (outcome != STORE_OK)
         return outcome;

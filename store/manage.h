@@ -39,7 +39,8 @@ enum store_outcome manage_undelete(struct maildrop *maildrop, const int64_t *ids
 enum store_outcome manage_set(struct maildrop *maildrop, const char *name, const uint64_t *value);
 
 /* Give some free pages at the end of the file back to the system, in one bounded transaction;
- * `left` says how many free pages there still are. The last call empties the WAL too. */
+ * `left` says how many free pages there still are, fewer at each call. The last call empties the
+ * WAL too. */
 enum store_outcome manage_compact_some(struct maildrop *maildrop, uint64_t *left);
 
 /* Whether so much of the file has nothing in it, a quarter and two megabytes, that it is worth the

@@ -111,6 +111,35 @@ static void test_purge_and_compact(void **state)
     maildrop_close(m);
 }
 
+/* As in a file without the pages that SQLite needs for that: who asks until none is left would ask
+ * for ever. */
+static void test_room_that_does_not_come_back(void **state)
+{
+    enum { HEADER_LARGEST_ROOT = 52, SIZE = 20000 };
+    struct maildrop *m = test_drop_open(&drop);
+    char path[80], *text = calloc(1, SIZE);
+    uint64_t left = 0;
+    int64_t id;
+    int fd;
+
+    (void)state;
+    assert_int_equal(test_deliver(m, text, SIZE, &id), STORE_OK);
+    assert_int_equal(maildrop_commit(m, NULL, 0, &id, 1, 0), STORE_OK);
+    assert_true(look(m).free_pages > 0);
+    assert_int_equal(handle_checkpoint(m), STORE_OK);
+    maildrop_close(m);
+    test_drop_path(&drop, MAILDROP_DB, path);
+    fd = open(path, O_WRONLY);
+    assert_int_equal(pwrite(fd, "\0\0\0\0", 4, HEADER_LARGEST_ROOT), 4);
+    close(fd);
+
+    m = test_drop_open(&drop);
+    assert_int_equal(manage_compact_some(m, &left), STORE_DAMAGED);
+    assert_string_equal(maildrop_error(m), "free pages are not given back");
+    maildrop_close(m);
+    free(text);
+}
+
 static void test_notes_on_imports(void **state)
 {
     const unsigned char one[MANAGE_KEY_SIZE] = {1}, two[MANAGE_KEY_SIZE] = {2};
@@ -194,6 +223,7 @@ int main(int argc, char **argv)
         cmocka_unit_test_setup_teardown(test_own_quota_goes_first, enter, remove_drop),
         cmocka_unit_test_setup_teardown(test_undelete, enter, remove_drop),
         cmocka_unit_test_setup_teardown(test_purge_and_compact, enter, remove_drop),
+        cmocka_unit_test_setup_teardown(test_room_that_does_not_come_back, enter, remove_drop),
         cmocka_unit_test_setup_teardown(test_notes_on_imports, enter, remove_drop),
         cmocka_unit_test_setup_teardown(test_older_minor_version, enter, remove_drop),
         cmocka_unit_test_setup_teardown(test_kept_at_an_older_minor_version, enter, remove_drop),
