@@ -313,7 +313,8 @@ enum store_outcome listing_forget(struct maildrop *m, const int64_t *ids, size_t
     return outcome;
 }
 
-/* The next id from one on that any message has. */
+/* The next id from one on that any message has. A tree whose pages are out of order finds one
+ * before it, again and again. */
 static enum store_outcome next_id(struct maildrop *m, int64_t from, int64_t *id)
 {
     sqlite3_stmt *statement;
@@ -326,7 +327,9 @@ static enum store_outcome next_id(struct maildrop *m, int64_t from, int64_t *id)
         return outcome;
     *id = sqlite3_column_int64(statement, 0);
     sqlite3_reset(statement);
-    return STORE_OK;
+    return *id >= from ? STORE_OK
+                       : handle_fail(m, STORE_DAMAGED, "message %lld is where %lld would be",
+                                     (long long)*id, (long long)from);
 }
 
 enum store_outcome listing_fill(struct maildrop *m)

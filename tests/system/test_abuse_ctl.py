@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from poplar import make_maildir
+from test_abuse_maildrop import guard, multiply
 from test_ctl_careless import Held, preloads
 
 pytestmark = pytest.mark.accounts
@@ -332,3 +333,31 @@ def test_a_tree_without_end(p, tmp_path, tree):
         done = p.ctl("mailbox", *words, check=False, timeout=60)
         assert done.returncode in (0, 65), done
         assert words[0] != "check" or done.returncode == 65
+
+
+def test_a_tree_out_of_order(p):
+    """The last page before all others: who looks for an id above its own finds the first. The groups of
+    a maildrop of an older version are made at its opening, by such looks, and that has an end."""
+    p.add("alice", MESSAGE)
+    drop = p.maildrop("alice")
+    multiply(drop, 300)
+    with contextlib.closing(sqlite3.connect(drop / "mail.db", isolation_level=None)) as db:
+        db.execute("DROP TABLE listing")
+        db.execute("PRAGMA user_version = 65538")
+        totals, = db.execute("SELECT messages, octets, plain_octets, 1000 FROM state").fetchall()
+        db.execute("UPDATE state SET last_id = ?, guard = ?", (totals[3], guard(*totals)))
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        root, = db.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'message'").fetchone()
+    with open(drop / "mail.db", "r+b") as file:
+        octets = file.read()
+        start = (root - 1) * 4096
+        n, _, _, last, cell = struct.unpack_from(">HHBIH", octets, start + 3)
+        first = octets[start + cell : start + cell + 4]
+        file.seek(start)
+        file.write(struct.pack(">BHHHBI", 5, 0, 1, 4084, 0, *struct.unpack(">I", first)) +
+                   struct.pack(">H", 4084))
+        file.seek(start + 4084)
+        file.write(struct.pack(">I", last) + b"\x84\x80\x80\x80\0")
+    assert n > 1
+    done = p.ctl("mailbox", "list", check=False, timeout=30)
+    assert done.returncode == 65 and b"message 1 is where" in done.stderr, done
