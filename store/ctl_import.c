@@ -208,7 +208,7 @@ static void find_uidl(struct import *im, const struct ctl_inspected *found,
     ctl_known_candidate(&im->known, found, why_not ? NULL : uidl, why_not, candidate);
 }
 
-static bool took(struct import *im, const struct ctl_item *item, const struct ctl_inspected *found,
+static void took(struct import *im, const struct ctl_item *item, const struct ctl_inspected *found,
                  const struct ctl_candidate *candidate)
 {
     im->batch_messages++;
@@ -222,9 +222,7 @@ static bool took(struct import *im, const struct ctl_item *item, const struct ct
         settle_batch(im);
         ctl_progress_update(&im->progress, im->before + ctl_reader_position(im->reader),
                             im->tally.messages);
-        return true;
     }
-    return end_full_batch(im);
 }
 
 /* False: stop. */
@@ -247,17 +245,18 @@ static bool import_message(struct import *im, const struct ctl_item *item)
         im->tally.known++;
         im->nameless += !candidate.uidl[0];
         ctl_tally_count(im->tally.there, known, item->name);
-        return end_full_batch(im);
+        return true;
     }
     if (outcome == STORE_OK && !candidate.uidl[0] && im->ctl->options & CTL_LISTED_ONLY) {
         ctl_tally_count(im->tally.there, "without a UIDL of the old server", item->name);
-        return end_full_batch(im);
+        return true;
     }
     if (outcome == STORE_OK)
         outcome = is_dry(im) ? rehearse(im, &found) : deliver(im, item, &found, &candidate);
     switch (outcome) {
     case STORE_OK:
-        return took(im, item, &found, &candidate);
+        took(im, item, &found, &candidate);
+        return true;
     case STORE_TOO_LARGE:
         return skip(im, item, "larger than [store] max_message (--no-limits takes it)", EX_DATAERR);
     case STORE_SOURCE:
@@ -287,6 +286,7 @@ static bool import_path(struct import *im, const char *path)
             go_on = import_message(im, item);
         else
             go_on = skip(im, item, item->reason, EX_NOINPUT);
+        go_on = go_on && end_full_batch(im);
     }
     if (im->reader) {
         im->before += ctl_reader_total(im->reader);

@@ -205,6 +205,27 @@ def test_nobody_reads_what_is_said(p, tmp_path):
     assert len(subjects(p, "alice")) == 401
 
 
+@pytest.mark.native("it reads as much as it can in a second")
+def test_nothing_of_it_is_taken(p, tmp_path):
+    """However long that takes, after one message that was: others have mail for the maildrop, too."""
+    p.write_config(store_max_message="1K")
+    box = make_maildir(tmp_path / "maildir")
+    (box / "new/1.x").write_bytes(MESSAGE)
+    (box / "new/2.x").touch()
+    os.truncate(box / "new/2.x", 60 << 20)
+    for n in range(3, 200):
+        os.link(box / "new/2.x", box / f"new/{n}.x")
+    with subprocess.Popen([poplar.BUILD / "poplarctl", "--config", p.config, "import", "alice", box],
+                          stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        wait_until(lambda: any(os.path.realpath(f).endswith("/new/2.x")
+                               for f in Path(f"/proc/{process.pid}/fd").iterdir()), "it reads")
+        added = p.ctl("message", "add", "alice", input=MESSAGE, check=False)
+        still = process.poll() is None
+        process.kill()
+    assert still and added.returncode == 0, added
+    assert len(subjects(p, "alice")) == 2
+
+
 @preloads
 def test_a_copy_that_is_interrupted(p, tmp_path):
     """At the first piece of it: nothing is made of a part, and none of it stays."""
