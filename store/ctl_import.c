@@ -304,7 +304,6 @@ static void measure(struct import *im, struct ctl_capture_size **sizes)
     struct ctl_item *item = base_alloc(sizeof *item);
     struct ctl_inspected found;
     enum ctl_read what;
-    im->n_messages = 0;
     while ((what = ctl_reader_next(im->reader, item)) != CTL_READ_END) {
         if (what != CTL_READ_MESSAGE)
             continue;

@@ -371,6 +371,11 @@ def test_lists_of_uidls(p, tmp_path):
     box.write_bytes(box.read_bytes().replace(b"\n", b"\r\n"))
     capture.write_text("1 a\n2 b\n1 22\n2 23\n")
     assert told(p, "import", "--uidl-list", capture, "erin", box)["kept_uidls"] == 2
+    (tmp_path / "three.eml").write_bytes(b"Subject: three\n\nbody\n")
+    capture.write_text("1 a\n2 b\n3 c\n1 22\n2 23\n3 24\n")
+    assert told(p, "import", "--uidl-list", capture, "gina", box,
+                tmp_path / "three.eml")["kept_uidls"] == 3
+    assert [m["uidl"] for m in told(p, "message", "list", "gina")] == ["a", "b", "c"]
     for text, words in [("", b"no UIDL in it"), ("+OK\n.\n", b"no UIDL in it"),
                         ("1 a\n3 b\n", b"a list must be whole")]:
         capture.write_text(text)
