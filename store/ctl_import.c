@@ -43,6 +43,7 @@ struct import {
     struct ctl_reader_how how;
     struct ctl_capture capture;
     int64_t *matches; /* for each message of all paths, its entry of the capture */
+    unsigned char (*digests)[CTL_DIGEST_SIZE]; /* and what it was when they were matched */
     size_t n_messages, number;
     struct ctl_progress progress;
     uint64_t before; /* octets of the paths that are done, for the progress bar */
@@ -192,6 +193,19 @@ static bool end_full_batch(struct import *im)
     return !full || end_batch(im);
 }
 
+/* The entry of the capture for the message at hand. Others may have come or gone since the capture
+ * was matched. */
+static int64_t find_match(struct import *im, const struct ctl_inspected *found)
+{
+    size_t n = im->number;
+    while (n < im->n_messages && memcmp(im->digests[n], found->digest, CTL_DIGEST_SIZE) != 0)
+        n++;
+    if (n == im->n_messages)
+        return CTL_CAPTURE_NONE;
+    im->number = n + 1;
+    return im->matches[n];
+}
+
 /* The UIDL of the message at hand: from the capture if there is one, else as its reader knows. */
 static void find_uidl(struct import *im, const struct ctl_inspected *found,
                       struct ctl_candidate *candidate)
@@ -199,12 +213,11 @@ static void find_uidl(struct import *im, const struct ctl_inspected *found,
     char uidl[MAILDROP_UIDL_MAX + 1];
     const char *why_not = ctl_reader_uidl(im->reader, found, uidl);
     if (im->matches) {
-        int64_t match = im->number < im->n_messages ? im->matches[im->number] : CTL_CAPTURE_NONE;
+        int64_t match = find_match(im, found);
         why_not = match < 0 ? "no message of the --uidl-list is this one for certain" : NULL;
         if (!why_not)
             base_copy(uidl, sizeof uidl, im->capture.entries[match].uidl);
     }
-    im->number++;
     ctl_known_candidate(&im->known, found, why_not ? NULL : uidl, why_not, candidate);
 }
 
@@ -231,10 +244,8 @@ static bool import_message(struct import *im, const struct ctl_item *item)
     struct ctl_inspected found;
     struct ctl_candidate candidate;
     const char *known;
-    if (!inspect(im, &found)) {
-        im->number++;
+    if (!inspect(im, &found))
         return skip(im, item, ctl_reader_error(im->reader), EX_NOINPUT);
-    }
     find_uidl(im, &found, &candidate);
     if (found.internal) {
         ctl_tally_count(im->tally.there, "a server's own data, no message", item->name);
@@ -308,7 +319,9 @@ static void measure(struct import *im, struct ctl_capture_size **sizes)
         if (what != CTL_READ_MESSAGE)
             continue;
         *sizes = base_grow(*sizes, im->n_messages, sizeof **sizes);
+        im->digests = base_grow(im->digests, im->n_messages, sizeof *im->digests);
         bool read = inspect(im, &found);
+        memcpy(im->digests[im->n_messages], found.digest, CTL_DIGEST_SIZE);
         if (read && found.x_uid) /* the server did not show what it noted */
             read = ctl_reader_rewind(im->reader, &found, true) && inspect(im, &found);
         if (!read)
@@ -480,6 +493,7 @@ static int run(struct import *im, const char *user, bool many)
     ctl_capture_free(&im->capture);
     ctl_tally_free(&im->tally);
     free(im->matches);
+    free(im->digests);
     free(list);
     return status;
 }

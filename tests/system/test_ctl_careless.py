@@ -128,6 +128,25 @@ def test_two_imports_at_once(p, tmp_path):
 
 
 @preloads
+def test_mail_that_goes_after_it_was_matched(p, tmp_path):
+    """With a --uidl-list: no message gets the UIDL of the one before it, and those that are still there
+    keep theirs."""
+    box = make_maildir(tmp_path / "maildir")
+    for n in range(4):
+        (box / f"new/{n}.x").write_bytes(b"Subject: %d\n\n%b\n" % (n, b"x" * n))
+    (tmp_path / "capture").write_text("".join(f"{n + 1} uidl-{n}\n" for n in range(4)) +
+                                      "".join(f"{n + 1} {16 + n}\n" for n in range(4)))
+    held = Held(p, "fsync", "import", "--uidl-list", tmp_path / "capture", "alice", box)
+    (box / "new/1.x").unlink()
+    (box / "new/9.y").write_bytes(b"Subject: new\n\n\n")
+    assert held.go_on()[0] == 0
+    kept = {subject[9:]: m["uidl"] for subject, m in zip(
+        subjects(p, "alice"), json.loads(p.ctl("--json", "message", "list", "alice").stdout))}
+    assert not kept.pop("new").startswith("uidl-")
+    assert kept == {f"{n}": f"uidl-{n}" for n in (0, 2, 3)}
+
+
+@preloads
 def test_an_mbox_that_is_written_before_it_is_locked(p, tmp_path):
     """Who had the lock has finished then: no message is cut off where he was before."""
     box, whole = tmp_path / "box", mbox(b"Subject: one\n\nbody\n")
