@@ -139,7 +139,7 @@ static void begin(struct master *m)
     t->programs = (struct programs){-1, -1};
     if (m->serving)
         notify_state(m, "RELOADING=1\nMONOTONIC_USEC=%llu\nSTATUS=Reloading",
-                     (unsigned long long)base_now_ms() * 1000);
+                     (unsigned long long)base_now_us());
     int status = prepare(m, t, error, sizeof error);
     if (status) {
         trial_failed(m, status, error);

@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import subprocess
+import time
 
 import pytest
 
@@ -82,6 +83,19 @@ def test_a_systemd_that_hears_nothing(told):
     systemd.hear("READY=1")
     systemd.hear("WATCHDOG=1")
     systemd.fill()
+
+
+@pytest.mark.native("the server's clock is slower there")
+def test_a_reload_that_systemd_asks_for_by_signal(told):
+    """Type=notify-reload: what is said to have begun before that, it takes for another reload's."""
+    p, systemd = told
+    for _ in range(5):
+        del systemd.heard[:]
+        before = time.monotonic_ns() // 1000
+        p.process.send_signal(signal.SIGHUP)
+        systemd.hear("READY=1")
+        began, = [line for line in systemd.heard if line.startswith("MONOTONIC_USEC=")]
+        assert before <= int(began.split("=")[1]) <= time.monotonic_ns() // 1000
 
 
 # Memory.
