@@ -357,21 +357,26 @@ def test_an_error_in_the_configuration_stops_once_and_waits(debian, configured):
     assert raw.line().startswith(b"+OK")
 
 
-def test_what_the_machine_lacks_is_waited_for(debian, configured):
+@pytest.mark.parametrize("status,hindered,free,why", [
+    ("71", "mount -t tmpfs -o nr_inodes=1 tmpfs /run/poplar", "umount /run/poplar",
+     "No space left on device; make room there"),
+    ("73", "systemctl stop poplar.service; mkdir /run/poplar/control", "rmdir /run/poplar/control",
+     "there is a file that is no socket")])
+def test_what_hinders_a_start_is_waited_for(debian, status, hindered, free, why):
     """It is tried again without a hand, and not in a storm, until there is room in /run."""
-    debian.run("mount", "-t", "tmpfs", "-o", "nr_inodes=1", "tmpfs", "/run/poplar")
+    debian.sh(hindered)
     try:
         debian.run("systemctl", "restart", "poplar.service", check=False)
-        why = r"^([0-9.]+) .*run_dir=/run/poplar: control: No space left on device; make room there"
 
         def tries():
-            return re.findall(why, debian.journal("--output=short-unix"), re.MULTILINE)
+            return re.findall(f"^([0-9.]+) .*run_dir=/run/poplar: control: {why}",
+                              debian.journal("--output=short-unix"), re.MULTILINE)
         wait_until(lambda: len(tries()) >= 3, "it is tried again")
-        assert debian.show("poplar.service", "ExecMainStatus") == "71"
+        wait_until(lambda: debian.show("poplar.service", "ExecMainStatus") == status, "its status")
         first, _, third = tries()[:3]
         assert float(third) - float(first) >= 3
     finally:
-        debian.run("umount", "/run/poplar")
+        debian.sh(free)
     wait_until(debian.is_active, "room, and a server")
     debian.login("alice", PASSWORD).quit()
 
