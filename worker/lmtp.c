@@ -7,6 +7,7 @@
 #include "daemon/base.h"
 #include "worker/lmtp_data.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
@@ -145,8 +146,8 @@ static enum lmtp_reply find_hindrance(const struct lmtp *l)
         return LMTP_TOO_LARGE;
     if (l->has_nul)
         return LMTP_NUL;
-    if (l->spool.failure != SPOOL_OK)
-        return l->spool.failure == SPOOL_FULL ? LMTP_NO_ROOM : LMTP_TRY_LATER;
+    if (l->spool.error != 0)
+        return l->spool.error == ENOSPC || l->spool.error == EDQUOT ? LMTP_NO_ROOM : LMTP_TRY_LATER;
     return LMTP_OK;
 }
 
@@ -176,7 +177,8 @@ static void finish_message(struct lmtp *l)
     reset(l);
 }
 
-/* Message text that came in: what is too much is dropped, the client still says all of it. */
+/* Message text that came in: what is too much, or cannot be kept, is dropped; the client still says
+ * all of it. */
 static void add_text(struct lmtp *l, const unsigned char *octets, size_t size)
 {
     if (spool_size(&l->spool) + size > l->s->config->store.max_message)
@@ -185,8 +187,11 @@ static void add_text(struct lmtp *l, const unsigned char *octets, size_t size)
         l->has_nul = true;
     if (l->too_large || l->has_nul)
         spool_clear(&l->spool);
-    else
+    else if (l->spool.error == 0) {
         spool_add(&l->spool, octets, size);
+        if (l->spool.error != 0)
+            lmtp_tell_lost(l);
+    }
 }
 
 static void hear_more(struct lmtp *l)

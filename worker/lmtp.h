@@ -52,6 +52,8 @@ void lmtp_serve(struct session *s);
 /* Whose maildrop is that, and may this client deliver to it? LMTP_RECIPIENT_OK fills to->name. The
  * session may have ended afterwards. */
 enum lmtp_reply lmtp_check_recipient(struct lmtp *l, struct lmtp_recipient *to);
+/* The log is told why the message cannot be spooled. */
+void lmtp_tell_lost(struct lmtp *l);
 /* Store the spooled message in one maildrop; LMTP_DELIVERED means that it is on disk. */
 enum lmtp_reply lmtp_deliver(struct lmtp *l, const struct lmtp_recipient *to);
 /* The client is waited for. One that has nothing to say for a moment keeps no maildrop. */

@@ -163,6 +163,14 @@ enum lmtp_reply lmtp_check_recipient(struct lmtp *l, struct lmtp_recipient *to)
     return reply_to_verdict(verdict);
 }
 
+void lmtp_tell_lost(struct lmtp *l)
+{
+    char from[SHOWN_MAX];
+    tell_log(l, LOG_WARNING,
+             "not delivered from=%s recipients=%zu: cannot be kept in state_dir: %s",
+             show(l->mail.from.text, from), l->n, strerror(l->spool.error));
+}
+
 static enum lmtp_reply reply_to_store(const struct lmtp *l, enum store_outcome outcome)
 {
     switch (outcome) {

@@ -26,25 +26,24 @@ static void give_back(struct spool *spool)
 static void write_out(struct spool *spool)
 {
     size_t done = 0;
-    while (done < spool->filled && spool->failure == SPOOL_OK) {
+    while (done < spool->filled && spool->error == 0) {
         ssize_t got = pwrite(spool->fd, spool->buffer + done, spool->filled - done,
                              (off_t)(spool->written + done));
         if (got > 0)
             done += (size_t)got;
         else if (got == 0 || errno != EINTR)
-            spool->failure =
-                got < 0 && (errno == ENOSPC || errno == EDQUOT) ? SPOOL_FULL : SPOOL_FAILED;
+            spool->error = got < 0 ? errno : EIO;
     }
     spool->written += done;
     spool->filled = 0;
-    if (spool->failure != SPOOL_OK)
+    if (spool->error != 0)
         give_back(spool);
 }
 
 void spool_add(struct spool *spool, const void *octets, size_t size)
 {
     const unsigned char *from = octets;
-    while (size > 0 && spool->failure == SPOOL_OK) {
+    while (size > 0 && spool->error == 0) {
         size_t room = SPOOL_BUFFER_SIZE - spool->filled;
         size_t taken = size < room ? size : room;
         memcpy(spool->buffer + spool->filled, from, taken);

@@ -12,24 +12,18 @@
 
 enum { SPOOL_BUFFER_SIZE = 65536 };
 
-enum spool_outcome {
-    SPOOL_OK = 0,
-    SPOOL_FULL,  /* no space, or the system's quota */
-    SPOOL_FAILED /* the disk failed */
-};
-
 struct spool {
     int fd;
     uint64_t written; /* octets in the file; those after them are in the buffer */
     size_t filled;
-    enum spool_outcome failure; /* once it failed, it stays so until it is cleared */
-    unsigned char *buffer;      /* SPOOL_BUFFER_SIZE octets */
+    int error;             /* errno; once it failed, it stays so until it is cleared */
+    unsigned char *buffer; /* SPOOL_BUFFER_SIZE octets */
 };
 
 /* Begin on a file that is the caller's, as the buffer is. */
 void spool_open(struct spool *spool, int fd, unsigned char *buffer);
 
-/* Append. What does not fit is lost, with all before it, and spool->failure says so. */
+/* Append. What does not fit is lost, with all before it, and spool->error says why. */
 void spool_add(struct spool *spool, const void *octets, size_t size);
 
 uint64_t spool_size(const struct spool *spool);

@@ -920,6 +920,8 @@ def test_disk_full(filling, leave):
         p.use_up(leave)
         assert [r[:9] for r in c.data(message, 2)] == [b"452 4.3.1"] * 2
         p.free()
+    assert re.search("not delivered to=<alice> from=<.*> reason=no-room", p.log_text())
+    assert re.search("not delivered from=<.*> recipients=2: .* No space left", p.log_text())
     assert c.deliver(b"alice", message=message) == [b"250 2.0.0 Delivered"]
     assert len(mail_of(p)) == 1
     assert mail_of(p, "bob") == []

@@ -15,6 +15,7 @@
 #include "worker/lmtp_reply.h"
 #include "worker/spool.h"
 #include <ctype.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
@@ -290,7 +291,7 @@ static void test_spool(void **state)
             spool_add(&spool, piece, n);
             at += n;
         }
-        assert_int_equal(spool.failure, SPOOL_OK);
+        assert_int_equal(spool.error, 0);
         assert_int_equal(spool_size(&spool), sizes[i]);
         /* What is small never touches the disk. */
         assert_int_equal(file_size(fd), sizes[i] / SPOOL_BUFFER_SIZE * SPOOL_BUFFER_SIZE);
@@ -311,14 +312,14 @@ static void test_spool_fails(void **state)
     (void)state;
     spool_open(&spool, full, buffer);
     spool_add(&spool, octets, sizeof octets);
-    assert_int_equal(spool.failure, SPOOL_FULL);
+    assert_int_equal(spool.error, ENOSPC);
     spool_add(&spool, octets, 1);
-    assert_int_equal(spool.failure, SPOOL_FULL);
+    assert_int_equal(spool.error, ENOSPC);
     spool_clear(&spool);
-    assert_int_equal(spool.failure, SPOOL_OK);
+    assert_int_equal(spool.error, 0);
     spool_open(&spool, read_only, buffer);
     spool_add(&spool, octets, sizeof octets);
-    assert_int_equal(spool.failure, SPOOL_FAILED);
+    assert_int_equal(spool.error, EBADF);
 
     /* A file that lost what was in it: no message ends there. */
     int fd = memfd_create("spool", MFD_CLOEXEC);
