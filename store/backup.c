@@ -211,7 +211,7 @@ enum store_outcome backup_restore(struct maildrop *maildrop, struct maildrop *ba
         outcome = handle_outcome(maildrop, rc);
     else
         handle_checkpoint(maildrop);
-    if (outcome == STORE_IO)
+    if (outcome != STORE_OK) /* others may have use for the room */
         vfs_cut_wal();
     lock_release(maildrop->lock_fd, MAILDROP_LOCK_WRITE);
     return outcome;

@@ -186,17 +186,20 @@ static void test_restore(void **state)
     maildrop_close(m);
 }
 
-/* Stopped half-way, a restore changes nothing. */
+/* Stopped half-way, a restore changes nothing, and takes no room on a disk that may be full. */
 static void test_restore_stopped(void **state)
 {
     struct maildrop *m = test_drop_open(&drop), *backup;
+    int64_t wal;
 
     (void)state;
     deliver_some(m, 100);
     assert_int_equal(backup_write(m, file, NULL, NULL), STORE_OK);
     deliver_some(m, 1);
     backup = open_backup(file);
+    wal = test_drop_file_size(&drop, MAILDROP_WAL);
     assert_int_equal(backup_restore(m, backup, stop_at_once, NULL), STORE_SOURCE);
+    assert_true(test_drop_file_size(&drop, MAILDROP_WAL) <= wal);
     backup_close(backup);
     maildrop_close(m);
     m = test_drop_open(&drop);
