@@ -283,6 +283,17 @@ static int open_backup(const char *path, struct ctl_twin *twin, struct maildrop 
     return status;
 }
 
+/* What was put back, and goes again at the next login. */
+static void look_at_restored(const struct ctl *ctl, const struct ctl_maildrop *maildrop)
+{
+    struct maildrop_message message = {.id = 0};
+    uint64_t overdue = 0;
+    while (ctl->config->store.expire_after > 0 &&
+           maildrop_next(maildrop->store, message.id, &message) == STORE_OK)
+        overdue += !message.deleted && ctl_is_overdue(ctl, message.received);
+    ctl_note_overdue(maildrop->name, overdue);
+}
+
 static int restore(struct ctl *ctl, struct ctl_maildrop *maildrop, struct maildrop *backup,
                    bool many)
 {
@@ -313,6 +324,7 @@ static int restore(struct ctl *ctl, struct ctl_maildrop *maildrop, struct maildr
         ctl_note("maildrop of %s: POP3 is on again, as in the backup; mailbox set with pop3=off "
                  "switches it off",
                  maildrop->name);
+    look_at_restored(ctl, maildrop);
     if (ctl->options & CTL_JSON)
         return ctl_json_print(json_pack("{s:o, s:I, s:I}", "user", ctl_json_name(maildrop->name),
                                         "messages", (json_int_t)then.messages, "octets",

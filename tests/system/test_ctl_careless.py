@@ -427,6 +427,12 @@ def test_mail_that_is_past_its_time(p, tmp_path):
     p.write_config(store_expire_after="0")
     p.ctl("message", "delete", "alice", *ids)
     assert p.ctl("message", "restore", "alice", *ids).stderr == b""
+    p.ctl("mailbox", "backup", "alice", tmp_path / "backup")
+    p.write_config(store_expire_after="30d")
+    p.ctl("expire")
+    done = p.ctl("mailbox", "restore", "--yes", "alice", tmp_path / "backup")
+    assert done.stderr == (b"poplarctl: alice: 2 of them are older than [store] expire_after, and "
+                           b"go at the next login; to keep them, raise it first\n"), done
 
 
 def test_a_limit_past_all_bounds(p):
