@@ -5,6 +5,7 @@
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sysexits.h>
 
 static struct {
@@ -52,10 +53,13 @@ int ctl_json_print(json_t *object, bool element)
 
 json_t *ctl_json_name(const char *name)
 {
-    char safe[4 * PROTO_USER_MAX + 1];
     json_t *text = json_string(name);
     if (text)
         return text;
-    base_escape(safe, sizeof safe, name);
-    return json_string(safe);
+    size_t size = 4 * strlen(name) + 1;
+    char *safe = base_alloc(size);
+    base_escape(safe, size, name);
+    text = json_string(safe);
+    free(safe);
+    return text;
 }

@@ -17,7 +17,7 @@ int ctl_json_end(const struct ctl *ctl);
  * NULL (what was to go in is not UTF-8) is said, and is a failure. 0, or an exit status. */
 int ctl_json_print(json_t *object, bool element);
 
-/* A name of a user or file for JSON, escaped where it is not UTF-8 or not for a terminal. */
+/* A name of a user or file, or a text with some, for JSON: escaped where it is not UTF-8. */
 json_t *ctl_json_name(const char *name);
 
 #endif

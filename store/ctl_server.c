@@ -27,8 +27,8 @@ static int give(const struct ctl *ctl, struct message *order, int wait_ms)
     status = ctl_master_order(&channel, order, wait_ms, text, sizeof text);
     channel_close(&channel);
     if (ctl->options & CTL_JSON) {
-        int printed =
-            ctl_json_print(json_pack("{s:i, s:s}", "status", status, "text", text), false);
+        int printed = ctl_json_print(
+            json_pack("{s:i, s:o}", "status", status, "text", ctl_json_name(text)), false);
         return status ? status : printed;
     }
     if (status && *text)

@@ -92,6 +92,8 @@ static void passes_the_answer_on(void **state)
     expect(ANSWER, PROTO_RELOAD, 0, EX_CONFIG, "poplar.conf:3: no such key", EX_CONFIG, "");
     expect(ANSWER, PROTO_RELOAD, CTL_JSON, EX_CONFIG, "line 3", EX_CONFIG,
            "{\"status\":78,\"text\":\"line 3\"}\n");
+    expect(ANSWER, PROTO_RELOAD, CTL_JSON, EX_CONFIG, "caf\xe9.pem: none", EX_CONFIG,
+           "{\"status\":78,\"text\":\"caf\\\\xe9.pem: none\"}\n");
 }
 
 static void survives_a_bad_master(void **state)
