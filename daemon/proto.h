@@ -96,7 +96,6 @@ enum proto_type {
 enum {
     PROTO_MESSAGE_MAX = 40960, /* octets in a record; every row's own cap is at most this */
     PROTO_FDS_MAX = 5,         /* descriptors in a record */
-    PROTO_FIELDS_MAX = 12,     /* fields in a row */
 
     PROTO_VALUE_MAX = 32000,   /* octets in the value of a setting */
     PROTO_USER_MAX = 250,      /* octets in a user name */

@@ -136,21 +136,8 @@ static bool await_master(struct session *s)
     }
 }
 
-bool session_hear_answer(struct session *s)
-{
-    const char *fault = NULL;
-    enum channel_outcome outcome;
-    do { /* orders may come between */
-        if (!await_master(s))
-            return false;
-        outcome = channel_receive(&s->control, &s->record, true, &fault);
-    } while (outcome == CHANNEL_OK && session_take_order(s));
-    if (outcome != CHANNEL_OK)
-        session_lost_master(s, outcome, fault);
-    return outcome == CHANNEL_OK;
-}
-
-bool session_take_order(struct session *s)
+/* What the master may say at any time; false if the record is something else. */
+static bool take_order(struct session *s)
 {
     uint32_t told;
     switch (s->record.rule->type) {
@@ -167,13 +154,27 @@ bool session_take_order(struct session *s)
     }
 }
 
+bool session_hear_answer(struct session *s)
+{
+    const char *fault = NULL;
+    enum channel_outcome outcome;
+    do { /* orders may come between */
+        if (!await_master(s))
+            return false;
+        outcome = channel_receive(&s->control, &s->record, true, &fault);
+    } while (outcome == CHANNEL_OK && take_order(s));
+    if (outcome != CHANNEL_OK)
+        session_lost_master(s, outcome, fault);
+    return outcome == CHANNEL_OK;
+}
+
 bool session_hear_master(struct session *s)
 {
     const char *fault = "not what may be said now";
     enum channel_outcome outcome = channel_receive(&s->control, &s->record, false, &fault);
     if (outcome == CHANNEL_AGAIN)
         return true;
-    bool good = outcome == CHANNEL_OK && session_take_order(s);
+    bool good = outcome == CHANNEL_OK && take_order(s);
     if (outcome == CHANNEL_OK)
         message_clear(&s->record);
     if (!good) {

@@ -100,8 +100,6 @@ void session_lost_master(struct session *s, enum channel_outcome outcome, const 
 /* The master has something to say: a trace to begin or end, or that the session must end at its
  * next command. False when waiting for the client has no more use. */
 bool session_hear_master(struct session *s);
-/* The same for a record that came where another was waited for; false if it is neither. */
-bool session_take_order(struct session *s);
 /* Wait for the master's answer, which is in s->record then. Not for ever: an auth process that died
  * between telling the master and telling us leaves nobody to answer. False when the session is
  * over. */
