@@ -188,6 +188,64 @@ static void test_bounded_purge(void **state)
     maildrop_close(m);
 }
 
+/* Another process that removes for good what was deleted, once it is told to; what it removed is
+ * its exit status. */
+static pid_t purge_beside(int told)
+{
+    const pid_t pid = fork();
+
+    if (pid == 0) {
+        uint64_t removed = 0;
+        struct maildrop *m;
+        if (read(told, &(char){0}, 1) != 1)
+            _exit(100);
+        maildrop_library_forget();
+        m = test_drop_open(&drop);
+        _exit(maildrop_purge(m, 0, &removed) == STORE_OK ? (int)removed : 101);
+    }
+    assert_true(pid > 0);
+    return pid;
+}
+
+static void await_a_waiting(const struct maildrop *m)
+{
+    struct flock waiting;
+
+    do {
+        lock_sleep(1);
+        waiting = (struct flock){.l_type = F_WRLCK, .l_start = MAILDROP_LOCK_WAITING, .l_len = 1};
+        assert_int_equal(fcntl(m->lock_fd, F_OFD_GETLK, &waiting), 0);
+    } while (waiting.l_type == F_UNLCK);
+}
+
+/* What an administrator brings back while somebody waits to remove it stays. */
+static void test_restored_before_it_goes(void **state)
+{
+    struct maildrop *m;
+    int64_t ids[] = {2, 3};
+    int tell[2], status;
+    pid_t other;
+
+    (void)state;
+    assert_int_equal(pipe(tell), 0);
+    other = purge_beside(tell[0]);
+    m = test_drop_open(&drop);
+    assert_int_equal(quit(m), STORE_OK);
+    assert_int_equal(lock_acquire(m->lock_fd, MAILDROP_LOCK_WRITE, 0), STORE_OK);
+    assert_int_equal(write(tell[1], "", 1), 1);
+    await_a_waiting(m);
+    assert_int_equal(manage_undelete(m, ids, 1), STORE_OK);
+    assert_int_equal(waitpid(other, &status, 0), other);
+    assert_true(WIFEXITED(status));
+    assert_int_equal(WEXITSTATUS(status), 1);
+    assert_int_equal(manage_undelete(m, ids + 1, 1), STORE_NOT_FOUND);
+    assert_int_equal(maildrop_commit(m, NULL, 0, ids, 1, DAY), STORE_OK);
+    assert_int_equal(test_totals(m).messages, MESSAGES - 2);
+    maildrop_close(m);
+    close(tell[0]);
+    close(tell[1]);
+}
+
 /* With nothing to be kept all of it goes, but a client does not wait for ever for its answer. */
 static void test_purge_within_patience(void **state)
 {
@@ -366,6 +424,7 @@ int main(int argc, char **argv)
         cmocka_unit_test_setup_teardown(test_totals_row_goes, set_up, remove_drop),
         cmocka_unit_test_setup_teardown(test_nothing_to_do, set_up, remove_drop),
         cmocka_unit_test_setup_teardown(test_bounded_purge, set_up, remove_drop),
+        cmocka_unit_test_setup_teardown(test_restored_before_it_goes, set_up, remove_drop),
         cmocka_unit_test_setup_teardown(test_purge_within_patience, set_up, remove_drop),
         cmocka_unit_test_setup_teardown(test_expire_within_patience, set_up, remove_drop),
         cmocka_unit_test_setup_teardown(test_kept_for_ever, set_up, remove_drop),
