@@ -160,28 +160,37 @@ static void answer_failure(struct session *s, const struct login_credentials *c,
 }
 
 /* Names go through SASLprep whatever way they come in (RFC 5034 section 4, RFC 6856 section 2.2).
- * What it makes must fit again: a full-width solidus, say, becomes a plain one. False, and the
- * client is answered, when it does not.
- *
- * Passwords do not, where the RFCs would rather have it: PAM compares with what a user once set,
- * which nobody prepared. One with a superscript in it would become another, and be wrong from
- * Evolution alone, which says UTF8 to all that have it. */
-static bool prepare(struct session *s, struct login_credentials *c, char *user)
+ * Passwords do after UTF8 only: what PAM compares with was most likely never prepared, and whoever
+ * logs in today with an accent on its own, or in Latin-1, must not be locked out. What the
+ * preparation makes must fit again: a full-width solidus, say, becomes a plain one. False, and the
+ * client is answered, when it does not. */
+static bool prepare(struct session *s, struct login_credentials *c, char *user, char *secret)
 {
     size_t size;
-    if (line_is_ascii(c->user, strlen(c->user)))
-        return true;
-    if (!utf8_prepare(c->user, strlen(c->user), user, PROTO_USER_MAX, &size) ||
-        !line_is_user(user, size)) {
-        session_error(s, CODE_AUTH, TEXT_NAME_UNFIT);
-        return false;
+    if (!line_is_ascii(c->user, strlen(c->user))) {
+        if (!utf8_prepare(c->user, strlen(c->user), user, PROTO_USER_MAX, &size) ||
+            !line_is_user(user, size)) {
+            session_error(s, CODE_AUTH, TEXT_NAME_UNFIT);
+            return false;
+        }
+        user[size] = '\0';
+        c->user = user;
     }
-    user[size] = '\0';
-    c->user = user;
+    if (s->utf8 && !line_is_ascii(c->secret, c->secret_size)) {
+        if (!utf8_prepare(c->secret, c->secret_size, secret, PROTO_PASSWORD_MAX, &size) ||
+            !line_is_password(secret, size)) {
+            session_error(s, CODE_AUTH, TEXT_PASSWORD_UNFIT);
+            return false;
+        }
+        c->secret = secret;
+        c->secret_size = size;
+    }
     return true;
 }
 
-static void attempt_login(struct session *s, const struct login_credentials *credentials)
+/* `prepared` may hold the secret: PROTO_PASSWORD_MAX octets, wiped as the input buffer is. */
+static void attempt_login(struct session *s, const struct login_credentials *credentials,
+                          char *prepared)
 {
     struct channel exchange;
     uint32_t refusal = 0;
@@ -204,6 +213,7 @@ static void attempt_login(struct session *s, const struct login_credentials *cre
         break;
     }
     send_credentials(s, &exchange, credentials);
+    explicit_bzero(prepared, PROTO_PASSWORD_MAX);
     uint32_t verdict = exchange_verdict(s, &exchange, FILES_COME, NULL, NULL, files);
     if (verdict == LOGIN_OK)
         succeed(s, files);
@@ -213,8 +223,9 @@ static void attempt_login(struct session *s, const struct login_credentials *cre
 
 void login_try(struct session *s, const struct login_credentials *credentials)
 {
-    char user[PROTO_USER_MAX + 1];
+    char user[PROTO_USER_MAX + 1], secret[PROTO_PASSWORD_MAX];
     struct login_credentials c = *credentials;
-    if (prepare(s, &c, user))
-        attempt_login(s, &c);
+    if (prepare(s, &c, user, secret))
+        attempt_login(s, &c, secret);
+    explicit_bzero(secret, sizeof secret);
 }

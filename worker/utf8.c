@@ -1,12 +1,15 @@
 /*
  * utf8.c - the session leaves ASCII: UTF8, LANG, SASLprep. Runs in a worker, inside its sandbox.
+ * Handles secrets, which must not stay in any memory when it is done.
  */
 #include "worker/utf8.h"
 
+#include <malloc.h>
+#include <stdlib.h>
 #include <string.h>
 #include <stringprep.h>
 
-enum { CHARACTERS_MAX = 1024 }; /* of a name, while it is being prepared */
+enum { CHARACTERS_MAX = 1024 }; /* of a name or a password, while it is being prepared */
 
 /* The administrator's first language. config_complete() has seen to it that there is one. */
 static enum text_language preferred(const struct session *s)
@@ -75,6 +78,25 @@ enum command_outcome utf8_run_lang(struct session *s, const struct command_argum
     return COMMAND_DONE;
 }
 
+/* libidn works on blocks from malloc and gives them back as they are. The next to ask for blocks of
+ * those sizes gets them: we do, and wipe all that they have room for. */
+static void wipe_freed(void)
+{
+    enum { SMALL = 1040, STEP = 16, EACH = 7, LARGE = 32768 };
+    static void *blocks[SMALL / STEP * EACH + 1];
+    size_t n = 0;
+    for (size_t size = STEP; size < SMALL; size += STEP)
+        for (int i = 0; i < EACH; i++)
+            if ((blocks[n] = malloc(size)) != NULL)
+                n++;
+    if ((blocks[n] = malloc(LARGE)) != NULL)
+        n++;
+    while (n > 0) {
+        explicit_bzero(blocks[n - 1], malloc_usable_size(blocks[n - 1]));
+        free(blocks[--n]);
+    }
+}
+
 /* Characters into UTF-8; false when there is no room. */
 static bool encode(const uint32_t *characters, size_t n, char *to, size_t room, size_t *size)
 {
@@ -95,6 +117,7 @@ bool utf8_prepare(const char *text, size_t size, char *to, size_t room, size_t *
 {
     uint32_t characters[CHARACTERS_MAX];
     size_t n = 0;
+    bool good = false;
     /* Control characters are prohibited by SASLprep, too (RFC 4013 section 2.3). */
     if (size > CHARACTERS_MAX / 2 || !line_is_text(text, size))
         return false;
@@ -105,6 +128,9 @@ bool utf8_prepare(const char *text, size_t size, char *to, size_t room, size_t *
               : (unsigned char)text[at] < 0xf0 ? 3
                                                : 4;
     }
-    return stringprep_4i(characters, &n, CHARACTERS_MAX, 0, stringprep_saslprep) == STRINGPREP_OK &&
-           encode(characters, n, to, room, prepared);
+    if (stringprep_4i(characters, &n, CHARACTERS_MAX, 0, stringprep_saslprep) == STRINGPREP_OK)
+        good = encode(characters, n, to, room, prepared);
+    explicit_bzero(characters, sizeof characters);
+    wipe_freed();
+    return good;
 }

@@ -1,5 +1,6 @@
 /*
- * utf8.h - UTF8 and LANG (RFC 6856), and the preparation of names (SASLprep, RFC 4013).
+ * utf8.h - UTF8 and LANG (RFC 6856), and the preparation of names and passwords (SASLprep, RFC
+ * 4013) that UTF8 brings.
  */
 #ifndef POPLAR_WORKER_UTF8_H
 #define POPLAR_WORKER_UTF8_H
@@ -18,8 +19,9 @@ enum command_outcome utf8_run(struct session *s, const struct command_arguments 
 /* LANG (RFC 6856 section 3): lists languages, or chooses one. */
 enum command_outcome utf8_run_lang(struct session *s, const struct command_arguments *arguments);
 
-/* SASLprep of a name as a query string (RFC 6856 section 2.2). False: malformed UTF-8, or a
- * character that is prohibited; or `to` is too small. Not for secrets: copies stay in memory. */
+/* SASLprep of a name or a password as a query string (RFC 6856 section 2.2). False: malformed
+ * UTF-8, or a character that is prohibited; or `to` is too small. Leaves no copy of it in memory
+ * that is not the caller's. */
 bool utf8_prepare(const char *text, size_t size, char *to, size_t room, size_t *prepared);
 
 #endif

@@ -15,6 +15,7 @@
 #include "worker/stream.h"
 #include "worker/ticket.h"
 #include "worker/tls.h"
+#include "worker/utf8.h"
 #include "worker/worker.h"
 
 #include <errno.h>
@@ -639,6 +640,19 @@ static void test_stream(void **state)
     SSL_CTX_free(context);
 }
 
+/* With no memory to wipe what libidn left, a password is prepared all the same. */
+static void test_prepare(void **state)
+{
+    char to[100];
+    size_t size;
+    (void)state;
+    calls_break_from("malloc", 1, 0);
+    assert_true(utf8_prepare("\xc3\xa9\xe2\x82\xac\xf0\x90\x8c\xb0 a", 11, to, sizeof to, &size));
+    assert_true(calls_mend());
+    assert_int_equal(size, 11);
+    assert_memory_equal(to, "\xc3\xa9\xe2\x82\xac\xf0\x90\x8c\xb0 a", 11);
+}
+
 static void keep(const char *path, int fd)
 {
     char octets[8192];
@@ -693,6 +707,7 @@ int main(void)
         cmocka_unit_test(test_worker_is_told_nonsense),
         cmocka_unit_test(test_spool),
         cmocka_unit_test(test_stream),
+        cmocka_unit_test(test_prepare),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }
