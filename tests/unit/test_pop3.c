@@ -606,7 +606,7 @@ static void test_deletions(void **state)
     expect(&h, "+OK 2 84\r\n");
     say(&h, "RSET\r\nSTAT\r\nDELE 3\r\n");
     expect(&h, "+OK");
-    expect(&h, "+OK 3 ");
+    expect(&h, "+OK 3 104\r\n");
     expect(&h, "+OK");
     expect_quit(&h);
     assert_int_equal(h.summary.deleted, 1);
