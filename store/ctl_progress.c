@@ -4,6 +4,7 @@
 #include "store/ctl_progress.h"
 #include "daemon/base.h"
 
+#include <poll.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -114,9 +115,19 @@ static unsigned columns(void)
     return 79;
 }
 
+/* Not on one that is stopped, or at the end of a connection that hangs: somebody may be waiting for
+ * what we hold meanwhile. */
+static bool takes_more(void)
+{
+    struct pollfd terminal = {.fd = STDERR_FILENO, .events = POLLOUT};
+    return poll(&terminal, 1, 0) > 0;
+}
+
 static void draw(struct ctl_progress *progress)
 {
     char line[LINE_SIZE];
+    if (!takes_more())
+        return;
     ctl_progress_format(progress, columns(), line, sizeof line);
     fprintf(stderr, "\r%s", line);
     fflush(stderr);
@@ -149,7 +160,7 @@ void ctl_progress_update(struct ctl_progress *progress, uint64_t done, uint64_t 
 
 void ctl_progress_hide(struct ctl_progress *progress)
 {
-    if (!progress->shown)
+    if (!progress->shown || !takes_more())
         return;
     fprintf(stderr, "\r%*s\r", (int)columns(), "");
     progress->shown = false;

@@ -4,10 +4,12 @@ nohup, two at once, on a Maildir that a server moves about in."""
 import fcntl
 import json
 import os
+import pty
 import re
 import shutil
 import signal
 import subprocess
+import termios
 import time
 from pathlib import Path
 
@@ -222,6 +224,22 @@ def test_nobody_reads_what_is_said(p, tmp_path):
     assert added.returncode == 0, added
     assert process.returncode == 66 and len(lines) == 400
     assert len(subjects(p, "alice")) == 401
+
+
+@pytest.mark.native("it draws what it has done after a tenth of a second")
+def test_a_terminal_that_takes_nothing(p, tmp_path):
+    """Ctrl-S was typed there, or the connection hangs: the work goes on, and nobody waits for it."""
+    (tmp_path / "box").write_bytes(mbox(*(b"Subject: %d\n\nx\n" % n for n in range(3000))))
+    reader, terminal = pty.openpty()
+    termios.tcflow(terminal, termios.TCOOFF)
+    process = subprocess.Popen([poplar.BUILD / "poplarctl", "--config", p.config, "import", "alice",
+                                tmp_path / "box"], stdout=subprocess.PIPE, stderr=terminal)
+    try:
+        assert process.communicate(timeout=30)[0].startswith(b"imported 3000 messages")
+    finally:
+        process.kill()
+        os.close(terminal)
+        os.close(reader)
 
 
 @pytest.mark.native("it reads as much as it can in a second")
