@@ -397,9 +397,11 @@ def test_a_file_system_for_mail_that_comes_late(debian):
     try:
         debian.run("systemctl", "start", "poplar-lmtp.socket")
         raw = debian.lmtp()
-        wait_until(lambda: re.search(r"poplar\.service +start +waiting",
-                                     debian.run("systemctl", "list-jobs").stdout),
-                   "it is to start for a client, and waits")
+        debian.run("systemctl", "start", "--no-block", "poplar-expire.service")
+        for unit in ("poplar.service", "poplar-expire.service"):
+            wait_until(lambda unit=unit: re.search(rf"{unit} +start +waiting",
+                                                   debian.run("systemctl", "list-jobs").stdout),
+                       f"{unit} is to start, and waits")
         debian.path("/run/go").touch()
         assert raw.line().startswith(b"220 ")
         raw.close()
@@ -408,7 +410,7 @@ def test_a_file_system_for_mail_that_comes_late(debian):
         assert debian.is_active("var-lib-poplar.mount")
     finally:
         debian.path("/run/go").touch()
-        debian.run("systemctl", "stop", "poplar.service")
+        debian.run("systemctl", "stop", "poplar.service", "poplar-expire.service")
         debian.run("systemctl", "stop", "var-lib-poplar.mount")
         for name in units:
             debian.path(f"/run/systemd/system/{name}").unlink()
