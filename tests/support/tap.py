@@ -47,6 +47,21 @@ class Tap:
         return contents
 
 
+def receive(end):
+    """What has come; None when it was TLS's own, a ticket: who waited here for more would leave
+    the client unheard that is about to say something."""
+    timeout = end.gettimeout()
+    end.setblocking(False)
+    try:
+        return end.recv(65536)
+    except ssl.SSLWantReadError:
+        return None
+    except OSError:
+        return b""
+    finally:
+        end.settimeout(timeout)
+
+
 class Session(threading.Thread):
     """One relayed connection."""
 
@@ -118,10 +133,9 @@ class Session(threading.Thread):
             if not ready:
                 return
             for end in ready:
-                try:
-                    octets = end.recv(65536)
-                except OSError:
-                    octets = b""
+                octets = receive(end)
+                if octets is None:
+                    continue
                 if not octets:
                     return
                 if end is self.client:
