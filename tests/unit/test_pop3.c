@@ -375,6 +375,12 @@ static void test_names_refused(void **state)
         expect_quit(&h);
         assert_int_equal(h.auth.asked, 0);
     }
+    harness_greeted(&h);
+    say(&h, "USER bob\r\nUSER a/b\r\nPASS secret\r\n"); /* nor is it bob */
+    expect(&h, "+OK");
+    expect(&h, "-ERR");
+    expect(&h, "-ERR send USER first");
+    expect_quit(&h);
 }
 
 static void test_names_taken_literally(void **state)
@@ -385,8 +391,10 @@ static void test_names_taken_literally(void **state)
     (void)state;
     for (size_t i = 0; i < ARRAY_SIZE(names); i++) {
         harness_greeted(&h);
-        snprintf(line, sizeof line, "USER  %s  \r\nPASS x\r\n", names[i]);
+        snprintf(line, sizeof line, "USER somebody.else@example.org\r\nUSER  %s  \r\nPASS x\r\n",
+                 names[i]);
         say(&h, line);
+        expect(&h, "+OK");
         expect(&h, "+OK");
         expect(&h, "+OK");
         assert_string_equal(h.auth.user, names[i]);
