@@ -22,9 +22,10 @@ enum {
     TICK_MS = 1000,
     TICKET_KEY_MS = 3600 * 1000,
     LAST_REAP_MS = 2000,
-    LOOP_TRIES = 3,    /* in a row */
-    LAST_WORDS = 4096, /* records of a child that has ended: more than wait in a socket */
-    PROVEN_MS = 10000  /* a nursery this old, and none since, ends a row of failures */
+    AFTER_GRACE_S = 10, /* until all has ended that is left then, at most */
+    LOOP_TRIES = 3,     /* in a row */
+    LAST_WORDS = 4096,  /* records of a child that has ended: more than wait in a socket */
+    PROVEN_MS = 10000   /* a nursery this old, and none since, ends a row of failures */
 };
 
 /* Take a record, if one is there. As in the loop, the source lives until its handler returns. */
@@ -203,7 +204,8 @@ static int on_stop(sd_event_source *source, const struct signalfd_siginfo *info,
     m->stopping = true;
     if (m->trial) /* it would open the doors again */
         trial_failed(m, EX_TEMPFAIL, "poplard is stopping");
-    notify_state(m, "STOPPING=1\nSTATUS=Waiting for sessions to end");
+    notify_state(m, "STOPPING=1\nEXTEND_TIMEOUT_USEC=%llu\nSTATUS=Waiting for sessions to end",
+                 (unsigned long long)(m->config->server.stop_grace + AFTER_GRACE_S) * 1000000);
     listen_detach(m);
     log_line(LOG_NOTICE, LOG_EVENT_STOPPED, NULL, "stopping, %u session%s under way", m->n_sessions,
              base_plural(m->n_sessions));

@@ -495,14 +495,18 @@ def test_kills_refuse_nobody(debian):
 
 
 def test_a_restart_ends_sessions_by_the_grace_rule(debian, configured):
-    """A session has [server] stop_grace to come to its own end, then deletes nothing."""
-    configured("[server]\nstop_grace=1s\n")
+    """A session has [server] stop_grace to come to its own end, then deletes nothing. However long
+    that is, systemd waits for it."""
+    configured.unit("[Service]\nTimeoutStopSec=1s\n")
+    configured("[server]\nstop_grace=3s\n")
     debian.run("systemctl", "restart", "poplar.service")
     debian.deliver("alice", "Subject: kept\n\nHello.\n")
     client = debian.login("alice", PASSWORD)
     before = stat(client)
     client.dele(1)
+    master = debian.main_pid()
     debian.run("systemctl", "restart", "poplar.service")
+    assert f"poplard[{master}]: stopped" in debian.journal()
     with pytest.raises((poplib.error_proto, OSError)):
         client.noop()
     after = debian.login("alice", PASSWORD)
