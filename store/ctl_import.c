@@ -193,17 +193,19 @@ static bool end_full_batch(struct import *im)
     return !full || end_batch(im);
 }
 
-/* The entry of the capture for the message at hand. Others may have come or gone since the capture
- * was matched. */
+/* The entry of the capture for the message at hand: the next, unless others have come, gone or
+ * moved since the capture was matched. None is given twice. */
 static int64_t find_match(struct import *im, const struct ctl_inspected *found)
 {
-    size_t n = im->number;
-    while (n < im->n_messages && memcmp(im->digests[n], found->digest, CTL_DIGEST_SIZE) != 0)
-        n++;
-    if (n == im->n_messages)
-        return CTL_CAPTURE_NONE;
-    im->number = n + 1;
-    return im->matches[n];
+    for (size_t i = 0; i < im->n_messages; i++) {
+        size_t n = (im->number + i) % im->n_messages;
+        if (memcmp(im->digests[n], found->digest, CTL_DIGEST_SIZE) == 0) {
+            memset(im->digests[n], 0, CTL_DIGEST_SIZE);
+            im->number = n + 1;
+            return im->matches[n];
+        }
+    }
+    return CTL_CAPTURE_NONE;
 }
 
 /* The UIDL of the message at hand: from the capture if there is one, else as its reader knows. */

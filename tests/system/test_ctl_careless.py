@@ -132,20 +132,21 @@ def test_two_imports_at_once(p, tmp_path):
 @preloads
 def test_mail_that_goes_after_it_was_matched(p, tmp_path):
     """With a --uidl-list: no message gets the UIDL of the one before it, and those that are still there
-    keep theirs."""
-    box = make_maildir(tmp_path / "maildir")
-    for n in range(4):
-        (box / f"new/{n}.x").write_bytes(b"Subject: %d\n\n%b\n" % (n, b"x" * n))
-    (tmp_path / "capture").write_text("".join(f"{n + 1} uidl-{n}\n" for n in range(4)) +
-                                      "".join(f"{n + 1} {16 + n}\n" for n in range(4)))
-    held = Held(p, "fsync", "import", "--uidl-list", tmp_path / "capture", "alice", box)
-    (box / "new/1.x").unlink()
-    (box / "new/9.y").write_bytes(b"Subject: new\n\n\n")
+    keep theirs, where they went in the meantime, too."""
+    boxes = make_maildir(tmp_path / "inbox"), make_maildir(tmp_path / "more")
+    for n in range(7):
+        (boxes[n // 4] / f"new/{n}.x").write_bytes(b"Subject: %d\n\n%b\n" % (n, b"x" * n))
+    (tmp_path / "capture").write_text("".join(f"{n + 1} uidl-{n}\n" for n in range(7)) +
+                                      "".join(f"{n + 1} {16 + n}\n" for n in range(7)))
+    held = Held(p, "fsync", "import", "--uidl-list", tmp_path / "capture", "alice", *boxes)
+    (boxes[0] / "new/1.x").unlink()
+    (boxes[0] / "new/8.y").write_bytes(b"Subject: new\n\n\n")
+    (boxes[1] / "new/5.x").rename(boxes[0] / "new/9.x")
     assert held.go_on()[0] == 0
     kept = {subject[9:]: m["uidl"] for subject, m in zip(
         subjects(p, "alice"), json.loads(p.ctl("--json", "message", "list", "alice").stdout))}
     assert not kept.pop("new").startswith("uidl-")
-    assert kept == {f"{n}": f"uidl-{n}" for n in (0, 2, 3)}
+    assert kept == {f"{n}": f"uidl-{n}" for n in (0, 2, 3, 4, 5, 6)}
 
 
 @preloads
@@ -254,7 +255,7 @@ def test_nothing_of_it_is_taken(p, tmp_path):
         os.link(box / "new/2.x", box / f"new/{n}.x")
     with subprocess.Popen([poplar.BUILD / "poplarctl", "--config", p.config, "import", "alice", box],
                           stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        wait_until(lambda: any(os.path.realpath(f).endswith("/new/2.x")
+        wait_until(lambda: any(re.search(r"/new/(?!1\.)", os.path.realpath(f))
                                for f in Path(f"/proc/{process.pid}/fd").iterdir()), "it reads")
         added = p.ctl("message", "add", "alice", input=MESSAGE, check=False)
         still = process.poll() is None
