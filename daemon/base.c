@@ -195,6 +195,17 @@ size_t base_character(const char *text, size_t size)
     return good ? length : 0;
 }
 
+void base_make_text(char *text, size_t size)
+{
+    for (size_t at = 0; at < size; at++) {
+        size_t length = base_character(text + at, size - at);
+        if (length == 0)
+            text[at] = '?';
+        else
+            at += length - 1;
+    }
+}
+
 void base_escape(char *to, size_t size, const char *text)
 {
     const char *end = text + strlen(text);

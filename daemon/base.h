@@ -68,6 +68,9 @@ const char *base_plural(uint64_t n);
  * malformed UTF-8 (RFC 3629). */
 size_t base_character(const char *text, size_t size);
 
+/* Make text of such characters alone: a '?' in the place of each octet of another. */
+void base_make_text(char *text, size_t size);
+
 /* Print text for a log or a terminal: control characters and invalid UTF-8 become \xNN, a
  * backslash doubles. Cut where it does not fit, always ended by NUL. */
 void base_escape(char *to, size_t size, const char *text);

@@ -1,7 +1,7 @@
 /*
  * log.c - one line at a time to the journal, syslog or stderr. Runs in the master, as root; what it
  * writes was escaped before, and is limited here. A control character that got this far is some
- * child's attempt to write a line of its own.
+ * child's attempt to write a line of its own, and of what is not UTF-8 the journal shows nothing.
  *
  * Never waits: journald behind a disk that hangs, or a pipe that nobody reads, would hold up
  * everybody. That is why the libraries' own calls, which wait, are not used.
@@ -242,9 +242,7 @@ void log_line(int priority, enum log_event event, const struct log_about *about,
     va_start(arguments, format);
     vsnprintf(text, sizeof text, format, arguments);
     va_end(arguments);
-    for (char *at = text; *at; at++)
-        if ((unsigned char)*at < 0x20 || *at == 0x7f)
-            *at = '?';
+    base_make_text(text, strlen(text));
     if (!emit(priority, event, about, text))
         state.dropped++;
 }

@@ -10,6 +10,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 /* Whoever is not there now is not told later either. */
 static bool tell(const char *text)
@@ -43,5 +44,8 @@ void notify_state(struct master *m, const char *format, ...)
     va_start(arguments, format);
     vsnprintf(m->untold, sizeof m->untold, format, arguments);
     va_end(arguments);
+    char *status = strstr(m->untold, "STATUS="); /* the last line; not UTF-8, it is dropped */
+    if (status)
+        base_make_text(status, strlen(status));
     tell_kept(m);
 }

@@ -336,6 +336,7 @@ void workers_reaped(struct master *m, struct worker *w, int status)
 {
     struct generation *g = w->generation;
     struct log_about about = worker_about(w);
+    char named[sizeof w->user + 2];
     bool logged_in = w->channel.state & (STATE_MAIL | STATE_DELIVERY | STATE_DONE);
     bool signalled = WIFSIGNALED(status);
     bool probe = signalled && !w->ended_by_us && pool_is_probe(WTERMSIG(status), logged_in);
@@ -343,9 +344,10 @@ void workers_reaped(struct master *m, struct worker *w, int status)
 
     m->counts[COUNT_CRASHES] += signalled && !w->ended_by_us;
     m->counts[COUNT_ENDED] += w->session && !w->summarised;
+    base_value(named, sizeof named, w->user);
     if (signalled && !w->ended_by_us)
-        log_line(LOG_ERR, LOG_EVENT_CRASH, &about, "worker %d was ended by signal %d%s%s", pid,
-                 WTERMSIG(status), *w->user ? ", user=" : "", w->user);
+        log_line(LOG_ERR, LOG_EVENT_CRASH, &about, "worker %d was ended by signal %d, user=%s", pid,
+                 WTERMSIG(status), named);
     else
         worker_tell_end(w);
     g->workers++; /* keep the generation past the worker's release */

@@ -129,17 +129,6 @@ bool line_is_text(const char *text, size_t size)
     return true;
 }
 
-void line_make_text(char *text, size_t size)
-{
-    for (size_t at = 0; at < size; at++) {
-        size_t length = base_character(text + at, size - at);
-        if (length == 0)
-            text[at] = '?';
-        else
-            at += length - 1;
-    }
-}
-
 bool line_is_user(const char *name, size_t size)
 {
     return size > 0 && size <= PROTO_USER_MAX && line_is_text(name, size) &&

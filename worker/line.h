@@ -69,9 +69,6 @@ bool line_is_ascii(const char *text, size_t size);
 /* Whether this is well-formed UTF-8 without control characters. */
 bool line_is_text(const char *text, size_t size);
 
-/* Make it so: a '?' in the place of each octet that is not. */
-void line_make_text(char *text, size_t size);
-
 /* Whether this may go to auth as a user name: text of 1 to PROTO_USER_MAX octets, no '/', neither
  * "." nor "..". */
 bool line_is_user(const char *name, size_t size);

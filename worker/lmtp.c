@@ -338,7 +338,7 @@ static void run_line(struct lmtp *l, struct line *line)
     size_t word = line_word(line->text, line->size);
     const struct command *command = find(line->text, word);
     if (command && command->run == run_mail) /* see lmtp_parse_mail() */
-        line_make_text(line->text, line->size);
+        base_make_text(line->text, line->size);
     if (!line_is_text(line->text, line->size)) {
         answer(l, LMTP_MALFORMED);
         return;

@@ -85,6 +85,17 @@ def test_a_systemd_that_hears_nothing(told):
     systemd.fill()
 
 
+def test_a_reason_that_is_no_text(told):
+    """systemd drops what is not UTF-8, and a journal does not show it."""
+    p, systemd = told
+    with open(p.config, "ab") as config:
+        config.write(b"[server]\ncaf\xe9=1\n")
+    p.process.send_signal(signal.SIGHUP)
+    systemd.hear("STATUS=Reload failed, the old configuration stays: ")
+    assert "caf?" in systemd.heard[-1], systemd.heard
+    p.wait_log(r"reload failed, .*caf\?")
+
+
 @pytest.mark.native("the server's clock is slower there")
 def test_a_reload_that_systemd_asks_for_by_signal(told):
     """Type=notify-reload: what is said to have begun before that, it takes for another reload's."""

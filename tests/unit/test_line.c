@@ -246,7 +246,7 @@ static void test_text(void **state)
     for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
         assert_int_equal(line_is_text(cases[i].octets, cases[i].size), cases[i].good);
         memcpy(made, cases[i].octets, cases[i].size);
-        line_make_text(made, cases[i].size);
+        base_make_text(made, cases[i].size);
         assert_true(line_is_text(made, cases[i].size));
         assert_int_equal(memcmp(made, cases[i].octets, cases[i].size) == 0, cases[i].good);
     }
