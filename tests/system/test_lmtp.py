@@ -897,7 +897,7 @@ def test_disk_full_of_mail(filling, lines):
     for user in (b"alice", b"bob"):
         assert c.say(b"RSET")[:3] == b"250"
         assert c.begin(user) == [b"452 4.3.1 No room on the disk, try later"]
-    assert re.search(r"MB of room are left, mail is taken from 17 on", p.log_text())
+    p.wait_log("MB of room are left, mail is taken from 17 on")
     with session(p) as raw:
         assert raw.ask(b"STAT").split()[1] == b"%d" % delivered
         for n in range(1, delivered + 1):
@@ -920,8 +920,8 @@ def test_disk_full(filling, leave):
         p.use_up(leave)
         assert [r[:9] for r in c.data(message, 2)] == [b"452 4.3.1"] * 2
         p.free()
-    assert re.search("not delivered to=<alice> from=<.*> reason=no-room", p.log_text())
-    assert re.search("not delivered from=<.*> recipients=2: .* No space left", p.log_text())
+    p.wait_log("not delivered to=<alice> from=<.*> reason=no-room")
+    p.wait_log("not delivered from=<.*> recipients=2: .* No space left")
     assert c.deliver(b"alice", message=message) == [b"250 2.0.0 Delivered"]
     assert len(mail_of(p)) == 1
     assert mail_of(p, "bob") == []
