@@ -21,12 +21,13 @@
 
 void fatal(int status, const char *format, ...)
 {
+    char text[4096];
     va_list arguments;
     va_start(arguments, format);
-    fprintf(stderr, "%s: ", program_invocation_short_name);
-    vfprintf(stderr, format, arguments);
-    fputc('\n', stderr);
+    vsnprintf(text, sizeof text, format, arguments);
     va_end(arguments);
+    base_make_text(text, strlen(text));
+    fprintf(stderr, "%s: %s\n", program_invocation_short_name, text);
     exit(status);
 }
 

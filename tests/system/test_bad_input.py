@@ -222,6 +222,13 @@ def test_no_text_file(broken, octets):
     refused(broken, CONFIG, f"{broken.config}:1: ", "not a text file")
 
 
+def test_no_utf_8(broken):
+    """The journal would show such a line as a blob, and a terminal would obey."""
+    with broken.config.open("ab") as config:
+        config.write(b"[server]\ncaf\xe9\x1b=1\n")
+    refused(broken, CONFIG, "[server] caf??: no such key")
+
+
 def test_no_config(broken, tmp_path):
     poplard = BUILD / "poplard"
     refused(broken, CONFIG, "/nonexistent/p.conf: No such file",
