@@ -361,7 +361,9 @@ def test_an_error_in_the_configuration_stops_once_and_waits(debian, configured):
     ("71", "mount -t tmpfs -o nr_inodes=1 tmpfs /run/poplar", "umount /run/poplar",
      "No space left on device; make room there"),
     ("73", "systemctl stop poplar.service; mkdir /run/poplar/control", "rmdir /run/poplar/control",
-     "there is a file that is no socket")])
+     "there is a file that is no socket"),
+    ("73", "systemctl stop poplar.service; mv /run/poplar /run/away", "mv /run/away /run/poplar",
+     "No such file or directory; make the directory")])
 def test_what_hinders_a_start_is_waited_for(debian, status, hindered, free, why):
     """It is tried again without a hand, and not in a storm, until there is room in /run."""
     debian.sh(hindered)
