@@ -8,6 +8,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdio.h>
@@ -109,6 +110,12 @@ int base_printed(int status)
     fprintf(stderr, "%s: standard output: %s\n", program_invocation_short_name,
             strerror(errno ? errno : EIO));
     return EX_IOERR;
+}
+
+bool base_stderr_has_room(void)
+{
+    struct pollfd poller = {.fd = STDERR_FILENO, .events = POLLOUT};
+    return poll(&poller, 1, 0) != 0;
 }
 
 uint64_t base_now_us(void)

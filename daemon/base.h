@@ -42,6 +42,10 @@ void base_hold_standard(void);
  * line on stderr says why not, and it is EX_IOERR. */
 int base_printed(int status);
 
+/* Whether what goes to stderr goes at once: a terminal that is stopped, or a pipe that nobody
+ * reads, has no room. */
+bool base_stderr_has_room(void);
+
 /* CLOCK_MONOTONIC, in microseconds, and in milliseconds. */
 uint64_t base_now_us(void);
 uint64_t base_now_ms(void);

@@ -10,7 +10,6 @@
 #include "daemon/config.h"
 
 #include <errno.h>
-#include <poll.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -111,9 +110,8 @@ static bool send_to_sink(const char *text)
 /* To a pipe or socket that has room, a line goes at once. */
 static bool to_stderr(const struct log_about *about, const char *text)
 {
-    struct pollfd poller = {.fd = STDERR_FILENO, .events = POLLOUT};
     char where[128] = "";
-    if (poll(&poller, 1, 0) == 0)
+    if (!base_stderr_has_room())
         return false;
     if (about && about->session)
         snprintf(where, sizeof where, "session %llu: ", (unsigned long long)about->session);

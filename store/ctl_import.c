@@ -19,7 +19,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -99,8 +98,7 @@ static bool end_batch(struct import *im)
 /* What is said may have to wait until somebody reads it, and meanwhile nobody else could write. */
 static bool may_say(struct import *im)
 {
-    struct pollfd said = {.fd = STDERR_FILENO, .events = POLLOUT};
-    return !im->in_batch || poll(&said, 1, 0) != 0 || end_batch(im);
+    return !im->in_batch || base_stderr_has_room() || end_batch(im);
 }
 
 /* False: stop. */

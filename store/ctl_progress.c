@@ -4,7 +4,6 @@
 #include "store/ctl_progress.h"
 #include "daemon/base.h"
 
-#include <poll.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -115,18 +114,11 @@ static unsigned columns(void)
     return 79;
 }
 
-/* Not on one that is stopped, or at the end of a connection that hangs: somebody may be waiting for
- * what we hold meanwhile. */
-static bool takes_more(void)
-{
-    struct pollfd terminal = {.fd = STDERR_FILENO, .events = POLLOUT};
-    return poll(&terminal, 1, 0) > 0;
-}
-
+/* Never waits for the terminal: somebody may be waiting for what we hold meanwhile. */
 static void draw(struct ctl_progress *progress)
 {
     char line[LINE_SIZE];
-    if (!takes_more())
+    if (!base_stderr_has_room())
         return;
     ctl_progress_format(progress, columns(), line, sizeof line);
     fprintf(stderr, "\r%s", line);
@@ -160,7 +152,7 @@ void ctl_progress_update(struct ctl_progress *progress, uint64_t done, uint64_t 
 
 void ctl_progress_hide(struct ctl_progress *progress)
 {
-    if (!progress->shown || !takes_more())
+    if (!progress->shown || !base_stderr_has_room())
         return;
     fprintf(stderr, "\r%*s\r", (int)columns(), "");
     progress->shown = false;
